@@ -1,0 +1,2 @@
+//! The echo server's binary.
+fn main() {}
