@@ -1,0 +1,136 @@
+//! The descriptor table at readiness: what `tubectl register-pid` and a unit's `ExecStartPost=` find.
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
+use support::server::Protocol;
+use support::sys::{self, Pidfd};
+use support::{Server, bounded};
+
+/// `register-pid` gives up after so many closed descriptors in a row.
+const CLOSED_IN_A_ROW_MAX: usize = 32;
+
+/// The first descriptor that is not stdin, stdout or stderr.
+const FIRST: RawFd = 3;
+
+/// What the walk sees of one descriptor.
+struct Listening {
+    number: RawFd,
+    protocol: Protocol,
+    address: SocketAddr,
+    socket: OwnedFd,
+}
+
+/// Walks the process's descriptors from 0 as `register-pid` does, and returns the sockets that it would
+/// take: TCP in LISTEN, UDP without a peer. It aborts on any error but ENOTSOCK, and so do we.
+fn walk(process: &Pidfd) -> Vec<Listening> {
+    let mut found = Vec::new();
+    let mut closed = 0;
+    for number in 0.. {
+        let copy = match process.copy_descriptor(number) {
+            Ok(copy) => copy,
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+                closed += 1;
+                if closed == CLOSED_IN_A_ROW_MAX {
+                    break;
+                }
+                continue;
+            }
+            Err(error) => panic!("descriptor {number}: {error}"),
+        };
+        closed = 0;
+        let option = |name| sys::option(&copy, libc::SOL_SOCKET, name);
+        let protocol = match option(libc::SO_PROTOCOL) {
+            Ok(libc::IPPROTO_TCP) => Protocol::Tcp,
+            Ok(libc::IPPROTO_UDP) => Protocol::Udp,
+            Ok(_) => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => continue,
+            Err(error) => panic!("descriptor {number} would abort the walk: {error}"),
+        };
+        let taken = match protocol {
+            Protocol::Tcp => option(libc::SO_ACCEPTCONN).unwrap() == 1,
+            Protocol::Udp => !sys::has_peer(&copy),
+        };
+        if taken {
+            let address = sys::local_address(&copy).expect("getsockname");
+            found.push(Listening { number, protocol, address, socket: copy });
+        }
+    }
+    found
+}
+
+/// Starts a server on both loopback addresses and checks all that must hold for its sockets.
+fn check(workers: usize) {
+    let workers_text = workers.to_string();
+    let server =
+        Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", &workers_text]);
+    let found = walk(&server.pidfd);
+
+    let count = 4 * workers;
+    let numbers: Vec<_> = found.iter().map(|listening| listening.number).collect();
+    let first_numbers: Vec<_> = (FIRST..FIRST + count as RawFd).collect();
+    assert_eq!(numbers, first_numbers, "the listening sockets are the first descriptors, without gaps");
+
+    for (protocol, address) in server.addresses() {
+        let same = found.iter().filter(|l| (l.protocol, l.address) == (*protocol, *address)).count();
+        assert_eq!(same, workers, "sockets for {protocol:?} {address}");
+    }
+
+    let identities: HashSet<_> =
+        found.iter().map(|listening| sys::socket_identity(&listening.socket).expect("SO_COOKIE")).collect();
+    assert_eq!(identities.len(), found.len(), "a socket is in the table twice");
+
+    for Listening { number, protocol, address, socket } in &found {
+        let option = |level, name| sys::option(socket, level, name).expect("getsockopt");
+        // Without SO_REUSEPORT, register-pid calls a second socket of the same address an error.
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_REUSEPORT), 1, "SO_REUSEPORT on {number}");
+        // On two UDP sockets, SO_REUSEADDR gives everything to the second.
+        let reuse_address = i32::from(*protocol == Protocol::Tcp);
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_REUSEADDR), reuse_address, "SO_REUSEADDR on {number}");
+        if address.is_ipv6() {
+            assert_eq!(option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY), 1, "IPV6_V6ONLY on {number}");
+        }
+        match protocol {
+            // Accepted connections inherit it.
+            Protocol::Tcp => assert_eq!(option(libc::IPPROTO_TCP, libc::TCP_NODELAY), 1, "on {number}"),
+            // Asked for is 4 MiB, of which the kernel reports twice; no more than it allows.
+            Protocol::Udp => {
+                let allowed: i32 =
+                    fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+                let wanted = 2 * allowed.min(4 << 20);
+                assert!(option(libc::SOL_SOCKET, libc::SO_RCVBUF) >= wanted, "SO_RCVBUF on {number}");
+            }
+        }
+    }
+
+    no_descriptor_is_a_mere_path(&server);
+    server.stop();
+}
+
+/// One `O_PATH` descriptor aborts the walk; proc(5) shows the flags in octal.
+fn no_descriptor_is_a_mere_path(server: &Server) {
+    let directory = format!("/proc/{}/fdinfo", server.pid());
+    let mut seen = 0;
+    for entry in fs::read_dir(directory).expect("the descriptor table") {
+        let path = entry.expect("a descriptor").path();
+        let information = fs::read_to_string(&path).expect("what a descriptor is");
+        let flags = information.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags");
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("octal flags");
+        assert_eq!(flags & libc::O_PATH, 0, "O_PATH on {}", path.display());
+        seen += 1;
+    }
+    assert!(seen > FIRST, "only {seen} descriptors seen");
+}
+
+#[test]
+fn one_worker() {
+    bounded(|| check(1));
+}
+
+#[test]
+fn three_workers() {
+    bounded(|| check(3));
+}

@@ -1,0 +1,209 @@
+//! The worker threads and the end: what they ask of the kernel, and how they stop.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::random::payload;
+use support::strace::Strace;
+use support::tcp::{connect, echo};
+use support::udp::UdpClient;
+use support::{Launch, PATIENCE, Server, bounded, sys};
+
+/// What a worker never calls: the ring does it.
+fn is_forbidden(call: &str) -> bool {
+    [
+        "read", "write", "recv", "send", "accept", "epoll", "pread", "pwrite", "poll", "ppoll", "select",
+        "pselect",
+    ]
+    .iter()
+    .any(|name| call.starts_with(name))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn workers_ask_the_ring_and_nothing_else() {
+    bounded(|| {
+        const ECHOES: usize = 100_000;
+        const CONNECTIONS: usize = 100;
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", "2"]);
+        let workers: BTreeSet<_> = server.worker_threads().into_iter().collect();
+        assert_eq!(workers.len(), 2);
+        let tracer = Strace::attach(server.pid(), &["-f"]);
+        let targets: BTreeSet<_> = server.addresses().iter().map(|&(_, address)| address).collect();
+        for target in targets {
+            // Several flows, so that each worker gets some.
+            for _ in 0..10 {
+                UdpClient::beside(target).echo(target, &vec![64; ECHOES / 20], 32);
+            }
+            for _ in 0..CONNECTIONS / 2 {
+                echo(&mut connect(target), &payload(0, 5000));
+            }
+        }
+        let mut calls: BTreeMap<_, BTreeMap<String, usize>> = BTreeMap::new();
+        for (thread, call) in tracer.detach() {
+            if workers.contains(&thread) {
+                *calls.entry(thread).or_default().entry(call).or_default() += 1;
+            }
+        }
+        println!("{calls:?}");
+        assert_eq!(calls.len(), workers.len(), "workers that called the kernel at all");
+        for counts in calls.values() {
+            assert!(counts.contains_key("io_uring_enter"), "{counts:?}");
+            let forbidden: Vec<_> = counts.keys().filter(|call| is_forbidden(call)).collect();
+            assert!(forbidden.is_empty(), "a worker called {forbidden:?}");
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("udp_datagrams_out"), ECHOES as u64);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn interrupted_waits_are_taken_up_again() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let worker = server.worker_threads()[0];
+        let failing = ["-e", "trace=io_uring_enter", "-e", "inject=io_uring_enter:error=EINTR:when=2+2"];
+        let tracer = Strace::attach(worker, &failing);
+        UdpClient::beside(server.udp()).echo(server.udp(), &[64; 2000], 8);
+        for _ in 0..50 {
+            echo(&mut connect(server.tcp()), &payload(0, 5000));
+        }
+        assert!(tracer.detach().len() > 100);
+        server.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_end_of_a_worker_is_the_end_of_the_process() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "3"]);
+        let target = server.udp();
+        let worker = server.worker_threads()[1];
+        let failing = ["-e", "trace=io_uring_enter", "-e", "inject=io_uring_enter:error=EBADF"];
+        let tracer = Strace::attach(worker, &failing);
+        let end_of_patience = Instant::now() + PATIENCE;
+        // Some of many flows belong to that worker and wake it.
+        while !server.pidfd.ends_within(Duration::from_millis(1)) {
+            UdpClient::beside(target).send(target, b"wake");
+            assert!(Instant::now() < end_of_patience, "the process outlives its worker");
+        }
+        drop(tracer);
+        let end = server.wait();
+        assert_ne!(end.code, Some(0));
+        assert!(end.stderr.iter().any(|line| line.contains("worker")), "{:?}", end.stderr);
+        assert_eq!(end.ready_count, 1);
+    });
+}
+
+/// Keeps some datagrams in flight until told that the server is gone; counts the echoes.
+fn keep_busy(client: &UdpClient, server: std::net::SocketAddr, gone: &AtomicBool, echoes: &AtomicU64) {
+    client.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a short patience");
+    for number in 0.. {
+        for _ in 0..16 {
+            client.send(server, &payload(number, 100));
+        }
+        for _ in 0..16 {
+            match sys::receive(&client.socket) {
+                Ok(arrival) => {
+                    assert_eq!(arrival.from, server);
+                    echoes.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                    if gone.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn stopped_under_load_it_answers_what_it_received() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2"]);
+        let target = server.udp();
+        let gone = Arc::new(AtomicBool::new(false));
+        let echoes = Arc::new(AtomicU64::new(0));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (gone, echoes) = (Arc::clone(&gone), Arc::clone(&echoes));
+                thread::spawn(move || keep_busy(&UdpClient::beside(target), target, &gone, &echoes))
+            })
+            .collect();
+        while echoes.load(Ordering::Relaxed) < 5000 {
+            assert!(!server.pidfd.ends_within(Duration::from_millis(1)), "the server ended by itself");
+        }
+        let end = server.stop();
+        gone.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("a client");
+        }
+        let received = end.counter("udp_datagrams_in");
+        assert_eq!(received, end.counter("udp_datagrams_out"));
+        assert_eq!(received, echoes.load(Ordering::Relaxed));
+    });
+}
+
+#[test]
+fn stopped_with_connections_it_ends_them() {
+    bounded(|| {
+        let server = Server::start(&["--tcp", "127.0.0.1:0"]);
+        let mut streams: Vec<_> = (0..50).map(|_| connect(server.tcp())).collect();
+        for stream in &mut streams {
+            echo(stream, b"before the end");
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 50);
+        for stream in &mut streams {
+            match stream.read(&mut [0; 1]) {
+                Ok(0) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+                other => panic!("an end of the connection expected, not {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn stopped_at_once_it_ends_well() {
+    bounded(|| {
+        for workers in ["1", "3"] {
+            Server::start(&["--listen", "127.0.0.1:0", "--workers", workers]).stop();
+        }
+    });
+}
+
+#[test]
+fn counters_are_printed_on_the_way() {
+    bounded(|| {
+        let server = Server::start(&["--udp", "127.0.0.1:0", "--stats-interval", "50ms"]);
+        UdpClient::beside(server.udp()).echo(server.udp(), &[10; 7], 1);
+        let counted = |lines: &[String]| lines.iter().any(|line| line.contains("udp_datagrams_in=7"));
+        assert!(server.log.wait_for(PATIENCE, counted), "the counters never showed the datagrams");
+        server.stop();
+    });
+}
+
+#[test]
+fn the_log_is_as_quiet_as_it_is_asked_to_be() {
+    bounded(|| {
+        let server = Launch::new(&["--udp", "127.0.0.1:0"]).env("RUST_LOG", "info").ready();
+        let target = server.udp();
+        let lines = server.log.all().len();
+        UdpClient::beside(target).echo(target, &[10; 1000], 10);
+        // Nothing is logged per datagram.
+        assert!(server.log.all().len() < lines + 10);
+        let end = server.stop();
+        // No colours for a file or the journal.
+        assert!(!end.stderr.iter().any(|line| line.contains('\u{1b}')), "{:?}", end.stderr);
+    });
+}

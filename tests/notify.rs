@@ -1,0 +1,63 @@
+//! What the service manager hears.
+
+mod support;
+
+use support::udp::UdpClient;
+use support::{Launch, Server, bounded};
+
+#[test]
+fn ready_once_at_a_path() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        tells_ready_and_where(server);
+    });
+}
+
+#[test]
+fn ready_once_at_an_abstract_name() {
+    bounded(|| {
+        let server = Launch::new(&["--listen", "127.0.0.1:0"]).notify_abstract().ready();
+        tells_ready_and_where(server);
+    });
+}
+
+#[test]
+fn ready_once_with_several_workers() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "4"]);
+        tells_ready_and_where(server);
+    });
+}
+
+/// Serves a little, stops, and looks at all messages; [`Server::stop`] counts READY=1.
+fn tells_ready_and_where(server: Server) {
+    let address = server.udp();
+    UdpClient::beside(address).echo(address, &[1; 100], 10);
+    let end = server.stop();
+    assert_eq!(end.ready_count, 1);
+    let status = end.messages.iter().find(|line| line.starts_with("STATUS=")).expect("a status");
+    assert!(status.contains(&address.to_string()), "{status}");
+}
+
+#[test]
+fn without_a_service_manager_it_serves_all_the_same() {
+    bounded(|| {
+        let server = Launch::new(&["--listen", "127.0.0.1:0"]).notify_nobody(None).ready();
+        let address = server.udp();
+        UdpClient::beside(address).echo(address, &[1; 100], 10);
+        server.stop();
+    });
+}
+
+#[test]
+fn an_unreachable_service_manager_is_an_error() {
+    bounded(|| {
+        for name in ["/nonexistent/notify", "@tubular-echo-test/nobody-listens", "no-path-and-no-name"] {
+            let refusal = Launch::new(&["--listen", "127.0.0.1:0"]).notify_nobody(Some(name)).refused();
+            assert_eq!(refusal.code, Some(1), "{name:?}: {:?}", refusal.stderr);
+            let errors: Vec<_> = refusal.stderr.iter().filter(|line| line.starts_with("error:")).collect();
+            assert_eq!(errors.len(), 1, "{name:?}: {:?}", refusal.stderr);
+            assert!(errors[0].contains("NOTIFY_SOCKET") && errors[0].contains(name), "{}", errors[0]);
+        }
+    });
+}

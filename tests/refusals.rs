@@ -1,0 +1,188 @@
+//! What the server cannot do, it says in one line, and ends.
+
+mod support;
+
+use std::net::{TcpListener, UdpSocket};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use support::launch::Refusal;
+use support::netns::setting;
+use support::sys::set_option;
+use support::tcp::{connect, echo};
+use support::udp::UdpClient;
+use support::{Launch, bounded, private_network};
+
+/// `IORING_REGISTER_PBUF_RING`, the operation of `io_uring_register(2)` that came with buffer rings.
+const REGISTER_BUFFER_RING: u32 = 22;
+
+/// `nobody` has one account of locked memory, so those who use it take turns.
+fn nobody_alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Expects this exit code, no readiness, no panic, and exactly one line that begins `error:` and names
+/// all of these.
+fn expect_refusal(launch: Launch, code: i32, named: &[&str]) {
+    let Refusal { code: seen, stderr, ready_count } = launch.refused();
+    let text = stderr.join("\n");
+    assert_eq!(seen, Some(code), "the exit code; stderr:\n{text}");
+    assert_eq!(ready_count, 0, "READY=1; stderr:\n{text}");
+    for word in ["panicked", "backtrace", "RUST_BACKTRACE"] {
+        assert!(!text.contains(word), "{word}; stderr:\n{text}");
+    }
+    let errors: Vec<_> = stderr.iter().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 1, "lines that begin `error:`; stderr:\n{text}");
+    for word in named {
+        assert!(errors[0].contains(word), "{word} is not named; stderr:\n{text}");
+    }
+}
+
+#[test]
+fn misused_arguments() {
+    bounded(|| {
+        expect_refusal(Launch::new(&["--no-such-flag"]), 2, &["--no-such-flag"]);
+        for option in ["--listen", "--tcp", "--udp"] {
+            for address in ["nonsense", "127.0.0.1", "127.0.0.1:65536", "::1:7", "[::1]", "256.0.0.1:7"] {
+                expect_refusal(Launch::new(&[option, address]), 2, &[option, address]);
+            }
+        }
+        let numbers =
+            [("--workers", "0"), ("--workers", "many"), ("--workers", "-1"), ("--max-connections", "some")];
+        let durations = [("--stats-interval", "soon"), ("--drain-timeout", "5 bananas")];
+        for (option, value) in numbers.into_iter().chain(durations) {
+            expect_refusal(Launch::new(&[&format!("{option}={value}")]), 2, &[option, value]);
+        }
+    });
+}
+
+#[test]
+fn a_port_that_somebody_holds() {
+    bounded(|| {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let udp = UdpSocket::bind(ip).expect("bind");
+            let tcp = TcpListener::bind(ip).expect("bind");
+            for (option, address) in [("--udp", udp.local_addr()), ("--tcp", tcp.local_addr())] {
+                let address = address.expect("getsockname").to_string();
+                expect_refusal(Launch::new(&[option, &address]), 1, &[&address, "ss -lnp"]);
+                expect_refusal(Launch::new(&[option, &address, "--join"]), 1, &[&address, "ss -lnp"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_port_that_another_program_would_share() {
+    bounded(|| {
+        // SO_REUSEPORT on both would halve the other's traffic, and nobody would be told.
+        let other = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        set_option(&other, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).expect("SO_REUSEPORT");
+        let address = other.local_addr().expect("getsockname").to_string();
+        expect_refusal(Launch::new(&["--udp", &address]), 1, &[&address, "ss -lnp"]);
+    });
+}
+
+#[test]
+fn an_address_of_another_host() {
+    bounded(|| {
+        for option in ["--udp", "--tcp", "--listen"] {
+            for address in ["198.51.100.7:7007", "[2001:db8::7]:7007"] {
+                expect_refusal(Launch::new(&[option, address]), 1, &[address]);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_privileged_port() {
+    private_network(|| {
+        let _turn = nobody_alone();
+        setting("ipv4/ip_unprivileged_port_start", "1024");
+        for address in ["127.0.0.1:7", "[::1]:7"] {
+            let launch = Launch::new(&["--listen", address]).unprivileged();
+            expect_refusal(launch, 1, &[address, "CAP_NET_BIND_SERVICE"]);
+        }
+    });
+}
+
+#[test]
+fn io_uring_blocked() {
+    bounded(|| {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            let launch = Launch::new(&["--listen", "127.0.0.1:0"]).deny(libc::SYS_io_uring_setup, errno);
+            expect_refusal(launch, 1, &["io_uring", "seccomp", "kernel.io_uring_disabled"]);
+        }
+    });
+}
+
+#[test]
+fn io_uring_blocked_for_all_but_its_creation() {
+    bounded(|| {
+        for call in [libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+            let launch = Launch::new(&["--listen", "127.0.0.1:0"]).deny(call, libc::EPERM);
+            expect_refusal(launch, 1, &["io_uring", "seccomp"]);
+        }
+    });
+}
+
+#[test]
+fn a_kernel_too_old() {
+    bounded(|| {
+        // No flag and no size of ring that we could ask for is known to it.
+        let no_ring = Launch::new(&["--listen", "127.0.0.1:0"]).deny(libc::SYS_io_uring_setup, libc::EINVAL);
+        expect_refusal(no_ring, 1, &["kernel", "6.1"]);
+        let no_buffers = Launch::new(&["--listen", "127.0.0.1:0"]);
+        let no_buffers = no_buffers.deny_register(REGISTER_BUFFER_RING, libc::EINVAL);
+        expect_refusal(no_buffers, 1, &["kernel", "6.1"]);
+    });
+}
+
+#[test]
+fn too_few_descriptors() {
+    bounded(|| {
+        let named = ["RLIMIT_NOFILE"];
+        // Not even the sockets and the ring.
+        let launch = Launch::new(&["--listen", "127.0.0.1:0"]).limit(libc::RLIMIT_NOFILE, 5);
+        expect_refusal(launch, 1, &named);
+        let launch = Launch::new(&["--listen", "127.0.0.1:0"]).limit(libc::RLIMIT_NOFILE, 16);
+        expect_refusal(launch, 1, &named);
+        // More sockets than descriptors.
+        let launch = Launch::new(&["--listen", "127.0.0.1:0", "--workers", "40"]);
+        expect_refusal(launch.limit(libc::RLIMIT_NOFILE, 64), 1, &named);
+        // More connections than files.
+        let launch = Launch::new(&["--listen", "127.0.0.1:0", "--max-connections", "100000"]);
+        expect_refusal(launch.limit(libc::RLIMIT_NOFILE, 8_000), 1, &named);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn too_little_locked_memory() {
+    bounded(|| {
+        let _turn = nobody_alone();
+        let launch = |bytes| {
+            let launch = Launch::new(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", "2"]);
+            launch.unprivileged().limit(libc::RLIMIT_MEMLOCK, bytes)
+        };
+        // At which step memory runs out differs, what the operator is told does not.
+        for bytes in [0, 32 << 10, 64 << 10, 128 << 10, 256 << 10] {
+            expect_refusal(launch(bytes), 1, &["RLIMIT_MEMLOCK", "LimitMEMLOCK"]);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_privileges_it_serves() {
+    bounded(|| {
+        let _turn = nobody_alone();
+        // 8 MiB of locked memory is what Debian and systemd give everybody.
+        let launch = Launch::new(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", "2"]);
+        let server = launch.unprivileged().limit(libc::RLIMIT_MEMLOCK, 8 << 20).ready();
+        for &(_, address) in server.addresses() {
+            UdpClient::beside(address).echo(address, &[100; 10], 2);
+            echo(&mut connect(address), b"no privilege needed");
+        }
+        server.stop();
+    });
+}

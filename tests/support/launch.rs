@@ -1,0 +1,163 @@
+//! How a server is started: arguments, environment, user, limits and denied system calls.
+
+use super::lines::{self, NotifySocket};
+use super::server::Server;
+use super::sys::{self, Confinement, Denied, Pidfd};
+use super::{PATIENCE, server};
+use std::env;
+use std::ffi::{c_int, c_long};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The uid and gid of Debian's `nobody` and `nogroup`.
+const NOBODY: u32 = 65_534;
+
+/// What a service manager says in `NOTIFY_SOCKET`.
+enum Manager {
+    /// It listens at a path.
+    Listening,
+    /// It listens at a name without a file.
+    Abstract,
+    /// It is not there, or not where the variable says.
+    Absent(Option<String>),
+}
+
+/// A server about to be started. Its environment is empty but for what is asked for here, so that no
+/// test depends on who runs it.
+pub struct Launch {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    manager: Manager,
+    unprivileged: bool,
+    confinement: Confinement,
+}
+
+/// A server that did not become ready, by its own decision.
+pub struct Refusal {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to stderr.
+    pub stderr: Vec<String>,
+    /// How often it said `READY=1` all the same.
+    pub ready_count: usize,
+}
+
+impl Launch {
+    /// A server with these arguments.
+    pub fn new<T: ToString>(arguments: &[T]) -> Self {
+        Self {
+            arguments: arguments.iter().map(T::to_string).collect(),
+            environment: Vec::new(),
+            manager: Manager::Listening,
+            unprivileged: false,
+            confinement: Confinement { limits: Vec::new(), denied: Vec::new() },
+        }
+    }
+
+    /// With this environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// With a service manager that listens at an abstract name.
+    pub fn notify_abstract(mut self) -> Self {
+        self.manager = Manager::Abstract;
+        self
+    }
+
+    /// With `NOTIFY_SOCKET` set to this, whatever is there; `None` leaves it unset.
+    pub fn notify_nobody(mut self, name: Option<&str>) -> Self {
+        self.manager = Manager::Absent(name.map(str::to_owned));
+        self
+    }
+
+    /// As the user `nobody`, without privileges. Needs root.
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
+    /// With this soft and hard limit (`libc::RLIMIT_…`).
+    pub fn limit(mut self, resource: libc::__rlimit_resource_t, value: u64) -> Self {
+        self.confinement.limits.push((resource, value));
+        self
+    }
+
+    /// With this system call (`libc::SYS_…`) failing with this errno.
+    pub fn deny(mut self, call: c_long, errno: c_int) -> Self {
+        self.confinement.denied.push(Denied { call, second_argument: None, errno });
+        self
+    }
+
+    /// With this operation of `io_uring_register(2)` failing with this errno, as on a kernel that does
+    /// not have it.
+    pub fn deny_register(mut self, operation: u32, errno: c_int) -> Self {
+        let call = libc::SYS_io_uring_register;
+        self.confinement.denied.push(Denied { call, second_argument: Some(operation), errno });
+        self
+    }
+
+    /// Starts the server and waits until it is ready; fails the test when it is not.
+    pub fn ready(self) -> Server {
+        let mut server = self.start();
+        let end = Instant::now() + PATIENCE;
+        let waits_for_message = server.notify.is_some();
+        loop {
+            let log_says_ready =
+                server.log.wait_for(Duration::from_millis(20), |lines| lines.iter().any(|l| says_ready(l)));
+            let told = server.notify.as_ref().is_some_and(|notify| notify.ready_count() > 0);
+            if log_says_ready && (told || !waits_for_message) {
+                break;
+            }
+            assert!(!server.pidfd.ends_within(Duration::ZERO), "the server ended before it was ready");
+            assert!(Instant::now() < end, "not ready: logged {log_says_ready}, READY=1 received {told}");
+        }
+        server.read_addresses();
+        server
+    }
+
+    /// Starts the server and waits for it to give up by itself.
+    pub fn refused(self) -> Refusal {
+        let server = self.start();
+        assert!(server.pidfd.ends_within(PATIENCE), "the server neither gave up nor was stopped");
+        let end = server.wait();
+        Refusal { code: end.code, stderr: end.stderr, ready_count: end.ready_count }
+    }
+
+    fn start(self) -> Server {
+        // Another build of the server can be put through the same tests, an optimised one for instance.
+        let program = env::var("SERVER_UNDER_TEST").unwrap_or(env!("CARGO_BIN_EXE_tubular-echo").into());
+        // Opened here and executed by descriptor, because `nobody` may have no way to the file's name.
+        let opened = File::open(&program).unwrap_or_else(|error| panic!("open {program}: {error}"));
+        let mut command = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+        command.arg0("tubular-echo").args(&self.arguments);
+        command.env_clear().envs(self.environment);
+        let notify = match self.manager {
+            Manager::Listening => Some(NotifySocket::in_directory()),
+            Manager::Abstract => Some(NotifySocket::in_abstract_namespace()),
+            Manager::Absent(name) => {
+                command.envs(name.map(|name| ("NOTIFY_SOCKET", name)));
+                None
+            }
+        };
+        command.envs(notify.iter().map(|notify| ("NOTIFY_SOCKET", &notify.name)));
+        if self.unprivileged {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        sys::confine(&mut command, self.confinement);
+        let mut child = command.spawn().expect("start the server");
+        let (log, reader) = lines::collect(child.stderr.take().expect("the server's stderr"));
+        let pidfd = Pidfd::open(child.id()).expect("pidfd_open");
+        Server::watch(server::Parts { child, pidfd, log, reader, notify })
+    }
+}
+
+/// Whether a log line is the one that says that all workers are armed.
+fn says_ready(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "ready")
+}

@@ -1,0 +1,72 @@
+//! What the tests share: a server that is started and stopped safely, networks of its own for each
+//! test, and clients that check every byte and where it came from.
+//!
+//! ```text
+//! launch   how a server is started: arguments, user, limits, denied system calls
+//! server   a running server: its addresses, its log, its end
+//! lines    text that arrives while the test runs: the log, the service manager's messages
+//! netns    private network namespaces, and cables between two of them
+//! udp      a client of datagrams and trains         tcp   conversations over many connections
+//! random   reproducible payloads                    strace   which thread makes which system call
+//! sys      every unsafe system call of the tests
+//! ```
+#![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
+#![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
+
+pub mod launch;
+pub mod lines;
+pub mod netns;
+pub mod random;
+pub mod server;
+pub mod strace;
+pub mod sys;
+pub mod tcp;
+pub mod udp;
+
+pub use launch::Launch;
+pub use server::Server;
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// The longest that one test may take. Far more than any needs, so that only a hang meets it.
+pub const TEST_DEADLINE: Duration = Duration::from_mins(2);
+
+/// The longest that anything may let a test wait: a reply, the readiness, the end of a process.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test's body on a thread of its own and fails when it has not ended by the deadline; the
+/// servers that it started are killed then, and what they logged is printed.
+pub fn bounded(body: impl FnOnce() + Send + 'static) {
+    sys::raise_file_limit();
+    let name = thread::current().name().unwrap_or("test").to_owned();
+    let (done, finished) = mpsc::channel();
+    let runner = thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            body();
+            let _ = done.send(());
+        })
+        .expect("a thread for the test");
+    match finished.recv_timeout(TEST_DEADLINE) {
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+            if let Err(failure) = runner.join() {
+                std::panic::resume_unwind(failure);
+            }
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            server::kill_all_of(runner.thread().id());
+            panic!("the test had not ended after {TEST_DEADLINE:?}");
+        }
+    }
+}
+
+/// Like [`bounded`], in a network namespace where nothing but the loopback device exists: every port
+/// is free, and addresses and routes may be changed at will. Needs root.
+pub fn private_network(body: impl FnOnce() + Send + 'static) {
+    bounded(|| {
+        let _own = netns::Netns::unshare();
+        body();
+    });
+}

@@ -1,0 +1,68 @@
+//! Private network namespaces. A thread lives in one, and so do the sockets that it opens and the
+//! processes that it starts; nothing is left behind when the last of them is gone.
+
+use super::sys;
+use std::fs::File;
+use std::process::{self, Command};
+
+/// A network namespace, kept alive by this handle.
+pub struct Netns(File);
+
+impl Netns {
+    /// Moves the calling thread into a new namespace with the loopback device up.
+    pub fn unshare() -> Self {
+        sys::unshare_network().expect("unshare(CLONE_NEWNET), which needs root");
+        sys::raise_loopback().expect("raise the loopback device");
+        Self::current()
+    }
+
+    /// A second namespace; the calling thread stays where it is.
+    pub fn new() -> Self {
+        let home = Self::current();
+        let new = Self::unshare();
+        home.join();
+        new
+    }
+
+    /// The calling thread's namespace.
+    pub fn current() -> Self {
+        Self(File::open("/proc/thread-self/ns/net").expect("the thread's network namespace"))
+    }
+
+    /// Does something in this namespace; what it opens stays there for good.
+    pub fn run<T>(&self, action: impl FnOnce() -> T) -> T {
+        /// Returns home even when the action panics.
+        struct Return(Netns);
+        impl Drop for Return {
+            fn drop(&mut self) {
+                self.0.join();
+            }
+        }
+        let _home = Return(Self::current());
+        self.join();
+        action()
+    }
+
+    /// Lays a cable: the device `near` here, its other end as `far` in the other namespace.
+    pub fn cable(near: &str, far: &str, other: &Self) {
+        let other = format!("/proc/{}/fd/{}", process::id(), std::os::fd::AsRawFd::as_raw_fd(&other.0));
+        ip(&format!("link add {near} type veth peer name {far} netns {other}"));
+    }
+
+    fn join(&self) {
+        sys::join_network(&self.0).expect("setns, which needs root");
+    }
+}
+
+/// Runs `ip` with these arguments in the calling thread's namespace.
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output();
+    let output = output.expect("run ip (Debian package iproute2; ci/setup installs it)");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Writes one of the settings below /proc/sys/net, which belong to the namespace of who opens them.
+pub fn setting(name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    std::fs::write(&path, value).unwrap_or_else(|error| panic!("write {value} to {path}: {error}"));
+}

@@ -1,0 +1,387 @@
+//! Every unsafe system call of the tests, each behind a safe function.
+#![allow(unsafe_code, reason = "the tests ask the kernel for what std has no words for")]
+
+use std::ffi::{CStr, c_int, c_long, c_void};
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr;
+use std::time::Duration;
+
+/// -1 and errno to an error, anything else is the result.
+fn checked(result: c_long) -> io::Result<c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+// Processes ------------------------------------------------------------------------------------------
+
+/// A handle on a process that never means another one, even when its number is given out again.
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// `pidfd_open(2)`.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: takes two integers; a result that is not -1 is a new descriptor, ours alone.
+        unsafe {
+            let fd = checked(libc::syscall(libc::SYS_pidfd_open, pid as c_int, 0))?;
+            Ok(Self(OwnedFd::from_raw_fd(fd as RawFd)))
+        }
+    }
+
+    /// `pidfd_send_signal(2)`.
+    pub fn signal(&self, signal: c_int) -> io::Result<()> {
+        let fd = self.0.as_raw_fd();
+        // SAFETY: a null siginfo pointer is allowed and means what kill(2) would fill in.
+        unsafe { checked(libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, ptr::null::<c_void>(), 0)) }
+            .map(drop)
+    }
+
+    /// Whether the process ends within this time. It stays a zombie until its parent waits for it.
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        poll(&mut [poll_entry(&self.0, libc::POLLIN)], patience) == 1
+    }
+
+    /// `pidfd_getfd(2)`: our own descriptor for an open file of the process.
+    pub fn copy_descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
+        // SAFETY: takes three integers; a result that is not -1 is a new descriptor, ours alone.
+        unsafe {
+            let fd = checked(libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0))?;
+            Ok(OwnedFd::from_raw_fd(fd as RawFd))
+        }
+    }
+}
+
+/// A system call that fails in the started process as if the kernel had refused it.
+#[derive(Clone, Copy)]
+pub struct Denied {
+    /// The number of the system call, as in `libc::SYS_…`.
+    pub call: c_long,
+    /// Only with this second argument (the operation of `io_uring_register`); every call when `None`.
+    pub second_argument: Option<u32>,
+    /// The errno that the process sees.
+    pub errno: c_int,
+}
+
+/// What the started process is made to live with; all of it is done between fork and exec.
+pub struct Confinement {
+    /// `RLIMIT_…` and its soft and hard value.
+    pub limits: Vec<(libc::__rlimit_resource_t, u64)>,
+    /// What seccomp refuses.
+    pub denied: Vec<Denied>,
+}
+
+/// Makes the command start its process in this confinement, with no descriptors but 0, 1 and 2, and
+/// killed when the thread that starts it ends.
+pub fn confine(command: &mut Command, confinement: Confinement) {
+    let filter = seccomp_filter(&confinement.denied);
+    let limits = confinement.limits;
+    // SAFETY: the closure runs in the forked child, where only async-signal-safe functions may be
+    // called: it makes system calls on memory allocated before the fork, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            checked(libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC))?;
+            for &(resource, value) in &limits {
+                let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+                checked(libc::setrlimit(resource, &raw const limit).into())?;
+            }
+            if filter.len() > 1 {
+                let program =
+                    libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+                checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+                let mode = libc::SECCOMP_MODE_FILTER;
+                checked(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program).into())?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The classic BPF program that refuses these calls and lets everything else pass.
+fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
+    // Offsets in struct seccomp_data: `nr` is the first word, the low half of args[1] is at 24.
+    const NUMBER: u32 = 0;
+    const SECOND_ARGUMENT: u32 = 24;
+    let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
+    let skip_unless = |value, skipped| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: 0,
+        jf: skipped,
+        k: value,
+    };
+    let answer = |verdict| statement(libc::BPF_RET | libc::BPF_K, verdict);
+    let mut program = Vec::new();
+    for rule in denied {
+        program.push(load(NUMBER));
+        if let Some(value) = rule.second_argument {
+            program.push(skip_unless(rule.call as u32, 3));
+            program.push(load(SECOND_ARGUMENT));
+            program.push(skip_unless(value, 1));
+        } else {
+            program.push(skip_unless(rule.call as u32, 1));
+        }
+        program.push(answer(libc::SECCOMP_RET_ERRNO | rule.errno as u32));
+    }
+    program.push(answer(libc::SECCOMP_RET_ALLOW));
+    program
+}
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// Raises our own soft limit of descriptors to the hard one: a thousand connections need room.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a valid rlimit that outlives them.
+    unsafe {
+        checked(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into()).expect("read the limit");
+        limit.rlim_cur = limit.rlim_max;
+        checked(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into()).expect("raise the limit");
+    }
+}
+
+/// Whether we run as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid(2) has no arguments and never fails.
+    unsafe { libc::geteuid() == 0 }
+}
+
+// Network namespaces ---------------------------------------------------------------------------------
+
+/// Moves the calling thread into a new network namespace.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: takes flags only; CLONE_NEWNET concerns the calling thread alone.
+    unsafe { checked(libc::unshare(libc::CLONE_NEWNET).into()) }.map(drop)
+}
+
+/// Moves the calling thread into this network namespace.
+pub fn join_network(namespace: &impl AsFd) -> io::Result<()> {
+    // SAFETY: takes a descriptor that is open for the whole call, and a flag.
+    unsafe { checked(libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNET).into()) }.map(drop)
+}
+
+/// Brings the loopback device up, as `ip link set lo up` would.
+pub fn raise_loopback() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    // SAFETY: netdevice(7): SIOCSIFFLAGS reads an ifreq, which outlives the call.
+    unsafe { checked(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into()) }
+        .map(drop)
+}
+
+/// The number of a network device, which is the scope of link-local addresses behind it.
+pub fn device_number(name: &CStr) -> io::Result<u32> {
+    // SAFETY: if_nametoindex(3) reads a C string, which outlives the call.
+    let number = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if number == 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
+}
+
+// Sockets --------------------------------------------------------------------------------------------
+
+/// Sets a socket option whose value is an int.
+pub fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+/// Sets a socket option of any shape.
+pub fn set_option_bytes(socket: &impl AsFd, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    unsafe { checked(libc::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as u32).into()) }
+        .map(drop)
+}
+
+/// A socket option whose value is an int.
+pub fn option(socket: &impl AsFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value = [0; 4];
+    option_bytes(socket, level, name, &mut value)?;
+    Ok(c_int::from_ne_bytes(value))
+}
+
+/// The socket's `SO_COOKIE`: the same number for every descriptor of one socket, no other's.
+pub fn socket_identity(socket: &impl AsFd) -> io::Result<u64> {
+    let mut value = [0; 8];
+    option_bytes(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+fn option_bytes(socket: &impl AsFd, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let mut len = value.len() as u32;
+    // SAFETY: the pointer and the length describe `value`; both outlive the call.
+    unsafe { checked(libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len).into()) }
+        .map(drop)
+}
+
+/// Makes `close` send a reset instead of a FIN: `SO_LINGER` with a time of zero (socket(7)).
+pub fn reset_on_close(socket: &impl AsFd) {
+    let on_and_zero = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
+    set_option_bytes(socket, libc::SOL_SOCKET, libc::SO_LINGER, &on_and_zero).expect("SO_LINGER");
+}
+
+/// One entry for [`poll`]; `events` as in poll(2).
+pub fn poll_entry(file: &impl AsFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd: file.as_fd().as_raw_fd(), events, revents: 0 }
+}
+
+/// `poll(2)`: how many entries have something to tell; zero when `patience` has passed.
+pub fn poll(entries: &mut [libc::pollfd], patience: Duration) -> usize {
+    let patience_ms = patience.as_millis() as c_int;
+    loop {
+        // SAFETY: the pointer and the count describe `entries`, which outlives the call.
+        let ready = unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, patience_ms) };
+        match checked(ready.into()) {
+            Ok(count) => return count as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
+}
+
+/// Room for the control messages of one datagram, aligned as cmsg(3) asks.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Sends one message that the kernel cuts into datagrams of `segment_bytes` each, the last one
+/// shorter when they do not divide (`UDP_SEGMENT`, udp(7)).
+pub fn send_train(
+    socket: &impl AsFd,
+    to: SocketAddr,
+    payload: &[u8],
+    segment_bytes: u16,
+) -> io::Result<usize> {
+    let (mut name, name_len) = to_kernel(to);
+    let mut control = Control([0; 64]);
+    let mut bytes = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    // SAFETY: msghdr is plain data, for which all zeroes is a valid value. Every pointer in it is to a
+    // local or to `payload` and outlives the call. cmsg(3): CMSG_FIRSTHDR is not null, because
+    // msg_controllen has room for one header and a u16, and CMSG_DATA points into `control`.
+    unsafe {
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_name = (&raw mut name).cast();
+        message.msg_namelen = name_len;
+        message.msg_iov = &raw mut bytes;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_UDP;
+        (*header).cmsg_type = libc::UDP_SEGMENT;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
+        libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment_bytes);
+        checked(libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) as c_long)
+            .map(|sent| sent as usize)
+    }
+}
+
+/// What one `recvmsg(2)` brought: the payload, who sent it, and the size of the datagrams in it when
+/// the kernel handed over a train (`UDP_GRO`).
+pub struct Arrival {
+    pub payload: Vec<u8>,
+    pub from: SocketAddr,
+    pub segment_bytes: Option<usize>,
+}
+
+/// Receives one message into a buffer that holds any datagram and any train.
+pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
+    let mut payload = vec![0; 1 << 16];
+    let mut control = Control([0; 64]);
+    let mut bytes = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    // SAFETY: msghdr and sockaddr_storage are plain data, for which all zeroes is a valid value.
+    // Every pointer in the message is to a local that outlives the call. The headers are walked by the
+    // macros of cmsg(3), within what the kernel says it wrote; UDP_GRO carries an int.
+    unsafe {
+        let mut name: libc::sockaddr_storage = mem::zeroed();
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_name = (&raw mut name).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_storage>() as u32;
+        message.msg_iov = &raw mut bytes;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control.0.len();
+        let len = checked(libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) as c_long)?;
+        assert_eq!(message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC), 0, "a reply was cut short");
+        payload.truncate(len as usize);
+        let mut segment_bytes = None;
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO) {
+                segment_bytes = Some(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned() as usize);
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+        Ok(Arrival { payload, from: from_kernel(&name), segment_bytes })
+    }
+}
+
+/// An address as the kernel wants it, and its length.
+fn to_kernel(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
+    // SAFETY: sockaddr_storage is plain data, larger than and aligned for every socket address.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = mem::zeroed();
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                let name = &mut *(&raw mut storage).cast::<libc::sockaddr_in>();
+                name.sin_family = libc::AF_INET as u16;
+                name.sin_port = v4.port().to_be();
+                name.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                let name = &mut *(&raw mut storage).cast::<libc::sockaddr_in6>();
+                name.sin6_family = libc::AF_INET6 as u16;
+                name.sin6_port = v6.port().to_be();
+                name.sin6_addr.s6_addr = v6.ip().octets();
+                name.sin6_scope_id = v6.scope_id();
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        (storage, len as u32)
+    }
+}
+
+/// The address that the kernel wrote.
+fn from_kernel(storage: &libc::sockaddr_storage) -> SocketAddr {
+    // SAFETY: the family says which socket address the storage holds; it has room for either.
+    unsafe {
+        if c_int::from(storage.ss_family) == libc::AF_INET {
+            let name = &*ptr::from_ref(storage).cast::<libc::sockaddr_in>();
+            let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            SocketAddr::new(IpAddr::V4(ip), u16::from_be(name.sin_port))
+        } else {
+            let name = &*ptr::from_ref(storage).cast::<libc::sockaddr_in6>();
+            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            SocketAddr::new(IpAddr::V6(ip), u16::from_be(name.sin6_port))
+        }
+    }
+}
+
+/// The local address of any socket, as `getsockname(2)` tells.
+pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    // SAFETY: sockaddr_storage is plain data; the pointers are to locals that outlive the call.
+    unsafe {
+        let mut name: libc::sockaddr_storage = mem::zeroed();
+        let mut len = size_of::<libc::sockaddr_storage>() as u32;
+        let fd = socket.as_fd().as_raw_fd();
+        checked(libc::getsockname(fd, (&raw mut name).cast(), &raw mut len).into())?;
+        Ok(from_kernel(&name))
+    }
+}
+
+/// Whether the socket has a peer, as `getpeername(2)` tells.
+pub fn has_peer(socket: &impl AsFd) -> bool {
+    // SAFETY: as in `local_address`.
+    unsafe {
+        let mut name: libc::sockaddr_storage = mem::zeroed();
+        let mut len = size_of::<libc::sockaddr_storage>() as u32;
+        libc::getpeername(socket.as_fd().as_raw_fd(), (&raw mut name).cast(), &raw mut len) == 0
+    }
+}

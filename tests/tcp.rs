@@ -1,0 +1,273 @@
+//! Streams: echoed exactly, however they are cut and however they end.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+use support::random::Random;
+use support::tcp::{Conversation, connect, converse, echo, expect_end, send_until_full};
+use support::{Server, bounded, sys};
+
+fn on_loopback() -> Server {
+    Server::start(&["--tcp", "127.0.0.1:0", "--tcp", "[::1]:0"])
+}
+
+fn on_one_address(options: &[&str]) -> Server {
+    Server::start(&[&["--tcp", "127.0.0.1:0"], options].concat())
+}
+
+/// Stops the server; no connection may be left open in it, and so many were accepted.
+fn stop_without_connections(server: Server, accepted: u64) {
+    let end = server.stop();
+    assert_eq!(end.counter("tcp_accepted"), accepted);
+    assert_eq!(end.counter("tcp_open"), 0);
+}
+
+#[test]
+fn streams_of_many_lengths() {
+    bounded(|| {
+        let server = on_loopback();
+        let lengths = [0, 1, 2, 1000, 65_535, 65_536, 65_537, 1 << 20, 20 << 20];
+        for &(_, target) in server.addresses() {
+            for (seed, len) in lengths.into_iter().enumerate() {
+                let mut conversation = [Conversation::open(target, seed as u64, len, 1 << 17)];
+                converse(&mut conversation);
+                let [conversation] = conversation;
+                conversation.close();
+            }
+        }
+        stop_without_connections(server, 2 * lengths.len() as u64);
+    });
+}
+
+#[test]
+fn a_thousand_connections_at_once() {
+    bounded(|| {
+        let server = on_loopback();
+        let mut random = Random::new(1000);
+        let mut conversations: Vec<_> = (0..1000)
+            .map(|seed| {
+                let (_, target) = server.addresses()[seed % 2];
+                Conversation::open(target, seed as u64, random.between(1, 60_000), random.between(1, 5000))
+            })
+            .collect();
+        converse(&mut conversations);
+        conversations.into_iter().for_each(Conversation::close);
+        stop_without_connections(server, 1000);
+    });
+}
+
+#[test]
+fn connections_that_come_and_go() {
+    bounded(|| {
+        let server = on_loopback();
+        for number in 0..1000_u32 {
+            let (_, target) = server.addresses()[number as usize % 2];
+            let mut stream = connect(target);
+            echo(&mut stream, &number.to_be_bytes());
+            if number % 3 == 0 {
+                sys::reset_on_close(&stream);
+            }
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 1000);
+    });
+}
+
+/// Sends all of it and our FIN while somebody reads until the server's: everything must come back.
+fn half_close(mut stream: TcpStream, len: usize) {
+    let mut writing = stream.try_clone().expect("a second handle");
+    let writer = thread::spawn(move || {
+        writing.write_all(&Random::new(5).bytes(len)).expect("send");
+        writing.shutdown(Shutdown::Write).expect("send a FIN");
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("everything and the end");
+    assert_eq!(back.len(), len);
+    assert!(back == Random::new(5).bytes(len), "other bytes came back");
+    writer.join().expect("the writer");
+}
+
+#[test]
+fn what_was_sent_before_a_fin_comes_back_before_ours() {
+    bounded(|| {
+        let server = on_loopback();
+        for &(_, target) in server.addresses() {
+            for len in [0, 1, 2, 5000, 100_000, 5 << 20] {
+                half_close(connect(target), len);
+            }
+        }
+        stop_without_connections(server, 12);
+    });
+}
+
+#[test]
+fn data_and_fin_that_arrive_together() {
+    bounded(|| {
+        let server = on_loopback();
+        server.pause();
+        let mut streams: Vec<_> = (0..100)
+            .map(|number| {
+                let mut stream = connect(server.addresses()[number % 2].1);
+                stream.write_all(&Random::new(number as u64).bytes(number * 100)).expect("send");
+                stream.shutdown(Shutdown::Write).expect("send a FIN");
+                stream
+            })
+            .collect();
+        server.resume();
+        for (number, stream) in streams.iter_mut().enumerate() {
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).expect("everything and the end");
+            assert!(back == Random::new(number as u64).bytes(number * 100), "connection {number}");
+        }
+        stop_without_connections(server, 100);
+    });
+}
+
+#[test]
+fn a_reader_that_comes_late_finds_everything() {
+    bounded(|| {
+        let server = on_one_address(&[]);
+        // Fills every buffer on the way, so that the server holds a remainder, then says FIN.
+        let mut late = [Conversation::over(narrow(server.tcp()), 9, 64 << 20, 1 << 16)];
+        send_until_full(&mut late, Duration::from_millis(200));
+        converse_after_fin(late);
+        stop_without_connections(server, 1);
+    });
+}
+
+/// Says FIN after what was sent so far, then reads it all back.
+fn converse_after_fin([conversation]: [Conversation; 1]) {
+    let sent = conversation.taken_so_far();
+    let mut stream = conversation.stream;
+    stream.set_nonblocking(false).expect("a connection that blocks");
+    stream.shutdown(Shutdown::Write).expect("send a FIN");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("everything and the end");
+    assert_eq!(back.len(), sent);
+    assert!(back == Random::new(9).bytes(sent), "other bytes came back");
+}
+
+#[test]
+fn a_reset_ends_one_connection_and_no_other() {
+    bounded(|| {
+        let server = on_one_address(&[]);
+        let mut steady: Vec<_> =
+            (0..20).map(|seed| Conversation::open(server.tcp(), seed, 2 << 20, 20_000)).collect();
+        for seed in 100..300 {
+            let mut short = [Conversation::open(server.tcp(), seed, 1 << 20, 20_000)];
+            // With echoes under way in both directions.
+            send_until_full(&mut short, Duration::ZERO);
+            sys::reset_on_close(&short[0].stream);
+            drop(short);
+            steady[seed as usize % 20].send_piece();
+        }
+        converse(&mut steady);
+        steady.into_iter().for_each(Conversation::close);
+        echo(&mut connect(server.tcp()), b"one more");
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 221);
+        assert_eq!(end.counter("tcp_open"), 0);
+    });
+}
+
+/// A connection whose kernel buffers are as small as they can be.
+fn narrow(target: SocketAddr) -> TcpStream {
+    let stream = connect(target);
+    for name in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
+        sys::set_option(&stream, libc::SOL_SOCKET, name, 4096).expect("a small buffer");
+    }
+    stream
+}
+
+#[test]
+fn peers_that_never_read_beside_peers_that_do() {
+    bounded(|| {
+        let server = on_one_address(&[]);
+        let mut silent: Vec<_> =
+            (0..500).map(|seed| Conversation::over(narrow(server.tcp()), seed, 16 << 20, 1 << 14)).collect();
+        send_until_full(&mut silent, Duration::from_millis(300));
+
+        let mut lively: Vec<_> =
+            (1000..1050).map(|seed| Conversation::open(server.tcp(), seed, 1 << 20, 1 << 15)).collect();
+        converse(&mut lively);
+        lively.into_iter().for_each(Conversation::close);
+
+        // Those who read at last find every byte in its place.
+        let mut awake = silent.split_off(490);
+        awake.iter_mut().for_each(Conversation::send_no_more);
+        converse(&mut awake);
+        awake.into_iter().for_each(Conversation::close);
+        drop(silent);
+        echo(&mut connect(server.tcp()), b"still there");
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 551);
+    });
+}
+
+#[test]
+fn at_the_limit_connections_wait_and_none_is_destroyed() {
+    bounded(|| {
+        const LIMIT: usize = 10;
+        let server = on_one_address(&["--max-connections", "10"]);
+        let mut served: Vec<_> = (0..LIMIT).map(|_| connect(server.tcp())).collect();
+        for stream in &mut served {
+            echo(stream, b"served");
+        }
+
+        // These stay in the backlog.
+        let mut waiting: Vec<_> = (0..3 * LIMIT).map(|_| connect(server.tcp())).collect();
+        for (number, stream) in waiting.iter_mut().enumerate() {
+            stream.write_all(&number.to_be_bytes()).expect("send");
+        }
+        for stream in &mut waiting {
+            stream.set_read_timeout(Some(Duration::from_millis(10))).expect("a short patience");
+            let error = stream.read(&mut [0; 8]).expect_err("not its turn yet");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+            stream.set_read_timeout(Some(support::PATIENCE)).expect("set the patience");
+        }
+        for stream in &mut served {
+            echo(stream, b"served all the time");
+        }
+
+        // Each that leaves lets one of them in, first come, first served.
+        for (number, mut stream) in waiting.into_iter().enumerate() {
+            drop(served.remove(0));
+            let mut back = [0; 8];
+            stream
+                .read_exact(&mut back)
+                .unwrap_or_else(|error| panic!("waiting connection {number}: {error}"));
+            assert_eq!(back, number.to_be_bytes());
+            served.push(stream);
+        }
+        drop(served);
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 4 * LIMIT as u64);
+    });
+}
+
+#[test]
+fn at_the_limit_again_and_again() {
+    bounded(|| {
+        let server = on_one_address(&["--max-connections", "5"]);
+        let target = server.tcp();
+        let clients: Vec<_> = (0..20)
+            .map(|client: u64| {
+                thread::spawn(move || {
+                    for round in 0..50 {
+                        let mut stream = connect(target);
+                        echo(&mut stream, &Random::new(client * 50 + round).bytes(1000));
+                        stream.shutdown(Shutdown::Write).expect("send a FIN");
+                        expect_end(&mut stream);
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("a client");
+        }
+        stop_without_connections(server, 1000);
+    });
+}
