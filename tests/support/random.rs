@@ -2,24 +2,29 @@
 //! sent.
 
 /// Marsaglia's xorshift64*: small, fast, and good enough that two payloads never look alike.
-#[derive(Clone)]
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    /// Bytes of the stream that the last piece left over, and how many of them; they are the upper ones.
+    left: u64,
+    left_bytes: usize,
+}
 
 impl Random {
     /// A generator; neighbouring seeds give unrelated bytes.
     pub fn new(seed: u64) -> Self {
         // The golden ratio spreads small seeds over all 64 bits, and the state must not be zero.
-        let mut random = Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = Self { state, left: 0, left_bytes: 0 };
         random.next();
         random
     }
 
     /// The next 64 bits.
     pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
     /// A number from `low` to `high`, both included.
@@ -27,10 +32,17 @@ impl Random {
         low + (self.next() % (high - low + 1) as u64) as usize
     }
 
-    /// The next bytes of the stream. One byte per step, so that the stream does not depend on how it
-    /// is cut.
+    /// The next bytes of the stream, which is the same however it is cut.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| (self.next() >> 56) as u8).collect()
+        let mut bytes = Vec::with_capacity(len + 8);
+        bytes.extend_from_slice(&self.left.to_le_bytes()[8 - self.left_bytes..]);
+        while bytes.len() < len {
+            self.left = self.next();
+            bytes.extend_from_slice(&self.left.to_le_bytes());
+        }
+        self.left_bytes = bytes.len() - len;
+        bytes.truncate(len);
+        bytes
     }
 }
 

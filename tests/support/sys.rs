@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -359,7 +359,7 @@ fn from_kernel(storage: &libc::sockaddr_storage) -> SocketAddr {
         } else {
             let name = &*ptr::from_ref(storage).cast::<libc::sockaddr_in6>();
             let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            SocketAddr::new(IpAddr::V6(ip), u16::from_be(name.sin6_port))
+            SocketAddrV6::new(ip, u16::from_be(name.sin6_port), 0, name.sin6_scope_id).into()
         }
     }
 }
