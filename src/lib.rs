@@ -18,3 +18,8 @@
 //! `notify`, `libc` on floor 0 and in `ring`.
 //!
 //! `unsafe` lives in `sys`, `cmsg`, `ring` and its rooms; the lint denies it everywhere else.
+
+pub mod addr;
+pub mod cmsg;
+pub mod ring;
+pub mod sys;

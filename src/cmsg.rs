@@ -1,0 +1,213 @@
+//! Control messages (cmsg(3)): the original destination and the GRO size in, the reply's source and
+//! the GSO size out.
+//!
+//! The layout is a `struct cmsghdr` (length, level, type), then data, each padded to the size of a
+//! machine word. Everything here works on byte slices, so hostile or misaligned bytes can only make a
+//! control message unreadable, never a read out of bounds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::addr;
+
+const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
+const LEVEL_AT: usize = size_of::<usize>();
+const TYPE_AT: usize = LEVEL_AT + size_of::<i32>();
+
+/// `CMSG_SPACE(data_bytes)`: header and data, padded.
+const fn space(data_bytes: usize) -> usize {
+    HEADER_BYTES + data_bytes.next_multiple_of(size_of::<usize>())
+}
+
+/// Room for every control message that Linux may add to a received datagram, whatever options an
+/// inherited socket has on: origdst, pktinfo, tos, ttl, options, timestamps, drop counter, GRO, mark.
+pub const CONTROL_IN_BYTES: usize = 512;
+
+/// Room for what a reply carries: its source address and a GSO size.
+pub const CONTROL_OUT_BYTES: usize = space(size_of::<libc::in6_pktinfo>()) + space(size_of::<u16>());
+
+/// What the datapath wants to know of a received datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ancillary {
+    /// Address and port that the peer aimed at (`IP_ORIGDSTADDR`, `IPV6_ORIGDSTADDR`; ip(7)).
+    pub origdst: Option<SocketAddr>,
+    /// Bytes of each datagram of a received train (`UDP_GRO`; udp(7), Linux 5.0). `None`: one datagram.
+    pub segment_bytes: Option<u16>,
+}
+
+/// Finds the original destination and the GRO size among whatever else stands in `control`. A
+/// malformed length ends the scan.
+pub fn decode(control: &[u8]) -> Ancillary {
+    let mut found = Ancillary::default();
+    let mut rest = control;
+    while let Some((level, kind, data, next)) = first(rest) {
+        match (level, kind) {
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                found.origdst = addr::decode(data);
+            }
+            // an int in the kernel, though the option's name speaks of 16 bits everywhere else
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                found.segment_bytes =
+                    data.first_chunk().and_then(|bytes| u16::try_from(i32::from_ne_bytes(*bytes)).ok());
+            }
+            _ => {}
+        }
+        rest = next;
+    }
+    found
+}
+
+/// The first control message of `bytes`: level, type, data, and what follows it.
+fn first(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+    let len = usize::from_ne_bytes(*bytes.first_chunk()?);
+    let level = i32::from_ne_bytes(*bytes.get(LEVEL_AT..)?.first_chunk()?);
+    let kind = i32::from_ne_bytes(*bytes.get(TYPE_AT..)?.first_chunk()?);
+    let data = bytes.get(HEADER_BYTES..len)?;
+    // the last one need not be padded
+    let next = bytes.get(len.checked_next_multiple_of(size_of::<usize>())?..).unwrap_or_default();
+    Some((level, kind, data, next))
+}
+
+/// The control area of one outgoing message.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Control {
+    bytes: [u8; CONTROL_OUT_BYTES],
+    len: usize,
+}
+
+impl Control {
+    /// No control message at all.
+    pub const EMPTY: Self = Self { bytes: [0; CONTROL_OUT_BYTES], len: 0 };
+
+    /// Lays out the reply's `source` (`IP_PKTINFO` with `ipi_spec_dst`, `IPV6_PKTINFO`; the interface
+    /// only for a scoped address, given by `scope_id`) and `segment_bytes` (`UDP_SEGMENT`, Linux 4.18).
+    pub fn encode(&mut self, source: Option<IpAddr>, scope_id: u32, segment_bytes: Option<u16>) {
+        self.len = 0;
+        match source {
+            Some(IpAddr::V4(ip)) => {
+                // struct in_pktinfo: int ipi_ifindex; struct in_addr ipi_spec_dst, ipi_addr
+                let mut info = [0; size_of::<libc::in_pktinfo>()];
+                info[4..8].copy_from_slice(&ip.octets());
+                self.push(libc::SOL_IP, libc::IP_PKTINFO, &info);
+            }
+            Some(IpAddr::V6(ip)) => {
+                // struct in6_pktinfo: struct in6_addr ipi6_addr; unsigned ipi6_ifindex
+                let mut info = [0; size_of::<libc::in6_pktinfo>()];
+                info[..16].copy_from_slice(&ip.octets());
+                info[16..].copy_from_slice(&scope_id.to_ne_bytes());
+                self.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            None => {}
+        }
+        if let Some(bytes) = segment_bytes {
+            self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &bytes.to_ne_bytes());
+        }
+    }
+
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let room = &mut self.bytes[self.len..];
+        room[..LEVEL_AT].copy_from_slice(&(HEADER_BYTES + data.len()).to_ne_bytes());
+        room[LEVEL_AT..TYPE_AT].copy_from_slice(&level.to_ne_bytes());
+        room[TYPE_AT..HEADER_BYTES].copy_from_slice(&kind.to_ne_bytes());
+        room[HEADER_BYTES..][..data.len()].copy_from_slice(data);
+        self.len += space(data.len());
+    }
+
+    /// The bytes that the kernel reads.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One control message, padded; what a kernel would write.
+    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (HEADER_BYTES + data.len()).to_ne_bytes().to_vec();
+        bytes.extend(level.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(space(data.len()), 0);
+        bytes
+    }
+
+    fn origdst(addr: &str) -> (Vec<u8>, SocketAddr) {
+        let addr: SocketAddr = addr.parse().unwrap();
+        let (level, kind) = if addr.is_ipv4() {
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR)
+        } else {
+            (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR)
+        };
+        (message(level, kind, addr::RawAddr::from(addr).as_bytes()), addr)
+    }
+
+    #[test]
+    fn the_right_ones_are_found_among_others() {
+        for text in ["127.0.0.129:4321", "[2001:db8::1]:53"] {
+            let (wanted, addr) = origdst(text);
+            let mut control = message(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[7; 16]);
+            control.extend(message(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()));
+            control.extend(message(libc::SOL_IP, libc::IP_TTL, &64_i32.to_ne_bytes()));
+            control.extend(wanted);
+            control.extend(message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &3_u32.to_ne_bytes()));
+            assert_eq!(decode(&control), Ancillary { origdst: Some(addr), segment_bytes: Some(1200) });
+        }
+    }
+
+    #[test]
+    fn nothing_wanted_is_nothing_found() {
+        assert_eq!(decode(&[]), Ancillary::default());
+        assert_eq!(decode(&message(libc::SOL_IP, libc::IP_TTL, &[64, 0, 0, 0])), Ancillary::default());
+    }
+
+    #[test]
+    fn hostile_lengths_end_the_scan() {
+        let (wanted, _) = origdst("10.0.0.1:1");
+        for len in [0, 1, HEADER_BYTES - 1, 10_000, usize::MAX, usize::MAX - 7] {
+            let mut control = len.to_ne_bytes().to_vec();
+            control.extend([0; 8]);
+            control.extend(&wanted);
+            assert_eq!(decode(&control), Ancillary::default(), "length {len}");
+        }
+        for cut in 0..wanted.len() - 1 {
+            decode(&wanted[..cut]); // must not panic
+        }
+    }
+
+    #[test]
+    fn every_misalignment_reads_the_same() {
+        let (wanted, addr) = origdst("[2001:db8::2]:7");
+        for shift in 0..8 {
+            let mut padded = vec![0; shift];
+            padded.extend(&wanted);
+            assert_eq!(decode(&padded[shift..]).origdst, Some(addr));
+        }
+    }
+
+    #[test]
+    fn a_reply_is_laid_out_as_the_kernel_wants_it() {
+        let mut control = Control::EMPTY;
+        control.encode(Some("192.0.2.1".parse().unwrap()), 0, Some(1200));
+        let mut wanted = message(libc::SOL_IP, libc::IP_PKTINFO, &[0, 0, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0]);
+        wanted.extend(message(libc::SOL_UDP, libc::UDP_SEGMENT, &1200_u16.to_ne_bytes()));
+        assert_eq!(control.as_bytes(), wanted);
+
+        control.encode(Some("fe80::9".parse().unwrap()), 3, None);
+        let (_, _, data, rest) = first(control.as_bytes()).unwrap();
+        assert_eq!((data[15], data[16], rest.len()), (9, 3, 0));
+
+        control.encode(None, 0, None);
+        assert!(control.as_bytes().is_empty());
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn sizes_are_those_of_libc() {
+        for bytes in [1, 2, 4, 12, 20, 28] {
+            // SAFETY: CMSG_SPACE is arithmetic on its argument
+            assert_eq!(space(bytes as usize), unsafe { libc::CMSG_SPACE(bytes) } as usize);
+        }
+    }
+}

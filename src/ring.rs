@@ -1,0 +1,409 @@
+//! One `io_uring`: how it is set up, how operations go in, how completions come out.
+//!
+//! A turn: submit what was queued, wait, copy the completions out. Whoever owns the ring then handles
+//! them, which queues new operations; nothing runs from inside the reap.
+//!
+//! Operations point only at memory that is never unmapped (see [`Span`], [`Message`]), so queueing
+//! one is safe whatever happens to its result. A ring lives as long as the process.
+
+#![allow(unsafe_code)]
+
+mod arena;
+mod buffers;
+mod memory;
+mod message;
+mod token;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use io_uring::types::{Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, Submitter, cqueue, opcode, squeue};
+
+pub use self::arena::{Arena, Chunk};
+pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
+pub use self::memory::Span;
+pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
+pub use self::token::Token;
+
+/// An error number of the kernel, positive (errno(3)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl std::fmt::Display for Errno {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+/// What was being set up when the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// io_uring_setup(2).
+    Setup,
+    /// The table of registered files.
+    RegisterFiles,
+    /// A ring of provided buffers.
+    RegisterBuffers,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Setup => "setting up an io_uring",
+            Self::RegisterFiles => "registering the file table of an io_uring",
+            Self::RegisterBuffers => "registering a buffer ring of an io_uring",
+        })
+    }
+}
+
+/// Why there is no ring: the step, the kernel's answer, the cure.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{step}: {errno}; {cure}")]
+pub struct RingError {
+    /// What was being set up.
+    pub step: Step,
+    /// What the kernel answered.
+    pub errno: Errno,
+    cure: &'static str,
+}
+
+impl RingError {
+    fn new(step: Step, error: &io::Error) -> Self {
+        let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
+        let cure = match (errno.0, step) {
+            (libc::EPERM | libc::ENOSYS | libc::EACCES, _) => {
+                "io_uring is blocked: `sysctl kernel.io_uring_disabled` must be 0, and a seccomp filter (a \
+                 container's default profile, SystemCallFilter= of a unit) must allow io_uring_setup, \
+                 io_uring_enter and io_uring_register; kernels before 6.1 lack parts of it"
+            }
+            (libc::ENOMEM, _) => {
+                "locked memory is short: raise RLIMIT_MEMLOCK (LimitMEMLOCK= in a unit, `ulimit -l`) or use \
+                 fewer workers"
+            }
+            (libc::EMFILE | libc::ENFILE, _) => {
+                "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`) or lower \
+                 --max-connections"
+            }
+            (libc::EINVAL, _) => {
+                "the kernel is too old or its io_uring is cut down: Linux 6.1 or newer is needed"
+            }
+            _ => "see dmesg for what the kernel says of it",
+        };
+        Self { step, errno, cure }
+    }
+}
+
+/// How a ring is made.
+#[derive(Clone, Copy, Debug)]
+pub struct RingConfig {
+    /// Operations that can be queued before they must be submitted; a power of two.
+    pub submission_entries: u32,
+    /// Completions that fit before the kernel has to end multishots; a power of two.
+    pub completion_entries: u32,
+    /// Registered files, listening sockets and direct descriptors together.
+    pub files: u32,
+}
+
+/// How the ring was set up, as far as the kernel went along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Completions are run when we enter to wait (Linux 6.1); else cooperatively.
+    pub defer_taskrun: bool,
+    /// No indirection in the submission queue (Linux 6.6).
+    pub no_sqarray: bool,
+    /// The ring's own descriptor is registered.
+    pub registered_ring: bool,
+}
+
+/// A registered file: its number in the ring's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File(pub u32);
+
+impl From<File> for Fixed {
+    fn from(file: File) -> Self {
+        Self(file.0)
+    }
+}
+
+/// Whether an operation may wait in the kernel until its socket is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// `MSG_DONTWAIT`: it ends during its submission, with `EAGAIN` if it has to.
+    Inline,
+    /// It ends when it can.
+    Wait,
+}
+
+impl Patience {
+    fn flags(self) -> i32 {
+        match self {
+            Self::Inline => libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            Self::Wait => libc::MSG_NOSIGNAL,
+        }
+    }
+}
+
+/// How long a turn may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Until a completion is there.
+    Completion,
+    /// The same, but so long at the most.
+    Timeout(Duration),
+}
+
+/// What the kernel says of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    token: Token,
+    result: i32,
+    flags: u32,
+}
+
+impl Completion {
+    /// The token that the operation was submitted with.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Bytes, or whatever the operation counts.
+    pub fn result(&self) -> Result<u32, Errno> {
+        u32::try_from(self.result).map_err(|_| Errno(-self.result))
+    }
+
+    /// Whether a multishot goes on. If not it has ended, whatever the result says: it does so after
+    /// errors, when buffers or completion entries run out, and after every empty datagram.
+    pub fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+}
+
+/// An `io_uring` of the thread that made it.
+pub struct Ring {
+    /// Never dropped, as nothing that it points at is ever unmapped.
+    uring: &'static IoUring,
+    submitter: Submitter<'static>,
+    features: Features,
+    /// Completions that had to be copied out in the middle of a turn.
+    early: Vec<Completion>,
+    /// What a submission in the middle of a turn failed with; the next turn reports it.
+    failed: Option<io::Error>,
+}
+
+impl Ring {
+    /// Sets a ring up for the calling thread, which must be the one that uses it.
+    pub fn new(config: RingConfig) -> Result<Self, RingError> {
+        let (uring, mut features) =
+            Self::build(config).map_err(|error| RingError::new(Step::Setup, &error))?;
+        let uring: &'static IoUring = Box::leak(Box::new(uring));
+        let mut submitter = uring.submitter();
+        submitter
+            .register_files_sparse(config.files)
+            .map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
+        features.registered_ring = submitter.register_ring_fd().is_ok();
+        Ok(Self { uring, submitter, features, early: Vec::new(), failed: None })
+    }
+
+    /// The best set-up that the kernel knows; `EINVAL` means that it doesn't know a flag.
+    fn build(config: RingConfig) -> io::Result<(IoUring, Features)> {
+        let candidates = [(true, true), (true, false), (false, false)];
+        let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+        for (defer_taskrun, no_sqarray) in candidates {
+            let mut builder = IoUring::builder();
+            builder.setup_submit_all().setup_cqsize(config.completion_entries).setup_single_issuer();
+            builder.setup_taskrun_flag();
+            if defer_taskrun {
+                builder.setup_defer_taskrun();
+            } else {
+                builder.setup_coop_taskrun();
+            }
+            if no_sqarray {
+                builder.setup_no_sqarray();
+            }
+            match builder.build(config.submission_entries) {
+                Ok(uring) => {
+                    return Ok((uring, Features { defer_taskrun, no_sqarray, registered_ring: false }));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    /// What the kernel went along with.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    fn submitter(&self) -> &Submitter<'static> {
+        &self.submitter
+    }
+
+    /// Registers `fd` as `file`; the descriptor itself stays open and ordinary.
+    pub fn register_file(&self, file: File, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        self.submitter
+            .register_files_update(file.0, &[fd.as_raw_fd()])
+            .map(drop)
+            .map_err(|error| RingError::new(Step::RegisterFiles, &error))
+    }
+
+    /// Takes every file out of the table, direct descriptors included: what nothing else holds open is
+    /// closed.
+    pub fn unregister_files(&self) -> io::Result<()> {
+        self.submitter.unregister_files()
+    }
+
+    /// Submits what is queued, sleeps as `wait` says, and appends the completions to `completions`.
+    ///
+    /// Errors are final: io_uring_enter(2) no longer works for this ring.
+    pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        completions.append(&mut self.early);
+        let wait = if completions.is_empty() { wait } else { Wait::No };
+        let entered = match wait {
+            Wait::No => self.submitter.submit(),
+            Wait::Completion => self.submitter.submit_and_wait(1),
+            Wait::Timeout(timeout) => {
+                let timespec = Timespec::from(timeout);
+                self.submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        self.reap(completions);
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies out what the completion queue holds.
+    fn reap(&self, completions: &mut Vec<Completion>) {
+        // SAFETY: no other view of the completion queue exists: it is made here only, and dropped here
+        let queue = unsafe { self.uring.completion_shared() };
+        completions.extend(queue.map(|entry| Completion {
+            token: Token::from_user_data(entry.user_data()),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+    }
+
+    /// Queues an operation; submits those before it if the queue is full.
+    fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: no other view of the submission queue exists: it is made here and in `flush` only. All
+        // that an entry points at lives as long as the process: the operations below see to it
+        while unsafe { self.uring.submission_shared().push(entry) }.is_err() {
+            self.flush();
+            if self.failed.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Submits what is queued, now. Operations that end inline have ended when this returns; their
+    /// completions are in the next turn.
+    pub fn flush(&mut self) {
+        // SAFETY: see `push`
+        while self.failed.is_none() && !unsafe { self.uring.submission_shared() }.is_empty() {
+            match self.submitter.submit() {
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => {
+                    // EBUSY: completions must be taken out before more operations go in
+                    let mut early = std::mem::take(&mut self.early);
+                    self.reap(&mut early);
+                    self.early = early;
+                }
+                Err(error) => self.failed = Some(error),
+            }
+        }
+    }
+
+    /// Accepts connections of `listener` into direct descriptors until it ends (multishot, Linux 5.19);
+    /// each completion's result is the new file's number.
+    pub fn accept(&mut self, listener: File, token: Token) {
+        let entry = opcode::AcceptMulti::new(Fixed::from(listener)).allocate_file_index(true).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Receives from a stream into `buffers` until it ends (multishot, Linux 6.0).
+    pub fn receive(&mut self, file: File, buffers: &BufferRing, token: Token) {
+        let entry = opcode::RecvMulti::new(Fixed::from(file), buffers.group()).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Receives once from a stream, up to `bytes_max` bytes into one of `buffers`.
+    pub fn receive_once(&mut self, file: File, buffers: &BufferRing, bytes_max: u32, token: Token) {
+        let entry = opcode::Recv::new(Fixed::from(file), std::ptr::null_mut(), bytes_max)
+            .buf_group(buffers.group())
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Receives datagrams with name and control messages into `buffers` until it ends (multishot,
+    /// Linux 6.0); read them by [`BufferRing::datagram`].
+    pub fn receive_datagrams(&mut self, file: File, buffers: &BufferRing, token: Token) {
+        let entry = opcode::RecvMsgMulti::new(Fixed::from(file), buffers.layout(), buffers.group()).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Sends bytes of a stream.
+    pub fn send(&mut self, file: File, bytes: Span, patience: Patience, token: Token) {
+        let entry = opcode::Send::new(Fixed::from(file), bytes.as_ptr(), bytes.bytes())
+            .flags(patience.flags())
+            .build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Sends a message.
+    pub fn send_message(&mut self, file: File, message: Message, patience: Patience, token: Token) {
+        let entry =
+            opcode::SendMsg::new(Fixed::from(file), message.header()).flags(patience.flags() as u32).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Ends the operation that was submitted as `target`; its last completion still comes. The
+    /// cancellation's own result says whether there was one (`ENOENT`: it had ended by itself).
+    pub fn cancel(&mut self, target: Token, token: Token) {
+        let entry = opcode::AsyncCancel::new(target.user_data()).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Sends a FIN behind everything that was sent before.
+    pub fn shutdown(&mut self, file: File, token: Token) {
+        let entry = opcode::Shutdown::new(Fixed::from(file), libc::SHUT_WR).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Closes a direct descriptor. It has a completion only if it fails. The kernel may use the number
+    /// again at once, so nothing else may be in flight on it.
+    pub fn close(&mut self, file: File, token: Token) {
+        let entry = opcode::Close::new(Fixed::from(file)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Completes once when `file` is readable.
+    pub fn poll_readable(&mut self, file: File, token: Token) {
+        let entry = opcode::PollAdd::new(Fixed::from(file), libc::POLLIN as u32).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+}
+
+/// Errors of io_uring_enter(2) after which one simply goes on: a signal, a timeout, a completion queue
+/// that must be emptied first, memory short for the moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Provided buffers: a buffer ring, and the parts of it that completions bring.
+//!
+//! A buffer is in exactly one place. The kernel's: it is in the ring and may be written at any moment.
+//! Ours: every byte received into it is held by a [`Piece`], which is neither `Clone` nor `Copy`.
+//! [`BufferRing::recycle`] takes the piece back by value; with the last one the buffer returns to the
+//! kernel. So bytes can't be read after they were given back, nor given back twice.
+
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::cqueue;
+use io_uring::types::{BufRingEntry, RecvMsgOut};
+
+use super::memory::{Mapping, Span};
+use super::{Completion, Ring, RingError, Step};
+use crate::addr::SOCKADDR_V6_BYTES;
+use crate::cmsg::CONTROL_IN_BYTES;
+
+/// Room for the peer's name in a received datagram's buffer: a `sockaddr_in6`, rounded up so that the
+/// control messages behind it are aligned to 16 bytes.
+const NAME_BYTES: usize = SOCKADDR_V6_BYTES.next_multiple_of(16);
+
+/// `struct io_uring_recvmsg_out`: four lengths and flags.
+const OUT_BYTES: usize = 16;
+
+/// What stands before the payload in a buffer of a multishot RECVMSG: lengths, the peer's
+/// name, the control messages.
+pub const DATAGRAM_HEADER_BYTES: usize = OUT_BYTES + NAME_BYTES + CONTROL_IN_BYTES;
+
+/// `IOU_PBUF_RING_INC` (Linux 6.12): a buffer is used up in as many parts as it takes.
+const INCREMENTAL: u16 = 2;
+
+/// How a buffer ring is made.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferConfig {
+    /// The group's number, of this ring alone.
+    pub group: u16,
+    /// How many buffers: a power of two up to 32,768.
+    pub count: u16,
+    /// Bytes of each buffer.
+    pub buffer_bytes: u32,
+    /// Let a buffer be used up in parts where the kernel can (6.12). For streams only: RECVMSG into
+    /// such buffers is broken on current kernels.
+    pub incremental: bool,
+}
+
+/// A part of a provided buffer that the kernel has filled and handed over.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a piece that is not recycled is a buffer lost"]
+pub struct Piece {
+    buffer: u16,
+    offset: u32,
+    bytes: u32,
+}
+
+impl Piece {
+    /// Which buffer it is part of: below the ring's count.
+    pub fn buffer(&self) -> u16 {
+        self.buffer
+    }
+
+    /// How many bytes were received.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
+/// A received datagram, or a train of them, as it lies in its buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The peer's `struct sockaddr`.
+    pub name: &'a [u8],
+    /// Control messages, for [`crate::cmsg::decode`].
+    pub control: &'a [u8],
+    /// Where the payload begins in the piece.
+    pub payload_offset: u32,
+    /// Bytes of payload.
+    pub payload_bytes: u32,
+}
+
+/// Why a received datagram can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The payload did not fit its buffer (`MSG_TRUNC`).
+    PayloadTruncated,
+    /// The control messages did not fit (`MSG_CTRUNC`): the original destination may be missing.
+    ControlTruncated,
+    /// Shorter than its own header.
+    Malformed,
+}
+
+/// How much of a buffer is in whose hands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    /// Bytes that the kernel has filled.
+    filled_bytes: u32,
+    /// Pieces of it that are out.
+    pieces: u32,
+    /// The kernel may still write to it.
+    kernel: bool,
+}
+
+/// A ring of provided buffers, registered under a group number.
+#[derive(Debug)]
+pub struct BufferRing {
+    group: u16,
+    buffer_bytes: u32,
+    /// The entries; the first one's unused field is the ring's tail (io_uring_register_buf_ring(3)).
+    entries: Mapping,
+    mask: u16,
+    tail: u16,
+    buffers: Mapping,
+    usage: Vec<Usage>,
+    /// Buffers that the kernel can take.
+    available: u16,
+    /// Buffers are used up in parts.
+    incremental: bool,
+    /// Tells a multishot RECVMSG how much room the name and the control messages get.
+    layout: &'static libc::msghdr,
+}
+
+// SAFETY: the layout is never written after it was made; all else is owned
+unsafe impl Send for BufferRing {}
+
+impl BufferRing {
+    /// Registers a buffer ring with `ring` and hands all its buffers to the kernel.
+    pub fn new(ring: &Ring, config: BufferConfig) -> Result<Self, RingError> {
+        let BufferConfig { group, count, buffer_bytes, incremental } = config;
+        assert!(count.is_power_of_two(), "the kernel masks the tail");
+        let failed = |error: io::Error| RingError::new(Step::RegisterBuffers, &error);
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>()).map_err(failed)?;
+        let buffers = Mapping::new(usize::from(count) * buffer_bytes as usize).map_err(failed)?;
+        let register = |flags| {
+            // SAFETY: io_uring_register_buf_ring(3) wants page-aligned memory of `count` entries that
+            // stays valid until the group is unregistered; a Mapping is both, and is never unmapped
+            unsafe {
+                ring.submitter().register_buf_ring_with_flags(entries.base() as u64, count, group, flags)
+            }
+        };
+        // a kernel before 6.12 does not know the flag: EINVAL
+        let incremental = incremental && register(INCREMENTAL).is_ok();
+        if !incremental {
+            register(0).map_err(failed)?;
+        }
+        // SAFETY: msghdr is plain data, and all zeroes is an empty one
+        let mut layout: libc::msghdr = unsafe { std::mem::zeroed() };
+        layout.msg_namelen = NAME_BYTES as u32;
+        layout.msg_controllen = CONTROL_IN_BYTES as _;
+        let mut this = Self {
+            group,
+            buffer_bytes,
+            entries,
+            mask: count - 1,
+            tail: 0,
+            buffers,
+            usage: vec![Usage::default(); count.into()],
+            available: 0,
+            incremental,
+            layout: Box::leak(Box::new(layout)),
+        };
+        for buffer in 0..count {
+            this.provide(buffer);
+        }
+        Ok(this)
+    }
+
+    pub(super) fn group(&self) -> u16 {
+        self.group
+    }
+
+    pub(super) fn layout(&self) -> *const libc::msghdr {
+        self.layout
+    }
+
+    /// How many buffers the kernel has left to receive into.
+    pub fn available(&self) -> u16 {
+        self.available
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> u16 {
+        self.mask + 1
+    }
+
+    /// Whether buffers are used up in parts.
+    pub fn is_incremental(&self) -> bool {
+        self.incremental
+    }
+
+    /// The piece that `completion` brought, if it used a buffer of this ring.
+    pub fn take(&mut self, completion: &Completion) -> Option<Piece> {
+        let buffer = cqueue::buffer_select(completion.flags())?;
+        let bytes = completion.result().unwrap_or(0);
+        let usage = &mut self.usage[usize::from(buffer)];
+        debug_assert!(usage.kernel, "the kernel filled a buffer that it did not have");
+        let offset = usage.filled_bytes;
+        assert!(bytes <= self.buffer_bytes - offset, "the kernel filled more than the buffer");
+        usage.filled_bytes += bytes;
+        usage.pieces += 1;
+        if !cqueue::buffer_more(completion.flags()) {
+            usage.kernel = false;
+            self.available -= 1;
+        }
+        Some(Piece { buffer, offset, bytes })
+    }
+
+    /// The received bytes.
+    pub fn bytes(&self, piece: &Piece) -> &[u8] {
+        let span = self.span(piece);
+        // SAFETY: the span lies in a mapping that is never unmapped, and the kernel wrote it before the
+        // completion that made this piece. Until the piece is recycled, which takes it by value while
+        // no such borrow lives, the kernel writes only behind it
+        unsafe { std::slice::from_raw_parts(span.as_ptr(), span.bytes() as usize) }
+    }
+
+    /// The received bytes' place, to send from.
+    pub fn span(&self, piece: &Piece) -> Span {
+        let start = usize::from(piece.buffer) * self.buffer_bytes as usize + piece.offset as usize;
+        self.buffers.span(start, piece.bytes as usize)
+    }
+
+    /// Reads a piece that a multishot RECVMSG brought.
+    pub fn datagram(&self, piece: &Piece) -> Result<Datagram<'_>, Unusable> {
+        let bytes = self.bytes(piece);
+        let out = RecvMsgOut::parse(bytes, self.layout).map_err(|()| Unusable::Malformed)?;
+        if out.is_payload_truncated() {
+            Err(Unusable::PayloadTruncated)
+        } else if out.is_control_data_truncated() {
+            Err(Unusable::ControlTruncated)
+        } else {
+            Ok(Datagram {
+                name: &bytes[OUT_BYTES..][..out.name_data().len()],
+                control: &bytes[OUT_BYTES + NAME_BYTES..][..out.control_data().len()],
+                payload_offset: DATAGRAM_HEADER_BYTES as u32,
+                payload_bytes: out.payload_data().len() as u32,
+            })
+        }
+    }
+
+    /// Gives a piece back. With its last piece the buffer returns to the kernel.
+    pub fn recycle(&mut self, piece: Piece) {
+        let Piece { buffer, .. } = piece;
+        let usage = &mut self.usage[usize::from(buffer)];
+        usage.pieces -= 1;
+        if usage.pieces == 0 && !usage.kernel {
+            self.provide(buffer);
+        }
+    }
+
+    fn provide(&mut self, buffer: u16) {
+        self.usage[usize::from(buffer)] = Usage { filled_bytes: 0, pieces: 0, kernel: true };
+        self.available += 1;
+        let place =
+            self.buffers.span(usize::from(buffer) * self.buffer_bytes as usize, self.buffer_bytes as usize);
+        #[allow(clippy::cast_ptr_alignment)] // a mapping is aligned to a page
+        let base = self.entries.base().cast::<BufRingEntry>();
+        // SAFETY: the index is masked to the entries of this ring, and an entry at or past the tail is
+        // ours to write. The fields are set one by one since the first entry holds the tail as well
+        unsafe {
+            let entry = &mut *base.add(usize::from(self.tail & self.mask));
+            entry.set_addr(place.as_ptr() as u64);
+            entry.set_len(self.buffer_bytes);
+            entry.set_bid(buffer);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: the tail lies in the first entry; the kernel reads it with acquire semantics
+        unsafe {
+            let tail = BufRingEntry::tail(base).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Memory that the kernel reads and writes on its own time.
+//!
+//! A ring is torn down asynchronously after its last descriptor is closed, so nothing that a ring knows
+//! of is ever unmapped: a ring and its memory live as long as the process.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+/// An anonymous mapping, page-aligned and zeroed, that is never unmapped. Pages that nobody touches
+/// cost nothing.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to its one owner; nothing in it is tied to a thread
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps `bytes`. Errors as mmap(2): `ENOMEM` when the address space is used up.
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
+        // SAFETY: mmap(2) with a null hint and no file creates a new mapping, touching no existing one
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).expect("mmap(2) never maps page zero without a hint");
+        Ok(Self { base, bytes })
+    }
+
+    pub(super) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The place of `bytes` bytes from `offset` on.
+    pub(super) fn span(&self, offset: usize, bytes: usize) -> Span {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "span outside its mapping");
+        // SAFETY: the assertion keeps the result inside the mapping
+        Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes: bytes as u32 }
+    }
+}
+
+/// Bytes that stay mapped for the life of the process: what an operation may point at.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    base: *const u8,
+    bytes: u32,
+}
+
+impl Span {
+    /// How many bytes.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// What is left when the first `bytes` are done with.
+    #[must_use]
+    pub fn skip(self, bytes: u32) -> Self {
+        self.part(bytes, self.bytes - bytes)
+    }
+
+    /// `bytes` bytes from `offset` on.
+    #[must_use]
+    pub fn part(self, offset: u32, bytes: u32) -> Self {
+        assert!(offset <= self.bytes && bytes <= self.bytes - offset, "part outside its span");
+        // SAFETY: the assertion keeps the result inside the span, which is inside a mapping
+        Self { base: unsafe { self.base.add(offset as usize) }, bytes }
+    }
+
+    pub(super) fn as_ptr(self) -> *const u8 {
+        self.base
+    }
+}

@@ -1,0 +1,220 @@
+//! Against the real kernel, over loopback.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+
+use super::*;
+use crate::cmsg;
+use crate::sys::{self, IntOption};
+
+const LISTENER: File = File(0);
+const RECEIVE: Token = Token::new(1, 0, 0);
+const SEND: Token = Token::new(2, 0, 0);
+
+fn ring() -> Ring {
+    Ring::new(RingConfig { submission_entries: 8, completion_entries: 64, files: 16 }).unwrap()
+}
+
+/// Takes turns until there is a completion with `token`, and returns all that came meanwhile.
+fn until(ring: &mut Ring, token: Token) -> Vec<Completion> {
+    let mut completions = Vec::new();
+    for _ in 0..100 {
+        ring.turn(Wait::Timeout(Duration::from_millis(100)), &mut completions).unwrap();
+        if completions.iter().any(|completion| completion.token() == token) {
+            return completions;
+        }
+    }
+    panic!("no completion with {token:?}");
+}
+
+/// The one completion with `token`, the next that comes.
+fn next(ring: &mut Ring, token: Token) -> Completion {
+    let mut completions = until(ring, token);
+    assert_eq!(completions.len(), 1, "{completions:?}");
+    completions.remove(0)
+}
+
+fn datagrams(count: u16) -> (Ring, BufferRing, UdpSocket, UdpSocket) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sys::set_option(socket.as_fd(), IntOption::ORIGDST_V4, 1).unwrap();
+    let ring = ring();
+    ring.register_file(LISTENER, socket.as_fd()).unwrap();
+    let config = BufferConfig { group: 7, count, buffer_bytes: 4096, incremental: false };
+    let buffers = BufferRing::new(&ring, config).unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.connect(socket.local_addr().unwrap()).unwrap();
+    (ring, buffers, socket, peer)
+}
+
+#[test]
+fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
+    let (mut ring, mut buffers, socket, peer) = datagrams(4);
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    peer.send(b"hello").unwrap();
+    let completion = next(&mut ring, RECEIVE);
+    assert!(completion.more());
+    let piece = buffers.take(&completion).unwrap();
+    let datagram = buffers.datagram(&piece).unwrap();
+    assert_eq!(crate::addr::decode(datagram.name), Some(peer.local_addr().unwrap()));
+    assert_eq!(cmsg::decode(datagram.control).origdst, Some(socket.local_addr().unwrap()));
+
+    let mut messages = Messages::<2>::new(1);
+    let payload = buffers.span(&piece).part(datagram.payload_offset, datagram.payload_bytes);
+    messages.push(0, payload);
+    messages.push(0, payload);
+    let transmit = Transmit {
+        peer: peer.local_addr().unwrap(),
+        source: Some(socket.local_addr().unwrap().ip()),
+        segment_bytes: None,
+    };
+    let message = messages.finish(0, &transmit);
+    ring.send_message(LISTENER, message, Patience::Inline, SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Ok(10));
+    buffers.recycle(piece);
+    assert_eq!(buffers.available(), 4);
+    let mut received = [0; 16];
+    let len = peer.recv(&mut received).unwrap();
+    assert_eq!(&received[..len], b"hellohello");
+}
+
+#[test]
+fn an_empty_datagram_is_valid_and_ends_the_multishot() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    peer.send(b"").unwrap();
+    let completion = next(&mut ring, RECEIVE);
+    assert!(!completion.more());
+    let piece = buffers.take(&completion).unwrap();
+    assert_eq!(buffers.datagram(&piece).unwrap().payload_bytes, 0);
+    buffers.recycle(piece);
+}
+
+#[test]
+fn no_buffers_end_the_multishot_and_lose_nothing() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(2);
+    for byte in 0..3 {
+        peer.send(&[byte]).unwrap();
+    }
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    let completions = until(&mut ring, RECEIVE);
+    let pieces: Vec<_> = completions.iter().filter_map(|completion| buffers.take(completion)).collect();
+    assert_eq!((pieces.len(), buffers.available()), (2, 0));
+    let last = completions.last().unwrap();
+    assert_eq!((last.result(), last.more()), (Err(Errno(libc::ENOBUFS)), false));
+    for piece in pieces {
+        buffers.recycle(piece);
+    }
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    assert_eq!(buffers.bytes(&piece)[DATAGRAM_HEADER_BYTES..], [2]);
+    buffers.recycle(piece);
+}
+
+#[test]
+fn a_payload_larger_than_its_buffer_is_told() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(2);
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    peer.send(&[0; 4096]).unwrap();
+    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    assert_eq!(buffers.datagram(&piece).unwrap_err(), Unusable::PayloadTruncated);
+    buffers.recycle(piece);
+}
+
+fn connection(incremental: bool) -> (Ring, BufferRing, File, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut ring = ring();
+    ring.register_file(LISTENER, listener.as_fd()).unwrap();
+    let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental };
+    let buffers = BufferRing::new(&ring, config).unwrap();
+    let accept = Token::new(9, 0, 0);
+    ring.accept(LISTENER, accept);
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let file = File(next(&mut ring, accept).result().unwrap());
+    assert_ne!(file, LISTENER);
+    ring.receive(file, &buffers, RECEIVE);
+    (ring, buffers, file, peer)
+}
+
+#[test]
+fn a_stream_goes_out_from_its_buffer_and_ends_with_a_fin() {
+    let (mut ring, mut buffers, file, mut peer) = connection(false);
+    peer.write_all(b"stream").unwrap();
+    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    ring.send(file, buffers.span(&piece), Patience::Inline, SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Ok(6));
+    buffers.recycle(piece);
+    ring.shutdown(file, SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Ok(0));
+    let mut received = String::new();
+    peer.read_to_string(&mut received).unwrap();
+    assert_eq!(received, "stream");
+}
+
+#[test]
+fn parts_of_an_incremental_buffer_do_not_overlap_and_return_it_together() {
+    let (mut ring, mut buffers, _file, mut peer) = connection(true);
+    if !buffers.is_incremental() {
+        println!("this kernel has no incremental buffers (6.12): nothing to test");
+        return;
+    }
+    let mut pieces = Vec::new();
+    for text in [b"one".as_slice(), b"two", &[3; 4090], b"four"] {
+        peer.write_all(text).unwrap();
+        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        assert_eq!(buffers.bytes(&piece), text);
+        pieces.push(piece);
+    }
+    // the first buffer is used up to the last byte, the second one is in use by the kernel as well
+    assert_eq!(buffers.available(), 1);
+    for (piece, available) in pieces.into_iter().zip([1, 1, 2, 2]) {
+        buffers.recycle(piece);
+        assert_eq!(buffers.available(), available);
+    }
+}
+
+#[test]
+fn a_cancelled_multishot_says_so() {
+    let (mut ring, buffers, _file, _peer) = connection(false);
+    let cancel = Token::new(3, 0, 0);
+    ring.cancel(RECEIVE, cancel);
+    let completions = until(&mut ring, RECEIVE);
+    let ended = completions.iter().find(|completion| completion.token() == RECEIVE).unwrap();
+    assert_eq!((ended.result(), ended.more()), (Err(Errno(libc::ECANCELED)), false));
+    drop(buffers);
+}
+
+#[test]
+fn more_operations_than_the_queue_holds_are_all_submitted() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+    peer.send(b"x").unwrap();
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    let payload = buffers.span(&piece).part(DATAGRAM_HEADER_BYTES as u32, 1);
+    let mut messages = Messages::<1>::new(1);
+    messages.push(0, payload);
+    let transmit = Transmit { peer: peer.local_addr().unwrap(), source: None, segment_bytes: None };
+    let message = messages.finish(0, &transmit);
+    // more than the completion queue holds, too
+    for index in 0..200 {
+        ring.send_message(LISTENER, message, Patience::Inline, Token::new(2, 0, index));
+    }
+    let mut seen: Vec<_> =
+        until(&mut ring, Token::new(2, 0, 199)).iter().map(|completion| completion.token().index()).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..200).collect::<Vec<_>>());
+    buffers.recycle(piece);
+}
+
+#[test]
+fn an_arena_gives_out_each_chunk_once() {
+    let mut arena = Arena::new(2, 4).unwrap();
+    let first = arena.keep(b"abcdef").unwrap();
+    assert_eq!(first.bytes(), 4);
+    let second = arena.keep(b"x").unwrap();
+    assert_ne!(first, second);
+    assert_eq!(arena.keep(b"y"), None);
+    arena.release(first);
+    assert!(arena.keep(b"z").is_some());
+    arena.release(second);
+}

@@ -1,0 +1,255 @@
+//! System calls that std does not offer, each once, as safe functions.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::zeroed;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::addr::{self, RawAddr};
+
+/// The two kinds of socket that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `SOCK_STREAM`.
+    Tcp,
+    /// `SOCK_DGRAM`.
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A socket option that takes an int: level and name (socket(7), ip(7), ipv6(7), tcp(7), udp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntOption(pub i32, pub i32);
+
+impl IntOption {
+    /// Bind although the address is in `TIME_WAIT`.
+    pub const REUSE_ADDR: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    /// Share the address with sockets of the same user.
+    pub const REUSE_PORT: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEPORT);
+    /// Receive buffer, bytes; the kernel doubles it and caps it by `net.core.rmem_max`.
+    pub const RECEIVE_BUFFER: Self = Self(libc::SOL_SOCKET, libc::SO_RCVBUF);
+    /// The same without the cap; `CAP_NET_ADMIN`.
+    pub const RECEIVE_BUFFER_FORCE: Self = Self(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+    /// Send buffer, bytes.
+    pub const SEND_BUFFER: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUF);
+    /// The same without the cap; `CAP_NET_ADMIN`.
+    pub const SEND_BUFFER_FORCE: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
+    /// Original destination with each datagram, IPv4.
+    pub const ORIGDST_V4: Self = Self(libc::SOL_IP, libc::IP_RECVORIGDSTADDR);
+    /// Original destination with each datagram, IPv6.
+    pub const ORIGDST_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR);
+    /// Send from addresses that are not local.
+    pub const FREEBIND_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_FREEBIND);
+    /// No IPv4 through an IPv6 socket.
+    pub const ONLY_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_V6ONLY);
+    /// Receive trains of datagrams (Linux 5.0).
+    pub const GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
+    /// No waiting for more bytes to send.
+    pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
+}
+
+/// A new socket for `addr`'s family, close-on-exec. Errors as socket(2): `EAFNOSUPPORT` when the host
+/// lacks the family.
+pub fn socket(protocol: Protocol, addr: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = match protocol {
+        Protocol::Tcp => libc::SOCK_STREAM,
+        Protocol::Udp => libc::SOCK_DGRAM,
+    };
+    // SAFETY: socket(2) takes no memory; a result that is no error is a new descriptor of ours
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(family, kind | libc::SOCK_CLOEXEC, 0))?)) }
+}
+
+/// setsockopt(2) with an int.
+pub fn set_option(socket: BorrowedFd<'_>, option: IntOption, value: i32) -> io::Result<()> {
+    let IntOption(level, name) = option;
+    // SAFETY: setsockopt(2) reads `size_of::<i32>()` bytes from a live i32
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)
+    })
+    .map(drop)
+}
+
+/// getsockopt(2) of an int.
+pub fn option(socket: BorrowedFd<'_>, option: IntOption) -> io::Result<i32> {
+    let IntOption(level, name) = option;
+    let mut value = 0_i32;
+    let mut len = size_of::<i32>() as u32;
+    // SAFETY: getsockopt(2) writes at most `len` bytes to a live i32, and the length to a live u32
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
+    })?;
+    Ok(value)
+}
+
+/// bind(2).
+pub fn bind(socket: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
+    let raw = RawAddr::from(addr);
+    let bytes = raw.as_bytes();
+    // SAFETY: bind(2) reads `bytes.len()` bytes from `bytes`
+    check(unsafe { libc::bind(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as u32) }).map(drop)
+}
+
+/// listen(2); the kernel caps `backlog` by `net.core.somaxconn`.
+pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    // SAFETY: listen(2) takes no memory
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog as i32) }).map(drop)
+}
+
+/// getsockname(2): where the socket is bound.
+pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let mut bytes = [0_u8; addr::SOCKADDR_V6_BYTES];
+    let mut len = bytes.len() as u32;
+    // SAFETY: getsockname(2) writes at most `len` bytes to `bytes`, and the length to a live u32
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut len) })?;
+    let len = bytes.len().min(len as usize);
+    addr::decode(&bytes[..len]).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// Lets nothing new into the socket's receive queue or accept queue; what is queued stays
+/// (`SO_ATTACH_FILTER`, socket(7), with a program that keeps zero bytes of anything).
+pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: setsockopt(2) copies a sock_fprog and the one instruction it points at, both alive
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    })
+    .map(drop)
+}
+
+/// Bytes that the kernel holds in a UDP socket's receive queue, overhead included (`SO_MEMINFO`, Linux
+/// 4.12): zero exactly when nothing is queued, empty datagrams count too.
+pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const RMEM_ALLOC: usize = 0; // SK_MEMINFO_RMEM_ALLOC
+    const VARS: usize = 9; // SK_MEMINFO_VARS
+    let mut info = [0_u32; VARS];
+    let mut len = size_of_val(&info) as u32;
+    // SAFETY: getsockopt(2) writes at most `len` bytes to `info`, and the length to a live u32
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(info[RMEM_ALLOC])
+}
+
+/// Connections in a listener's accept queue (`TCP_INFO`; the kernel reports it as `tcpi_unacked`).
+pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: tcp_info is plain data
+    let mut info: libc::tcp_info = unsafe { zeroed() };
+    let mut len = size_of_val(&info) as u32;
+    // SAFETY: getsockopt(2) writes at most `len` bytes to `info`, and the length to a live u32
+    check(unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(info.tcpi_unacked)
+}
+
+/// A counter that wakes whoever polls it (eventfd(2)).
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd(2) takes no memory; a result that is no error is a new descriptor of ours
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
+}
+
+/// Makes an eventfd readable.
+pub fn wake(eventfd: BorrowedFd<'_>) {
+    let one = 1_u64;
+    // SAFETY: write(2) reads 8 bytes from a live u64. It can only fail when the counter is near its
+    // maximum, and then the descriptor is readable already
+    unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+}
+
+/// Raises the soft limit of open files to the hard one and returns it (getrlimit(2)).
+pub fn raise_open_files() -> io::Result<u64> {
+    // SAFETY: rlimit is plain data
+    let mut limit: libc::rlimit = unsafe { zeroed() };
+    // SAFETY: getrlimit(2) writes to a live rlimit, setrlimit(2) reads one
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// The processors that this process may run on (sched_getaffinity(2)).
+pub fn processors() -> io::Result<Vec<usize>> {
+    // SAFETY: cpu_set_t is plain data; sched_getaffinity(2) writes at most its size; CPU_ISSET reads
+    // below CPU_SETSIZE only
+    unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        check(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set))?;
+        Ok((0..libc::CPU_SETSIZE as usize).filter(|&processor| libc::CPU_ISSET(processor, &set)).collect())
+    }
+}
+
+/// Keeps the calling thread on one processor (sched_setaffinity(2)).
+pub fn pin_thread(processor: usize) -> io::Result<()> {
+    assert!(processor < libc::CPU_SETSIZE as usize, "processors() returns smaller ones only");
+    // SAFETY: cpu_set_t is plain data; CPU_SET writes below CPU_SETSIZE; sched_setaffinity(2) reads it
+    unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        libc::CPU_SET(processor, &mut set);
+        check(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)).map(drop)
+    }
+}
+
+/// The signals that end the server: SIGTERM and SIGINT.
+pub struct EndSignals(libc::sigset_t);
+
+impl EndSignals {
+    /// Blocks them for this thread and all that it starts, so that no system call is interrupted and
+    /// [`Self::wait`] gets them.
+    pub fn block() -> io::Result<Self> {
+        // SAFETY: sigset_t is plain data; each call writes or reads a live one
+        unsafe {
+            let mut set: libc::sigset_t = zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+                0 => Ok(Self(set)),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+
+    /// Sleeps until one of them comes; says which (sigwait(3)).
+    pub fn wait(&self) -> i32 {
+        let mut signal = 0;
+        // SAFETY: sigwait(3) reads a live set and writes a live int; it fails for an invalid set only
+        unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
+        signal
+    }
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
