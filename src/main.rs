@@ -1,2 +1,43 @@
-//! The echo server's binary.
-fn main() {}
+//! The echo server's binary: options, log, exit code.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tubular_echo::{options, server};
+
+fn main() -> ExitCode {
+    let options = options::Options::parse();
+    start_log();
+    let outcome = match options.server() {
+        Ok(config) => server::run(&config).map_err(|error| error.to_string()),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // no log line: neither RUST_LOG nor a timestamp may hide why the server is not there
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to stderr, one line each; the journal has timestamps of its own.
+fn start_log() {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}

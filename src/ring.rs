@@ -46,6 +46,8 @@ pub enum Step {
     RegisterFiles,
     /// A ring of provided buffers.
     RegisterBuffers,
+    /// Memory for bytes set aside.
+    ReserveMemory,
 }
 
 impl std::fmt::Display for Step {
@@ -54,6 +56,7 @@ impl std::fmt::Display for Step {
             Self::Setup => "setting up an io_uring",
             Self::RegisterFiles => "registering the file table of an io_uring",
             Self::RegisterBuffers => "registering a buffer ring of an io_uring",
+            Self::ReserveMemory => "reserving memory",
         })
     }
 }

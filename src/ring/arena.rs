@@ -1,8 +1,7 @@
 //! A store for bytes that have to outlive the buffer they were received into.
 
-use std::io;
-
 use super::memory::{Mapping, Span};
+use super::{RingError, Step};
 
 /// A fixed store of equal chunks for bytes that have to outlive the buffer they were received into.
 #[derive(Debug)]
@@ -22,8 +21,9 @@ pub struct Chunk {
 
 impl Arena {
     /// Reserves `chunks` chunks of `chunk_bytes` bytes; pages count once they are written.
-    pub fn new(chunks: u32, chunk_bytes: u32) -> io::Result<Self> {
-        let memory = Mapping::new(chunks as usize * chunk_bytes as usize)?;
+    pub fn new(chunks: u32, chunk_bytes: u32) -> Result<Self, RingError> {
+        let memory = Mapping::new(chunks as usize * chunk_bytes as usize)
+            .map_err(|error| RingError::new(Step::ReserveMemory, &error))?;
         Ok(Self { memory, chunk_bytes, free: (0..chunks).rev().collect() })
     }
 

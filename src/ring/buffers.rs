@@ -39,8 +39,8 @@ pub struct BufferConfig {
     pub count: u16,
     /// Bytes of each buffer.
     pub buffer_bytes: u32,
-    /// Let a buffer be used up in parts where the kernel can (6.12). For streams only: RECVMSG into
-    /// such buffers is broken on current kernels.
+    /// Let a buffer be used up in parts (Linux 6.12; before that the registration fails). For streams
+    /// only: RECVMSG into such buffers is broken on current kernels.
     pub incremental: bool,
 }
 
@@ -113,8 +113,6 @@ pub struct BufferRing {
     usage: Vec<Usage>,
     /// Buffers that the kernel can take.
     available: u16,
-    /// Buffers are used up in parts.
-    incremental: bool,
     /// Tells a multishot RECVMSG how much room the name and the control messages get.
     layout: &'static libc::msghdr,
 }
@@ -137,11 +135,7 @@ impl BufferRing {
                 ring.submitter().register_buf_ring_with_flags(entries.base() as u64, count, group, flags)
             }
         };
-        // a kernel before 6.12 does not know the flag: EINVAL
-        let incremental = incremental && register(INCREMENTAL).is_ok();
-        if !incremental {
-            register(0).map_err(failed)?;
-        }
+        register(if incremental { INCREMENTAL } else { 0 }).map_err(failed)?;
         // SAFETY: msghdr is plain data, and all zeroes is an empty one
         let mut layout: libc::msghdr = unsafe { std::mem::zeroed() };
         layout.msg_namelen = NAME_BYTES as u32;
@@ -155,7 +149,6 @@ impl BufferRing {
             buffers,
             usage: vec![Usage::default(); count.into()],
             available: 0,
-            incremental,
             layout: Box::leak(Box::new(layout)),
         };
         for buffer in 0..count {
@@ -180,11 +173,6 @@ impl BufferRing {
     /// How many buffers there are.
     pub fn count(&self) -> u16 {
         self.mask + 1
-    }
-
-    /// Whether buffers are used up in parts.
-    pub fn is_incremental(&self) -> bool {
-        self.incremental
     }
 
     /// The piece that `completion` brought, if it used a buffer of this ring.

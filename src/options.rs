@@ -1,0 +1,174 @@
+//! The server's command line.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::server::{ServerConfig, Workers};
+use crate::sockets::{self, Endpoint};
+
+const AFTER_HELP: &str = "\
+Examples:
+  tubular-echo                                    loopback, port 1234, TCP and UDP, IPv4 and IPv6
+  tubular-echo --listen 192.0.2.1:7 --workers auto
+  tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
+  systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
+
+Environment:
+  RUST_LOG         what is logged to stderr: error, warn, info (default), debug
+  NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
+  WATCHDOG_USEC    how often systemd wants a sign of life
+
+Signals:
+  SIGTERM, SIGINT  drain and exit 0; a second one ends at once
+
+Exit status:
+  0 ended by a signal   1 could not start, or a worker failed   2 wrong usage";
+
+/// A TCP and UDP echo server on io_uring that answers from the very address that was asked, anywhere in
+/// a prefix that tubular (BPF sk_lookup) steers to it. What comes in goes back byte for byte.
+#[derive(Parser, Debug)]
+#[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Options {
+    /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
+    /// address: 127.0.0.1:1234 and [::1]:1234
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<SocketAddr>,
+
+    /// Serve TCP here; repeatable
+    #[arg(long, value_name = "ADDR:PORT")]
+    tcp: Vec<SocketAddr>,
+
+    /// Serve UDP here; repeatable
+    #[arg(long, value_name = "ADDR:PORT")]
+    udp: Vec<SocketAddr>,
+
+    /// Share the ports with other processes of this user that have opened them to sharing
+    /// (SO_REUSEPORT). Without it a port that anybody holds is an error
+    #[arg(long)]
+    join: bool,
+
+    /// Threads that serve, each with a ring and sockets of its own: a number, or `auto` for one per
+    /// processor
+    #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_workers)]
+    workers: Workers,
+
+    /// Keep each worker on a processor of its own
+    #[arg(long)]
+    pin: bool,
+
+    /// TCP connections served at a time, shared evenly by the workers; more wait to be accepted.
+    /// Default: 10000, or what the limit of open files allows
+    #[arg(long, value_name = "N")]
+    max_connections: Option<NonZeroUsize>,
+
+    /// Log all counters so often, like 10s or 1min. Default: at the end only
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
+    stats_interval: Option<Duration>,
+
+    /// How long the end may take, from SIGTERM on
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+}
+
+/// The options contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is named twice for the same protocol; name each address once")]
+pub struct Twice(SocketAddr);
+
+impl Options {
+    /// What the server is to do.
+    pub fn server(self) -> Result<ServerConfig, Twice> {
+        let named = |addrs: Vec<SocketAddr>, tcp, udp| {
+            addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp, optional: false })
+        };
+        let endpoints: Vec<_> = named(self.listen, true, true)
+            .chain(named(self.tcp, true, false))
+            .chain(named(self.udp, false, true))
+            .collect();
+        let endpoints = if endpoints.is_empty() { sockets::default_endpoints() } else { endpoints };
+        Ok(ServerConfig {
+            endpoints: sockets::merge(endpoints).map_err(Twice)?,
+            join: self.join,
+            workers: self.workers,
+            pin: self.pin,
+            max_connections: self.max_connections,
+            stats_interval: self.stats_interval,
+            drain_timeout: self.drain_timeout,
+        })
+    }
+}
+
+fn parse_workers(text: &str) -> Result<Workers, String> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    match text.parse() {
+        Ok(count) => Ok(Workers::Fixed(count)),
+        Err(_) => Err("must be a number from 1 on, or `auto`".into()),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
+        Ok(_) => Err("must be at least 10ms".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<ServerConfig, String> {
+        let words = std::iter::once("tubular-echo").chain(line.split_whitespace());
+        let options = Options::try_parse_from(words).map_err(|error| error.to_string())?;
+        options.server().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_is_loopback_of_both_families() {
+        let config = parse("").unwrap();
+        let addrs: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
+        assert_eq!(addrs, ["127.0.0.1:1234", "[::1]:1234"]);
+        assert!(config.endpoints.iter().all(|endpoint| endpoint.tcp && endpoint.udp && endpoint.optional));
+        assert_eq!(config.workers, Workers::Fixed(NonZeroUsize::MIN));
+    }
+
+    #[test]
+    fn named_addresses_replace_the_default_and_are_not_optional() {
+        let config = parse("--tcp 127.0.0.2:7 --udp [::1]:8 --listen 127.0.0.3:9").unwrap();
+        let found: Vec<_> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.addr.port(), endpoint.tcp, endpoint.udp, endpoint.optional))
+            .collect();
+        assert_eq!(found, [(9, true, true, false), (7, true, false, false), (8, false, true, false)]);
+    }
+
+    #[test]
+    fn wrong_options_are_told() {
+        for (line, part) in [
+            ("--listen 127.0.0.1", "--listen"),
+            ("--workers 0", "must be a number from 1 on"),
+            ("--workers two", "must be a number from 1 on"),
+            ("--stats-interval 1ms", "at least 10ms"),
+            ("--max-connections 0", "--max-connections"),
+            ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
+            ("--nonsense", "--nonsense"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The server's life: bind → arm → ready → serve → drain.
+//!
+//! The main thread binds the sockets (they are the first descriptors of the process), starts the
+//! workers, waits until all are armed, says so, and then only listens: for signals, for a worker's end,
+//! for the clock. A worker that ends before its time ends the process: its sockets would stay in their
+//! group and swallow a share of the flows.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use tracing::{info, warn};
+
+use crate::notify::{self, Notifier, NotifyError, Ready};
+use crate::sockets::{self, Endpoint, LISTEN_BACKLOG, Listening, SocketError};
+use crate::stats::{Counters, Snapshot};
+use crate::sys::{self, EndSignals};
+use crate::tcp;
+use crate::worker::{self, Worker, WorkerConfig, WorkerError};
+
+/// Connections served at a time if nobody says how many and the limit of open files allows it.
+const CONNECTIONS_DEFAULT: usize = 10_000;
+/// How often `systemctl status` gets new numbers.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// A drain may take this much longer than its deadline before the process ends without its workers.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// How many workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each processor that the process may run on.
+    Auto,
+    /// So many.
+    Fixed(NonZeroUsize),
+}
+
+/// What the server is to do.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where it listens.
+    pub endpoints: Vec<Endpoint>,
+    /// Share ports with whoever lets us.
+    pub join: bool,
+    /// Threads that serve.
+    pub workers: Workers,
+    /// Keep each worker on one processor.
+    pub pin: bool,
+    /// Connections served at a time, all workers together.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Print the counters so often.
+    pub stats_interval: Option<Duration>,
+    /// How long the end may take.
+    pub drain_timeout: Duration,
+}
+
+/// Why the server did not start, or ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address can't be served.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The service manager can't be told.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
+    /// A worker could not start, or can't go on.
+    #[error("worker {index}: {error}")]
+    Worker {
+        /// Which one.
+        index: usize,
+        /// Why.
+        error: WorkerError,
+    },
+    /// A worker ended although nobody asked it to.
+    #[error("worker {0} ended unexpectedly")]
+    Ended(usize),
+    /// The limit of open files leaves no room for connections.
+    #[error(
+        "{wanted} connections on {workers} worker(s) take {needed} open files each, but RLIMIT_NOFILE is {limit}; \
+         raise it (LimitNOFILE= in a unit, `ulimit -n`) or lower --max-connections"
+    )]
+    OpenFiles {
+        /// Connections asked for.
+        wanted: usize,
+        /// Workers that share them.
+        workers: usize,
+        /// Files of each worker's ring.
+        needed: usize,
+        /// What the process may have.
+        limit: u64,
+    },
+    /// Something that every process may do was refused.
+    #[error("cannot {step}: {error}")]
+    System {
+        /// What failed.
+        step: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+fn system(step: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |error| ServerError::System { step, error }
+}
+
+/// Proof that every worker has its sockets bound, registered and armed.
+#[derive(Debug)]
+pub struct Armed(());
+
+/// What the main thread waits for.
+enum Event {
+    Armed,
+    Failed(usize, WorkerError),
+    Ended(usize),
+    Signal,
+}
+
+/// A worker as the main thread sees it.
+struct Handle {
+    counters: Arc<Counters>,
+    wake: Arc<OwnedFd>,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
+    let signals = EndSignals::block().map_err(system("block the signals that end the server"))?;
+    let open_files = sys::raise_open_files().map_err(system("raise the limit of open files"))?;
+    let processors = sys::processors().map_err(system("see which processors there are"))?;
+    let count = match config.workers {
+        Workers::Auto => processors.len(),
+        Workers::Fixed(count) => count.get(),
+    };
+
+    let bound = sockets::bind_all(&config.endpoints, count, config.join)?;
+    for warning in &bound.warnings {
+        warn!("{warning}");
+    }
+    let addresses = addresses(&bound.shares);
+    let connections = connections_per_worker(config, &bound.shares, open_files)?;
+    let notifier = Notifier::from_env()?;
+    let watchdog = notify::watchdog_interval();
+
+    let (events, inbox) = mpsc::channel();
+    let worker_config = WorkerConfig {
+        limits: tcp::Limits { connections, workers: count },
+        drain_timeout: config.drain_timeout,
+        turn_timeout: watchdog.map(|interval| interval / 4),
+    };
+    let mut handles = Vec::new();
+    for (index, share) in bound.shares.into_iter().enumerate() {
+        let processor = config.pin.then(|| processors[index % processors.len()]);
+        handles.push(start_worker(index, share, processor, worker_config, events.clone())?);
+    }
+    let armed = wait_until_armed(&inbox, count)?;
+    for address in &addresses {
+        info!("listening on {address}");
+    }
+    let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
+    info!("ready");
+
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            loop {
+                signals.wait();
+                if events.send(Event::Signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(system("start the thread that waits for signals"))?;
+    let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
+    serve(&inbox, &handles, &ready, clock)?;
+    drain(&inbox, &handles, &ready, config.drain_timeout)?;
+    info!("final counters: {}", snapshot(&handles));
+    Ok(())
+}
+
+/// Each protocol and address once, in order.
+fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
+    let unique: BTreeSet<_> =
+        shares.iter().flatten().map(|socket| (socket.addr, socket.protocol.to_string())).collect();
+    unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()
+}
+
+/// What each worker may serve: its part of what was asked for, or of what the open files allow.
+fn connections_per_worker(
+    config: &ServerConfig,
+    shares: &[Vec<Listening>],
+    open_files: u64,
+) -> Result<usize, ServerError> {
+    let workers = shares.len();
+    let wanted = config.max_connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get);
+    let each = wanted.div_ceil(workers);
+    // a ring's file table may be as large as the limit of open files, each worker's by itself
+    let fixed = shares.iter().map(|share| worker::files(share, 0)).max().unwrap_or(0);
+    let room = usize::try_from(open_files).unwrap_or(usize::MAX).saturating_sub(fixed);
+    if each <= room {
+        Ok(each)
+    } else if config.max_connections.is_none() && room > 0 {
+        warn!(
+            "serving up to {room} connections per worker instead of {each}: RLIMIT_NOFILE is {open_files}, of which \
+             the accept queues may need {LISTEN_BACKLOG} for each listener"
+        );
+        Ok(room)
+    } else {
+        Err(ServerError::OpenFiles { wanted, workers, needed: fixed + each, limit: open_files })
+    }
+}
+
+fn start_worker(
+    index: usize,
+    share: Vec<Listening>,
+    processor: Option<usize>,
+    config: WorkerConfig,
+    events: Sender<Event>,
+) -> Result<Handle, ServerError> {
+    let counters = Arc::new(Counters::default());
+    let wake = Arc::new(sys::eventfd().map_err(system("make an eventfd"))?);
+    let handle = Handle { counters: Arc::clone(&counters), wake: Arc::clone(&wake) };
+    let body = move || {
+        if let Some(processor) = processor {
+            // a worker that can't be pinned serves all the same
+            let _ = sys::pin_thread(processor);
+        }
+        let outcome = Worker::arm(share, wake, counters, config).and_then(|worker| {
+            // nobody listens any more only when the process is ending
+            let _ = events.send(Event::Armed);
+            worker.run()
+        });
+        let _ = events.send(match outcome {
+            Ok(()) => Event::Ended(index),
+            Err(error) => Event::Failed(index, error),
+        });
+    };
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(body)
+        .map_err(system("start a worker's thread"))?;
+    Ok(handle)
+}
+
+fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, ServerError> {
+    for _ in 0..count {
+        match inbox.recv() {
+            Ok(Event::Armed) => {}
+            Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
+            Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
+            Ok(Event::Signal) | Err(_) => unreachable!("signals are waited for later; we hold a sender"),
+        }
+    }
+    Ok(Armed(()))
+}
+
+/// Serves until a signal says to end.
+fn serve(
+    inbox: &Receiver<Event>,
+    handles: &[Handle],
+    ready: &Ready,
+    mut clock: Clock,
+) -> Result<(), ServerError> {
+    let mut turns: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
+    loop {
+        let event = match clock.until_next() {
+            Some(timeout) => inbox.recv_timeout(timeout),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match event {
+            Ok(Event::Signal) => return Ok(()),
+            Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
+            Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
+            Ok(Event::Armed) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the signals' thread holds a sender"),
+            Err(RecvTimeoutError::Timeout) => {
+                let due = clock.due(Instant::now());
+                if due.stats {
+                    info!("counters: {}", snapshot(handles));
+                }
+                // the service manager may be restarting: what it misses, it misses
+                if due.status {
+                    let _ = ready.status(&status(&snapshot(handles)));
+                }
+                if due.watchdog {
+                    let now: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
+                    if now.iter().zip(&turns).all(|(now, before)| now != before) {
+                        let _ = ready.watchdog();
+                        turns = now;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Has every worker answer what it has received and end. A second signal ends the process at once.
+fn drain(
+    inbox: &Receiver<Event>,
+    handles: &[Handle],
+    ready: &Ready,
+    timeout: Duration,
+) -> Result<(), ServerError> {
+    info!("draining for up to {}", humantime::format_duration(timeout));
+    let _ = ready.stopping(timeout + DRAIN_GRACE);
+    for handle in handles {
+        sys::wake(handle.wake.as_fd());
+    }
+    let deadline = Instant::now() + timeout + DRAIN_GRACE;
+    let mut left = handles.len();
+    while left > 0 {
+        match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ended(_)) => left -= 1,
+            Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
+            Ok(Event::Signal) => {
+                warn!("a second signal: ending at once");
+                return Ok(());
+            }
+            Ok(Event::Armed) => {}
+            Err(_) => {
+                warn!("{left} worker(s) did not end in time");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn snapshot(handles: &[Handle]) -> Snapshot {
+    Snapshot::of(handles.iter().map(|handle| &*handle.counters))
+}
+
+fn status(now: &Snapshot) -> String {
+    format!(
+        "{} connections open, {} accepted; {} datagrams in, {} out",
+        now.tcp_open, now.tcp_accepted, now.udp_datagrams_in, now.udp_datagrams_out
+    )
+}
+
+/// What the main thread does from time to time.
+struct Clock {
+    stats: Option<Periodic>,
+    status: Option<Periodic>,
+    watchdog: Option<Periodic>,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    stats: bool,
+    status: bool,
+    watchdog: bool,
+}
+
+struct Periodic {
+    interval: Duration,
+    next: Instant,
+}
+
+impl Clock {
+    fn new(stats: Option<Duration>, is_heard: bool, watchdog: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let every = |interval: Duration| Periodic { interval, next: now + interval };
+        Self {
+            stats: stats.map(every),
+            status: is_heard.then(|| every(STATUS_INTERVAL)),
+            // a worker's turns move at least every quarter of it
+            watchdog: watchdog.filter(|_| is_heard).map(|interval| every(interval / 2)),
+        }
+    }
+
+    fn until_next(&self) -> Option<Duration> {
+        let next =
+            [&self.stats, &self.status, &self.watchdog].into_iter().flatten().map(|periodic| periodic.next);
+        next.min().map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn due(&mut self, now: Instant) -> Due {
+        let is_due = |periodic: &mut Option<Periodic>| {
+            periodic.as_mut().is_some_and(|periodic| {
+                let due = now >= periodic.next;
+                if due {
+                    periodic.next = now + periodic.interval;
+                }
+                due
+            })
+        };
+        Due {
+            stats: is_due(&mut self.stats),
+            status: is_due(&mut self.status),
+            watchdog: is_due(&mut self.watchdog),
+        }
+    }
+}

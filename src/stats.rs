@@ -1,0 +1,152 @@
+//! Counters: each written by one worker, read by whoever prints them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number with one writer. Readers see it a moment late, never half written.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `more`; for the one writer only.
+    #[inline]
+    pub fn add(&self, more: u64) {
+        // no read-modify-write: there is one writer, so a locked instruction would buy nothing
+        self.0.store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+
+    /// Takes `less` away from a gauge; for the one writer only.
+    #[inline]
+    pub fn subtract(&self, less: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) - less, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// What one worker has done. Aligned so that two workers' counters share no cache line.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            $($(#[$doc])+ pub $name: Counter,)+
+        }
+
+        /// The counters of one worker or the sum of several, at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Snapshot {
+            $($(#[$doc])+ pub $name: u64,)+
+        }
+
+        impl Snapshot {
+            /// Adds up the counters of several workers.
+            pub fn of<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> Self {
+                let mut sum = Self::default();
+                for counters in workers {
+                    $(sum.$name += counters.$name.get();)+
+                }
+                sum
+            }
+
+            /// Names and values, in the order of their definition.
+            pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns of the ring.
+    turns,
+    /// Connections accepted.
+    tcp_accepted,
+    /// Connections open now.
+    tcp_open,
+    /// Bytes received on connections.
+    tcp_bytes_in,
+    /// Bytes that the kernel took to send on connections.
+    tcp_bytes_out,
+    /// Connections closed after the peer had finished and had everything sent back.
+    tcp_closed_finished,
+    /// Connections that their peer reset.
+    tcp_closed_reset,
+    /// Connections closed for another error.
+    tcp_closed_error,
+    /// Connections closed because their peer did not read and memory for its echo ran out.
+    tcp_closed_stalled,
+    /// Connections that the end of the server closed.
+    tcp_closed_drained,
+    /// Times a connection's peer did not read fast enough, so that its echo was set aside.
+    tcp_stalls,
+    /// Times the receive buffers of the connections were used up.
+    tcp_no_buffers,
+    /// Times the limit of connections stopped accepting for a while.
+    tcp_limit_reached,
+    /// Accepts that failed.
+    tcp_accept_errors,
+    /// Datagrams received; a train counts each of its own.
+    udp_datagrams_in,
+    /// Bytes of their payload.
+    udp_bytes_in,
+    /// Trains received in one piece (GRO).
+    udp_trains_in,
+    /// Datagrams sent.
+    udp_datagrams_out,
+    /// Bytes of their payload.
+    udp_bytes_out,
+    /// Trains sent in one piece (GSO).
+    udp_trains_out,
+    /// Received payload or control messages did not fit: dropped.
+    udp_truncated,
+    /// No original destination to answer from: dropped.
+    udp_unaddressed,
+    /// Times the receive buffers of a UDP socket were used up; what is queued stays queued.
+    udp_no_buffers,
+    /// Receives that failed.
+    udp_receive_errors,
+    /// Times a reply found the send buffer full and had to wait.
+    udp_send_waits,
+    /// Trains that the path refused, sent singly instead.
+    udp_trains_refused,
+    /// Replies with no route to their peer: dropped.
+    udp_send_unreachable,
+    /// Replies that a filter forbade: dropped.
+    udp_send_forbidden,
+    /// Replies whose source address this host may not use: dropped.
+    udp_send_bad_source,
+    /// Replies that failed otherwise: dropped.
+    udp_send_errors,
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.entries().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_add_up() {
+        let workers = [Counters::default(), Counters::default()];
+        workers[0].udp_datagrams_in.add(3);
+        workers[1].udp_datagrams_in.add(4);
+        workers[1].tcp_open.add(2);
+        workers[1].tcp_open.subtract(1);
+        let sum = Snapshot::of(&workers);
+        assert_eq!((sum.udp_datagrams_in, sum.tcp_open), (7, 1));
+        let text = sum.to_string();
+        assert!(text.starts_with("turns=0 ") && text.contains(" udp_datagrams_in=7 "), "{text}");
+    }
+}

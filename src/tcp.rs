@@ -1,0 +1,626 @@
+//! The TCP datapath: what a connection sends comes back on it, in order, byte for byte.
+//!
+//! ```text
+//! accept ─► direct descriptor ─► receive (multishot) ─► piece of a provided buffer ─► send, inline
+//!                                      ▲                                               │ all out
+//!                                      └── buffer goes back to the kernel ◄────────────┤
+//!                                                                                      ▼ not all
+//!                 receiving stops ◄── the rest is copied aside: a provided buffer never waits for a peer
+//! ```
+//!
+//! A connection whose peer sends much at a time receives once for each send instead of by multishot, so
+//! that a peer that sends but does not read can make us keep little more than one receive's bytes.
+//!
+//! Each connection has at most one send in flight: two could overtake each other. A direct descriptor
+//! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use crate::ring::{
+    Arena, BufferConfig, BufferRing, Chunk, Completion, Errno, File, Patience, Piece, Ring, RingError, Token,
+};
+use crate::sockets::{LISTEN_BACKLOG, Listening};
+use crate::stats::{Counter, Counters};
+use crate::sys;
+use crate::verdict::{self, StreamSend};
+
+/// Receive buffers of all connections together: large messages whole, small ones side by side, and all
+/// of it in the cache.
+const BUFFERS: BufferConfig = BufferConfig { group: 0, count: 16, buffer_bytes: 64 << 10, incremental: true };
+/// The same for kernels where a buffer is used up by one receive, however short.
+const WHOLE_BUFFERS: BufferConfig =
+    BufferConfig { group: 0, count: 128, buffer_bytes: 32 << 10, incremental: false };
+/// A receive of more bytes shows a peer that streams.
+const STREAMING_BYTES: u32 = 16 << 10;
+/// What such a peer's receives are limited to, so that what has to be set aside is at most twice that.
+const STREAMING_RECEIVE_BYTES_MAX: u32 = 32 << 10;
+/// Bytes set aside for all connections whose peers don't read, all workers together.
+const ASIDE_BYTES: u32 = 64 << 20;
+/// Bytes set aside are kept in chunks of this size.
+const CHUNK_BYTES: u32 = 16 << 10;
+
+/// How much a worker takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections served at a time.
+    pub connections: usize,
+    /// Workers that share the memory for bytes set aside.
+    pub workers: usize,
+}
+
+/// The numbers of the operations that this datapath submits.
+#[derive(Clone, Copy, Debug)]
+pub struct Operations {
+    /// Accept; the index is the listener's.
+    pub accept: u8,
+    /// Receive on a connection; the index is its file.
+    pub receive: u8,
+    /// Send on a connection.
+    pub send: u8,
+    /// Shutdown of a connection.
+    pub shutdown: u8,
+    /// Close of a connection; only failures complete.
+    pub close: u8,
+    /// Cancellation of an accept or a receive.
+    pub cancel: u8,
+}
+
+impl Operations {
+    fn accept(self, number: usize) -> Token {
+        Token::new(self.accept, 0, number as u32)
+    }
+
+    fn cancel(self) -> Token {
+        Token::new(self.cancel, 0, 0)
+    }
+}
+
+/// How far accepting on a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    Armed,
+    Cancelling,
+    Ended,
+    /// For good.
+    Off,
+}
+
+struct Listener {
+    listening: Listening,
+    file: File,
+    accepting: Accepting,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No connection has this file.
+    Free,
+    /// Accepted above the limit: waits like in the accept queue.
+    Parked,
+    /// Echoing.
+    Open,
+    /// Nothing more is received; what was received is sent, then the connection is closed.
+    Finishing(Cause),
+    /// Our FIN is out; the peer's remaining bytes are read and dropped, since closing on them would
+    /// reset the connection and destroy what it has not read yet.
+    Lingering,
+    /// It is over; it is closed as soon as nothing is in flight on it.
+    Closing(Cause),
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Finished,
+    Reset,
+    Error,
+    Stalled,
+    Drained,
+}
+
+impl Cause {
+    fn counter(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::Finished => &counters.tcp_closed_finished,
+            Self::Reset => &counters.tcp_closed_reset,
+            Self::Error => &counters.tcp_closed_error,
+            Self::Stalled => &counters.tcp_closed_stalled,
+            Self::Drained => &counters.tcp_closed_drained,
+        }
+    }
+}
+
+/// How far receiving on a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    Off,
+    Multishot,
+    Once,
+    Cancelling,
+}
+
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
+struct Connection {
+    generation: u32,
+    phase: Phase,
+    receiving: Receiving,
+    /// A send or a shutdown is in flight.
+    sending: bool,
+    /// It is in the list of connections to look after at the end of the turn.
+    listed: bool,
+    /// It is in the list of those that wait for buffers.
+    starved: bool,
+    /// Receives one by one, since its peer sends much at a time.
+    streaming: bool,
+    /// Received and not yet sent, still in provided buffers.
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that need not be sent any more.
+    piece_bytes_done: u32,
+    /// Received before the pieces and not yet sent, set aside.
+    aside: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are out already.
+    chunk_bytes_done: u32,
+    /// The turn in which its peer was found not to read.
+    stalled_turn: u64,
+}
+
+impl Connection {
+    fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            phase: Phase::Free,
+            receiving: Receiving::Off,
+            sending: false,
+            listed: false,
+            starved: false,
+            streaming: false,
+            pieces: VecDeque::new(),
+            piece_bytes_done: 0,
+            aside: VecDeque::new(),
+            chunk_bytes_done: 0,
+            stalled_turn: 0,
+        }
+    }
+
+    fn has_to_send(&self) -> bool {
+        !self.pieces.is_empty() || !self.aside.is_empty()
+    }
+}
+
+/// All listeners and connections of a worker.
+pub struct Tcp {
+    operations: Operations,
+    listeners: Vec<Listener>,
+    buffers: BufferRing,
+    aside: Arena,
+    /// By file, from `first_connection` on.
+    connections: Vec<Connection>,
+    first_connection: u32,
+    /// Connections to look after at the end of the turn.
+    listed: Vec<File>,
+    /// Connections whose receive waits for buffers.
+    starved: VecDeque<File>,
+    /// Connections accepted above the limit, in order.
+    parked: VecDeque<File>,
+    limit: usize,
+    served: usize,
+    turn: u64,
+    draining: bool,
+}
+
+impl Tcp {
+    /// Registered files that connections need: the kernel accepts a full backlog beyond the limit
+    /// before a cancellation takes effect, and would close what finds no place in the table.
+    pub fn files(limit: usize, listeners: usize) -> usize {
+        limit + listeners * (LISTEN_BACKLOG as usize + 1)
+    }
+
+    /// Registers `listening` from file `first` on. Connections get files from `first_connection` on.
+    pub fn new(
+        ring: &Ring,
+        listening: Vec<Listening>,
+        first: u32,
+        first_connection: u32,
+        limits: Limits,
+        operations: Operations,
+    ) -> Result<Self, RingError> {
+        let mut listeners = Vec::new();
+        for (number, listening) in listening.into_iter().enumerate() {
+            let file = File(first + number as u32);
+            ring.register_file(file, listening.as_fd())?;
+            listeners.push(Listener { listening, file, accepting: Accepting::Ended });
+        }
+        let buffers = BufferRing::new(ring, BUFFERS).or_else(|_| BufferRing::new(ring, WHOLE_BUFFERS))?;
+        let chunks = ASIDE_BYTES / CHUNK_BYTES / limits.workers as u32;
+        let table = Self::files(limits.connections, listeners.len());
+        Ok(Self {
+            operations,
+            listeners,
+            buffers,
+            aside: Arena::new(chunks, CHUNK_BYTES)?,
+            connections: (0..table).map(|_| Connection::new(0)).collect(),
+            first_connection,
+            listed: Vec::new(),
+            starved: VecDeque::new(),
+            parked: VecDeque::new(),
+            limit: limits.connections,
+            served: 0,
+            turn: 0,
+            draining: false,
+        })
+    }
+
+    /// The listener that an accept's token means, for messages.
+    pub fn addr(&self, token: Token) -> SocketAddr {
+        self.listeners[token.index() as usize].listening.addr
+    }
+
+    /// Handles the completion of an accept. An error is final for the worker: the listener or the ring
+    /// is unusable.
+    pub fn accepted(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
+        let listener = &mut self.listeners[completion.token().index() as usize];
+        if !completion.more() {
+            listener.accepting = match listener.accepting {
+                Accepting::Cancelling if self.draining => Accepting::Off,
+                _ => Accepting::Ended,
+            };
+        }
+        match completion.result() {
+            Ok(file) => {
+                let file = File(file);
+                let connection = self.connection(file);
+                debug_assert_eq!(connection.phase, Phase::Free, "the kernel gave out a file in use");
+                *connection = Connection::new(connection.generation.wrapping_add(1));
+                connection.phase = Phase::Parked;
+                self.parked.push_back(file);
+                counters.tcp_accepted.add(1);
+                counters.tcp_open.add(1);
+            }
+            Err(errno) => match verdict::of_accept(errno) {
+                verdict::Receive::Cancelled => {}
+                verdict::Receive::Fatal => return Err(errno),
+                _ => counters.tcp_accept_errors.add(1),
+            },
+        }
+        Ok(())
+    }
+
+    /// Handles the completion of a receive.
+    pub fn received(&mut self, completion: &Completion, counters: &Counters) {
+        let piece = self.buffers.take(completion);
+        let Some(file) = self.file_of(completion.token()) else {
+            if let Some(piece) = piece {
+                self.buffers.recycle(piece);
+            }
+            return;
+        };
+        self.list(file);
+        let connection = self.connection(file);
+        if !completion.more() {
+            connection.receiving = Receiving::Off;
+        }
+        match completion.result() {
+            Ok(0) => {
+                connection.phase = match connection.phase {
+                    Phase::Open | Phase::Finishing(_) => Phase::Finishing(Cause::Finished),
+                    Phase::Lingering => Phase::Closing(Cause::Drained),
+                    other => other,
+                };
+            }
+            Ok(bytes) => {
+                counters.tcp_bytes_in.add(bytes.into());
+                connection.streaming |= bytes > STREAMING_BYTES;
+            }
+            Err(errno) => match verdict::of_stream(errno) {
+                verdict::Receive::Starved => counters.tcp_no_buffers.add(1),
+                verdict::Receive::Cancelled | verdict::Receive::Rearm => {}
+                verdict::Receive::Reset | verdict::Receive::Fatal => {
+                    let reset = errno.0 == libc::ECONNRESET;
+                    connection.phase = Phase::Closing(if reset { Cause::Reset } else { Cause::Error });
+                }
+            },
+        }
+        let Some(piece) = piece else { return };
+        let echoed = matches!(connection.phase, Phase::Open | Phase::Finishing(_));
+        if !echoed || piece.bytes() == 0 {
+            self.buffers.recycle(piece);
+            return;
+        }
+        connection.pieces.push_back(piece);
+        if !connection.aside.is_empty() {
+            self.set_aside(file, counters);
+        }
+    }
+
+    /// Handles the completion of a send.
+    pub fn sent(&mut self, completion: &Completion, counters: &Counters) {
+        let Some(file) = self.file_of(completion.token()) else { return };
+        self.list(file);
+        let connection = self.connection(file);
+        connection.sending = false;
+        match completion.result() {
+            Ok(bytes) => {
+                counters.tcp_bytes_out.add(bytes.into());
+                self.advance(file, bytes, counters);
+            }
+            Err(errno) => match verdict::of_stream_send(errno) {
+                StreamSend::Stalled => self.set_aside(file, counters),
+                StreamSend::Again => {}
+                StreamSend::Reset => {
+                    // a send that was cancelled has its cause already
+                    if !matches!(connection.phase, Phase::Closing(_)) {
+                        let reset = matches!(errno.0, libc::ECONNRESET | libc::EPIPE);
+                        connection.phase = Phase::Closing(if reset { Cause::Reset } else { Cause::Error });
+                    }
+                }
+            },
+        }
+    }
+
+    /// Handles the completion of a shutdown: our FIN is out.
+    pub fn shut_down(&mut self, completion: &Completion) {
+        let Some(file) = self.file_of(completion.token()) else { return };
+        self.list(file);
+        let connection = self.connection(file);
+        connection.sending = false;
+        if completion.result().is_err() {
+            connection.phase = Phase::Closing(Cause::Drained);
+        }
+    }
+
+    /// Ends the turn: every connection that something happened to gets its next operation.
+    pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
+        self.turn += 1;
+        let mut listed = std::mem::take(&mut self.listed);
+        for file in listed.drain(..) {
+            self.connection(file).listed = false;
+            self.look_after(file, ring, counters);
+        }
+        self.listed = listed;
+        // who found no buffer is served in turn as buffers come back, one each: the rest wait on
+        for _ in 0..self.buffers.available() {
+            let Some(file) = self.starved.pop_front() else { break };
+            self.connection(file).starved = false;
+            self.look_after(file, ring, counters);
+        }
+        while self.served < self.limit || self.draining {
+            let Some(file) = self.parked.pop_front() else { break };
+            self.served += 1;
+            self.connection(file).phase = Phase::Open;
+            if self.draining {
+                self.connection(file).phase = Phase::Finishing(Cause::Drained);
+            }
+            self.look_after(file, ring, counters);
+        }
+        self.arm_listeners(ring, counters);
+    }
+
+    /// Accepts below the limit, stops above it.
+    fn arm_listeners(&mut self, ring: &mut Ring, counters: &Counters) {
+        let full = self.served >= self.limit && !self.draining;
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            match listener.accepting {
+                Accepting::Armed if full => {
+                    counters.tcp_limit_reached.add(1);
+                    listener.accepting = Accepting::Cancelling;
+                    ring.cancel(self.operations.accept(number), self.operations.cancel());
+                }
+                Accepting::Ended if !full => {
+                    listener.accepting = Accepting::Armed;
+                    ring.accept(listener.file, self.operations.accept(number));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets nothing new in. Who is in the accept queue is still accepted; connections send what they
+    /// have received, then get our FIN.
+    pub fn begin_drain(&mut self) {
+        self.draining = true;
+        for listener in &self.listeners {
+            // without the filter late connections are reset by the close, as by any other server
+            let _ = sys::drop_incoming(listener.listening.as_fd());
+        }
+        for index in 0..self.connections.len() {
+            if self.connections[index].phase == Phase::Open {
+                self.connections[index].phase = Phase::Finishing(Cause::Drained);
+                self.list(File(self.first_connection + index as u32));
+            }
+        }
+    }
+
+    /// Ends accepting on every listener whose queue is empty. True when no connection is left.
+    pub fn drain(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        let mut drained = self.served == 0 && self.parked.is_empty();
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.accepting == Accepting::Armed
+                && sys::accept_queue_len(listener.listening.as_fd())? == 0
+            {
+                listener.accepting = Accepting::Cancelling;
+                ring.cancel(self.operations.accept(number), self.operations.cancel());
+            }
+            drained &= listener.accepting == Accepting::Off;
+        }
+        Ok(drained)
+    }
+
+    /// Decides what a connection does next: the one place where operations on connections begin.
+    fn look_after(&mut self, file: File, ring: &mut Ring, counters: &Counters) {
+        let operations = self.operations;
+        let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
+        let receive = Token::new(operations.receive, connection.generation, file.0);
+        let send = Token::new(operations.send, connection.generation, file.0);
+
+        if let Phase::Closing(cause) = connection.phase {
+            if matches!(connection.receiving, Receiving::Multishot | Receiving::Once) {
+                connection.receiving = Receiving::Cancelling;
+                ring.cancel(receive, operations.cancel());
+            }
+            if connection.sending {
+                ring.cancel(send, operations.cancel());
+            }
+            if connection.receiving == Receiving::Off && !connection.sending {
+                self.close(file, cause, ring, counters);
+            }
+            return;
+        }
+
+        if !connection.sending && connection.has_to_send() {
+            connection.sending = true;
+            if let Some(chunk) = connection.aside.front() {
+                let bytes = self.aside.span(chunk).skip(connection.chunk_bytes_done);
+                ring.send(file, bytes, Patience::Wait, send);
+            } else if let Some(piece) = connection.pieces.front() {
+                let bytes = self.buffers.span(piece).skip(connection.piece_bytes_done);
+                ring.send(file, bytes, Patience::Inline, send);
+            }
+        }
+
+        match (connection.phase, connection.receiving) {
+            (Phase::Open, Receiving::Off) => {
+                // a piece that is sent inline is out before the receive behind it begins
+                let ready = connection.aside.is_empty() && connection.pieces.len() <= 1;
+                if ready && self.buffers.available() == 0 {
+                    if !connection.starved {
+                        connection.starved = true;
+                        self.starved.push_back(file);
+                    }
+                } else if ready && connection.streaming {
+                    connection.receiving = Receiving::Once;
+                    ring.receive_once(file, &self.buffers, STREAMING_RECEIVE_BYTES_MAX, receive);
+                } else if ready {
+                    connection.receiving = Receiving::Multishot;
+                    ring.receive(file, &self.buffers, receive);
+                }
+            }
+            (Phase::Open, Receiving::Multishot) if connection.streaming || !connection.aside.is_empty() => {
+                connection.receiving = Receiving::Cancelling;
+                ring.cancel(receive, operations.cancel());
+            }
+            (Phase::Finishing(_), Receiving::Multishot | Receiving::Once) => {
+                connection.receiving = Receiving::Cancelling;
+                ring.cancel(receive, operations.cancel());
+            }
+            (Phase::Finishing(cause), Receiving::Off) if !connection.sending => {
+                if cause == Cause::Drained {
+                    connection.phase = Phase::Lingering;
+                    connection.sending = true;
+                    ring.shutdown(file, Token::new(operations.shutdown, connection.generation, file.0));
+                } else {
+                    self.close(file, cause, ring, counters);
+                }
+            }
+            (Phase::Lingering, Receiving::Off) if !connection.sending && self.buffers.available() > 0 => {
+                connection.receiving = Receiving::Once;
+                ring.receive_once(file, &self.buffers, STREAMING_RECEIVE_BYTES_MAX, receive);
+            }
+            (Phase::Lingering, Receiving::Off) if !connection.sending && !connection.starved => {
+                connection.starved = true;
+                self.starved.push_back(file);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes a connection on which nothing is in flight.
+    fn close(&mut self, file: File, cause: Cause, ring: &mut Ring, counters: &Counters) {
+        let index = (file.0 - self.first_connection) as usize;
+        let generation = self.connections[index].generation;
+        let closed = std::mem::replace(&mut self.connections[index], Connection::new(generation));
+        for piece in closed.pieces {
+            self.buffers.recycle(piece);
+        }
+        for chunk in closed.aside {
+            self.aside.release(chunk);
+        }
+        ring.close(file, Token::new(self.operations.close, generation, file.0));
+        self.served -= 1;
+        counters.tcp_open.subtract(1);
+        cause.counter(counters).add(1);
+    }
+
+    /// Takes `bytes` that were sent off what is to be sent.
+    fn advance(&mut self, file: File, bytes: u32, counters: &Counters) {
+        let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
+        if let Some(chunk) = connection.aside.front() {
+            connection.chunk_bytes_done += bytes;
+            if connection.chunk_bytes_done == chunk.bytes() {
+                connection.chunk_bytes_done = 0;
+                let chunk = connection.aside.pop_front().expect("it is there");
+                self.aside.release(chunk);
+            }
+        } else if let Some(piece) = connection.pieces.front() {
+            connection.piece_bytes_done += bytes;
+            if connection.piece_bytes_done == piece.bytes() {
+                connection.piece_bytes_done = 0;
+                let piece = connection.pieces.pop_front().expect("it is there");
+                self.buffers.recycle(piece);
+            } else {
+                self.set_aside(file, counters);
+            }
+        }
+    }
+
+    /// Copies what a connection has received out of the provided buffers, so that they need not wait
+    /// for its peer. When there is no room left, the connection whose peer has not read for the longest
+    /// time is closed, and what did not fit is tried again in a later turn.
+    fn set_aside(&mut self, file: File, counters: &Counters) {
+        let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
+        if connection.aside.is_empty() {
+            connection.stalled_turn = self.turn;
+            counters.tcp_stalls.add(1);
+        }
+        while let Some(piece) = connection.pieces.front() {
+            let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];
+            let Some(chunk) = self.aside.keep(rest) else {
+                self.give_up_longest_stalled();
+                return;
+            };
+            connection.piece_bytes_done += chunk.bytes();
+            connection.aside.push_back(chunk);
+            if connection.piece_bytes_done == piece.bytes() {
+                connection.piece_bytes_done = 0;
+                let piece = connection.pieces.pop_front().expect("it is there");
+                self.buffers.recycle(piece);
+            }
+        }
+    }
+
+    /// Closes the connection whose peer has not read for the longest time.
+    fn give_up_longest_stalled(&mut self) {
+        let stalled = (0_u32..).zip(&self.connections).filter(|(_, connection)| {
+            !connection.aside.is_empty() && matches!(connection.phase, Phase::Open | Phase::Finishing(_))
+        });
+        if let Some((index, _)) = stalled.min_by_key(|(_, connection)| connection.stalled_turn) {
+            self.connections[index as usize].phase = Phase::Closing(Cause::Stalled);
+            self.list(File(self.first_connection + index));
+        }
+    }
+
+    /// The connection that a token means, if it is still the same one.
+    fn file_of(&self, token: Token) -> Option<File> {
+        let connection = self.connections.get((token.index() - self.first_connection) as usize)?;
+        let same = connection.phase != Phase::Free
+            && Token::new(token.operation(), connection.generation, token.index()) == token;
+        same.then_some(File(token.index()))
+    }
+
+    fn connection(&mut self, file: File) -> &mut Connection {
+        &mut self.connections[(file.0 - self.first_connection) as usize]
+    }
+
+    /// Has `file` looked after at the end of the turn.
+    fn list(&mut self, file: File) {
+        let connection = self.connection(file);
+        if !connection.listed {
+            connection.listed = true;
+            self.listed.push(file);
+        }
+    }
+}

@@ -1,0 +1,592 @@
+//! The UDP datapath: a datagram in, the same bytes out, from the address that was asked.
+//!
+//! ```text
+//! completion ─► piece of a provided buffer ─► flow: peer, original destination
+//!                                               │ join: same flow, same size, this turn
+//!                                               ▼
+//!                     group of buffers ─► one SENDMSG: PKTINFO, UDP_SEGMENT if more than one datagram
+//!                                               ▼
+//! completion ─► all buffers of the group go back to the kernel
+//! ```
+//!
+//! The reply state of buffer *b* is `replies[b]`, and the message slot of a group is the number of its
+//! first buffer: nothing is allocated, no byte is copied. A reply is never larger than its request.
+//!
+//! A group is what one GSO send can carry: datagrams of one flow in the order of their arrival, all of
+//! one size but the last, which may be shorter and closes the group. A received train (GRO) joins like
+//! the datagrams it consists of. Groups are sent at the end of the turn that opened them; nothing waits.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use crate::addr::{self, datagram_bytes_max};
+use crate::cmsg;
+use crate::flow::{Flow, Refusals};
+use crate::ring::{
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Messages, Patience, Piece,
+    Ring, RingError, SEGMENTS_MAX, Span, Token, Transmit, Unusable,
+};
+use crate::sockets::Listening;
+use crate::stats::Counters;
+use crate::sys;
+use crate::verdict;
+
+/// Buffers of each socket: what one turn can receive.
+const BUFFERS: u16 = 128;
+/// A buffer holds the largest train. Its size is an odd number of cache lines, so that the headers of
+/// all buffers spread over the cache instead of falling into the same set.
+const BUFFER_BYTES: u32 = {
+    let lines = (DATAGRAM_HEADER_BYTES + 65_535).div_ceil(64);
+    ((lines | 1) * 64) as u32
+};
+/// Places of the table that finds a flow's open group.
+const FLOW_PLACES: usize = 256;
+/// Messages that can be under way for trains that have to be sent singly.
+const SINGLES: u16 = 256;
+
+/// Datagrams that came singly are made a train only up to a size that fits every Ethernet path.
+fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
+    if peer.is_ipv4() { 1472 } else { 1452 }
+}
+
+/// A group was sent, or one datagram of a group that was refused: what a completion's generation says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Group = 0,
+    Single = 1,
+}
+
+/// The numbers of the operations that this datapath submits.
+#[derive(Clone, Copy, Debug)]
+pub struct Operations {
+    /// Receive of datagrams; the index is the socket's.
+    pub receive: u8,
+    /// Send of a reply.
+    pub send: u8,
+    /// Cancellation of a receive.
+    pub cancel: u8,
+}
+
+/// No buffer.
+const NONE: u16 = u16::MAX;
+
+/// What becomes of one received buffer.
+#[derive(Debug)]
+struct Reply {
+    /// The buffer, until it goes back.
+    piece: Option<Piece>,
+    /// Where its payload is.
+    payload: Option<Span>,
+    /// The next buffer of the same group.
+    next: u16,
+    /// What the group is, if this buffer is its first.
+    group: Group,
+}
+
+/// Datagrams of one flow that leave together.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    flow: Flow,
+    /// Bytes of each datagram but perhaps the last.
+    segment_bytes: u32,
+    /// Datagrams.
+    segments: u32,
+    /// Bytes of all payloads.
+    bytes: u32,
+    /// Nothing more may join.
+    closed: bool,
+    /// Its last buffer.
+    last: u16,
+    /// Completions still to come.
+    in_flight: u16,
+}
+
+/// What was received into one buffer: one datagram or a train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Arrival {
+    segment_bytes: u32,
+    segments: u32,
+    bytes: u32,
+}
+
+impl Arrival {
+    fn new(bytes: u32, segment_bytes: Option<u16>) -> Self {
+        match segment_bytes.map(u32::from) {
+            Some(segment_bytes) if segment_bytes > 0 && segment_bytes < bytes => {
+                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes }
+            }
+            _ => Self { segment_bytes: bytes, segments: 1, bytes },
+        }
+    }
+
+    /// All datagrams have the full size.
+    fn is_even(self) -> bool {
+        self.bytes == self.segments * self.segment_bytes
+    }
+}
+
+impl Group {
+    fn new(flow: Flow, arrival: Arrival, buffer: u16) -> Self {
+        let Arrival { segment_bytes, segments, bytes } = arrival;
+        let closed = bytes == 0
+            || !arrival.is_even()
+            || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
+        Self { flow, segment_bytes, segments, bytes, closed, last: buffer, in_flight: 0 }
+    }
+
+    /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.
+    fn join(&mut self, arrival: Arrival) -> bool {
+        let Arrival { segment_bytes, segments, bytes } = arrival;
+        let same_size = segment_bytes == self.segment_bytes;
+        let shorter_last = segments == 1 && bytes < self.segment_bytes;
+        let fits = !self.closed
+            && bytes > 0
+            && (same_size || shorter_last)
+            && (self.segments + segments) as usize <= SEGMENTS_MAX
+            && (self.bytes + bytes) as usize <= datagram_bytes_max(self.flow.peer.ip());
+        if fits {
+            self.segments += segments;
+            self.bytes += bytes;
+            self.closed = !same_size || !arrival.is_even();
+        }
+        fits
+    }
+}
+
+/// How far receiving on a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    /// The multishot is in the kernel.
+    Armed,
+    /// It is, but a cancellation is under way.
+    Cancelling,
+    /// It has ended and wants to be armed again.
+    Ended,
+    /// For good.
+    Off,
+}
+
+struct Socket {
+    listening: Listening,
+    file: File,
+    number: u16,
+    buffers: BufferRing,
+    messages: Messages<SEGMENTS_MAX>,
+    replies: Vec<Reply>,
+    receiving: Receiving,
+    /// First buffers of this turn's groups, in the order of arrival.
+    open: Vec<u16>,
+    /// Where a flow's open group may be: the turn that wrote the place, and the group's first buffer.
+    places: Box<[(u64, u16); FLOW_PLACES]>,
+}
+
+/// Trains that a path refused, sent as the datagrams that they consist of.
+struct Singles {
+    messages: Messages<1>,
+    free: Vec<u16>,
+    /// Whose datagram a slot holds: socket and first buffer of the group.
+    owners: Vec<(u16, u16)>,
+    /// Groups that wait for slots.
+    waiting: VecDeque<(u16, u16)>,
+}
+
+/// All UDP sockets of a worker.
+pub struct Udp {
+    operations: Operations,
+    sockets: Vec<Socket>,
+    singles: Singles,
+    refusals: Refusals,
+    turn: u64,
+    draining: bool,
+}
+
+impl Udp {
+    /// Registers `listening` from file `first` on and gives each socket buffers of its own, from group
+    /// `first` on: a flooded socket must not take its neighbours' buffers.
+    pub fn new(
+        ring: &Ring,
+        listening: Vec<Listening>,
+        first: u32,
+        operations: Operations,
+    ) -> Result<Self, RingError> {
+        let mut sockets = Vec::new();
+        for (number, listening) in listening.into_iter().enumerate() {
+            let file = File(first + number as u32);
+            ring.register_file(file, listening.as_fd())?;
+            let config = BufferConfig {
+                group: file.0 as u16,
+                count: BUFFERS,
+                buffer_bytes: BUFFER_BYTES,
+                incremental: false,
+            };
+            let nobody = Flow { peer: listening.addr, origdst: listening.addr };
+            let empty = Group::new(nobody, Arrival::new(0, None), NONE);
+            sockets.push(Socket {
+                listening,
+                file,
+                number: number as u16,
+                buffers: BufferRing::new(ring, config)?,
+                messages: Messages::new(BUFFERS.into()),
+                replies: (0..BUFFERS)
+                    .map(|_| Reply { piece: None, payload: None, next: NONE, group: empty })
+                    .collect(),
+                receiving: Receiving::Ended,
+                open: Vec::with_capacity(BUFFERS.into()),
+                places: Box::new([(0, NONE); FLOW_PLACES]),
+            });
+        }
+        let singles = Singles {
+            messages: Messages::new(SINGLES.into()),
+            free: (0..SINGLES).collect(),
+            owners: vec![(0, 0); SINGLES.into()],
+            waiting: VecDeque::new(),
+        };
+        Ok(Self { operations, sockets, singles, refusals: Refusals::default(), turn: 1, draining: false })
+    }
+
+    /// The socket that a receive's token means, for messages.
+    pub fn addr(&self, token: Token) -> SocketAddr {
+        self.sockets[token.index() as usize].listening.addr
+    }
+
+    /// Handles the completion of a receive. An error is final for the worker: the socket or the ring is
+    /// unusable.
+    pub fn received(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
+        let socket = &mut self.sockets[completion.token().index() as usize];
+        if !completion.more() {
+            socket.receiving = if socket.receiving == Receiving::Cancelling && self.draining {
+                Receiving::Off
+            } else {
+                Receiving::Ended
+            };
+        }
+        match (completion.result(), socket.buffers.take(completion)) {
+            (Ok(_), Some(piece)) => socket.arrived(piece, self.turn, &mut self.refusals, counters),
+            // no result without a buffer: nothing was received
+            (Ok(_), None) => counters.udp_receive_errors.add(1),
+            (Err(errno), piece) => {
+                if let Some(piece) = piece {
+                    socket.buffers.recycle(piece);
+                }
+                match verdict::of_datagrams(errno) {
+                    verdict::Receive::Starved => counters.udp_no_buffers.add(1),
+                    verdict::Receive::Cancelled => {}
+                    verdict::Receive::Rearm | verdict::Receive::Reset => counters.udp_receive_errors.add(1),
+                    verdict::Receive::Fatal => return Err(errno),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles the completion of a reply.
+    pub fn sent(&mut self, completion: &Completion, ring: &mut Ring, counters: &Counters) {
+        let index = completion.token().index();
+        let single = completion.token().generation() == Sent::Single as u32;
+        let (number, first) = if single {
+            let slot = index as u16;
+            self.singles.free.push(slot);
+            self.singles.owners[usize::from(slot)]
+        } else {
+            ((index >> 16) as u16, index as u16)
+        };
+        let socket = &mut self.sockets[usize::from(number)];
+        let group = &mut socket.replies[usize::from(first)].group;
+        let train = !single && group.segments > 1;
+        let splittable = train && group.segments <= SINGLES.into();
+        match completion.result() {
+            Ok(bytes) => {
+                counters.udp_datagrams_out.add(if single { 1 } else { group.segments.into() });
+                counters.udp_bytes_out.add(bytes.into());
+                counters.udp_trains_out.add(train.into());
+            }
+            Err(errno) => match verdict::of_reply(errno, splittable) {
+                verdict::Send::Wait if !single => {
+                    counters.udp_send_waits.add(1);
+                    let message = socket.messages.again(first.into());
+                    let token = self.operations.group(number, first);
+                    ring.send_message(socket.file, message, Patience::Wait, token);
+                    return;
+                }
+                verdict::Send::Split => {
+                    counters.udp_trains_refused.add(1);
+                    self.refusals.remember(group.flow.peer.ip(), Instant::now());
+                    self.singles.waiting.push_back((number, first));
+                    return;
+                }
+                verdict::Send::Unreachable => counters.udp_send_unreachable.add(1),
+                verdict::Send::Forbidden => counters.udp_send_forbidden.add(1),
+                verdict::Send::BadSource => counters.udp_send_bad_source.add(1),
+                verdict::Send::Wait | verdict::Send::Drop => counters.udp_send_errors.add(1),
+            },
+        }
+        group.in_flight -= 1;
+        if group.in_flight == 0 {
+            socket.recycle(first);
+        }
+    }
+
+    /// Ends the turn: sends what its datagrams ask for, and arms what has ended.
+    pub fn finish_turn(&mut self, ring: &mut Ring) {
+        // refused trains first: they are older than what this turn brought
+        self.send_singly(ring);
+        for socket in &mut self.sockets {
+            socket.send_groups(ring, self.operations, &mut self.refusals, &mut self.singles.waiting);
+        }
+        self.send_singly(ring);
+        // the first one armed is the first one served: take turns
+        let count = self.sockets.len();
+        for offset in 0..count {
+            let socket = &mut self.sockets[(self.turn as usize + offset) % count];
+            // arming with no buffer would fail at once, again and again
+            if socket.receiving == Receiving::Ended && socket.buffers.available() > 0 {
+                socket.receiving = Receiving::Armed;
+                ring.receive_datagrams(socket.file, &socket.buffers, self.operations.receive(socket.number));
+            }
+        }
+        self.turn += 1;
+    }
+
+    /// Lets nothing new in; what is queued will be answered.
+    pub fn begin_drain(&mut self) {
+        self.draining = true;
+        for socket in &self.sockets {
+            // without the filter the drain ends when the queue happens to be empty, or at the deadline
+            let _ = sys::drop_incoming(socket.listening.as_fd());
+        }
+    }
+
+    /// Ends receiving on every socket whose queue is empty. True when all replies are out.
+    pub fn drain(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        let mut drained = true;
+        for socket in &mut self.sockets {
+            if socket.receiving == Receiving::Armed
+                && sys::receive_queue_bytes(socket.listening.as_fd())? == 0
+            {
+                socket.receiving = Receiving::Cancelling;
+                ring.cancel(self.operations.receive(socket.number), Token::new(self.operations.cancel, 0, 0));
+            }
+            drained &=
+                socket.receiving == Receiving::Off && socket.buffers.available() == socket.buffers.count();
+        }
+        Ok(drained)
+    }
+
+    /// Sends the datagrams of refused trains one by one, as far as message slots go.
+    fn send_singly(&mut self, ring: &mut Ring) {
+        let Singles { messages, free, owners, waiting } = &mut self.singles;
+        while let Some(&(number, first)) = waiting.front() {
+            let socket = &mut self.sockets[usize::from(number)];
+            let group = socket.replies[usize::from(first)].group;
+            if free.len() < group.segments as usize {
+                return;
+            }
+            waiting.pop_front();
+            let transmit = Transmit {
+                peer: group.flow.peer,
+                source: Some(group.flow.origdst.ip()),
+                segment_bytes: None,
+            };
+            let mut segments = 0;
+            socket.for_each_datagram(first, |datagram| {
+                let slot = free.pop().expect("checked above: a group has no more than `segments`");
+                owners[usize::from(slot)] = (number, first);
+                messages.clear(slot.into());
+                messages.push(slot.into(), datagram);
+                let message = messages.finish(slot.into(), &transmit);
+                ring.send_message(socket.file, message, Patience::Wait, self.operations.single(slot));
+                segments += 1;
+            });
+            socket.replies[usize::from(first)].group.in_flight = segments;
+        }
+    }
+}
+
+impl Operations {
+    fn receive(self, number: u16) -> Token {
+        Token::new(self.receive, 0, number.into())
+    }
+
+    fn group(self, number: u16, first: u16) -> Token {
+        Token::new(self.send, Sent::Group as u32, u32::from(number) << 16 | u32::from(first))
+    }
+
+    fn single(self, slot: u16) -> Token {
+        Token::new(self.send, Sent::Single as u32, slot.into())
+    }
+}
+
+impl Socket {
+    /// Reads what came in, and puts it where it will be sent from.
+    fn arrived(&mut self, piece: Piece, turn: u64, refusals: &mut Refusals, counters: &Counters) {
+        let datagram = match self.buffers.datagram(&piece) {
+            Ok(datagram) => datagram,
+            Err(unusable) => {
+                match unusable {
+                    Unusable::PayloadTruncated | Unusable::ControlTruncated => counters.udp_truncated.add(1),
+                    Unusable::Malformed => counters.udp_receive_errors.add(1),
+                }
+                self.buffers.recycle(piece);
+                return;
+            }
+        };
+        let ancillary = cmsg::decode(datagram.control);
+        let arrival = Arrival::new(datagram.payload_bytes, ancillary.segment_bytes);
+        let (Some(peer), Some(origdst)) = (addr::decode(datagram.name), ancillary.origdst) else {
+            counters.udp_unaddressed.add(arrival.segments.into());
+            self.buffers.recycle(piece);
+            return;
+        };
+        let payload = self.buffers.span(&piece).part(datagram.payload_offset, datagram.payload_bytes);
+        counters.udp_datagrams_in.add(arrival.segments.into());
+        counters.udp_bytes_in.add(arrival.bytes.into());
+        counters.udp_trains_in.add((arrival.segments > 1).into());
+
+        let flow = Flow { peer, origdst };
+        let buffer = piece.buffer();
+        let place = &mut self.places[flow.hash() as usize % FLOW_PLACES];
+        let reply = &mut self.replies[usize::from(buffer)];
+        reply.piece = Some(piece);
+        reply.payload = Some(payload);
+        reply.next = NONE;
+        if place.0 == turn {
+            let first = place.1;
+            let group = &mut self.replies[usize::from(first)].group;
+            if group.flow == flow && group.join(arrival) {
+                let last = std::mem::replace(&mut group.last, buffer);
+                self.replies[usize::from(last)].next = buffer;
+                self.messages.push(first.into(), payload);
+                return;
+            }
+        }
+        let mut group = Group::new(flow, arrival, buffer);
+        group.closed |= refusals.contains(peer.ip(), Instant::now);
+        self.replies[usize::from(buffer)].group = group;
+        *place = (turn, buffer);
+        self.open.push(buffer);
+        self.messages.clear(buffer.into());
+        self.messages.push(buffer.into(), payload);
+    }
+
+    /// Sends this turn's groups in the order of their first datagrams.
+    fn send_groups(
+        &mut self,
+        ring: &mut Ring,
+        operations: Operations,
+        refusals: &mut Refusals,
+        waiting: &mut VecDeque<(u16, u16)>,
+    ) {
+        for first in self.open.drain(..) {
+            let group = &mut self.replies[usize::from(first)].group;
+            let splittable = group.segments > 1 && group.segments <= SINGLES.into();
+            if splittable && refusals.contains(group.flow.peer.ip(), Instant::now) {
+                waiting.push_back((self.number, first));
+                continue;
+            }
+            group.in_flight = 1;
+            let transmit = Transmit {
+                peer: group.flow.peer,
+                source: Some(group.flow.origdst.ip()),
+                segment_bytes: (group.segments > 1).then_some(group.segment_bytes as u16),
+            };
+            let message = self.messages.finish(first.into(), &transmit);
+            ring.send_message(self.file, message, Patience::Inline, operations.group(self.number, first));
+        }
+    }
+
+    /// Gives each datagram of a group to `send`, in order.
+    fn for_each_datagram(&self, first: u16, mut send: impl FnMut(Span)) {
+        let segment_bytes = self.replies[usize::from(first)].group.segment_bytes;
+        let mut buffer = first;
+        while buffer != NONE {
+            let reply = &self.replies[usize::from(buffer)];
+            let mut rest = reply.payload.expect("a buffer of a group has a payload");
+            while rest.bytes() > segment_bytes {
+                send(rest.part(0, segment_bytes));
+                rest = rest.skip(segment_bytes);
+            }
+            send(rest);
+            buffer = reply.next;
+        }
+    }
+
+    /// Gives all buffers of a group back to the kernel.
+    fn recycle(&mut self, first: u16) {
+        let mut buffer = first;
+        while buffer != NONE {
+            let reply = &mut self.replies[usize::from(buffer)];
+            self.buffers.recycle(reply.piece.take().expect("a buffer of a group is out"));
+            buffer = reply.next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow { peer: "192.0.2.1:9".parse().unwrap(), origdst: "192.0.2.2:1234".parse().unwrap() }
+    }
+
+    fn group(bytes: u32, segment_bytes: Option<u16>) -> Group {
+        Group::new(flow(), Arrival::new(bytes, segment_bytes), 0)
+    }
+
+    #[test]
+    fn an_arrival_is_counted_in_datagrams() {
+        for (bytes, segment_bytes, segments) in
+            [(0, None, 1), (100, None, 1), (100, Some(100), 1), (101, Some(100), 2), (300, Some(100), 3)]
+        {
+            assert_eq!(Arrival::new(bytes, segment_bytes).segments, segments, "{bytes} / {segment_bytes:?}");
+        }
+        assert_eq!(Arrival::new(100, Some(0)), Arrival::new(100, None), "a size of zero is no size");
+    }
+
+    #[test]
+    fn equal_sizes_join_and_a_shorter_one_closes() {
+        let mut open = group(100, None);
+        assert!(open.join(Arrival::new(100, None)));
+        assert!(open.join(Arrival::new(300, Some(100))));
+        assert!(!open.join(Arrival::new(101, None)), "a larger one never joins");
+        assert!(!open.join(Arrival::new(0, None)), "an empty one never joins");
+        assert!(!open.join(Arrival::new(80, Some(40))), "a train of another size never joins");
+        assert!(open.join(Arrival::new(99, None)));
+        assert!(!open.join(Arrival::new(100, None)), "behind a shorter one nothing joins");
+        assert_eq!((open.segments, open.bytes), (6, 599));
+    }
+
+    #[test]
+    fn a_train_with_a_short_tail_is_closed() {
+        let mut open = group(250, Some(100));
+        assert!(!open.join(Arrival::new(100, None)));
+        let mut open = group(200, Some(100));
+        assert!(open.join(Arrival::new(250, Some(100))));
+        assert!(!open.join(Arrival::new(100, None)));
+        assert_eq!((open.segments, open.bytes), (5, 450));
+    }
+
+    #[test]
+    fn one_send_carries_so_many_datagrams_and_bytes() {
+        let mut open = group(1, None);
+        let joined = (0..100).filter(|_| open.join(Arrival::new(1, None))).count();
+        assert_eq!(joined + 1, SEGMENTS_MAX);
+        let mut open = group(1400, None);
+        let joined = (0..100).filter(|_| open.join(Arrival::new(1400, None))).count();
+        assert_eq!(joined + 1, 65_507 / 1400);
+    }
+
+    #[test]
+    fn what_may_not_fit_a_path_is_not_made_a_train() {
+        assert!(!group(1473, None).join(Arrival::new(1473, None)));
+        assert!(group(1472, None).join(Arrival::new(1472, None)));
+        assert!(
+            group(4000, Some(2000)).join(Arrival::new(4000, Some(2000))),
+            "what came as a train may leave so"
+        );
+        assert!(!group(0, None).join(Arrival::new(0, None)));
+    }
+}

@@ -1,0 +1,261 @@
+//! A worker: a thread with one ring and listening sockets of its own. Workers share nothing.
+//!
+//! One turn: submit what was queued and sleep until something completes; copy the completions out;
+//! hand each to its datapath; let the datapaths queue what follows. Nothing else happens here, and
+//! nothing is logged: a worker counts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::ring::{Completion, Errno, File, Ring, RingConfig, RingError, Token, Wait};
+use crate::sockets::Listening;
+use crate::stats::Counters;
+use crate::sys::Protocol;
+use crate::tcp::{self, Tcp};
+use crate::udp::{self, Udp};
+
+/// Operations that fit the submission queue; more are submitted in between.
+const SUBMISSION_ENTRIES: u32 = 256;
+/// Completions that fit: a turn's receives and the sends of the turn before.
+const COMPLETION_ENTRIES: u32 = 4096;
+/// How often a draining worker looks whether the kernel's queues are empty.
+const DRAIN_TICK: Duration = Duration::from_millis(5);
+
+/// What a worker needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// How much TCP it takes on.
+    pub limits: tcp::Limits,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// How long a turn may sleep, so that a live worker's count of turns moves. `None`: for ever.
+    pub turn_timeout: Option<Duration>,
+}
+
+/// Why a worker could not start or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// There is no ring to work with.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A listening socket can't be used.
+    #[error(
+        "cannot {step} {protocol} {addr} through io_uring: {errno}; Linux 6.1 or newer is needed, unrestricted"
+    )]
+    Socket {
+        /// What failed.
+        step: &'static str,
+        /// Of which socket.
+        protocol: Protocol,
+        /// Its address.
+        addr: SocketAddr,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The ring stopped working.
+    #[error("io_uring_enter: {0}; see dmesg for what the kernel says of it")]
+    Enter(io::Error),
+    /// The queue of a socket can't be asked for.
+    #[error("cannot see whether a queue is empty: {0}")]
+    Drain(io::Error),
+}
+
+/// What a completion belongs to: the operation's number in its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Operation {
+    /// Somebody wants the worker to end.
+    Wake,
+    /// A cancellation; what it cancelled has its own completion.
+    Cancel,
+    UdpReceive,
+    UdpSend,
+    Accept,
+    TcpReceive,
+    TcpSend,
+    TcpShutdown,
+    TcpClose,
+}
+
+impl Operation {
+    const ALL: [Self; 9] = [
+        Self::Wake,
+        Self::Cancel,
+        Self::UdpReceive,
+        Self::UdpSend,
+        Self::Accept,
+        Self::TcpReceive,
+        Self::TcpSend,
+        Self::TcpShutdown,
+        Self::TcpClose,
+    ];
+
+    fn of(token: Token) -> Self {
+        Self::ALL[usize::from(token.operation())]
+    }
+}
+
+const UDP_OPERATIONS: udp::Operations = udp::Operations {
+    receive: Operation::UdpReceive as u8,
+    send: Operation::UdpSend as u8,
+    cancel: Operation::Cancel as u8,
+};
+
+const TCP_OPERATIONS: tcp::Operations = tcp::Operations {
+    accept: Operation::Accept as u8,
+    receive: Operation::TcpReceive as u8,
+    send: Operation::TcpSend as u8,
+    shutdown: Operation::TcpShutdown as u8,
+    close: Operation::TcpClose as u8,
+    cancel: Operation::Cancel as u8,
+};
+
+/// The file that wakes the worker; the listening sockets follow it, then the connections.
+const WAKE: File = File(0);
+
+/// A worker whose sockets are armed.
+pub struct Worker {
+    ring: Ring,
+    udp: Udp,
+    tcp: Tcp,
+    counters: Arc<Counters>,
+    config: WorkerConfig,
+    completions: Vec<Completion>,
+    /// Until when it drains, once it does.
+    drain_deadline: Option<Instant>,
+    _wake: Arc<OwnedFd>,
+}
+
+/// Registered files of a worker with so many sockets; the limit of open files must allow them.
+pub fn files(sockets: &[Listening], connections: usize) -> usize {
+    let listeners = sockets.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
+    1 + sockets.len() + Tcp::files(connections, listeners)
+}
+
+impl Worker {
+    /// Sets up the ring on the calling thread, which must run the worker, and arms `sockets`: when this
+    /// returns, the first operation of each is in the kernel and was not refused. The worker ends after
+    /// `wake` (an eventfd) becomes readable.
+    pub fn arm(
+        sockets: Vec<Listening>,
+        wake: Arc<OwnedFd>,
+        counters: Arc<Counters>,
+        config: WorkerConfig,
+    ) -> Result<Self, WorkerError> {
+        let mut ring = Ring::new(RingConfig {
+            submission_entries: SUBMISSION_ENTRIES,
+            completion_entries: COMPLETION_ENTRIES,
+            files: files(&sockets, config.limits.connections) as u32,
+        })?;
+        ring.register_file(WAKE, wake.as_fd())?;
+        let first_connection = 1 + sockets.len() as u32;
+        let (udp, tcp): (Vec<_>, Vec<_>) =
+            sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
+        let first_listener = 1 + udp.len() as u32;
+        let udp = Udp::new(&ring, udp, 1, UDP_OPERATIONS)?;
+        let tcp = Tcp::new(&ring, tcp, first_listener, first_connection, config.limits, TCP_OPERATIONS)?;
+        ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
+        let mut this = Self {
+            ring,
+            udp,
+            tcp,
+            counters,
+            config,
+            completions: Vec::with_capacity(COMPLETION_ENTRIES as usize),
+            drain_deadline: None,
+            _wake: wake,
+        };
+        this.finish_turn();
+        // an operation that the kernel does not know fails in its first completion
+        this.ring.turn(Wait::No, &mut this.completions).map_err(WorkerError::Enter)?;
+        this.handle_completions()?;
+        this.finish_turn();
+        this.ring.flush();
+        Ok(this)
+    }
+
+    /// Serves until it is woken to end, then drains. An error is final.
+    pub fn run(mut self) -> Result<(), WorkerError> {
+        let idle = self.config.turn_timeout.map_or(Wait::Completion, Wait::Timeout);
+        loop {
+            let wait = if self.drain_deadline.is_some() { Wait::Timeout(DRAIN_TICK) } else { idle };
+            self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
+            self.counters.turns.add(1);
+            self.handle_completions()?;
+            if self.is_drained()? {
+                break;
+            }
+            self.finish_turn();
+        }
+        // frees the ports sooner than the ring's own end, which the kernel puts off
+        let _ = self.ring.unregister_files();
+        Ok(())
+    }
+
+    fn handle_completions(&mut self) -> Result<(), WorkerError> {
+        let Self { ring, udp, tcp, counters, .. } = self;
+        let mut ending = false;
+        for completion in self.completions.drain(..) {
+            let token = completion.token();
+            match Operation::of(token) {
+                Operation::UdpReceive => {
+                    udp.received(&completion, counters).map_err(|errno| WorkerError::Socket {
+                        step: "receive on",
+                        protocol: Protocol::Udp,
+                        addr: udp.addr(token),
+                        errno,
+                    })?;
+                }
+                Operation::UdpSend => udp.sent(&completion, ring, counters),
+                Operation::Accept => {
+                    tcp.accepted(&completion, counters).map_err(|errno| WorkerError::Socket {
+                        step: "accept on",
+                        protocol: Protocol::Tcp,
+                        addr: tcp.addr(token),
+                        errno,
+                    })?;
+                }
+                Operation::TcpReceive => tcp.received(&completion, counters),
+                Operation::TcpSend => tcp.sent(&completion, counters),
+                Operation::TcpShutdown => tcp.shut_down(&completion),
+                Operation::Wake => ending = true,
+                Operation::Cancel | Operation::TcpClose => {}
+            }
+        }
+        if ending && self.drain_deadline.is_none() {
+            self.drain_deadline = Some(Instant::now() + self.config.drain_timeout);
+            self.udp.begin_drain();
+            self.tcp.begin_drain();
+        }
+        Ok(())
+    }
+
+    fn finish_turn(&mut self) {
+        self.udp.finish_turn(&mut self.ring);
+        self.tcp.finish_turn(&mut self.ring, &self.counters);
+    }
+
+    /// True when a drain has come to its end, or to its deadline.
+    fn is_drained(&mut self) -> Result<bool, WorkerError> {
+        let Some(deadline) = self.drain_deadline else { return Ok(false) };
+        let udp = self.udp.drain(&mut self.ring).map_err(WorkerError::Drain)?;
+        let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Drain)?;
+        Ok(udp && tcp || Instant::now() >= deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_found_by_its_number() {
+        for (number, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, number);
+            assert_eq!(Operation::of(Token::new(operation as u8, 0, 0)), operation);
+        }
+    }
+}
