@@ -39,6 +39,12 @@ fn fold(ip: IpAddr) -> u64 {
     }
 }
 
+/// A hash of an address and port under a secret `key`, so that nobody outside can aim at a place in a
+/// table. The scope does not count.
+pub fn keyed_hash(addr: SocketAddr, key: u64) -> u64 {
+    mix(mix(fold(addr.ip()) ^ key).wrapping_add(u64::from(addr.port()) ^ key.rotate_left(32)))
+}
+
 /// Entries of a [`Refusals`] table.
 const REFUSALS: usize = 64;
 /// How long a refusal is believed: paths change.

@@ -5,10 +5,13 @@
 //! floor 3  the life        main.rs    log and exit code           options.rs  the command line
 //!                          server.rs  bind → arm → ready → serve → drain
 //!                          notify.rs  what the service manager hears
+//!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
+//!                          reply_sockets.rs  answers from other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
+//!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          ring.rs    one ring; ring/{token, buffers, message, memory, arena}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
@@ -25,12 +28,16 @@ pub mod cmsg;
 pub mod flow;
 pub mod notify;
 pub mod options;
+pub mod pairs;
+pub mod refuse;
+pub mod reply_sockets;
 pub mod ring;
 pub mod server;
 pub mod sockets;
 pub mod stats;
 pub mod sys;
 pub mod tcp;
+pub mod troubles;
 pub mod udp;
 pub mod verdict;
 pub mod worker;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::reply_sockets;
 use crate::server::{ServerConfig, Workers};
 use crate::sockets::{self, Endpoint};
 
@@ -71,6 +72,19 @@ pub struct Options {
     /// How long the end may take, from SIGTERM on
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
+
+    /// Sockets kept, per worker, to answer from the UDP port that was asked when that is not the bound
+    /// one (a tubular binding of all ports). 0: such datagrams are dropped
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u16).range(..=30000))]
+    reply_sockets: u16,
+
+    /// How many of those each worker makes per second at the most; what is over is dropped and counted
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    reply_socket_rate: u32,
+
+    /// Close such a socket after so long without a reply
+    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = parse_interval)]
+    reply_socket_idle: Duration,
 }
 
 /// The options contradict each other.
@@ -97,6 +111,11 @@ impl Options {
             max_connections: self.max_connections,
             stats_interval: self.stats_interval,
             drain_timeout: self.drain_timeout,
+            reply_sockets: reply_sockets::Limits {
+                count: self.reply_sockets.into(),
+                per_second: self.reply_socket_rate,
+                idle_timeout: self.reply_socket_idle,
+            },
         })
     }
 }

@@ -259,6 +259,39 @@ impl Ring {
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
+    /// Takes a file out of the table: if nothing else holds it open it is closed, once what is in flight
+    /// on it is done. A file that is not there is left alone.
+    pub fn unregister_file(&self, file: File) {
+        let _ = self.submitter.register_files_update(file.0, &[-1]);
+    }
+
+    /// Takes direct descriptors from `files` on only (`IORING_REGISTER_FILE_ALLOC_RANGE`, Linux 6.0), so
+    /// that those below can be registered and unregistered by number.
+    pub fn reserve_files_below(&self, first: File, count: u32) -> Result<(), RingError> {
+        const REGISTER_FILE_ALLOC_RANGE: u32 = 25;
+        #[repr(C)]
+        struct FileIndexRange {
+            offset: u32,
+            len: u32,
+            reserved: u64,
+        }
+        let range = FileIndexRange { offset: first.0, len: count, reserved: 0 };
+        // SAFETY: io_uring_register(2) reads one live io_uring_file_index_range
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.uring.as_raw_fd(),
+                REGISTER_FILE_ALLOC_RANGE,
+                &raw const range,
+                0,
+            )
+        };
+        if result < 0 {
+            return Err(RingError::new(Step::RegisterFiles, &io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
     /// Takes every file out of the table, direct descriptors included: what nothing else holds open is
     /// closed.
     pub fn unregister_files(&self) -> io::Result<()> {

@@ -16,14 +16,20 @@ use std::{io, thread};
 use tracing::{info, warn};
 
 use crate::notify::{self, Notifier, NotifyError, Ready};
+use crate::pairs::Pairs;
+use crate::refuse::Rules;
+use crate::reply_sockets;
 use crate::sockets::{self, Endpoint, LISTEN_BACKLOG, Listening, SocketError};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
 use crate::tcp;
+use crate::troubles::Troubles;
 use crate::worker::{self, Worker, WorkerConfig, WorkerError};
 
 /// Connections served at a time if nobody says how many and the limit of open files allows it.
 const CONNECTIONS_DEFAULT: usize = 10_000;
+/// How often the counters are searched for losses that were not told yet.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// A drain may take this much longer than its deadline before the process ends without its workers.
@@ -55,6 +61,8 @@ pub struct ServerConfig {
     pub stats_interval: Option<Duration>,
     /// How long the end may take.
     pub drain_timeout: Duration,
+    /// Sockets to answer from other UDP ports than the bound ones, per worker.
+    pub reply_sockets: reply_sockets::Limits,
 }
 
 /// Why the server did not start, or ended before its time.
@@ -79,16 +87,17 @@ pub enum ServerError {
     Ended(usize),
     /// The limit of open files leaves no room for connections.
     #[error(
-        "{wanted} connections on {workers} worker(s) take {needed} open files each, but RLIMIT_NOFILE is {limit}; \
-         raise it (LimitNOFILE= in a unit, `ulimit -n`) or lower --max-connections"
+        "{connections} connections per worker take a table of {needed} open files, of which {fixed} are for the \
+         accept queues and our own sockets, but RLIMIT_NOFILE is {limit}; raise it (LimitNOFILE= in a unit, \
+         `ulimit -n`) or lower --max-connections or --reply-sockets"
     )]
     OpenFiles {
-        /// Connections asked for.
-        wanted: usize,
-        /// Workers that share them.
-        workers: usize,
+        /// Connections of each worker.
+        connections: usize,
         /// Files of each worker's ring.
         needed: usize,
+        /// Files that it needs without any connection.
+        fixed: usize,
         /// What the process may have.
         limit: u64,
     },
@@ -144,7 +153,11 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let watchdog = notify::watchdog_interval();
 
     let (events, inbox) = mpsc::channel();
+    let listening: Vec<_> = bound.shares.iter().flatten().map(|socket| socket.addr).collect();
+    let pairs = Arc::new(Pairs::new(listening.len() + count * config.reply_sockets.count));
     let worker_config = WorkerConfig {
+        rules: Rules::new(&listening, sys::local_ports(), pairs),
+        reply_sockets: config.reply_sockets,
         limits: tcp::Limits { connections, workers: count },
         drain_timeout: config.drain_timeout,
         turn_timeout: watchdog.map(|interval| interval / 4),
@@ -152,7 +165,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let mut handles = Vec::new();
     for (index, share) in bound.shares.into_iter().enumerate() {
         let processor = config.pin.then(|| processors[index % processors.len()]);
-        handles.push(start_worker(index, share, processor, worker_config, events.clone())?);
+        handles.push(start_worker(index, share, processor, worker_config.clone(), events.clone())?);
     }
     let armed = wait_until_armed(&inbox, count)?;
     for address in &addresses {
@@ -196,7 +209,8 @@ fn connections_per_worker(
     let wanted = config.max_connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get);
     let each = wanted.div_ceil(workers);
     // a ring's file table may be as large as the limit of open files, each worker's by itself
-    let fixed = shares.iter().map(|share| worker::files(share, 0)).max().unwrap_or(0);
+    let reply_sockets = config.reply_sockets.count;
+    let fixed = shares.iter().map(|share| worker::files(share, reply_sockets, 0)).max().unwrap_or(0);
     let room = usize::try_from(open_files).unwrap_or(usize::MAX).saturating_sub(fixed);
     if each <= room {
         Ok(each)
@@ -207,7 +221,7 @@ fn connections_per_worker(
         );
         Ok(room)
     } else {
-        Err(ServerError::OpenFiles { wanted, workers, needed: fixed + each, limit: open_files })
+        Err(ServerError::OpenFiles { connections: each, needed: fixed + each, fixed, limit: open_files })
     }
 }
 
@@ -262,13 +276,10 @@ fn serve(
     ready: &Ready,
     mut clock: Clock,
 ) -> Result<(), ServerError> {
+    let mut troubles = Troubles::default();
     let mut turns: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
     loop {
-        let event = match clock.until_next() {
-            Some(timeout) => inbox.recv_timeout(timeout),
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match event {
+        match inbox.recv_timeout(clock.until_next()) {
             Ok(Event::Signal) => return Ok(()),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
@@ -276,6 +287,11 @@ fn serve(
             Err(RecvTimeoutError::Disconnected) => unreachable!("the signals' thread holds a sender"),
             Err(RecvTimeoutError::Timeout) => {
                 let due = clock.due(Instant::now());
+                if due.troubles {
+                    for text in troubles.news(&snapshot(handles)) {
+                        warn!("{text}; said once");
+                    }
+                }
                 if due.stats {
                     info!("counters: {}", snapshot(handles));
                 }
@@ -340,56 +356,65 @@ fn status(now: &Snapshot) -> String {
 
 /// What the main thread does from time to time.
 struct Clock {
-    stats: Option<Periodic>,
-    status: Option<Periodic>,
-    watchdog: Option<Periodic>,
+    troubles: Periodic,
+    stats: Periodic,
+    status: Periodic,
+    watchdog: Periodic,
 }
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
 struct Due {
+    troubles: bool,
     stats: bool,
     status: bool,
     watchdog: bool,
 }
 
+/// Something that comes round every interval, or never.
 struct Periodic {
-    interval: Duration,
+    interval: Option<Duration>,
     next: Instant,
+}
+
+impl Periodic {
+    fn new(interval: Option<Duration>, now: Instant) -> Self {
+        Self { interval, next: now + interval.unwrap_or_default() }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let Some(interval) = self.interval.filter(|_| now >= self.next) else { return false };
+        self.next = now + interval;
+        true
+    }
 }
 
 impl Clock {
     fn new(stats: Option<Duration>, is_heard: bool, watchdog: Option<Duration>) -> Self {
         let now = Instant::now();
-        let every = |interval: Duration| Periodic { interval, next: now + interval };
         Self {
-            stats: stats.map(every),
-            status: is_heard.then(|| every(STATUS_INTERVAL)),
+            troubles: Periodic::new(Some(TROUBLE_INTERVAL), now),
+            stats: Periodic::new(stats, now),
+            status: Periodic::new(is_heard.then_some(STATUS_INTERVAL), now),
             // a worker's turns move at least every quarter of it
-            watchdog: watchdog.filter(|_| is_heard).map(|interval| every(interval / 2)),
+            watchdog: Periodic::new(watchdog.filter(|_| is_heard).map(|interval| interval / 2), now),
         }
     }
 
-    fn until_next(&self) -> Option<Duration> {
+    fn until_next(&self) -> Duration {
+        let all = [&self.troubles, &self.stats, &self.status, &self.watchdog];
         let next =
-            [&self.stats, &self.status, &self.watchdog].into_iter().flatten().map(|periodic| periodic.next);
-        next.min().map(|next| next.saturating_duration_since(Instant::now()))
+            all.iter().filter(|periodic| periodic.interval.is_some()).map(|periodic| periodic.next).min();
+        next.map_or(TROUBLE_INTERVAL, |next| next.saturating_duration_since(Instant::now()))
     }
 
     fn due(&mut self, now: Instant) -> Due {
-        let is_due = |periodic: &mut Option<Periodic>| {
-            periodic.as_mut().is_some_and(|periodic| {
-                let due = now >= periodic.next;
-                if due {
-                    periodic.next = now + periodic.interval;
-                }
-                due
-            })
-        };
         Due {
-            stats: is_due(&mut self.stats),
-            status: is_due(&mut self.status),
-            watchdog: is_due(&mut self.watchdog),
+            troubles: self.troubles.is_due(now),
+            stats: self.stats.is_due(now),
+            status: self.status.is_due(now),
+            watchdog: self.watchdog.is_due(now),
         }
     }
 }

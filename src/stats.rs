@@ -105,6 +105,26 @@ counters! {
     udp_truncated,
     /// No original destination to answer from: dropped.
     udp_unaddressed,
+    /// Not answered: came from a port below 1024.
+    udp_refused_system_port,
+    /// Not answered: came from an address that is not one host's.
+    udp_refused_bad_source,
+    /// Not answered: was sent to a multicast or broadcast address.
+    udp_refused_bad_destination,
+    /// Not answered: came from one of our own address and port pairs.
+    udp_refused_own_pair,
+    /// Not answered: came from a port that we listen on.
+    udp_refused_own_port,
+    /// Reply sockets made, to answer from another port than the bound one.
+    udp_reply_sockets_made,
+    /// Dropped: too many new reply sockets at that moment.
+    udp_reply_sockets_limited,
+    /// Dropped: the port to answer from takes CAP_NET_BIND_SERVICE.
+    udp_reply_port_privileged,
+    /// Dropped: the port to answer from is somebody else's.
+    udp_reply_port_taken,
+    /// Dropped: no reply socket for another reason.
+    udp_reply_socket_errors,
     /// Times the receive buffers of a UDP socket were used up; what is queued stays queued.
     udp_no_buffers,
     /// Receives that failed.

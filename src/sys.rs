@@ -5,6 +5,7 @@
 use std::io;
 use std::mem::zeroed;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::addr::{self, RawAddr};
@@ -197,6 +198,17 @@ pub fn raise_open_files() -> io::Result<u64> {
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
     }
     Ok(limit.rlim_cur)
+}
+
+/// The ports that the kernel gives to clients (`net.ipv4.ip_local_port_range`, ip(7)), or its default
+/// where it doesn't say.
+pub fn local_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => 32_768..=60_999,
+    }
 }
 
 /// The processors that this process may run on (sched_getaffinity(2)).

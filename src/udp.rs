@@ -4,7 +4,8 @@
 //! completion ─► piece of a provided buffer ─► flow: peer, original destination
 //!                                               │ join: same flow, same size, this turn
 //!                                               ▼
-//!                     group of buffers ─► one SENDMSG: PKTINFO, UDP_SEGMENT if more than one datagram
+//!                     group of buffers ─► one SENDMSG: PKTINFO, UDP_SEGMENT if more than one datagram;
+//!                                         through a reply socket where another port was asked
 //!                                               ▼
 //! completion ─► all buffers of the group go back to the kernel
 //! ```
@@ -18,13 +19,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::addr::{self, datagram_bytes_max};
 use crate::cmsg;
 use crate::flow::{Flow, Refusals};
+use crate::refuse::{Refusal, Rules};
+use crate::reply_sockets::{Refused, ReplySockets};
 use crate::ring::{
     BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Messages, Patience, Piece,
     Ring, RingError, SEGMENTS_MAX, Span, Token, Transmit, Unusable,
@@ -193,12 +196,26 @@ struct Singles {
     waiting: VecDeque<(u16, u16)>,
 }
 
+/// How a reply gets out: the listening socket, told the address to send from, or a reply socket, which
+/// is bound to it.
+#[derive(Clone, Copy)]
+struct Via {
+    file: File,
+    source: Option<IpAddr>,
+}
+
 /// All UDP sockets of a worker.
 pub struct Udp {
     operations: Operations,
     sockets: Vec<Socket>,
     singles: Singles,
     refusals: Refusals,
+    rules: Rules,
+    reply_sockets: ReplySockets,
+    /// Groups that may need a new reply socket: socket and first buffer.
+    deferred: Vec<(u16, u16)>,
+    /// When the turn began; kept only while there are reply sockets, whose idle time it counts.
+    now: Instant,
     turn: u64,
     draining: bool,
 }
@@ -210,6 +227,8 @@ impl Udp {
         ring: &Ring,
         listening: Vec<Listening>,
         first: u32,
+        reply_sockets: ReplySockets,
+        rules: Rules,
         operations: Operations,
     ) -> Result<Self, RingError> {
         let mut sockets = Vec::new();
@@ -244,7 +263,18 @@ impl Udp {
             owners: vec![(0, 0); SINGLES.into()],
             waiting: VecDeque::new(),
         };
-        Ok(Self { operations, sockets, singles, refusals: Refusals::default(), turn: 1, draining: false })
+        Ok(Self {
+            operations,
+            sockets,
+            singles,
+            refusals: Refusals::default(),
+            rules,
+            reply_sockets,
+            deferred: Vec::new(),
+            now: Instant::now(),
+            turn: 1,
+            draining: false,
+        })
     }
 
     /// The socket that a receive's token means, for messages.
@@ -264,7 +294,9 @@ impl Udp {
             };
         }
         match (completion.result(), socket.buffers.take(completion)) {
-            (Ok(_), Some(piece)) => socket.arrived(piece, self.turn, &mut self.refusals, counters),
+            (Ok(_), Some(piece)) => {
+                socket.arrived(piece, self.turn, &self.rules, &mut self.refusals, counters);
+            }
             // no result without a buffer: nothing was received
             (Ok(_), None) => counters.udp_receive_errors.add(1),
             (Err(errno), piece) => {
@@ -294,49 +326,64 @@ impl Udp {
             ((index >> 16) as u16, index as u16)
         };
         let socket = &mut self.sockets[usize::from(number)];
-        let group = &mut socket.replies[usize::from(first)].group;
-        let train = !single && group.segments > 1;
-        let splittable = train && group.segments <= SINGLES.into();
+        let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
+        let train = !single && segments > 1;
+        let splittable = train && segments <= SINGLES.into();
         match completion.result() {
             Ok(bytes) => {
-                counters.udp_datagrams_out.add(if single { 1 } else { group.segments.into() });
+                counters.udp_datagrams_out.add(if single { 1 } else { segments.into() });
                 counters.udp_bytes_out.add(bytes.into());
                 counters.udp_trains_out.add(train.into());
             }
             Err(errno) => match verdict::of_reply(errno, splittable) {
                 verdict::Send::Wait if !single => {
                     counters.udp_send_waits.add(1);
-                    let message = socket.messages.again(first.into());
-                    let token = self.operations.group(number, first);
-                    ring.send_message(socket.file, message, Patience::Wait, token);
-                    return;
+                    if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn, self.now) {
+                        let message = socket.messages.again(first.into());
+                        let token = self.operations.group(number, first);
+                        ring.send_message(via.file, message, Patience::Wait, token);
+                        return;
+                    }
+                    // its reply socket has gone meanwhile
+                    counters.udp_send_errors.add(segments.into());
                 }
                 verdict::Send::Split => {
                     counters.udp_trains_refused.add(1);
-                    self.refusals.remember(group.flow.peer.ip(), Instant::now());
+                    self.refusals.remember(flow.peer.ip(), Instant::now());
                     self.singles.waiting.push_back((number, first));
                     return;
                 }
-                verdict::Send::Unreachable => counters.udp_send_unreachable.add(1),
-                verdict::Send::Forbidden => counters.udp_send_forbidden.add(1),
-                verdict::Send::BadSource => counters.udp_send_bad_source.add(1),
-                verdict::Send::Wait | verdict::Send::Drop => counters.udp_send_errors.add(1),
+                refused => {
+                    let counter = match refused {
+                        verdict::Send::Unreachable => &counters.udp_send_unreachable,
+                        verdict::Send::Forbidden => &counters.udp_send_forbidden,
+                        verdict::Send::BadSource => &counters.udp_send_bad_source,
+                        _ => &counters.udp_send_errors,
+                    };
+                    counter.add(if single { 1 } else { segments.into() });
+                }
             },
         }
-        group.in_flight -= 1;
-        if group.in_flight == 0 {
+        let in_flight = &mut socket.replies[usize::from(first)].group.in_flight;
+        *in_flight -= 1;
+        if *in_flight == 0 {
             socket.recycle(first);
         }
     }
 
     /// Ends the turn: sends what its datagrams ask for, and arms what has ended.
-    pub fn finish_turn(&mut self, ring: &mut Ring) {
-        // refused trains first: they are older than what this turn brought
-        self.send_singly(ring);
-        for socket in &mut self.sockets {
-            socket.send_groups(ring, self.operations, &mut self.refusals, &mut self.singles.waiting);
+    pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
+        if !self.reply_sockets.is_empty() {
+            self.now = Instant::now();
+            self.reply_sockets.expire(ring, self.turn, self.now);
         }
-        self.send_singly(ring);
+        // refused trains first: they are older than what this turn brought
+        self.send_singly(ring, counters);
+        for number in 0..self.sockets.len() {
+            self.send_groups(number, ring);
+        }
+        self.send_deferred(ring, counters);
+        self.send_singly(ring, counters);
         // the first one armed is the first one served: take turns
         let count = self.sockets.len();
         for offset in 0..count {
@@ -348,6 +395,69 @@ impl Udp {
             }
         }
         self.turn += 1;
+    }
+
+    /// Something has to be looked at again after a while, though nothing completes.
+    pub fn is_waiting_for_time(&self) -> bool {
+        !self.reply_sockets.is_empty()
+    }
+
+    /// Sends this turn's groups in the order of their first datagrams; what may need a new reply socket
+    /// comes after everybody else's.
+    fn send_groups(&mut self, number: usize, ring: &mut Ring) {
+        let socket = &mut self.sockets[number];
+        let mut open = std::mem::take(&mut socket.open);
+        for first in open.drain(..) {
+            let group = &socket.replies[usize::from(first)].group;
+            let splittable = group.segments > 1 && group.segments <= SINGLES.into();
+            if splittable && self.refusals.contains(group.flow.peer.ip(), Instant::now) {
+                self.singles.waiting.push_back((socket.number, first));
+            } else if let Some(via) = socket.via(&group.flow, &mut self.reply_sockets, self.turn, self.now) {
+                socket.send(first, via, ring, self.operations);
+            } else {
+                self.deferred.push((socket.number, first));
+            }
+        }
+        socket.open = open;
+    }
+
+    /// Sends the groups whose reply socket was not there yet.
+    fn send_deferred(&mut self, ring: &mut Ring, counters: &Counters) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        // making sockets takes time that nobody else shall wait
+        ring.flush();
+        self.now = Instant::now();
+        let mut deferred = std::mem::take(&mut self.deferred);
+        for (number, first) in deferred.drain(..) {
+            if let Some(via) = self.make_via(number, first, ring, counters) {
+                self.sockets[usize::from(number)].send(first, via, ring, self.operations);
+            }
+        }
+        self.deferred = deferred;
+    }
+
+    /// How a group gets out, with a new reply socket if need be. `None`: not at all; it is dropped.
+    fn make_via(&mut self, number: u16, first: u16, ring: &mut Ring, counters: &Counters) -> Option<Via> {
+        let socket = &mut self.sockets[usize::from(number)];
+        let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
+        if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn, self.now) {
+            return Some(via);
+        }
+        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, self.now) {
+            Ok(file) => {
+                counters.udp_reply_sockets_made.add(1);
+                return Some(Via { file, source: None });
+            }
+            Err(Refused::Limited) => &counters.udp_reply_sockets_limited,
+            Err(Refused::Privileged) => &counters.udp_reply_port_privileged,
+            Err(Refused::Taken) => &counters.udp_reply_port_taken,
+            Err(Refused::Failed) => &counters.udp_reply_socket_errors,
+        };
+        counter.add(segments.into());
+        socket.recycle(first);
+        None
     }
 
     /// Lets nothing new in; what is queued will be answered.
@@ -376,20 +486,17 @@ impl Udp {
     }
 
     /// Sends the datagrams of refused trains one by one, as far as message slots go.
-    fn send_singly(&mut self, ring: &mut Ring) {
-        let Singles { messages, free, owners, waiting } = &mut self.singles;
-        while let Some(&(number, first)) = waiting.front() {
-            let socket = &mut self.sockets[usize::from(number)];
-            let group = socket.replies[usize::from(first)].group;
-            if free.len() < group.segments as usize {
+    fn send_singly(&mut self, ring: &mut Ring, counters: &Counters) {
+        while let Some(&(number, first)) = self.singles.waiting.front() {
+            let group = self.sockets[usize::from(number)].replies[usize::from(first)].group;
+            if self.singles.free.len() < group.segments as usize {
                 return;
             }
-            waiting.pop_front();
-            let transmit = Transmit {
-                peer: group.flow.peer,
-                source: Some(group.flow.origdst.ip()),
-                segment_bytes: None,
-            };
+            self.singles.waiting.pop_front();
+            let Some(via) = self.make_via(number, first, ring, counters) else { continue };
+            let Singles { messages, free, owners, .. } = &mut self.singles;
+            let socket = &mut self.sockets[usize::from(number)];
+            let transmit = Transmit { peer: group.flow.peer, source: via.source, segment_bytes: None };
             let mut segments = 0;
             socket.for_each_datagram(first, |datagram| {
                 let slot = free.pop().expect("checked above: a group has no more than `segments`");
@@ -397,7 +504,7 @@ impl Udp {
                 messages.clear(slot.into());
                 messages.push(slot.into(), datagram);
                 let message = messages.finish(slot.into(), &transmit);
-                ring.send_message(socket.file, message, Patience::Wait, self.operations.single(slot));
+                ring.send_message(via.file, message, Patience::Wait, self.operations.single(slot));
                 segments += 1;
             });
             socket.replies[usize::from(first)].group.in_flight = segments;
@@ -421,7 +528,14 @@ impl Operations {
 
 impl Socket {
     /// Reads what came in, and puts it where it will be sent from.
-    fn arrived(&mut self, piece: Piece, turn: u64, refusals: &mut Refusals, counters: &Counters) {
+    fn arrived(
+        &mut self,
+        piece: Piece,
+        turn: u64,
+        rules: &Rules,
+        refusals: &mut Refusals,
+        counters: &Counters,
+    ) {
         let datagram = match self.buffers.datagram(&piece) {
             Ok(datagram) => datagram,
             Err(unusable) => {
@@ -446,6 +560,18 @@ impl Socket {
         counters.udp_trains_in.add((arrival.segments > 1).into());
 
         let flow = Flow { peer, origdst };
+        if let Some(refusal) = rules.refuse(&flow) {
+            let counter = match refusal {
+                Refusal::SystemPort => &counters.udp_refused_system_port,
+                Refusal::BadSource => &counters.udp_refused_bad_source,
+                Refusal::BadDestination => &counters.udp_refused_bad_destination,
+                Refusal::OwnPair => &counters.udp_refused_own_pair,
+                Refusal::OwnPort => &counters.udp_refused_own_port,
+            };
+            counter.add(arrival.segments.into());
+            self.buffers.recycle(piece);
+            return;
+        }
         let buffer = piece.buffer();
         let place = &mut self.places[flow.hash() as usize % FLOW_PLACES];
         let reply = &mut self.replies[usize::from(buffer)];
@@ -471,30 +597,26 @@ impl Socket {
         self.messages.push(buffer.into(), payload);
     }
 
-    /// Sends this turn's groups in the order of their first datagrams.
-    fn send_groups(
-        &mut self,
-        ring: &mut Ring,
-        operations: Operations,
-        refusals: &mut Refusals,
-        waiting: &mut VecDeque<(u16, u16)>,
-    ) {
-        for first in self.open.drain(..) {
-            let group = &mut self.replies[usize::from(first)].group;
-            let splittable = group.segments > 1 && group.segments <= SINGLES.into();
-            if splittable && refusals.contains(group.flow.peer.ip(), Instant::now) {
-                waiting.push_back((self.number, first));
-                continue;
-            }
-            group.in_flight = 1;
-            let transmit = Transmit {
-                peer: group.flow.peer,
-                source: Some(group.flow.origdst.ip()),
-                segment_bytes: (group.segments > 1).then_some(group.segment_bytes as u16),
-            };
-            let message = self.messages.finish(first.into(), &transmit);
-            ring.send_message(self.file, message, Patience::Inline, operations.group(self.number, first));
+    /// How a reply of `flow` gets out, if no new reply socket is needed for it.
+    fn via(&self, flow: &Flow, reply_sockets: &mut ReplySockets, turn: u64, now: Instant) -> Option<Via> {
+        if flow.origdst.port() == self.listening.addr.port() {
+            Some(Via { file: self.file, source: Some(flow.origdst.ip()) })
+        } else {
+            reply_sockets.get(flow.origdst, turn, now).map(|file| Via { file, source: None })
         }
+    }
+
+    /// Sends a group.
+    fn send(&mut self, first: u16, via: Via, ring: &mut Ring, operations: Operations) {
+        let group = &mut self.replies[usize::from(first)].group;
+        group.in_flight = 1;
+        let transmit = Transmit {
+            peer: group.flow.peer,
+            source: via.source,
+            segment_bytes: (group.segments > 1).then_some(group.segment_bytes as u16),
+        };
+        let message = self.messages.finish(first.into(), &transmit);
+        ring.send_message(via.file, message, Patience::Inline, operations.group(self.number, first));
     }
 
     /// Gives each datagram of a group to `send`, in order.

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::refuse::Rules;
+use crate::reply_sockets::{self, ReplySockets};
 use crate::ring::{Completion, Errno, File, Ring, RingConfig, RingError, Token, Wait};
 use crate::sockets::Listening;
 use crate::stats::Counters;
@@ -24,9 +26,16 @@ const COMPLETION_ENTRIES: u32 = 4096;
 /// How often a draining worker looks whether the kernel's queues are empty.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
+/// How often idle reply sockets are looked for, while there are any.
+const EXPIRY_TICK: Duration = Duration::from_secs(1);
+
 /// What a worker needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkerConfig {
+    /// Which datagrams are not answered; all workers have the same rules.
+    pub rules: Rules,
+    /// Reply sockets for ports other than the bound ones.
+    pub reply_sockets: reply_sockets::Limits,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
     /// How long a drain may take.
@@ -113,7 +122,8 @@ const TCP_OPERATIONS: tcp::Operations = tcp::Operations {
     cancel: Operation::Cancel as u8,
 };
 
-/// The file that wakes the worker; the listening sockets follow it, then the connections.
+/// The file that wakes the worker; the listening sockets follow it, then the reply sockets, then the
+/// connections.
 const WAKE: File = File(0);
 
 /// A worker whose sockets are armed.
@@ -129,10 +139,10 @@ pub struct Worker {
     _wake: Arc<OwnedFd>,
 }
 
-/// Registered files of a worker with so many sockets; the limit of open files must allow them.
-pub fn files(sockets: &[Listening], connections: usize) -> usize {
+/// Registered files of a worker with these sockets; the limit of open files must allow them.
+pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize) -> usize {
     let listeners = sockets.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
-    1 + sockets.len() + Tcp::files(connections, listeners)
+    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners)
 }
 
 impl Worker {
@@ -148,14 +158,19 @@ impl Worker {
         let mut ring = Ring::new(RingConfig {
             submission_entries: SUBMISSION_ENTRIES,
             completion_entries: COMPLETION_ENTRIES,
-            files: files(&sockets, config.limits.connections) as u32,
+            files: files(&sockets, config.reply_sockets.count, config.limits.connections) as u32,
         })?;
         ring.register_file(WAKE, wake.as_fd())?;
-        let first_connection = 1 + sockets.len() as u32;
+        let first_reply_socket = 1 + sockets.len() as u32;
+        let first_connection = first_reply_socket + config.reply_sockets.count as u32;
+        let connection_files = files(&sockets, 0, config.limits.connections) as u32 - first_reply_socket;
+        ring.reserve_files_below(File(first_connection), connection_files)?;
         let (udp, tcp): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
         let first_listener = 1 + udp.len() as u32;
-        let udp = Udp::new(&ring, udp, 1, UDP_OPERATIONS)?;
+        let pairs = config.rules.pairs();
+        let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, pairs);
+        let udp = Udp::new(&ring, udp, 1, reply_sockets, config.rules.clone(), UDP_OPERATIONS)?;
         let tcp = Tcp::new(&ring, tcp, first_listener, first_connection, config.limits, TCP_OPERATIONS)?;
         ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
         let mut this = Self {
@@ -181,7 +196,13 @@ impl Worker {
     pub fn run(mut self) -> Result<(), WorkerError> {
         let idle = self.config.turn_timeout.map_or(Wait::Completion, Wait::Timeout);
         loop {
-            let wait = if self.drain_deadline.is_some() { Wait::Timeout(DRAIN_TICK) } else { idle };
+            let wait = if self.drain_deadline.is_some() {
+                Wait::Timeout(DRAIN_TICK)
+            } else if self.udp.is_waiting_for_time() {
+                Wait::Timeout(self.config.turn_timeout.unwrap_or(EXPIRY_TICK).min(EXPIRY_TICK))
+            } else {
+                idle
+            };
             self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
             self.counters.turns.add(1);
             self.handle_completions()?;
@@ -234,7 +255,7 @@ impl Worker {
     }
 
     fn finish_turn(&mut self) {
-        self.udp.finish_turn(&mut self.ring);
+        self.udp.finish_turn(&mut self.ring, &self.counters);
         self.tcp.finish_turn(&mut self.ring, &self.counters);
     }
 

@@ -1,0 +1,138 @@
+//! What is not answered: datagrams whose answer could start a loop, or go where no answer belongs.
+//!
+//! An echo that answers another echo goes on for ever without anybody sending more (CVE-1999-0103,
+//! CVE-2024-2169), and the first datagram's source can be forged. No rule of one host can tell such a
+//! loop between two ordinary-looking ports from a client that plays ping-pong; these catch all that can
+//! be told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::flow::Flow;
+use crate::pairs::Pairs;
+
+/// Ports below are servers' (RFC 6335, system ports): no client sends from them.
+const SYSTEM_PORTS_END: u16 = 1024;
+
+/// Why a datagram is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It claims to come from a system port: a service that might answer us.
+    SystemPort,
+    /// It claims to come from an address that can't be one host's.
+    BadSource,
+    /// It was sent to many hosts at once.
+    BadDestination,
+    /// It claims to come from one of our own pairs of address and port.
+    OwnPair,
+    /// It claims to come from a port that we listen on, where another one of us may listen.
+    OwnPort,
+}
+
+/// The rules, with what they need to know of this process.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    listening_ports: Vec<u16>,
+    pairs: Arc<Pairs>,
+}
+
+impl Rules {
+    /// Rules for a server on `listening`, which are put into `pairs`. A listening port inside
+    /// `local_ports` (`net.ipv4.ip_local_port_range`) may be any client's as well, so there only the
+    /// pair itself is refused.
+    pub fn new(listening: &[SocketAddr], local_ports: RangeInclusive<u16>, pairs: Arc<Pairs>) -> Self {
+        let mut listening_ports = Vec::new();
+        for addr in listening {
+            pairs.insert(*addr);
+            if !local_ports.contains(&addr.port()) && !listening_ports.contains(&addr.port()) {
+                listening_ports.push(addr.port());
+            }
+        }
+        Self { listening_ports, pairs }
+    }
+
+    /// The pairs that we answer from.
+    pub fn pairs(&self) -> Arc<Pairs> {
+        Arc::clone(&self.pairs)
+    }
+
+    /// Whether, and why, a datagram is not answered.
+    pub fn refuse(&self, flow: &Flow) -> Option<Refusal> {
+        let Flow { peer, origdst } = *flow;
+        if peer.port() < SYSTEM_PORTS_END {
+            Some(Refusal::SystemPort)
+        } else if !is_one_host(peer.ip()) {
+            Some(Refusal::BadSource)
+        } else if is_many_hosts(origdst.ip()) {
+            Some(Refusal::BadDestination)
+        } else if peer == origdst || self.pairs.contains(peer) {
+            // the second also where the listening socket is bound to all addresses
+            Some(Refusal::OwnPair)
+        } else if self.listening_ports.contains(&peer.port()) {
+            Some(Refusal::OwnPort)
+        } else {
+            None
+        }
+    }
+}
+
+/// Multicast or broadcast.
+fn is_many_hosts(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+/// An address that a datagram can rightly come from: not 0.0.0.0/8 or 255.0.0.0/8, not ::, not an IPv4
+/// address in IPv6 clothes, not many hosts.
+fn is_one_host(ip: IpAddr) -> bool {
+    let odd = match ip {
+        IpAddr::V4(ip) => matches!(ip.octets()[0], 0 | 255),
+        IpAddr::V6(ip) => ip.is_unspecified() || ip.to_ipv4_mapped().is_some(),
+    };
+    !odd && !is_many_hosts(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        let listening = ["127.0.0.1:1234", "[::1]:1234", "127.0.0.1:40000"].map(|addr| addr.parse().unwrap());
+        Rules::new(&listening, 32768..=60999, Arc::new(Pairs::new(8)))
+    }
+
+    #[test]
+    fn each_rule_refuses_what_it_names_and_a_client_notices_nothing() {
+        let rules = rules();
+        let pair = "127.0.0.9:5000";
+        rules.pairs.insert(pair.parse().unwrap());
+        for (peer, origdst, wanted) in [
+            ("127.0.0.1:50000", "127.0.0.1:1234", None),
+            ("127.0.0.1:1024", "127.0.0.77:9999", None),
+            ("[2001:db8::1]:50000", "[::1]:1234", None),
+            ("192.0.2.1:7", "127.0.0.1:1234", Some(Refusal::SystemPort)),
+            ("192.0.2.1:1023", "127.0.0.1:1234", Some(Refusal::SystemPort)),
+            ("0.1.2.3:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
+            ("224.0.0.1:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
+            ("255.1.2.3:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
+            ("[::]:5000", "[::1]:1234", Some(Refusal::BadSource)),
+            ("[::ffff:192.0.2.1]:5000", "[::1]:1234", Some(Refusal::BadSource)),
+            ("[ff02::1]:5000", "[::1]:1234", Some(Refusal::BadSource)),
+            ("192.0.2.1:5000", "224.0.0.251:1234", Some(Refusal::BadDestination)),
+            ("192.0.2.1:5000", "255.255.255.255:1234", Some(Refusal::BadDestination)),
+            ("[2001:db8::1]:5000", "[ff02::1]:1234", Some(Refusal::BadDestination)),
+            ("127.0.0.1:1234", "127.0.0.1:1234", Some(Refusal::OwnPair)),
+            (pair, "127.0.0.1:1234", Some(Refusal::OwnPair)),
+            ("127.0.0.5:7777", "127.0.0.5:7777", Some(Refusal::OwnPair)),
+            ("192.0.2.1:1234", "127.0.0.1:1234", Some(Refusal::OwnPort)),
+            ("127.0.0.1:40000", "127.0.0.1:1234", Some(Refusal::OwnPair)),
+            ("192.0.2.1:40000", "127.0.0.1:1234", None),
+        ] {
+            let flow = Flow { peer: peer.parse().unwrap(), origdst: origdst.parse().unwrap() };
+            assert_eq!(rules.refuse(&flow), wanted, "{peer} → {origdst}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Reply sockets: how a reply leaves from another port than the one that is listened on.
+//!
+//! When tubular steers every port of a prefix to one socket, a reply has to leave from the port that
+//! was asked, and `IP_PKTINFO` carries no port. A socket bound to exactly that address and port does it,
+//! unprivileged. It is only sent from: a filter drops whatever would reach it once the steering is gone.
+//! It is never connected (connected sockets are found before sk_lookup, and would steal the flow) and
+//! never bound to all addresses (which would take the port on every other one).
+//!
+//! Made by plain system calls where a pair is seen for the first time, registered with the ring, its
+//! descriptor closed: nothing is half made. A fixed number, least recently used first out; idle ones go
+//! after a while; so many new ones a second, or a sprayer of ports could make a socket factory of us.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::pairs::Pairs;
+use crate::ring::{File, Ring};
+use crate::sockets::SOCKET_BUFFER_BYTES;
+use crate::sys::{self, IntOption, Protocol};
+
+/// How many reply sockets, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Kept at a time, per worker.
+    pub count: usize,
+    /// Made per second, per worker.
+    pub per_second: u32,
+    /// Kept so long without a reply.
+    pub idle_timeout: Duration,
+}
+
+/// Why there is no socket for a pair: the reply is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many new ones at present.
+    Limited,
+    /// The port takes a capability that we don't have.
+    Privileged,
+    /// Somebody else is bound to it.
+    Taken,
+    /// The address is not this host's, or something else is wrong.
+    Failed,
+}
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// A reply socket, or an unused place in the ring's file table.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    pair: SocketAddr,
+    /// Neighbours in the order of use.
+    older: u32,
+    newer: u32,
+    used_turn: u64,
+    used_at: Instant,
+}
+
+/// The reply sockets of a worker.
+#[derive(Debug)]
+pub struct ReplySockets {
+    limits: Limits,
+    first_file: u32,
+    by_pair: HashMap<SocketAddr, u32>,
+    entries: Vec<Entry>,
+    unused: Vec<u32>,
+    oldest: u32,
+    newest: u32,
+    budget: Budget,
+    pairs: Arc<Pairs>,
+}
+
+impl ReplySockets {
+    /// Reply sockets take the files from `first_file` on, as many as `limits` says. Their pairs are in
+    /// `pairs` while they live.
+    pub fn new(first_file: u32, limits: Limits, pairs: Arc<Pairs>) -> Self {
+        Self {
+            limits,
+            first_file,
+            by_pair: HashMap::new(),
+            entries: Vec::new(),
+            unused: Vec::new(),
+            oldest: NONE,
+            newest: NONE,
+            budget: Budget::new(limits.per_second),
+            pairs,
+        }
+    }
+
+    /// None is open.
+    pub fn is_empty(&self) -> bool {
+        self.by_pair.is_empty()
+    }
+
+    /// The socket of `pair`, if there is one; it counts as used.
+    pub fn get(&mut self, pair: SocketAddr, turn: u64, now: Instant) -> Option<File> {
+        let index = *self.by_pair.get(&pair)?;
+        if self.entries[index as usize].used_turn != turn {
+            self.unlink(index);
+            self.link_newest(index, turn, now);
+        }
+        Some(self.file(index))
+    }
+
+    /// The socket of `pair`, made if need be; the least recently used one may have to go for it.
+    pub fn get_or_make(
+        &mut self,
+        pair: SocketAddr,
+        ring: &mut Ring,
+        turn: u64,
+        now: Instant,
+    ) -> Result<File, Refused> {
+        if let Some(file) = self.get(pair, turn, now) {
+            return Ok(file);
+        }
+        if self.limits.count == 0 || !self.budget.take(now) {
+            return Err(Refused::Limited);
+        }
+        let socket = bind(pair).map_err(|error| match error.raw_os_error() {
+            Some(libc::EACCES) => Refused::Privileged,
+            Some(libc::EADDRINUSE) => Refused::Taken,
+            _ => Refused::Failed,
+        })?;
+        if self.entries.len() - self.unused.len() == self.limits.count {
+            self.evict(self.oldest, ring, turn);
+        }
+        let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_at: now };
+        let index = self.unused.pop().unwrap_or(self.entries.len() as u32);
+        let known = self.pairs.insert(pair);
+        if !known || ring.register_file(self.file(index), socket.as_fd()).is_err() {
+            if known {
+                self.pairs.remove(pair);
+            }
+            if (index as usize) < self.entries.len() {
+                self.unused.push(index);
+            }
+            return Err(Refused::Failed);
+        }
+        if index as usize == self.entries.len() {
+            self.entries.push(entry);
+        } else {
+            self.entries[index as usize] = entry;
+        }
+        self.by_pair.insert(pair, index);
+        self.link_newest(index, turn, now);
+        Ok(self.file(index))
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn expire(&mut self, ring: &mut Ring, turn: u64, now: Instant) {
+        while self.oldest != NONE
+            && now.duration_since(self.entries[self.oldest as usize].used_at) >= self.limits.idle_timeout
+        {
+            self.evict(self.oldest, ring, turn);
+        }
+    }
+
+    /// Closes a socket. A send that is in flight on it keeps it open until it is done.
+    fn evict(&mut self, index: u32, ring: &mut Ring, turn: u64) {
+        let Entry { pair, used_turn, .. } = self.entries[index as usize];
+        if used_turn == turn {
+            // a reply may still be queued under the number of this file, and must not find another one
+            ring.flush();
+        }
+        self.unlink(index);
+        self.by_pair.remove(&pair);
+        ring.unregister_file(self.file(index));
+        self.pairs.remove(pair);
+        self.unused.push(index);
+    }
+
+    fn file(&self, index: u32) -> File {
+        File(self.first_file + index)
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Entry { older, newer, .. } = self.entries[index as usize];
+        match older {
+            NONE => self.oldest = newer,
+            older => self.entries[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.entries[newer as usize].older = older,
+        }
+    }
+
+    fn link_newest(&mut self, index: u32, turn: u64, now: Instant) {
+        let newest = std::mem::replace(&mut self.newest, index);
+        let entry = &mut self.entries[index as usize];
+        (entry.older, entry.newer, entry.used_turn, entry.used_at) = (newest, NONE, turn, now);
+        match newest {
+            NONE => self.oldest = index,
+            newest => self.entries[newest as usize].newer = index,
+        }
+    }
+}
+
+/// A socket that sends from `pair` and receives nothing. `SO_REUSEPORT`, since another worker may need
+/// the same pair; never `SO_REUSEADDR`, which would let in others' sockets.
+fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = sys::socket(Protocol::Udp, pair)?;
+    sys::drop_incoming(socket.as_fd())?;
+    sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1)?;
+    if pair.is_ipv6() {
+        sys::set_option(socket.as_fd(), IntOption::ONLY_V6, 1)?;
+        sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
+    }
+    if sys::set_option(socket.as_fd(), IntOption::SEND_BUFFER_FORCE, SOCKET_BUFFER_BYTES).is_err() {
+        sys::set_option(socket.as_fd(), IntOption::SEND_BUFFER, SOCKET_BUFFER_BYTES)?;
+    }
+    sys::bind(socket.as_fd(), pair)?;
+    Ok(socket)
+}
+
+/// So many a second, and up to a hundredth of that at once: other flows wait for those at most.
+#[derive(Debug)]
+struct Budget {
+    per_second: f64,
+    burst: f64,
+    left: f64,
+    at: Option<Instant>,
+}
+
+impl Budget {
+    fn new(per_second: u32) -> Self {
+        let burst = f64::from(per_second / 100).max(1.0);
+        Self { per_second: per_second.into(), burst, left: burst, at: None }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if let Some(at) = self.at.replace(now) {
+            let earned = now.saturating_duration_since(at).as_secs_f64() * self.per_second;
+            self.left = (self.left + earned).min(self.burst);
+        }
+        let enough = self.left >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::ring::RingConfig;
+
+    const IDLE: Duration = Duration::from_mins(1);
+
+    fn sockets(count: usize) -> (Ring, ReplySockets, Arc<Pairs>) {
+        let ring =
+            Ring::new(RingConfig { submission_entries: 8, completion_entries: 16, files: 16 }).unwrap();
+        let pairs = Arc::new(Pairs::new(16));
+        let limits = Limits { count, per_second: 10_000, idle_timeout: IDLE };
+        (ring, ReplySockets::new(4, limits, Arc::clone(&pairs)), pairs)
+    }
+
+    /// A pair that nobody uses, kept free by the random part of the address.
+    fn pair(number: u16) -> SocketAddr {
+        let [high, low] = (std::process::id() as u16).to_be_bytes();
+        SocketAddr::from(([127, high | 1, low, 1], 20_000 + number))
+    }
+
+    #[test]
+    fn a_pair_has_one_socket_and_the_longest_unused_goes_first() {
+        let (mut ring, mut sockets, pairs) = sockets(2);
+        let now = Instant::now();
+        let first = sockets.get_or_make(pair(1), &mut ring, 1, now).unwrap();
+        let second = sockets.get_or_make(pair(2), &mut ring, 1, now).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(sockets.get_or_make(pair(1), &mut ring, 2, now), Ok(first));
+        assert_eq!(sockets.get_or_make(pair(3), &mut ring, 3, now), Ok(second), "the place of the second");
+        assert!(pairs.contains(pair(1)) && !pairs.contains(pair(2)) && pairs.contains(pair(3)));
+        assert_eq!(sockets.get(pair(2), 3, now), None);
+    }
+
+    #[test]
+    fn an_idle_socket_frees_its_port() {
+        let (mut ring, mut sockets, pairs) = sockets(2);
+        let now = Instant::now();
+        sockets.get_or_make(pair(11), &mut ring, 1, now).unwrap();
+        assert!(UdpSocket::bind(pair(11)).is_err(), "it is bound");
+        sockets.expire(&mut ring, 2, now + IDLE / 2);
+        assert!(!sockets.is_empty());
+        sockets.expire(&mut ring, 2, now + IDLE);
+        assert!(sockets.is_empty() && !pairs.contains(pair(11)));
+        UdpSocket::bind(pair(11)).expect("the port is free again");
+    }
+
+    #[test]
+    fn what_can_not_be_bound_says_why_and_leaves_nothing_behind() {
+        let (mut ring, mut sockets, pairs) = sockets(2);
+        let now = Instant::now();
+        let _holder = UdpSocket::bind(pair(21)).unwrap();
+        assert_eq!(sockets.get_or_make(pair(21), &mut ring, 1, now), Err(Refused::Taken));
+        let foreign = "192.0.2.1:5000".parse().unwrap();
+        assert_eq!(sockets.get_or_make(foreign, &mut ring, 1, now), Err(Refused::Failed));
+        assert!(sockets.is_empty() && !pairs.contains(pair(21)) && !pairs.contains(foreign));
+    }
+
+    #[test]
+    fn so_many_a_second_and_no_more() {
+        let mut budget = Budget::new(1000);
+        let start = Instant::now();
+        let taken = |budget: &mut Budget, at| (0..100).filter(|_| budget.take(at)).count();
+        assert_eq!(taken(&mut budget, start), 10);
+        assert_eq!(taken(&mut budget, start + Duration::from_millis(5)), 5);
+        assert_eq!(taken(&mut budget, start + Duration::from_secs(9)), 10, "nothing is saved up");
+    }
+}

@@ -1,0 +1,122 @@
+//! What the operator should hear of once: the first loss of each kind, with its cure. The counters
+//! count the rest.
+
+use crate::stats::Snapshot;
+
+/// How a kind of loss is read off the counters, and what is said of it.
+type Trouble = (fn(&Snapshot) -> u64, &'static str);
+
+const TROUBLES: [Trouble; 16] = [
+    (
+        |now| now.udp_truncated,
+        "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
+    ),
+    (
+        |now| now.udp_unaddressed,
+        "a datagram came without its original destination and was dropped (udp_unaddressed): somebody has \
+         switched IP_RECVORIGDSTADDR off on our socket",
+    ),
+    (
+        |now| now.udp_refused_system_port,
+        "not answering datagrams from ports below 1024 (udp_refused_system_port)",
+    ),
+    (
+        |now| now.udp_refused_bad_source,
+        "not answering datagrams from impossible addresses (udp_refused_bad_source)",
+    ),
+    (
+        |now| now.udp_refused_bad_destination,
+        "not answering datagrams that were sent to a multicast or broadcast address (udp_refused_bad_destination)",
+    ),
+    (
+        |now| now.udp_refused_own_pair,
+        "not answering datagrams that claim to come from ourselves (udp_refused_own_pair): somebody forges them \
+         to start a loop",
+    ),
+    (
+        |now| now.udp_refused_own_port,
+        "not answering datagrams from a port that we listen on (udp_refused_own_port): their sender may be an echo \
+         server too",
+    ),
+    (
+        |now| now.udp_reply_sockets_limited,
+        "datagrams to new ports come faster than reply sockets may be made, some are dropped \
+         (udp_reply_sockets_limited): --reply-socket-rate and --reply-sockets",
+    ),
+    (
+        |now| now.udp_reply_port_privileged,
+        "a datagram to a port below 1024 can't be answered from there and was dropped (udp_reply_port_privileged): \
+         grant CAP_NET_BIND_SERVICE",
+    ),
+    (
+        |now| now.udp_reply_port_taken,
+        "a datagram to a port that another process is bound to was dropped (udp_reply_port_taken): `ss -lnup` shows \
+         whose it is",
+    ),
+    (
+        |now| now.udp_reply_socket_errors,
+        "no reply socket could be bound to a datagram's destination, it was dropped (udp_reply_socket_errors): an \
+         IPv4 prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
+    ),
+    (
+        |now| now.udp_send_bad_source,
+        "a reply could not leave from the address that was asked and was dropped (udp_send_bad_source): an IPv4 \
+         prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
+    ),
+    (|now| now.udp_send_unreachable, "there was no route for a reply, it was dropped (udp_send_unreachable)"),
+    (
+        |now| now.udp_send_forbidden,
+        "a filter forbade a reply, it was dropped (udp_send_forbidden): see nftables, iptables, tc and cgroup filters",
+    ),
+    (|now| now.udp_send_errors, "a reply could not be sent and was dropped (udp_send_errors)"),
+    (
+        |now| now.tcp_closed_stalled,
+        "a connection whose peer does not read was closed to make room for others' echoes (tcp_closed_stalled)",
+    ),
+];
+
+/// Remembers what was said already.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    told: [bool; TROUBLES.len()],
+}
+
+impl Troubles {
+    /// What there is to say for the first time.
+    pub fn news(&mut self, now: &Snapshot) -> impl Iterator<Item = &'static str> {
+        self.told.iter_mut().zip(TROUBLES).filter_map(|(told, (count, text))| {
+            let first = !*told && count(now) > 0;
+            *told |= first;
+            first.then_some(text)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_a_kind_is_told_once() {
+        let mut troubles = Troubles::default();
+        let mut now = Snapshot::default();
+        assert_eq!(troubles.news(&now).count(), 0);
+        now.udp_truncated = 3;
+        assert_eq!(troubles.news(&now).count(), 1);
+        now.udp_truncated = 9;
+        now.tcp_closed_stalled = 1;
+        let news: Vec<_> = troubles.news(&now).collect();
+        assert!(news.len() == 1 && news[0].contains("tcp_closed_stalled"), "{news:?}");
+    }
+
+    #[test]
+    fn each_text_names_its_counter() {
+        for (count, text) in TROUBLES {
+            let entries = Snapshot::default();
+            let name =
+                entries.entries().map(|(name, _)| name).find(|name| text.contains(&format!("({name})")));
+            assert!(name.is_some(), "{text}");
+            assert_eq!(count(&entries), 0);
+        }
+    }
+}
