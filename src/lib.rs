@@ -10,6 +10,7 @@
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
 //!                          reply_sockets.rs  answers from other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
+//!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          ring.rs    one ring; ring/{token, buffers, message, memory, arena}.rs
@@ -24,6 +25,7 @@
 //! `unsafe` lives in `sys`, `ring` and its rooms; the lint denies it everywhere else.
 
 pub mod addr;
+pub mod adopt;
 pub mod cmsg;
 pub mod flow;
 pub mod notify;

@@ -7,12 +7,14 @@
 use std::env;
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use sendfd::SendWithFd;
 
 use crate::server::Armed;
 
@@ -28,6 +30,20 @@ pub struct NotifyError {
     path: String,
     error: io::Error,
 }
+
+/// A descriptor that the service manager passed to us, by its number.
+pub type Passed = (RawFd, String);
+
+/// The sockets that the service manager passed, with their names (`LISTEN_FDS`, `LISTEN_FDNAMES`;
+/// sd_listen_fds(3)), from a .socket unit or from its store.
+pub fn passed() -> Result<Vec<Passed>, PassedError> {
+    sd_notify::listen_fds_with_names().map(Iterator::collect).map_err(PassedError)
+}
+
+/// What the service manager says of the sockets that it passed can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read LISTEN_FDS, LISTEN_PID or LISTEN_FDNAMES: {0}; unset them or start by a .socket unit")]
+pub struct PassedError(io::Error);
 
 /// A service manager that waits for `READY=1`.
 #[derive(Debug)]
@@ -69,6 +85,18 @@ impl Notifier {
         }
     }
 
+    /// Gives a socket to the service manager's store, which passes it to the next process under `name`.
+    /// `FDPOLL=0`, or it would be dropped at the first error on it.
+    pub fn store(&self, name: &str, socket: BorrowedFd<'_>) -> Result<(), NotifyError> {
+        let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        self.0.send_with(&states, &[socket])
+    }
+
+    /// Takes all sockets called `name` out of the store.
+    pub fn unstore(&self, name: &str) -> Result<(), NotifyError> {
+        self.0.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+    }
+
     /// Says that the service is up. `armed` proves it.
     pub fn ready(self, _armed: Armed, status: &str) -> Result<Ready, NotifyError> {
         self.0.send(&[NotifyState::Ready, NotifyState::Status(status)])?;
@@ -105,16 +133,27 @@ impl Ready {
 
 impl Manager {
     fn send(&self, states: &[NotifyState<'_>]) -> Result<(), NotifyError> {
+        self.send_with(states, &[])
+    }
+
+    fn send_with(&self, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> Result<(), NotifyError> {
         let Some(Socket { socket, path }) = &self.0 else { return Ok(()) };
         let mut message = String::new();
         for state in states {
             writeln!(message, "{state}").expect("writing to a string never fails");
         }
-        match socket.send(message.as_bytes()) {
+        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        match socket.send_with_fd(message.as_bytes(), &fds) {
             Ok(_) => Ok(()),
             Err(error) => Err(NotifyError { path: path.clone(), error }),
         }
     }
+}
+
+/// Whether the service manager keeps a store of sockets for this unit: `FDSTORE` (systemd 254) says how
+/// many.
+pub fn has_store() -> bool {
+    env::var("FDSTORE").is_ok_and(|count| count.parse::<u32>().is_ok_and(|count| count > 0))
 }
 
 /// How often the service manager wants to hear of us: `WATCHDOG_USEC`, if it is meant for this process.

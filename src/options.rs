@@ -19,6 +19,7 @@ Examples:
 
 Environment:
   RUST_LOG         what is logged to stderr: error, warn, info (default), debug
+  LISTEN_FDS       sockets passed by systemd; without --listen, --tcp and --udp they replace the default
   NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
   WATCHDOG_USEC    how often systemd wants a sign of life
 
@@ -73,6 +74,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
+    /// Have systemd keep the listening sockets for the next process (FileDescriptorStoreMax=), so that a
+    /// restart loses nothing. On by itself where systemd sets FDSTORE (254 and later)
+    #[arg(long)]
+    fd_store: bool,
+
     /// Sockets kept, per worker, to answer from the UDP port that was asked when that is not the bound
     /// one (a tubular binding of all ports). 0: such datagrams are dropped
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u16).range(..=30000))]
@@ -102,10 +108,13 @@ impl Options {
             .chain(named(self.tcp, true, false))
             .chain(named(self.udp, false, true))
             .collect();
-        let endpoints = if endpoints.is_empty() { sockets::default_endpoints() } else { endpoints };
+        let named = !endpoints.is_empty();
+        let endpoints = if named { endpoints } else { sockets::default_endpoints() };
         Ok(ServerConfig {
             endpoints: sockets::merge(endpoints).map_err(Twice)?,
+            named,
             join: self.join,
+            fd_store: self.fd_store,
             workers: self.workers,
             pin: self.pin,
             max_connections: self.max_connections,

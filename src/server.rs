@@ -15,11 +15,12 @@ use std::{io, thread};
 
 use tracing::{info, warn};
 
-use crate::notify::{self, Notifier, NotifyError, Ready};
+use crate::adopt::{self, AdoptError};
+use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
-use crate::sockets::{self, Endpoint, LISTEN_BACKLOG, Listening, SocketError};
+use crate::sockets::{self, Binding, Endpoint, Fate, LISTEN_BACKLOG, Listening, SocketError};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
 use crate::tcp;
@@ -46,9 +47,12 @@ pub enum Workers {
 
 /// What the server is to do.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own on the command line
 pub struct ServerConfig {
     /// Where it listens.
     pub endpoints: Vec<Endpoint>,
+    /// Somebody named them; else they give way to what a .socket unit passes.
+    pub named: bool,
     /// Share ports with whoever lets us.
     pub join: bool,
     /// Threads that serve.
@@ -61,6 +65,8 @@ pub struct ServerConfig {
     pub stats_interval: Option<Duration>,
     /// How long the end may take.
     pub drain_timeout: Duration,
+    /// Have the service manager keep the listening sockets for the next process.
+    pub fd_store: bool,
     /// Sockets to answer from other UDP ports than the bound ones, per worker.
     pub reply_sockets: reply_sockets::Limits,
 }
@@ -71,6 +77,12 @@ pub enum ServerError {
     /// An address can't be served.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// What the service manager passed can't be read.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    /// A socket that the service manager passed can't be served.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The service manager can't be told.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -143,13 +155,17 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         Workers::Fixed(count) => count.get(),
     };
 
-    let bound = sockets::bind_all(&config.endpoints, count, config.join)?;
+    let adopted = adopt::adopt(&notify::passed()?)?;
+    let binding =
+        Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
+    let mut bound = sockets::bind_all(binding, adopted)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
     let addresses = addresses(&bound.shares);
     let connections = connections_per_worker(config, &bound.shares, open_files)?;
     let notifier = Notifier::from_env()?;
+    keep_in_store(&mut bound.shares, &notifier, config.fd_store || notify::has_store())?;
     let watchdog = notify::watchdog_interval();
 
     let (events, inbox) = mpsc::channel();
@@ -192,10 +208,34 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Each protocol and address once, in order.
+/// Has the service manager's store keep what was bound here, so that it outlives us, and give up what
+/// retires.
+fn keep_in_store(shares: &mut [Vec<Listening>], notifier: &Notifier, store: bool) -> Result<(), ServerError> {
+    for socket in shares.iter_mut().flatten() {
+        let name = adopt::store_name(socket);
+        match socket.fate {
+            Fate::Ends if store => {
+                notifier.store(&name, socket.as_fd())?;
+                socket.fate = Fate::Outlives;
+            }
+            Fate::Retires => {
+                notifier.unstore(&name)?;
+                sys::drop_incoming(socket.as_fd()).map_err(system("close a stored socket to new traffic"))?;
+            }
+            Fate::Ends | Fate::Outlives => {}
+        }
+    }
+    Ok(())
+}
+
+/// Each protocol and address that is served once, in order.
 fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
-    let unique: BTreeSet<_> =
-        shares.iter().flatten().map(|socket| (socket.addr, socket.protocol.to_string())).collect();
+    let unique: BTreeSet<_> = shares
+        .iter()
+        .flatten()
+        .filter(|socket| socket.fate != Fate::Retires)
+        .map(|socket| (socket.addr, socket.protocol.to_string()))
+        .collect();
     unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()
 }
 

@@ -34,6 +34,17 @@ pub struct Endpoint {
     pub optional: bool,
 }
 
+/// What becomes of a listening socket when this process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It ends with us: everything in its queue has to be answered before.
+    Ends,
+    /// The service manager keeps it for the next process, and what is in its queue too.
+    Outlives,
+    /// It is not wanted any more: it answers what is in its queue and is closed.
+    Retires,
+}
+
 /// A bound socket; a TCP one listens.
 #[derive(Debug)]
 pub struct Listening {
@@ -41,6 +52,8 @@ pub struct Listening {
     pub protocol: Protocol,
     /// Where it is bound.
     pub addr: SocketAddr,
+    /// What becomes of it.
+    pub fate: Fate,
     fd: OwnedFd,
 }
 
@@ -57,6 +70,19 @@ pub struct Sockets {
     pub shares: Vec<Vec<Listening>>,
     /// What the operator should know although it stops nobody, a line each.
     pub warnings: Vec<String>,
+}
+
+/// What to bind, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding<'a> {
+    /// Where to listen.
+    pub endpoints: &'a [Endpoint],
+    /// Somebody named the endpoints; else they give way to what a .socket unit passed.
+    pub named: bool,
+    /// How many workers get sockets of their own.
+    pub workers: usize,
+    /// Share ports with whoever lets us.
+    pub join: bool,
 }
 
 /// Why an address can't be served: the step, the address, the kernel's answer, the cure.
@@ -104,20 +130,35 @@ fn cure(errno: Errno, addr: SocketAddr) -> String {
     }
 }
 
-/// Binds every endpoint once for each of `workers`. `join` shares ports with whoever lets us.
+/// Binds every endpoint once for each worker, but for those that have `adopted` sockets already.
 ///
-/// Without `join` the first socket of an address takes the port for itself (a second instance of this
-/// program is an error, not half of the traffic), and only then opens it to the other workers'.
-pub fn bind_all(endpoints: &[Endpoint], workers: usize, join: bool) -> Result<Sockets, SocketError> {
+/// Unless ports are to be shared the first socket of an address takes the port for itself (a second
+/// instance of this program is an error, not half of the traffic), and only then opens it to the other
+/// workers'. An adopted socket is served by one worker; where there are fewer than workers, a stored one
+/// is joined by new ones, one of a .socket unit is not, since the unit says how many there are.
+pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, SocketError> {
+    let Binding { named, workers, join, .. } = binding;
     let mut sockets = Sockets { shares: (0..workers).map(|_| Vec::new()).collect(), warnings: Vec::new() };
+    let (from_unit, mut stored): (Vec<_>, Vec<_>) =
+        adopted.into_iter().partition(|adopted| adopted.origin == Origin::Unit);
+    let endpoints = if named || from_unit.is_empty() { binding.endpoints } else { &[] };
+    sockets.deal_from_unit(from_unit);
     let mut absent = None;
     for endpoint in endpoints {
-        match bind_endpoint(endpoint, workers, join) {
-            Ok(bound) => {
-                for (index, listening) in bound.into_iter().enumerate() {
-                    sockets.shares[index % workers].push(listening);
-                }
-            }
+        let covered = |protocol| {
+            sockets
+                .shares
+                .iter()
+                .flatten()
+                .any(|socket| socket.protocol == protocol && socket.addr == endpoint.addr)
+        };
+        let wanted = Endpoint {
+            tcp: endpoint.tcp && !covered(Protocol::Tcp),
+            udp: endpoint.udp && !covered(Protocol::Udp),
+            ..*endpoint
+        };
+        match bind_endpoint(&wanted, workers, join, &mut stored, &mut sockets.warnings) {
+            Ok(bound) => bound.into_iter().for_each(|sockets_of_one| sockets.deal(sockets_of_one)),
             Err(error)
                 if endpoint.optional && (error.is(libc::EAFNOSUPPORT) || error.is(libc::EADDRNOTAVAIL)) =>
             {
@@ -130,28 +171,130 @@ pub fn bind_all(endpoints: &[Endpoint], workers: usize, join: bool) -> Result<So
     if let Some(error) = absent.filter(|_| sockets.shares.iter().all(Vec::is_empty)) {
         return Err(error);
     }
+    // what the store still had, but nobody wants any more
+    for Adopted { mut listening, .. } in stored {
+        sockets.warnings.push(format!("{} {} is no longer served", listening.protocol, listening.addr));
+        listening.fate = Fate::Retires;
+        sockets.shares[0].push(listening);
+    }
     sockets.warnings.extend(receive_buffer_warning(&sockets));
     Ok(sockets)
 }
 
-/// All sockets of an endpoint: TCP of each worker, then UDP of each worker.
-fn bind_endpoint(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<Listening>, SocketError> {
-    let mut tries = PORT_TRIES;
-    loop {
-        match try_endpoint(endpoint, workers, join) {
-            Err(error) if error.is(libc::EADDRINUSE) && endpoint.addr.port() == 0 && tries > 1 => tries -= 1,
-            outcome => return outcome,
+impl Sockets {
+    /// Gives the sockets of one protocol and address to the workers in turn.
+    fn deal(&mut self, sockets: Vec<Listening>) {
+        let workers = self.shares.len();
+        for (index, listening) in sockets.into_iter().enumerate() {
+            self.shares[index % workers].push(listening);
+        }
+    }
+
+    /// The same for what .socket units passed.
+    fn deal_from_unit(&mut self, adopted: Vec<Adopted>) {
+        let mut groups: Vec<Vec<Listening>> = Vec::new();
+        for Adopted { listening, .. } in adopted {
+            let same = |group: &&mut Vec<Listening>| {
+                group[0].protocol == listening.protocol && group[0].addr == listening.addr
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.push(listening),
+                None => groups.push(vec![listening]),
+            }
+        }
+        for group in groups {
+            let (count, workers) = (group.len(), self.shares.len());
+            if count < workers {
+                self.warnings.push(format!(
+                    "{count} of {workers} workers serve {} {}: list the address {workers} times in the .socket unit, \
+                     with ReusePort=yes, for all of them to serve it",
+                    group[0].protocol, group[0].addr
+                ));
+            }
+            self.deal(group);
         }
     }
 }
 
-fn try_endpoint(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<Listening>, SocketError> {
+/// All sockets of an endpoint: TCP of each worker, then UDP of each worker.
+fn bind_endpoint(
+    endpoint: &Endpoint,
+    workers: usize,
+    join: bool,
+    stored: &mut Vec<Adopted>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Vec<Listening>>, SocketError> {
+    let mut tries = PORT_TRIES;
+    let mut addr = endpoint.addr;
+    let mut bound = Vec::new();
+    for (protocol, wanted) in [(Protocol::Tcp, endpoint.tcp), (Protocol::Udp, endpoint.udp)] {
+        if wanted {
+            let known = take_matching(stored, protocol, addr);
+            if let Some(first) = known.first() {
+                addr.set_port(first.addr.port());
+                bound.push(complete(known, workers, warnings));
+            }
+        }
+    }
+    let missing = |bound: &[Vec<Listening>], protocol| {
+        !bound.iter().any(|sockets: &Vec<Listening>| sockets[0].protocol == protocol)
+    };
+    let wanted = Endpoint {
+        addr,
+        tcp: endpoint.tcp && missing(&bound, Protocol::Tcp),
+        udp: endpoint.udp && missing(&bound, Protocol::Udp),
+        ..*endpoint
+    };
+    loop {
+        match bind_new(&wanted, workers, join) {
+            Err(error) if error.is(libc::EADDRINUSE) && wanted.addr.port() == 0 && tries > 1 => tries -= 1,
+            outcome => {
+                bound.extend(outcome?);
+                return Ok(bound);
+            }
+        }
+    }
+}
+
+/// Takes the stored sockets of an address out of `stored`; port 0 is whatever port they have.
+fn take_matching(stored: &mut Vec<Adopted>, protocol: Protocol, addr: SocketAddr) -> Vec<Listening> {
+    let matches = |adopted: &mut Adopted| {
+        let found = &adopted.listening;
+        found.protocol == protocol && (found.addr == addr || addr.port() == 0 && found.addr.ip() == addr.ip())
+    };
+    stored.extract_if(.., matches).map(|adopted| adopted.listening).collect()
+}
+
+/// Adds new sockets to stored ones, until each worker has one.
+fn complete(mut known: Vec<Listening>, workers: usize, warnings: &mut Vec<String>) -> Vec<Listening> {
+    let (protocol, addr) = (known[0].protocol, known[0].addr);
+    while known.len() < workers {
+        let opened =
+            known.iter().try_for_each(|socket| sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1));
+        match opened.map_err(failed("share", protocol, addr)).and_then(|()| open(protocol, addr, Share::Join))
+        {
+            Ok(listening) => known.push(listening),
+            Err(error) => {
+                warnings.push(format!(
+                    "{} of {workers} workers serve {protocol} {addr}: {}; another user's stored socket can't be joined",
+                    known.len(),
+                    error.errno
+                ));
+                break;
+            }
+        }
+    }
+    known
+}
+
+fn bind_new(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<Vec<Listening>>, SocketError> {
     let mut addr = endpoint.addr;
     let mut bound = Vec::new();
     for (protocol, wanted) in [(Protocol::Tcp, endpoint.tcp), (Protocol::Udp, endpoint.udp)] {
         if !wanted {
             continue;
         }
+        let mut sockets = Vec::new();
         for worker in 0..workers {
             let share = match (join, worker) {
                 (true, _) | (false, 1..) => Share::Join,
@@ -162,8 +305,9 @@ fn try_endpoint(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<L
             let patience = if endpoint.addr.port() == 0 { Duration::ZERO } else { BIND_PATIENCE };
             let listening = with_patience(patience, || open(protocol, addr, share))?;
             addr.set_port(listening.addr.port());
-            bound.push(listening);
+            sockets.push(listening);
         }
+        bound.push(sockets);
     }
     Ok(bound)
 }
@@ -179,15 +323,15 @@ enum Share {
     Join,
 }
 
+fn failed(step: &'static str, protocol: Protocol, addr: SocketAddr) -> impl Fn(io::Error) -> SocketError {
+    move |error| {
+        let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
+        SocketError { step, protocol, addr, errno }
+    }
+}
+
 fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening, SocketError> {
-    let failed = |step| {
-        move |error: io::Error| SocketError {
-            step,
-            protocol,
-            addr,
-            errno: Errno(error.raw_os_error().unwrap_or(libc::EINVAL)),
-        }
-    };
+    let failed = |step| failed(step, protocol, addr);
     let fd = sys::socket(protocol, addr).map_err(failed("open a socket for"))?;
     let set = |option, value| {
         sys::set_option(fd.as_fd(), option, value).map_err(failed("set the socket options of"))
@@ -195,28 +339,10 @@ fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening,
     if addr.is_ipv6() {
         set(IntOption::ONLY_V6, 1)?;
     }
-    match protocol {
-        // never on UDP, where a second such socket would take everything
-        Protocol::Tcp => {
-            set(IntOption::REUSE_ADDR, 1)?;
-            set(IntOption::NO_DELAY, 1)?; // connections inherit it
-        }
-        Protocol::Udp => {
-            set(if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 }, 1)?;
-            if addr.is_ipv6() {
-                set(IntOption::FREEBIND_V6, 1)?;
-            }
-            set(IntOption::GRO, 1)?;
-            for (force, plain) in [
-                (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
-                (IntOption::SEND_BUFFER_FORCE, IntOption::SEND_BUFFER),
-            ] {
-                if sys::set_option(fd.as_fd(), force, SOCKET_BUFFER_BYTES).is_err() {
-                    set(plain, SOCKET_BUFFER_BYTES)?;
-                }
-            }
-        }
+    if protocol == Protocol::Tcp {
+        set(IntOption::REUSE_ADDR, 1)?; // never on UDP, where a second such socket would take everything
     }
+    prepare(fd.as_fd(), protocol, addr)?;
     if share == Share::Join {
         set(IntOption::REUSE_PORT, 1)?;
     }
@@ -228,7 +354,61 @@ fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening,
         sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?;
     }
     let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of"))?;
-    Ok(Listening { protocol, addr, fd })
+    Ok(Listening { protocol, addr, fate: Fate::Ends, fd })
+}
+
+/// Sets the options that the datapath needs, on a socket of ours or an adopted one.
+fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(), SocketError> {
+    let set = |option, value| {
+        sys::set_option(fd, option, value).map_err(failed("set the socket options of", protocol, addr))
+    };
+    match protocol {
+        Protocol::Tcp => set(IntOption::NO_DELAY, 1)?, // connections inherit it
+        Protocol::Udp => {
+            set(if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 }, 1)?;
+            if addr.is_ipv6() {
+                set(IntOption::FREEBIND_V6, 1)?;
+            }
+            set(IntOption::GRO, 1)?;
+            for (force, plain) in [
+                (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
+                (IntOption::SEND_BUFFER_FORCE, IntOption::SEND_BUFFER),
+            ] {
+                if sys::set_option(fd, force, SOCKET_BUFFER_BYTES).is_err() {
+                    set(plain, SOCKET_BUFFER_BYTES)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where an adopted socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A .socket unit.
+    Unit,
+    /// The service manager's store, where an earlier process of ours put it.
+    Store,
+}
+
+/// A socket that the service manager passed.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The socket.
+    pub listening: Listening,
+}
+
+impl Listening {
+    /// Makes a bound socket of somebody else's fit for the datapath.
+    pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
+        let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();
+        let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
+        prepare(fd.as_fd(), protocol, addr)?;
+        Ok(Self { protocol, addr, fate: Fate::Outlives, fd })
+    }
 }
 
 /// Tries again for `patience` while the address is taken.
@@ -295,13 +475,17 @@ pub fn default_endpoints() -> Vec<Endpoint> {
 mod tests {
     use super::*;
 
+    fn bind(endpoints: &[Endpoint], workers: usize, join: bool) -> Result<Sockets, SocketError> {
+        bind_all(Binding { endpoints, named: true, workers, join }, Vec::new())
+    }
+
     fn endpoint(addr: &str) -> Endpoint {
         Endpoint { addr: addr.parse().unwrap(), tcp: true, udp: true, optional: false }
     }
 
     #[test]
     fn port_0_is_one_port_for_all_protocols_and_workers() {
-        let sockets = bind_all(&[endpoint("127.0.0.1:0"), endpoint("[::1]:0")], 3, false).unwrap();
+        let sockets = bind(&[endpoint("127.0.0.1:0"), endpoint("[::1]:0")], 3, false).unwrap();
         assert_eq!(sockets.shares.len(), 3);
         for family in [0, 2] {
             let port = sockets.shares[0][family].addr.port();
@@ -318,26 +502,26 @@ mod tests {
     #[test]
     fn a_port_in_use_is_an_error_with_a_cure_unless_joined() {
         for workers in [1, 2] {
-            let first = bind_all(&[endpoint("127.0.0.1:0")], workers, false).unwrap();
+            let first = bind(&[endpoint("127.0.0.1:0")], workers, false).unwrap();
             let taken = endpoint(&first.shares[0][0].addr.to_string());
-            let error = bind_all(&[taken], 2, false).unwrap_err();
+            let error = bind(&[taken], 2, false).unwrap_err();
             assert!(error.is(libc::EADDRINUSE), "{error}");
             let text = error.to_string();
             assert!(text.contains(&taken.addr.to_string()) && text.contains("ss -lnp"), "{text}");
-            assert_eq!(bind_all(&[taken], 1, true).is_ok(), workers > 1, "who is alone lets nobody join");
+            assert_eq!(bind(&[taken], 1, true).is_ok(), workers > 1, "who is alone lets nobody join");
         }
     }
 
     #[test]
     fn an_optional_address_that_is_missing_costs_a_warning() {
         let mut missing = endpoint("192.0.2.1:0");
-        let error = bind_all(&[missing], 1, false).unwrap_err().to_string();
+        let error = bind(&[missing], 1, false).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1:0") && error.contains("ip address"), "{error}");
         missing.optional = true;
-        let sockets = bind_all(&[missing, endpoint("127.0.0.1:0")], 1, false).unwrap();
+        let sockets = bind(&[missing, endpoint("127.0.0.1:0")], 1, false).unwrap();
         assert_eq!(sockets.shares[0].len(), 2);
         assert!(sockets.warnings[0].contains("192.0.2.1"), "{:?}", sockets.warnings);
-        assert!(bind_all(&[missing], 1, false).is_err(), "nothing to serve is an error");
+        assert!(bind(&[missing], 1, false).is_err(), "nothing to serve is an error");
     }
 
     #[test]

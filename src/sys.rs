@@ -6,7 +6,8 @@ use std::io;
 use std::mem::zeroed;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{self, RawAddr};
 
@@ -171,6 +172,66 @@ pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
         )
     })?;
     Ok(info.tcpi_unacked)
+}
+
+/// What a socket is that somebody else made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKind {
+    /// `None` if it is neither TCP nor UDP over IPv4 or IPv6.
+    pub protocol: Option<Protocol>,
+    /// TCP: it listens.
+    pub listens: bool,
+    /// It is connected to a peer.
+    pub connected: bool,
+    /// Tells whether two descriptors are the same socket (`SO_COOKIE`, Linux 4.12).
+    pub cookie: u64,
+}
+
+/// Looks at a socket that was passed in. `ENOTSOCK` for anything else.
+pub fn socket_kind(fd: BorrowedFd<'_>) -> io::Result<SocketKind> {
+    let number = |name| option(fd, IntOption(libc::SOL_SOCKET, name));
+    let internet = matches!(number(libc::SO_DOMAIN)?, libc::AF_INET | libc::AF_INET6);
+    let protocol = match number(libc::SO_PROTOCOL)? {
+        libc::IPPROTO_TCP if internet => Some(Protocol::Tcp),
+        libc::IPPROTO_UDP if internet => Some(Protocol::Udp),
+        _ => None,
+    };
+    let listens = number(libc::SO_ACCEPTCONN)? != 0;
+    let mut name = [0_u8; size_of::<libc::sockaddr_storage>()];
+    let mut len = name.len() as u32;
+    // SAFETY: getpeername(2) writes at most `len` bytes to `name`, and the length to a live u32
+    let connected = unsafe { libc::getpeername(fd.as_raw_fd(), name.as_mut_ptr().cast(), &raw mut len) } == 0;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as u32;
+    // SAFETY: getsockopt(2) writes at most `len` bytes to a live u64, and the length to a live u32
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(SocketKind { protocol, listens, connected, cookie })
+}
+
+/// Takes over the descriptors that were passed to the process at its start. They can be taken once:
+/// later calls, and numbers that are not open, get nothing.
+pub fn take_passed(numbers: &[RawFd]) -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    numbers.dedup();
+    // SAFETY: fcntl(2) with F_GETFD takes no memory. Each open number is taken once, from whoever
+    // started the process, before the process opened anything itself
+    unsafe {
+        numbers.retain(|&number| number > libc::STDERR_FILENO && libc::fcntl(number, libc::F_GETFD) >= 0);
+        numbers.into_iter().map(|number| OwnedFd::from_raw_fd(number)).collect()
+    }
 }
 
 /// A counter that wakes whoever polls it (eventfd(2)).

@@ -22,7 +22,7 @@ use std::os::fd::AsFd;
 use crate::ring::{
     Arena, BufferConfig, BufferRing, Chunk, Completion, Errno, File, Patience, Piece, Ring, RingError, Token,
 };
-use crate::sockets::{LISTEN_BACKLOG, Listening};
+use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
 use crate::stats::{Counter, Counters};
 use crate::sys;
 use crate::verdict::{self, StreamSend};
@@ -82,16 +82,43 @@ impl Operations {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepting {
     Armed,
+    /// Being cancelled at the limit of connections.
     Cancelling,
+    /// Being cancelled for good.
+    Leaving,
     Ended,
     /// For good.
     Off,
 }
 
 struct Listener {
-    listening: Listening,
+    /// `None` once it was retired.
+    listening: Option<Listening>,
+    addr: SocketAddr,
+    fate: Fate,
     file: File,
     accepting: Accepting,
+}
+
+impl Listener {
+    /// Ends accepting, unless there are connections in the queue that nobody else will accept.
+    fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {
+        let left = match &self.listening {
+            Some(listening) if self.fate != Fate::Outlives => sys::accept_queue_len(listening.as_fd())? == 0,
+            _ => true,
+        };
+        match self.accepting {
+            Accepting::Armed if left => {
+                self.accepting = Accepting::Leaving;
+                ring.cancel(accept, cancel);
+            }
+            Accepting::Ended if left => self.accepting = Accepting::Off,
+            // cancelled at the limit of connections: for good, now
+            Accepting::Cancelling if left => self.accepting = Accepting::Leaving,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// What a connection is doing.
@@ -233,7 +260,13 @@ impl Tcp {
         for (number, listening) in listening.into_iter().enumerate() {
             let file = File(first + number as u32);
             ring.register_file(file, listening.as_fd())?;
-            listeners.push(Listener { listening, file, accepting: Accepting::Ended });
+            listeners.push(Listener {
+                addr: listening.addr,
+                fate: listening.fate,
+                listening: Some(listening),
+                file,
+                accepting: Accepting::Ended,
+            });
         }
         let buffers = BufferRing::new(ring, BUFFERS).or_else(|_| BufferRing::new(ring, WHOLE_BUFFERS))?;
         let chunks = ASIDE_BYTES / CHUNK_BYTES / limits.workers as u32;
@@ -257,7 +290,7 @@ impl Tcp {
 
     /// The listener that an accept's token means, for messages.
     pub fn addr(&self, token: Token) -> SocketAddr {
-        self.listeners[token.index() as usize].listening.addr
+        self.listeners[token.index() as usize].addr
     }
 
     /// Handles the completion of an accept. An error is final for the worker: the listener or the ring
@@ -265,10 +298,8 @@ impl Tcp {
     pub fn accepted(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
         let listener = &mut self.listeners[completion.token().index() as usize];
         if !completion.more() {
-            listener.accepting = match listener.accepting {
-                Accepting::Cancelling if self.draining => Accepting::Off,
-                _ => Accepting::Ended,
-            };
+            let for_good = listener.accepting == Accepting::Leaving;
+            listener.accepting = if for_good { Accepting::Off } else { Accepting::Ended };
         }
         match completion.result() {
             Ok(file) => {
@@ -419,13 +450,15 @@ impl Tcp {
         }
     }
 
-    /// Lets nothing new in. Who is in the accept queue is still accepted; connections send what they
-    /// have received, then get our FIN.
+    /// Lets nothing new into the listeners that end with us; who is in their queues is still accepted.
+    /// Connections send what they have received, then get our FIN.
     pub fn begin_drain(&mut self) {
         self.draining = true;
-        for listener in &self.listeners {
-            // without the filter late connections are reset by the close, as by any other server
-            let _ = sys::drop_incoming(listener.listening.as_fd());
+        for listener in self.listeners.iter().filter(|listener| listener.fate == Fate::Ends) {
+            if let Some(listening) = &listener.listening {
+                // without the filter late connections are reset by the close, as by any other server
+                let _ = sys::drop_incoming(listening.as_fd());
+            }
         }
         for index in 0..self.connections.len() {
             if self.connections[index].phase == Phase::Open {
@@ -435,19 +468,33 @@ impl Tcp {
         }
     }
 
-    /// Ends accepting on every listener whose queue is empty. True when no connection is left.
+    /// Ends accepting: at once where the listener outlives us, else when its queue is empty. True when no
+    /// connection is left.
     pub fn drain(&mut self, ring: &mut Ring) -> io::Result<bool> {
         let mut drained = self.served == 0 && self.parked.is_empty();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.accepting == Accepting::Armed
-                && sys::accept_queue_len(listener.listening.as_fd())? == 0
-            {
-                listener.accepting = Accepting::Cancelling;
-                ring.cancel(self.operations.accept(number), self.operations.cancel());
-            }
+            listener.end_if_left(ring, self.operations.accept(number), self.operations.cancel())?;
             drained &= listener.accepting == Accepting::Off;
         }
         Ok(drained)
+    }
+
+    /// Ends accepting on the listeners that are not wanted any more, once their queues are empty. True
+    /// while there are any.
+    pub fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        let mut left = false;
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.fate != Fate::Retires || listener.listening.is_none() {
+                continue;
+            }
+            listener.end_if_left(ring, self.operations.accept(number), self.operations.cancel())?;
+            if listener.accepting == Accepting::Off {
+                ring.unregister_file(listener.file);
+                listener.listening = None;
+            }
+            left = true;
+        }
+        Ok(left)
     }
 
     /// Decides what a connection does next: the one place where operations on connections begin.

@@ -32,7 +32,7 @@ use crate::ring::{
     BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Messages, Patience, Piece,
     Ring, RingError, SEGMENTS_MAX, Span, Token, Transmit, Unusable,
 };
-use crate::sockets::Listening;
+use crate::sockets::{Fate, Listening};
 use crate::stats::Counters;
 use crate::sys;
 use crate::verdict;
@@ -173,7 +173,10 @@ enum Receiving {
 }
 
 struct Socket {
-    listening: Listening,
+    /// `None` once it was retired.
+    listening: Option<Listening>,
+    addr: SocketAddr,
+    fate: Fate,
     file: File,
     number: u16,
     buffers: BufferRing,
@@ -216,8 +219,9 @@ pub struct Udp {
     deferred: Vec<(u16, u16)>,
     /// When the turn began; kept only while there are reply sockets, whose idle time it counts.
     now: Instant,
+    /// Sockets that are not wanted any more.
+    retiring: Vec<usize>,
     turn: u64,
-    draining: bool,
 }
 
 impl Udp {
@@ -244,7 +248,9 @@ impl Udp {
             let nobody = Flow { peer: listening.addr, origdst: listening.addr };
             let empty = Group::new(nobody, Arrival::new(0, None), NONE);
             sockets.push(Socket {
-                listening,
+                addr: listening.addr,
+                fate: listening.fate,
+                listening: Some(listening),
                 file,
                 number: number as u16,
                 buffers: BufferRing::new(ring, config)?,
@@ -257,6 +263,8 @@ impl Udp {
                 places: Box::new([(0, NONE); FLOW_PLACES]),
             });
         }
+        let retires = |&number: &usize| sockets[number].fate == Fate::Retires;
+        let retiring = (0..sockets.len()).filter(retires).collect();
         let singles = Singles {
             messages: Messages::new(SINGLES.into()),
             free: (0..SINGLES).collect(),
@@ -272,14 +280,14 @@ impl Udp {
             reply_sockets,
             deferred: Vec::new(),
             now: Instant::now(),
+            retiring,
             turn: 1,
-            draining: false,
         })
     }
 
     /// The socket that a receive's token means, for messages.
     pub fn addr(&self, token: Token) -> SocketAddr {
-        self.sockets[token.index() as usize].listening.addr
+        self.sockets[token.index() as usize].addr
     }
 
     /// Handles the completion of a receive. An error is final for the worker: the socket or the ring is
@@ -287,11 +295,8 @@ impl Udp {
     pub fn received(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
         let socket = &mut self.sockets[completion.token().index() as usize];
         if !completion.more() {
-            socket.receiving = if socket.receiving == Receiving::Cancelling && self.draining {
-                Receiving::Off
-            } else {
-                Receiving::Ended
-            };
+            let for_good = socket.receiving == Receiving::Cancelling;
+            socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
         }
         match (completion.result(), socket.buffers.take(completion)) {
             (Ok(_), Some(piece)) => {
@@ -460,29 +465,44 @@ impl Udp {
         None
     }
 
-    /// Lets nothing new in; what is queued will be answered.
+    /// Lets nothing new into the sockets that end with us; what is queued will be answered.
     pub fn begin_drain(&mut self) {
-        self.draining = true;
-        for socket in &self.sockets {
-            // without the filter the drain ends when the queue happens to be empty, or at the deadline
-            let _ = sys::drop_incoming(socket.listening.as_fd());
+        for socket in self.sockets.iter().filter(|socket| socket.fate == Fate::Ends) {
+            if let Some(listening) = &socket.listening {
+                // without the filter the drain ends when the queue happens to be empty, or at the deadline
+                let _ = sys::drop_incoming(listening.as_fd());
+            }
         }
     }
 
-    /// Ends receiving on every socket whose queue is empty. True when all replies are out.
-    pub fn drain(&mut self, ring: &mut Ring) -> io::Result<bool> {
+    /// Ends receiving on every socket whose queue is empty, and, if `leave`, on those that outlive us:
+    /// what is in their queues is the next process's. True when all replies are out.
+    pub fn drain(&mut self, ring: &mut Ring, leave: bool) -> io::Result<bool> {
         let mut drained = true;
         for socket in &mut self.sockets {
-            if socket.receiving == Receiving::Armed
-                && sys::receive_queue_bytes(socket.listening.as_fd())? == 0
-            {
-                socket.receiving = Receiving::Cancelling;
-                ring.cancel(self.operations.receive(socket.number), Token::new(self.operations.cancel, 0, 0));
+            match socket.fate {
+                Fate::Ends | Fate::Retires => socket.end_if_empty(ring, self.operations)?,
+                Fate::Outlives if leave => socket.end(ring, self.operations),
+                Fate::Outlives => {}
             }
-            drained &=
-                socket.receiving == Receiving::Off && socket.buffers.available() == socket.buffers.count();
+            drained &= socket.is_done();
         }
         Ok(drained)
+    }
+
+    /// Ends receiving on the sockets that are not wanted any more, once their queues are empty.
+    /// True while there are any.
+    pub fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        for index in (0..self.retiring.len()).rev() {
+            let socket = &mut self.sockets[self.retiring[index]];
+            socket.end_if_empty(ring, self.operations)?;
+            if socket.is_done() {
+                ring.unregister_file(socket.file);
+                socket.listening = None;
+                self.retiring.swap_remove(index);
+            }
+        }
+        Ok(!self.retiring.is_empty())
     }
 
     /// Sends the datagrams of refused trains one by one, as far as message slots go.
@@ -597,9 +617,36 @@ impl Socket {
         self.messages.push(buffer.into(), payload);
     }
 
+    /// Ends receiving, when nothing is queued.
+    fn end_if_empty(&mut self, ring: &mut Ring, operations: Operations) -> io::Result<()> {
+        if let Some(listening) = &self.listening
+            && sys::receive_queue_bytes(listening.as_fd())? == 0
+        {
+            self.end(ring, operations);
+        }
+        Ok(())
+    }
+
+    /// Ends receiving for good.
+    fn end(&mut self, ring: &mut Ring, operations: Operations) {
+        match self.receiving {
+            Receiving::Armed => {
+                self.receiving = Receiving::Cancelling;
+                ring.cancel(operations.receive(self.number), Token::new(operations.cancel, 0, 0));
+            }
+            Receiving::Ended => self.receiving = Receiving::Off,
+            Receiving::Cancelling | Receiving::Off => {}
+        }
+    }
+
+    /// Receives no more, and has sent all replies.
+    fn is_done(&self) -> bool {
+        self.receiving == Receiving::Off && self.buffers.available() == self.buffers.count()
+    }
+
     /// How a reply of `flow` gets out, if no new reply socket is needed for it.
     fn via(&self, flow: &Flow, reply_sockets: &mut ReplySockets, turn: u64, now: Instant) -> Option<Via> {
-        if flow.origdst.port() == self.listening.addr.port() {
+        if flow.origdst.port() == self.addr.port() {
             Some(Via { file: self.file, source: Some(flow.origdst.ip()) })
         } else {
             reply_sockets.get(flow.origdst, turn, now).map(|file| Via { file, source: None })

@@ -26,8 +26,10 @@ const COMPLETION_ENTRIES: u32 = 4096;
 /// How often a draining worker looks whether the kernel's queues are empty.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
-/// How often idle reply sockets are looked for, while there are any.
-const EXPIRY_TICK: Duration = Duration::from_secs(1);
+/// What the last replies may take beyond the deadline of a drain.
+const LEAVING: Duration = Duration::from_millis(100);
+/// How often idle reply sockets and sockets that retire are looked after, while there are any.
+const TENDING_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker needs to know.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ pub enum WorkerError {
     Enter(io::Error),
     /// The queue of a socket can't be asked for.
     #[error("cannot see whether a queue is empty: {0}")]
-    Drain(io::Error),
+    Queue(io::Error),
 }
 
 /// What a completion belongs to: the operation's number in its token.
@@ -134,6 +136,8 @@ pub struct Worker {
     counters: Arc<Counters>,
     config: WorkerConfig,
     completions: Vec<Completion>,
+    /// Sockets are being retired.
+    retiring: bool,
     /// Until when it drains, once it does.
     drain_deadline: Option<Instant>,
     _wake: Arc<OwnedFd>,
@@ -180,6 +184,7 @@ impl Worker {
             counters,
             config,
             completions: Vec::with_capacity(COMPLETION_ENTRIES as usize),
+            retiring: true,
             drain_deadline: None,
             _wake: wake,
         };
@@ -198,8 +203,8 @@ impl Worker {
         loop {
             let wait = if self.drain_deadline.is_some() {
                 Wait::Timeout(DRAIN_TICK)
-            } else if self.udp.is_waiting_for_time() {
-                Wait::Timeout(self.config.turn_timeout.unwrap_or(EXPIRY_TICK).min(EXPIRY_TICK))
+            } else if self.retiring || self.udp.is_waiting_for_time() {
+                Wait::Timeout(self.config.turn_timeout.unwrap_or(TENDING_TICK).min(TENDING_TICK))
             } else {
                 idle
             };
@@ -208,6 +213,13 @@ impl Worker {
             self.handle_completions()?;
             if self.is_drained()? {
                 break;
+            }
+            if self.retiring {
+                let (ring, tcp, udp) = (&mut self.ring, &mut self.tcp, &mut self.udp);
+                self.retiring = tcp
+                    .retire(ring)
+                    .and_then(|left| Ok(left | udp.retire(ring)?))
+                    .map_err(WorkerError::Queue)?;
             }
             self.finish_turn();
         }
@@ -262,9 +274,12 @@ impl Worker {
     /// True when a drain has come to its end, or to its deadline.
     fn is_drained(&mut self) -> Result<bool, WorkerError> {
         let Some(deadline) = self.drain_deadline else { return Ok(false) };
-        let udp = self.udp.drain(&mut self.ring).map_err(WorkerError::Drain)?;
-        let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Drain)?;
-        Ok(udp && tcp || Instant::now() >= deadline)
+        let now = Instant::now();
+        let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Queue)?;
+        // sockets that outlive us are served until the last connection is gone
+        let leave = tcp || now >= deadline;
+        let udp = self.udp.drain(&mut self.ring, leave).map_err(WorkerError::Queue)?;
+        Ok(udp && tcp || now >= deadline + LEAVING)
     }
 }
 
