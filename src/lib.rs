@@ -16,21 +16,25 @@
 //!                          ring.rs    one ring; ring/{token, buffers, message, memory, arena}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
+//!                          pidfd.rs   another process's descriptors
+//! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
 //! beside                   src/bin/blaster/  the load tester: uses ring, sys and cmsg only
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
 //! `notify`, `libc` on floor 0 and in `ring`.
 //!
-//! `unsafe` lives in `sys`, `ring` and its rooms; the lint denies it everywhere else.
+//! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms; the lint denies it everywhere else.
 
 pub mod addr;
 pub mod adopt;
+pub mod check;
 pub mod cmsg;
 pub mod flow;
 pub mod notify;
 pub mod options;
 pub mod pairs;
+pub mod pidfd;
 pub mod refuse;
 pub mod reply_sockets;
 pub mod ring;

@@ -1,0 +1,482 @@
+//! What `tubular-echo check` tells: pure text from what was found.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use super::walk::{CLOSED_IN_A_ROW_MAX, Refusal, receives, register};
+use crate::pidfd::InetSocket;
+use crate::sys::Protocol;
+
+/// Everything that the report is made of.
+#[derive(Debug)]
+pub struct Findings {
+    /// The process looked at.
+    pub pid: u32,
+    /// Its name, from `/proc/PID/comm`.
+    pub name: String,
+    /// The internet sockets that the walk reached, by rising descriptor.
+    pub reached: Vec<(i32, InetSocket)>,
+    /// Those that it did not reach.
+    pub beyond: Vec<(i32, InetSocket)>,
+    /// The number of `pidfd_getfd(2)` calls that the walk took.
+    pub calls: u32,
+    /// The first descriptor that the walk did not look at.
+    pub end_fd: i32,
+    /// The process lives in another network namespace than we do.
+    pub other_namespace: bool,
+    /// The walk was cut short: no registration of this process can succeed.
+    pub cut_short: Option<CutShort>,
+    /// This kernel's BPF program tags are not what a released tubectl computes.
+    pub foreign_tags: bool,
+}
+
+/// What cut the walk short.
+#[derive(Debug)]
+pub enum CutShort {
+    /// `pidfd_getfd(2)` answered EPERM, under this `kernel.yama.ptrace_scope` (where there is one).
+    NoAccess {
+        /// 0 to 3; `None` without Yama.
+        ptrace_scope: Option<u8>,
+    },
+    /// A descriptor opened with `O_PATH`.
+    PathOnly {
+        /// Its number.
+        fd: i32,
+    },
+    /// Anything else: the descriptor, the step and the kernel's answer.
+    Other {
+        /// The descriptor.
+        fd: i32,
+        /// For people.
+        answer: String,
+    },
+}
+
+/// What the lines for `tubectl` should say.
+#[derive(Debug)]
+pub struct Wishes {
+    /// The label that stands between bindings and sockets.
+    pub label: String,
+    /// Prefixes to steer.
+    pub prefixes: Vec<IpNet>,
+    /// Port to steer, 0 for all; `None`: the port that is served.
+    pub bind_port: Option<u16>,
+}
+
+/// The finished text.
+#[derive(Debug)]
+pub struct Report {
+    /// Lines, each ended by a newline.
+    pub text: String,
+    /// Whether tubectl would refuse anything.
+    pub refused: bool,
+}
+
+/// What register-pid makes of one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Registers,
+    GroupMember { first_fd: i32 },
+    PassedOver,
+    Unreachable,
+    NotListening,
+    Connected { peer: SocketAddr },
+    DualStack,
+    Foreign,
+    Duplicate { first_fd: i32, same_socket: bool },
+    Behind { fd: i32 },
+}
+
+impl Verdict {
+    fn is_refusal(self) -> bool {
+        !matches!(self, Self::Registers | Self::GroupMember { .. } | Self::PassedOver)
+    }
+}
+
+/// Judges every socket found and writes the lines for those that would register.
+pub fn report(findings: &Findings, wishes: &Wishes) -> Report {
+    let mut lines = vec![format!(
+        "process {} ({}): {} descriptors walked, {} pidfd_getfd calls",
+        findings.pid, findings.name, findings.end_fd, findings.calls
+    )];
+    let judged: Vec<(i32, InetSocket, Verdict)> = findings
+        .reached
+        .iter()
+        .map(|(fd, socket)| (*fd, *socket, judge(findings, *fd, socket)))
+        .chain(findings.beyond.iter().map(|(fd, socket)| (*fd, *socket, judge_unreached(socket))))
+        .collect();
+    for (fd, socket, verdict) in &judged {
+        if *verdict != Verdict::PassedOver {
+            let what = format!("{} {}", socket.protocol, socket.local);
+            lines.push(format!("  fd {fd:<4} {what:<30} {}", Reason(*verdict, findings.end_fd)));
+        }
+    }
+    let passed_over = judged.iter().filter(|(.., verdict)| *verdict == Verdict::PassedOver).count();
+    if passed_over > 0 {
+        lines.push(format!("  {passed_over} connections and unbound sockets, which tubectl passes over"));
+    }
+
+    let served = served(&judged);
+    let nothing = served.is_empty();
+    if nothing {
+        lines.push("refused: no sockets: nothing here that register-pid would take".to_string());
+    }
+    if findings.other_namespace {
+        lines.push(format!(
+            "refused: the process runs in another network namespace; `tubectl -netns /proc/{}/ns/net` \
+             reaches a dispatcher that was loaded there",
+            findings.pid
+        ));
+    }
+    if let Some(cut_short) = &findings.cut_short {
+        lines.push(format!("refused, every socket: {cut_short}"));
+    } else {
+        lines.extend(tubectl_lines(findings, wishes, &served));
+    }
+    if findings.foreign_tags {
+        lines.push(FOREIGN_TAGS.to_string());
+    }
+    Report {
+        text: lines.join("\n") + "\n",
+        refused: nothing
+            || findings.other_namespace
+            || findings.cut_short.is_some()
+            || judged.iter().any(|(.., verdict)| verdict.is_refusal()),
+    }
+}
+
+const FOREIGN_TAGS: &str = "\
+note: this kernel hashes BPF programs with SHA-256 (Linux 6.18 and newer), a released tubectl with SHA-1: there
+  every command after `load` that changes something fails with \"differing tag\". It takes a kernel before
+  6.18, or a tubectl built without the comparison in internal/compatible.go.";
+
+fn judge(findings: &Findings, fd: i32, socket: &InetSocket) -> Verdict {
+    if socket.local.port() == 0 {
+        return Verdict::PassedOver;
+    }
+    if !receives(socket) {
+        return match (socket.protocol, socket.peer) {
+            (Protocol::Udp, Some(peer)) => Verdict::Connected { peer },
+            (_, Some(_)) => Verdict::PassedOver,
+            (_, None) => Verdict::NotListening,
+        };
+    }
+    let all = findings.reached.iter().map(|(fd, socket)| (*fd, socket));
+    let outcome = register(all.clone(), socket.protocol, socket.local);
+    match outcome.refused {
+        Some(Refusal::Duplicate { fd: second_fd, first_fd }) if second_fd == fd => {
+            let same_socket =
+                all.clone().any(|(other, first)| other == first_fd && first.cookie == socket.cookie);
+            Verdict::Duplicate { first_fd, same_socket }
+        }
+        Some(Refusal::DualStack { fd: refused_fd }) if refused_fd == fd => Verdict::DualStack,
+        Some(Refusal::Protocol { fd: refused_fd, .. }) if refused_fd == fd => Verdict::Foreign,
+        Some(
+            Refusal::Duplicate { fd: refused_fd, .. }
+            | Refusal::DualStack { fd: refused_fd }
+            | Refusal::Protocol { fd: refused_fd, .. },
+        ) => Verdict::Behind { fd: refused_fd },
+        None | Some(Refusal::NoSocket) => match outcome.registered.first() {
+            Some(first_fd) if *first_fd != fd => Verdict::GroupMember { first_fd: *first_fd },
+            _ => Verdict::Registers,
+        },
+    }
+}
+
+fn judge_unreached(socket: &InetSocket) -> Verdict {
+    if receives(socket) && socket.local.port() != 0 { Verdict::Unreachable } else { Verdict::PassedOver }
+}
+
+/// A verdict in words, with the cure; the number is where the walk ended.
+struct Reason(Verdict, i32);
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Verdict::Registers => f.write_str("registers"),
+            Verdict::GroupMember { first_fd } => {
+                write!(f, "registers with fd {first_fd}, whose SO_REUSEPORT group it shares")
+            }
+            Verdict::PassedOver => f.write_str("passed over"),
+            Verdict::Unreachable => write!(
+                f,
+                "refused: out of reach, the walk ended before fd {}, after {CLOSED_IN_A_ROW_MAX} closed \
+                 descriptors in a row or an error; open listening sockets before anything else",
+                self.1
+            ),
+            Verdict::NotListening => f.write_str("refused: bound, but not in LISTEN"),
+            Verdict::Connected { peer } => {
+                write!(f, "refused: connected to {peer}; register-pid takes UDP sockets without a peer")
+            }
+            Verdict::DualStack => {
+                f.write_str("refused: dual stack; set IPV6_V6ONLY before bind, and bind IPv4 on its own")
+            }
+            Verdict::Foreign => f.write_str("refused: neither plain TCP nor plain UDP"),
+            Verdict::Duplicate { first_fd, same_socket: true } => {
+                write!(f, "refused: a duplicate of fd {first_fd}; close one of the two")
+            }
+            Verdict::Duplicate { first_fd, same_socket: false } => {
+                write!(f, "refused: bound where fd {first_fd} is; set SO_REUSEPORT on both or close one")
+            }
+            Verdict::Behind { fd } => write!(f, "refused: register-pid for this address fails at fd {fd}"),
+        }
+    }
+}
+
+impl Display for CutShort {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAccess { ptrace_scope: Some(3) } => f.write_str(
+                "pidfd_getfd is forbidden to everybody, root included, while kernel.yama.ptrace_scope is 3; \
+                 it takes a reboot with a smaller value",
+            ),
+            Self::NoAccess { ptrace_scope } => {
+                f.write_str("pidfd_getfd is not permitted; run this, and tubectl, as root")?;
+                match ptrace_scope {
+                    Some(scope) => write!(f, " (kernel.yama.ptrace_scope is {scope})"),
+                    None => Ok(()),
+                }
+            }
+            Self::PathOnly { fd } => write!(
+                f,
+                "fd {fd} is open with O_PATH, which answers getsockopt with EBADF, and register-pid gives up \
+                 there; close it or open it without O_PATH"
+            ),
+            Self::Other { fd, answer } => write!(f, "register-pid gives up at fd {fd}: {answer}"),
+        }
+    }
+}
+
+/// The addresses that register, each once, in the order of their descriptors.
+fn served(judged: &[(i32, InetSocket, Verdict)]) -> Vec<(Protocol, SocketAddr)> {
+    let registering = judged.iter().filter(|(.., verdict)| *verdict == Verdict::Registers);
+    registering.map(|(_, socket, _)| (socket.protocol, socket.local)).collect()
+}
+
+/// The exact commands, for a shell.
+fn tubectl_lines(findings: &Findings, wishes: &Wishes, served: &[(Protocol, SocketAddr)]) -> Vec<String> {
+    let tubectl = if findings.other_namespace {
+        format!("tubectl -netns /proc/{}/ns/net", findings.pid)
+    } else {
+        "tubectl".to_string()
+    };
+    let (mut lines, mut register) = (Vec::new(), Vec::new());
+    if !served.is_empty() {
+        lines.push("to steer traffic here:".to_string());
+    }
+    for (at, (protocol, local)) in served.iter().enumerate() {
+        let same_destination = served[..at]
+            .iter()
+            .filter(|(other, address)| other == protocol && address.is_ipv4() == local.is_ipv4())
+            .count();
+        // One label holds one socket per family and protocol, so a second address needs a second label.
+        let label = match same_destination {
+            0 => shell_word(&wishes.label),
+            before => shell_word(&format!("{}-{}", wishes.label, before + 1)),
+        };
+        let port = wishes.bind_port.unwrap_or(local.port());
+        let of_family = |prefix: &&IpNet| prefix.addr().is_ipv4() == local.is_ipv4();
+        for prefix in wishes.prefixes.iter().filter(of_family) {
+            lines.push(format!("  {tubectl} bind {label} {protocol} {} {port}", prefix.trunc()));
+        }
+        let (pid, ip, served_port) = (findings.pid, local.ip(), local.port());
+        register.push(format!("  {tubectl} register-pid {pid} {label} {protocol} {ip} {served_port}"));
+    }
+    lines.append(&mut register);
+    lines
+}
+
+/// `word` as a shell reads it back.
+fn shell_word(word: &str) -> String {
+    if word.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@%+,/".contains(c)) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(protocol: Protocol, local: &str) -> InetSocket {
+        InetSocket {
+            protocol,
+            foreign_protocol: None,
+            local: local.parse().unwrap(),
+            peer: None,
+            listening: protocol == Protocol::Tcp,
+            v6only: true,
+            reuseport: false,
+            cookie: 1,
+        }
+    }
+
+    fn four_sockets() -> Vec<(i32, InetSocket)> {
+        vec![
+            (3, socket(Protocol::Tcp, "127.0.0.1:1234")),
+            (4, socket(Protocol::Tcp, "[::1]:1234")),
+            (5, socket(Protocol::Udp, "127.0.0.1:1234")),
+            (6, socket(Protocol::Udp, "[::1]:1234")),
+        ]
+    }
+
+    fn findings(reached: Vec<(i32, InetSocket)>) -> Findings {
+        Findings {
+            pid: 4242,
+            name: "tubular-echo".to_string(),
+            reached,
+            beyond: Vec::new(),
+            calls: 41,
+            end_fd: 41,
+            other_namespace: false,
+            cut_short: None,
+            foreign_tags: false,
+        }
+    }
+
+    fn wishes() -> Wishes {
+        Wishes {
+            label: "echo".to_string(),
+            prefixes: vec!["127.0.0.129/25".parse().unwrap(), "2001:db8::/64".parse().unwrap()],
+            bind_port: None,
+        }
+    }
+
+    #[track_caller]
+    fn refuses(findings: &Findings, why: &str) {
+        let Report { text, refused } = report(findings, &wishes());
+        assert!(refused && text.contains(why), "no {why:?} in\n{text}");
+    }
+
+    #[test]
+    fn all_good_prints_the_exact_lines() {
+        let Report { text, refused } = report(&findings(four_sockets()), &wishes());
+        assert!(!refused, "{text}");
+        assert_eq!(text.matches("registers\n").count(), 4, "{text}");
+        let lines = "\
+to steer traffic here:
+  tubectl bind echo tcp 127.0.0.128/25 1234
+  tubectl bind echo tcp 2001:db8::/64 1234
+  tubectl bind echo udp 127.0.0.128/25 1234
+  tubectl bind echo udp 2001:db8::/64 1234
+  tubectl register-pid 4242 echo tcp 127.0.0.1 1234
+  tubectl register-pid 4242 echo tcp ::1 1234
+  tubectl register-pid 4242 echo udp 127.0.0.1 1234
+  tubectl register-pid 4242 echo udp ::1 1234
+";
+        assert!(text.ends_with(lines), "{text}");
+    }
+
+    #[test]
+    fn a_second_address_of_one_destination_gets_its_own_label() {
+        let second = (7, socket(Protocol::Tcp, "127.0.0.2:80"));
+        let all: Vec<_> = four_sockets().into_iter().chain([second]).collect();
+        let Report { text, refused } = report(&findings(all), &wishes());
+        assert!(!refused, "{text}");
+        assert!(text.contains("register-pid 4242 echo-2 tcp 127.0.0.2 80\n"), "{text}");
+    }
+
+    #[test]
+    fn workers_of_one_group_register_with_the_first() {
+        let mut all = four_sockets();
+        all.extend(four_sockets().into_iter().map(|(fd, socket)| (fd + 4, socket)));
+        for (fd, socket) in &mut all {
+            socket.reuseport = true;
+            socket.cookie = *fd as u64;
+        }
+        let Report { text, refused } = report(&findings(all), &wishes());
+        assert!(!refused, "{text}");
+        assert!(text.contains("registers with fd 3,"), "{text}");
+        assert_eq!(text.matches("register-pid").count(), 4, "{text}");
+    }
+
+    #[test]
+    fn a_socket_behind_a_gap_is_refused() {
+        let mut all = findings(four_sockets());
+        all.beyond = vec![(77, socket(Protocol::Tcp, "127.0.0.1:80"))];
+        refuses(&all, "refused: out of reach, the walk ended before fd 41");
+    }
+
+    #[test]
+    fn dual_stack_is_refused() {
+        let mut all = four_sockets();
+        all[1].1.v6only = false;
+        refuses(&findings(all), "refused: dual stack");
+    }
+
+    #[test]
+    fn a_duplicate_is_refused_and_so_is_the_first() {
+        let mut all = four_sockets();
+        all.push((7, all[0].1));
+        refuses(&findings(all.clone()), "refused: a duplicate of fd 3");
+        refuses(&findings(all.clone()), "refused: register-pid for this address fails at fd 7");
+        all[4].1.cookie = 2;
+        refuses(&findings(all), "refused: bound where fd 3 is");
+    }
+
+    #[test]
+    fn connected_and_silent_sockets_are_refused_and_connections_passed_over() {
+        let mut all = four_sockets();
+        all[2].1.peer = Some("192.0.2.1:53".parse().unwrap());
+        refuses(&findings(all), "refused: connected to 192.0.2.1:53");
+
+        let mut all = four_sockets();
+        all[0].1.listening = false;
+        refuses(&findings(all.clone()), "refused: bound, but not in LISTEN");
+
+        all[0].1 = four_sockets()[0].1;
+        let mut accepted = all[0].1;
+        accepted.listening = false;
+        accepted.peer = Some("127.0.0.9:9".parse().unwrap());
+        all.push((9, accepted));
+        let Report { text, refused } = report(&findings(all), &wishes());
+        assert!(!refused && text.contains("1 connections and unbound"), "{text}");
+    }
+
+    #[test]
+    fn another_protocol_and_an_empty_process_are_refused() {
+        let mut mptcp = socket(Protocol::Tcp, "127.0.0.1:80");
+        mptcp.foreign_protocol = Some(262);
+        refuses(&findings(vec![(3, mptcp)]), "refused: neither plain TCP nor plain UDP");
+        refuses(&findings(Vec::new()), "refused: no sockets");
+    }
+
+    #[test]
+    fn what_refuses_every_socket_says_so() {
+        let mut all = findings(four_sockets());
+        all.cut_short = Some(CutShort::PathOnly { fd: 9 });
+        refuses(&all, "refused, every socket: fd 9 is open with O_PATH");
+        assert!(!report(&all, &wishes()).text.contains("to steer"));
+        all.cut_short = Some(CutShort::NoAccess { ptrace_scope: Some(3) });
+        refuses(&all, "kernel.yama.ptrace_scope is 3; it takes a reboot");
+        all.cut_short = Some(CutShort::NoAccess { ptrace_scope: Some(1) });
+        refuses(&all, "as root (kernel.yama.ptrace_scope is 1)");
+        all.cut_short = Some(CutShort::Other { fd: 2, answer: "EIO".to_string() });
+        refuses(&all, "gives up at fd 2: EIO");
+    }
+
+    #[test]
+    fn another_namespace_is_refused_and_the_lines_name_it() {
+        let mut all = findings(four_sockets());
+        all.other_namespace = true;
+        refuses(&all, "another network namespace");
+        refuses(&all, "  tubectl -netns /proc/4242/ns/net register-pid 4242 echo udp ::1 1234\n");
+    }
+
+    #[test]
+    fn foreign_tags_are_a_note_and_no_refusal() {
+        let mut all = findings(four_sockets());
+        all.foreign_tags = true;
+        let Report { text, refused } = report(&all, &wishes());
+        assert!(!refused && text.contains("differing tag"), "{text}");
+    }
+
+    #[test]
+    fn a_label_survives_the_shell() {
+        assert_eq!(shell_word("echo-1"), "echo-1");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+    }
+}
