@@ -101,15 +101,16 @@ fn look(pid: u32) -> Result<Findings, CheckError> {
     })
 }
 
-fn cut_short(Aborted { fd, refused }: Aborted) -> CutShort {
-    if refused.path_only {
-        CutShort::PathOnly { fd }
+fn cut_short(Aborted { fd, refused }: Aborted) -> (i32, CutShort) {
+    let why = if refused.path_only {
+        CutShort::PathOnly
     } else if refused.source.kind() == io::ErrorKind::PermissionDenied {
         let ptrace_scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
         CutShort::NoAccess { ptrace_scope: ptrace_scope.and_then(|scope| scope.trim().parse().ok()) }
     } else {
-        CutShort::Other { fd, answer: refused.to_string() }
-    }
+        CutShort::Other(refused.to_string())
+    };
+    (fd, why)
 }
 
 /// Where the links cannot be read, the walk has failed already and says why.

@@ -26,8 +26,8 @@ pub struct Findings {
     pub end_fd: i32,
     /// The process lives in another network namespace than we do.
     pub other_namespace: bool,
-    /// The walk was cut short: no registration of this process can succeed.
-    pub cut_short: Option<CutShort>,
+    /// The walk was cut short at this descriptor: no registration of this process can succeed.
+    pub cut_short: Option<(i32, CutShort)>,
     /// This kernel's BPF program tags are not what a released tubectl computes.
     pub foreign_tags: bool,
 }
@@ -40,18 +40,10 @@ pub enum CutShort {
         /// 0 to 3; `None` without Yama.
         ptrace_scope: Option<u8>,
     },
-    /// A descriptor opened with `O_PATH`.
-    PathOnly {
-        /// Its number.
-        fd: i32,
-    },
-    /// Anything else: the descriptor, the step and the kernel's answer.
-    Other {
-        /// The descriptor.
-        fd: i32,
-        /// For people.
-        answer: String,
-    },
+    /// The descriptor was opened with `O_PATH`.
+    PathOnly,
+    /// Anything else: the step and the kernel's answer.
+    Other(String),
 }
 
 /// What the lines for `tubectl` should say.
@@ -119,7 +111,7 @@ pub fn report(findings: &Findings, wishes: &Wishes) -> Report {
     }
 
     let served = served(&judged);
-    let nothing = served.is_empty();
+    let nothing = served.is_empty() && findings.cut_short.is_none();
     if nothing {
         lines.push("refused: no sockets: nothing here that register-pid would take".to_string());
     }
@@ -130,11 +122,10 @@ pub fn report(findings: &Findings, wishes: &Wishes) -> Report {
             findings.pid
         ));
     }
-    if let Some(cut_short) = &findings.cut_short {
-        lines.push(format!("refused, every socket: {cut_short}"));
-    } else {
-        lines.extend(tubectl_lines(findings, wishes, &served));
+    if let Some((fd, cut_short)) = &findings.cut_short {
+        lines.push(format!("refused, every socket: the walk ends at fd {fd}: {cut_short}"));
     }
+    lines.extend(tubectl_lines(findings, wishes, &served));
     if findings.foreign_tags {
         lines.push(FOREIGN_TAGS.to_string());
     }
@@ -162,6 +153,9 @@ fn judge(findings: &Findings, fd: i32, socket: &InetSocket) -> Verdict {
             (_, Some(_)) => Verdict::PassedOver,
             (_, None) => Verdict::NotListening,
         };
+    }
+    if let Some((end_fd, _)) = findings.cut_short {
+        return Verdict::Behind { fd: end_fd };
     }
     let all = findings.reached.iter().map(|(fd, socket)| (*fd, socket));
     let outcome = register(all.clone(), socket.protocol, socket.local);
@@ -239,12 +233,10 @@ impl Display for CutShort {
                     None => Ok(()),
                 }
             }
-            Self::PathOnly { fd } => write!(
-                f,
-                "fd {fd} is open with O_PATH, which answers getsockopt with EBADF, and register-pid gives up \
-                 there; close it or open it without O_PATH"
+            Self::PathOnly => f.write_str(
+                "it is open with O_PATH and answers getsockopt with EBADF; close it or open it without O_PATH",
             ),
-            Self::Other { fd, answer } => write!(f, "register-pid gives up at fd {fd}: {answer}"),
+            Self::Other(answer) => f.write_str(answer),
         }
     }
 }
@@ -447,15 +439,16 @@ to steer traffic here:
     #[test]
     fn what_refuses_every_socket_says_so() {
         let mut all = findings(four_sockets());
-        all.cut_short = Some(CutShort::PathOnly { fd: 9 });
-        refuses(&all, "refused, every socket: fd 9 is open with O_PATH");
+        all.cut_short = Some((9, CutShort::PathOnly));
+        refuses(&all, "refused, every socket: the walk ends at fd 9: it is open with O_PATH");
+        refuses(&all, "refused: register-pid for this address fails at fd 9");
         assert!(!report(&all, &wishes()).text.contains("to steer"));
-        all.cut_short = Some(CutShort::NoAccess { ptrace_scope: Some(3) });
+        all.cut_short = Some((0, CutShort::NoAccess { ptrace_scope: Some(3) }));
         refuses(&all, "kernel.yama.ptrace_scope is 3; it takes a reboot");
-        all.cut_short = Some(CutShort::NoAccess { ptrace_scope: Some(1) });
+        all.cut_short = Some((0, CutShort::NoAccess { ptrace_scope: Some(1) }));
         refuses(&all, "as root (kernel.yama.ptrace_scope is 1)");
-        all.cut_short = Some(CutShort::Other { fd: 2, answer: "EIO".to_string() });
-        refuses(&all, "gives up at fd 2: EIO");
+        all.cut_short = Some((2, CutShort::Other("EIO".to_string())));
+        refuses(&all, "the walk ends at fd 2: EIO");
     }
 
     #[test]

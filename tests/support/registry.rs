@@ -1,0 +1,81 @@
+//! `tubectl register-pid` as the tests' dispatcher does it: the exact walk, then the socket map.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::{fs, io};
+
+use tubular_echo::check::walk::{Refusal, register, walk};
+use tubular_echo::pidfd::PidFd;
+use tubular_echo::sys::Protocol;
+
+use super::steer::SocketMap;
+
+/// A registration that succeeded.
+#[derive(Debug)]
+pub struct Registered {
+    /// The descriptor of the registered socket in the other process.
+    pub fd: i32,
+    /// Its `SO_COOKIE`.
+    pub cookie: u64,
+    /// How many calls of `pidfd_getfd(2)` the walk took.
+    pub calls: u32,
+}
+
+/// Why `register-pid` exits with 1.
+#[derive(Debug)]
+pub enum Failure {
+    /// The process lives in another network namespace.
+    OtherNamespace,
+    /// The walk ended at this descriptor.
+    Aborted(i32, String),
+    /// The walk's sockets do not make one destination.
+    Refused(Refusal),
+    /// The kernel refused something else.
+    Kernel(io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherNamespace => f.write_str("can't register sockets from different network namespace"),
+            Self::Aborted(fd, why) => write!(f, "target fd {fd}: {why}"),
+            Self::Refused(refusal) => write!(f, "{refusal:?}"),
+            Self::Kernel(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+/// Takes the socket of process `pid` that is bound to `address` and steers its destination's traffic there.
+pub fn register_pid(
+    sockets: &SocketMap,
+    pid: u32,
+    protocol: Protocol,
+    address: SocketAddr,
+) -> Result<Registered, Failure> {
+    if fs::read_link("/proc/thread-self/ns/net")? != fs::read_link(format!("/proc/{pid}/ns/net"))? {
+        return Err(Failure::OtherNamespace);
+    }
+    let walk = walk(&PidFd::open(pid)?);
+    if let Some(aborted) = walk.aborted {
+        return Err(Failure::Aborted(aborted.fd, aborted.refused.to_string()));
+    }
+    let outcome = register(walk.found.iter().map(|found| (found.fd, &found.socket)), protocol, address);
+    let mut last = None;
+    for fd in outcome.registered {
+        let found = walk.found.iter().find(|found| found.fd == fd).expect("only sockets found register");
+        let duplicate = found.duplicate.as_ref().expect("kept for every socket that may register");
+        sockets.register(protocol, address.ip(), duplicate.as_fd())?;
+        last = Some(Registered { fd, cookie: found.socket.cookie, calls: walk.calls });
+    }
+    match (outcome.refused, last) {
+        (None, Some(registered)) => Ok(registered),
+        (refused, _) => Err(Failure::Refused(refused.unwrap_or(Refusal::NoSocket))),
+    }
+}
