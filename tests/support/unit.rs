@@ -1,0 +1,98 @@
+//! Services of the real service manager that the tests run beside (tests/support/systemd-rig).
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use super::PATIENCE;
+
+/// A service, by its name without `.service`.
+pub struct Unit(pub String);
+
+impl Unit {
+    /// Starts a transient service of this command; returns when it is active, or with what went wrong.
+    pub fn run(name: &str, properties: &[&str], command: &[&str]) -> Result<Self, String> {
+        let mut run = Command::new("systemd-run");
+        run.args(["--quiet", "--unit", name]);
+        run.args(properties.iter().flat_map(|property| ["-p", property])).arg("--").args(command);
+        succeeded(&run.output().expect("run systemd-run")).map(|_| Self(name.to_owned()))
+    }
+
+    /// Starts a service that is installed.
+    pub fn start(name: &str) -> Result<Self, String> {
+        succeeded(&systemctl(&["start", name])).map(|_| Self(name.to_owned()))
+    }
+
+    /// One of the manager's properties of the service.
+    pub fn show(&self, property: &str) -> String {
+        let name = format!("{}.service", self.0);
+        succeeded(&systemctl(&["show", "--value", "--property", property, &name])).expect("a property")
+    }
+
+    /// A property that is a number.
+    pub fn number(&self, property: &str) -> u64 {
+        let value = self.show(property);
+        value.parse().unwrap_or_else(|_| panic!("{property}={value} of {}", self.0))
+    }
+
+    /// The main process.
+    pub fn main_pid(&self) -> u32 {
+        self.number("MainPID") as u32
+    }
+
+    /// The worker threads of the main process.
+    pub fn workers(&self) -> Vec<u32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.main_pid())).expect("the process's threads");
+        let named_worker = |path: &std::path::Path| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("worker-"))
+        };
+        let paths = threads.map(|thread| thread.expect("a thread").path());
+        let workers = paths.filter(|path| named_worker(path));
+        workers.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Stops the service and forgets it; how long that took.
+    pub fn stop(self) -> Duration {
+        let begun = Instant::now();
+        succeeded(&systemctl(&["stop", &self.0])).expect("the service stops");
+        begun.elapsed()
+    }
+
+    /// What the service's processes wrote, without the manager's own words.
+    pub fn journal(&self) -> Vec<String> {
+        let own = format!("_SYSTEMD_UNIT={}.service", self.0);
+        succeeded(&run("journalctl", &["--sync"])).expect("the journal is written");
+        let lines = succeeded(&run("journalctl", &["--quiet", "--output=cat", &own])).expect("the journal");
+        lines.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Runs `systemctl`.
+pub fn systemctl(arguments: &[&str]) -> Output {
+    run("systemctl", arguments)
+}
+
+/// Runs a program to its end.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("run {program}: {error}"))
+}
+
+/// What a program printed, without the last newline; what it complained of when it failed.
+pub fn succeeded(output: &Output) -> Result<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{}: {}{}", output.status, text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+/// Waits for a condition that only asking can show; how long it took.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    begun.elapsed()
+}

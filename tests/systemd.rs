@@ -1,0 +1,254 @@
+//! Under a real service manager. `ci/service-manager` runs this inside tests/support/systemd-rig; plain
+//! `cargo test` leaves it out, because it installs units and programs.
+//!
+//! Called by the name `tubectl`, this program is the tests' stand-in for it and knows `register-pid` alone,
+//! so that units name tubectl exactly as they do in production.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use std::{env, fs, panic};
+
+use support::registry::register_pid;
+use support::steer::{Dispatcher, SocketMap};
+use support::unit::{Unit, run, succeeded, systemctl, until};
+use support::walkthrough::{DESTINATIONS, dispatcher, walk_through};
+use support::{stuck, tcp};
+use tubular_echo::sys::Protocol;
+
+/// Where the dispatcher's sockets are found by the stand-in for tubectl.
+const SOCKETS: &str = "/sys/fs/bpf/sockets";
+
+/// The four registrations of the walk-through.
+const REGISTER: [&str; 4] = [
+    "ExecStartPost=+tubectl register-pid $MAINPID echo tcp 127.0.0.1 1234",
+    "ExecStartPost=+tubectl register-pid $MAINPID echo udp 127.0.0.1 1234",
+    "ExecStartPost=+tubectl register-pid $MAINPID echo tcp ::1 1234",
+    "ExecStartPost=+tubectl register-pid $MAINPID echo udp ::1 1234",
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().collect();
+    if arguments[0].ends_with("tubectl") {
+        return match tubectl(&arguments[1..]) {
+            Ok(registered) => {
+                println!("{registered}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("Error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if env::var("container").as_deref() != Ok("systemd-rig") {
+        eprintln!("error: this installs units and programs, so it runs in a rig only: ci/service-manager");
+        return ExitCode::FAILURE;
+    }
+    install();
+    let dispatcher = dispatcher();
+    dispatcher.sockets.pin(Path::new(SOCKETS)).expect("pin the sockets");
+    let cases: [(&str, fn(&Dispatcher) -> String); 7] = [
+        ("50 starts, each registered by its hook", fifty_starts),
+        ("active only after READY=1", active_only_after_ready),
+        ("a failing start leaves one line", failing_starts),
+        ("stop in time", stop_in_time),
+        ("an idle server stays alive", idle_stays_alive),
+        ("a stuck worker is replaced", stuck_worker_is_replaced),
+        ("the units of dist/", units_of_dist),
+    ];
+    for (name, case) in cases {
+        let begun = Instant::now();
+        let Ok(figures) = panic::catch_unwind(|| case(&dispatcher)) else {
+            println!("FAILED  {name}; the end of the journal:");
+            println!("{}", succeeded(&run("journalctl", &["--no-pager", "--lines=40"])).unwrap_or_default());
+            return ExitCode::FAILURE;
+        };
+        println!("ok  {name}: {figures} ({:.1} s)", begun.elapsed().as_secs_f32());
+    }
+    ExitCode::SUCCESS
+}
+
+/// `tubectl register-pid PID LABEL PROTOCOL IP PORT`.
+fn tubectl(arguments: &[String]) -> Result<String, String> {
+    let [command, pid, label, protocol, ip, port] = arguments else {
+        return Err("expected register-pid PID LABEL PROTOCOL IP PORT".into());
+    };
+    let protocol = match (command.as_str(), protocol.as_str()) {
+        ("register-pid", "tcp") => Protocol::Tcp,
+        ("register-pid", "udp") => Protocol::Udp,
+        other => return Err(format!("unknown command or protocol: {other:?}")),
+    };
+    let pid = pid.parse().map_err(|error| format!("invalid pid {pid:?}: {error}"))?;
+    let ip = ip.parse().map_err(|error| format!("invalid IP {ip:?}: {error}"))?;
+    let port = port.parse().map_err(|error| format!("invalid port {port:?}: {error}"))?;
+    let sockets = SocketMap::open(Path::new(SOCKETS)).map_err(|error| format!("{SOCKETS}: {error}"))?;
+    let registered = register_pid(&sockets, pid, protocol, SocketAddr::new(ip, port))
+        .map_err(|failure| format!("register-pid: pid {pid}: {failure}"))?;
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    Ok(format!(
+        "registered socket sk:{:x}: updated destination {family}:{protocol}:{label}",
+        registered.cookie
+    ))
+}
+
+/// Puts the server, the stand-in for tubectl and the units where they belong. In the rig, this changes
+/// nothing outside it.
+fn install() {
+    let copy = |from: &str, to: &str| {
+        fs::copy(from, to).unwrap_or_else(|error| panic!("copy {from} to {to}: {error}"));
+    };
+    let dist = |file: &str| format!("{}/dist/{file}", env!("CARGO_MANIFEST_DIR"));
+    copy(env!("CARGO_BIN_EXE_tubular-echo"), "/usr/local/bin/tubular-echo");
+    copy("/proc/self/exe", "/usr/local/bin/tubectl");
+    fs::create_dir("/etc/systemd/system/tubular-echo.service.d").expect("a directory for the drop-in");
+    for file in ["tubular-echo.service", "tubular-echo.service.d/tubular.conf"] {
+        copy(&dist(file), &format!("/etc/systemd/system/{file}"));
+    }
+    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
+}
+
+/// The properties of a service like in the README, and more of them.
+fn notified<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["Type=notify", "NotifyAccess=main", "LimitCORE=0"], more].concat()
+}
+
+fn is_registered(dispatcher: &Dispatcher) -> bool {
+    DESTINATIONS.iter().all(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip))
+}
+
+/// Every second start as `nobody`, whom the manager believes only by the sender of the message.
+fn fifty_starts(dispatcher: &Dispatcher) -> String {
+    const STARTS: usize = 50;
+    let mut slowest = Duration::ZERO;
+    for start in 0..STARTS {
+        let user = ["User=root", "User=nobody"][start % 2];
+        let workers = ["1", "2"][start / 2 % 2];
+        let begun = Instant::now();
+        let properties = notified(&[&[user], &REGISTER[..]].concat());
+        let unit = Unit::run("start", &properties, &["tubular-echo", "--workers", workers])
+            .unwrap_or_else(|error| panic!("start {start} ({user}, {workers} workers): {error}"));
+        slowest = slowest.max(begun.elapsed());
+        assert!(is_registered(dispatcher), "start {start}: not all four sockets are registered");
+        walk_through(start as u64, 1);
+        unit.stop();
+        assert!(!is_registered(dispatcher), "start {start}: a socket outlives its server");
+    }
+    format!("{STARTS} of {STARTS} registered, slowest start {} ms", slowest.as_millis())
+}
+
+/// Without the message the manager waits, and the hook never runs.
+fn active_only_after_ready(dispatcher: &Dispatcher) -> String {
+    let properties = notified(&[&["TimeoutStartSec=1s"], &REGISTER[..]].concat());
+    let silent = ["env", "--unset=NOTIFY_SOCKET", "tubular-echo"];
+    let refused = Unit::run("silent", &properties, &silent).err();
+    assert!(refused.is_some(), "a server that does not report became active");
+    let unit = Unit("silent".into());
+    assert_eq!((unit.show("ActiveState").as_str(), unit.show("Result").as_str()), ("failed", "timeout"));
+    assert!(!is_registered(dispatcher));
+    "without it the start times out".into()
+}
+
+fn failing_starts(_: &Dispatcher) -> String {
+    let cases: [(&str, &[&str], &[&str], &str); 2] = [
+        ("foreign", &[], &["--tcp", "192.0.2.1:1234"], "192.0.2.1:1234"),
+        ("blocked", &["SystemCallFilter=~io_uring_setup:EPERM"], &[], "io_uring"),
+    ];
+    for (name, properties, arguments, word) in cases {
+        let properties = notified(&[properties, &REGISTER[..]].concat());
+        let command = [&["tubular-echo"], arguments].concat();
+        assert!(Unit::run(name, &properties, &command).is_err(), "{name} became active");
+        let unit = Unit(name.into());
+        assert_eq!(unit.show("ActiveState"), "failed");
+        assert_eq!((unit.show("Result").as_str(), unit.number("ExecMainStatus")), ("exit-code", 1));
+        let lines = unit.journal();
+        let is_ours = |line: &String| line.starts_with("error: ") && line.contains(word);
+        assert!(lines.len() == 1 && lines.iter().all(is_ours), "{name}: {lines:#?}");
+        println!("    {}", lines[0]);
+    }
+    format!("{} of {}", cases.len(), cases.len())
+}
+
+/// With a connection that the client neither uses nor closes.
+fn stop_in_time(_: &Dispatcher) -> String {
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let properties = notified(&["TimeoutStopSec=5s"]);
+    let command = ["tubular-echo", "--workers", "2", "--drain-timeout", "2s"];
+    let unit = Unit::run("stop", &properties, &command).expect("the server starts");
+    let mut stream = tcp::connect("127.0.0.1:1234".parse().unwrap());
+    tcp::echo(&mut stream, b"still here");
+    let elapsed = {
+        let name = unit.0.clone();
+        let elapsed = unit.stop();
+        let unit = Unit(name);
+        // What the manager had to kill is left as failed; what ended well is forgotten.
+        assert_ne!(unit.show("ActiveState"), "failed", "killed: {}", unit.show("Result"));
+        elapsed
+    };
+    assert!(elapsed < TIMEOUT, "{elapsed:?}");
+    format!("{} ms with an idle connection, of {} ms", elapsed.as_millis(), TIMEOUT.as_millis())
+}
+
+fn idle_stays_alive(_: &Dispatcher) -> String {
+    let properties = notified(&["WatchdogSec=1s", "Restart=on-failure"]);
+    let unit =
+        Unit::run("idle", &properties, &["tubular-echo", "--workers", "2"]).expect("the server starts");
+    let (pid, started_us) = (unit.main_pid(), unit.number("ActiveEnterTimestampMonotonic"));
+    until("the watchdog was fed for three times its limit", || {
+        unit.number("WatchdogTimestampMonotonic") >= started_us + 3_000_000
+    });
+    assert_eq!((unit.main_pid(), unit.number("NRestarts")), (pid, 0));
+    unit.stop();
+    "WatchdogSec=1s, 3 s without traffic, no restart".into()
+}
+
+fn stuck_worker_is_replaced(_: &Dispatcher) -> String {
+    const WATCHDOG: Duration = Duration::from_secs(2);
+    let properties = notified(&["WatchdogSec=2s", "Restart=on-failure", "RestartSec=0"]);
+    let unit =
+        Unit::run("stuck", &properties, &["tubular-echo", "--workers", "2"]).expect("the server starts");
+    let (pid, workers) = (unit.main_pid(), unit.workers());
+    assert_eq!(workers.len(), 2, "threads named worker-N");
+    let tracer = stuck::hold(workers[1]).expect("hold a worker, which needs root");
+    let elapsed = until("the service runs anew", || {
+        ![0, pid].contains(&unit.main_pid()) && unit.show("ActiveState") == "active"
+    });
+    assert_eq!(unit.number("NRestarts"), 1);
+    assert!(elapsed <= 2 * WATCHDOG, "{elapsed:?}");
+    tracer.join().expect("the tracer");
+    tcp::echo(&mut tcp::connect("127.0.0.1:1234".parse().unwrap()), b"again");
+    unit.stop();
+    format!("after {:.1} s with WatchdogSec={} s", elapsed.as_secs_f32(), WATCHDOG.as_secs())
+}
+
+/// As they are shipped: started by its name, registered by its drop-in, sandboxed.
+fn units_of_dist(dispatcher: &Dispatcher) -> String {
+    succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
+    let unit = Unit::start("tubular-echo").expect("the service starts");
+    assert!(is_registered(dispatcher));
+    walk_through(100, 20);
+
+    let pid = unit.main_pid().to_string();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of the status");
+        line.split_whitespace().next().expect("a value").to_owned()
+    };
+    assert_ne!(field("Uid:"), "0");
+    assert_eq!(field("CapBnd:"), "0000000000000000");
+    assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+    let check = run("tubular-echo", &["check", &pid]);
+    let check = succeeded(&check).expect("register-pid would refuse nothing");
+    assert_eq!(check.matches("tubectl register-pid").count(), 4, "{check}");
+
+    let analysis = succeeded(&run("systemd-analyze", &["security", "--no-pager", "tubular-echo.service"]));
+    let analysis = analysis.expect("the manager's opinion");
+    let (_, score) = analysis.rsplit_once(": ").expect("an overall level");
+    let exposure: f32 = score.split_whitespace().next().unwrap().parse().expect("a number");
+    assert!(exposure <= 2.0, "{analysis}");
+    unit.stop();
+    format!("as DynamicUser, exposure {exposure} of at most 2.0")
+}
