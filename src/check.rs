@@ -19,15 +19,16 @@ use crate::pidfd::{self, PidFd};
 use report::{CutShort, Findings, Report, Wishes, report};
 use walk::{Aborted, Found, sockets_beyond, walk};
 
+const AFTER_HELP: &str = "\
+Each socket is shown as tubectl would see it, what would be refused with the reason. Nothing is changed; it
+takes the rights that tubectl takes.
+
+Exit status:
+  0 everything would register   1 something would be refused   2 wrong usage";
+
 /// Options of `tubular-echo check`.
 #[derive(Args, Clone, Debug)]
-#[command(
-    about = "Show what `tubectl register-pid` would make of a process, and the commands that register it",
-    long_about = "Show what `tubectl register-pid` would make of a process: each socket as tubectl sees it, what \
-                  it would refuse and why, and the exact commands that steer traffic to the addresses served. \
-                  Changes nothing; needs the rights that tubectl needs.\n\n\
-                  Exit status: 0 if everything would register, 1 if anything would be refused, 2 for wrong usage."
-)]
+#[command(after_help = AFTER_HELP)]
 pub struct CheckOptions {
     /// Process to look at, such as systemd's $MAINPID
     #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]

@@ -5,10 +5,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use tubular_echo::{options, server};
+use tubular_echo::options::{Command, Options};
+use tubular_echo::{check, server};
 
 fn main() -> ExitCode {
-    let options = options::Options::parse();
+    let options = Options::parse();
+    if let Some(Command::Check(check)) = &options.command {
+        return check::run(check).unwrap_or_else(|error| {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        });
+    }
     start_log();
     let outcome = match options.server() {
         Ok(config) => server::run(&config).map_err(|error| error.to_string()),

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use crate::check::CheckOptions;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, Workers};
 use crate::sockets::{self, Endpoint};
@@ -14,6 +15,7 @@ const AFTER_HELP: &str = "\
 Examples:
   tubular-echo                                    loopback, port 1234, TCP and UDP, IPv4 and IPv6
   tubular-echo --listen 192.0.2.1:7 --workers auto
+  tubular-echo check 4242                         what tubectl would make of process 4242
   tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
   systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
 
@@ -33,7 +35,12 @@ Exit status:
 /// a prefix that tubular (BPF sk_lookup) steers to it. What comes in goes back byte for byte.
 #[derive(Parser, Debug)]
 #[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
     /// address: 127.0.0.1:1234 and [::1]:1234
     #[arg(long, value_name = "ADDR:PORT")]
@@ -91,6 +98,13 @@ pub struct Options {
     /// Close such a socket after so long without a reply
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = parse_interval)]
     reply_socket_idle: Duration,
+}
+
+/// What to do instead of serving.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show what `tubectl register-pid` would make of a process, and the commands that register it
+    Check(CheckOptions),
 }
 
 /// The options contradict each other.
