@@ -20,8 +20,7 @@ use report::{CutShort, Findings, Report, Wishes, report};
 use walk::{Aborted, Found, sockets_beyond, walk};
 
 const AFTER_HELP: &str = "\
-Each socket is shown as tubectl would see it, what would be refused with the reason. Nothing is changed; it
-takes the rights that tubectl takes.
+Nothing is changed. It takes the rights that tubectl takes, and its network namespace.
 
 Exit status:
   0 everything would register   1 something would be refused   2 wrong usage";

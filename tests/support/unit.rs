@@ -1,10 +1,8 @@
 //! Services of the real service manager that the tests run beside (tests/support/systemd-rig).
 
+use std::fs;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
-
-use super::PATIENCE;
 
 /// A service, by its name without `.service`.
 pub struct Unit(pub String);
@@ -85,14 +83,4 @@ pub fn succeeded(output: &Output) -> Result<String, String> {
     } else {
         Err(format!("{}: {}{}", output.status, text(&output.stdout), text(&output.stderr)))
     }
-}
-
-/// Waits for a condition that only asking can show; how long it took.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-    begun.elapsed()
 }
