@@ -7,28 +7,37 @@
 //! lines    text that arrives while the test runs: the log, the service manager's messages
 //! netns    private network namespaces, and cables between two of them
 //! udp      a client of datagrams and trains         tcp   conversations over many connections
+//! steer    an sk_lookup dispatcher                  registry     its `register-pid`
+//! holder   a process that holds descriptors         walkthrough  steered addresses, exchanges with them
+//! unit     services of a real systemd               stuck        a thread held still from outside
 //! random   reproducible payloads                    strace   which thread makes which system call
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
 #![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
 
+pub mod holder;
 pub mod launch;
 pub mod lines;
 pub mod netns;
 pub mod random;
+pub mod registry;
 pub mod server;
+pub mod steer;
 pub mod strace;
+pub mod stuck;
 pub mod sys;
 pub mod tcp;
 pub mod udp;
+pub mod unit;
+pub mod walkthrough;
 
 pub use launch::Launch;
 pub use server::Server;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that one test may take. Far more than any needs, so that only a hang meets it.
 pub const TEST_DEADLINE: Duration = Duration::from_mins(2);
@@ -69,4 +78,14 @@ pub fn private_network(body: impl FnOnce() + Send + 'static) {
         let _own = netns::Netns::unshare();
         body();
     });
+}
+
+/// Waits for a condition that nothing announces; how long it took.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    begun.elapsed()
 }
