@@ -255,8 +255,13 @@ mod tests {
     const IDLE: Duration = Duration::from_mins(1);
 
     fn sockets(count: usize) -> (Ring, ReplySockets, Arc<Pairs>) {
-        let ring =
-            Ring::new(RingConfig { submission_entries: 8, completion_entries: 16, files: 16 }).unwrap();
+        let ring = Ring::new(RingConfig {
+            submission_entries: 8,
+            completion_entries: 16,
+            files: 16,
+            busy_poll: Duration::ZERO,
+        })
+        .unwrap();
         let pairs = Arc::new(Pairs::new(16));
         let limits = Limits { count, per_second: 10_000, idle_timeout: IDLE };
         (ring, ReplySockets::new(4, limits, Arc::clone(&pairs)), pairs)

@@ -12,11 +12,12 @@ mod arena;
 mod buffers;
 mod memory;
 mod message;
+mod poll;
 mod token;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Submitter, cqueue, opcode, squeue};
@@ -25,6 +26,7 @@ pub use self::arena::{Arena, Chunk};
 pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
 pub use self::memory::Span;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
+use self::poll::Polling;
 pub use self::token::Token;
 
 /// An error number of the kernel, positive (errno(3)).
@@ -107,6 +109,8 @@ pub struct RingConfig {
     pub completion_entries: u32,
     /// Registered files, listening sockets and direct descriptors together.
     pub files: u32,
+    /// Look for completions for so long before sleeping, while that bears fruit; zero for never.
+    pub busy_poll: Duration,
 }
 
 /// How the ring was set up, as far as the kernel went along.
@@ -195,6 +199,7 @@ pub struct Ring {
     uring: &'static IoUring,
     submitter: Submitter<'static>,
     features: Features,
+    polling: Polling,
     /// Completions that had to be copied out in the middle of a turn.
     early: Vec<Completion>,
     /// What a submission in the middle of a turn failed with; the next turn reports it.
@@ -212,7 +217,8 @@ impl Ring {
             .register_files_sparse(config.files)
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
         features.registered_ring = submitter.register_ring_fd().is_ok();
-        Ok(Self { uring, submitter, features, early: Vec::new(), failed: None })
+        let polling = Polling::new(config.busy_poll);
+        Ok(Self { uring, submitter, features, polling, early: Vec::new(), failed: None })
     }
 
     /// The best set-up that the kernel knows; `EINVAL` means that it doesn't know a flag.
@@ -307,6 +313,15 @@ impl Ring {
         }
         completions.append(&mut self.early);
         let wait = if completions.is_empty() { wait } else { Wait::No };
+        if wait != Wait::No && self.polling.is_wanted() {
+            self.turn_polling(wait, completions)
+        } else {
+            self.enter(wait, completions)
+        }
+    }
+
+    /// Submits, sleeps, and takes out the completions.
+    fn enter(&self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         let entered = match wait {
             Wait::No => self.submitter.submit(),
             Wait::Completion => self.submitter.submit_and_wait(1),
@@ -321,6 +336,34 @@ impl Ring {
             Err(error) if is_passing(&error) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// A turn that looks for completions for a while before it sleeps.
+    fn turn_polling(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let begun = Instant::now();
+        if let Some(duration) = self.polling.duration() {
+            self.enter(Wait::No, completions)?;
+            while completions.is_empty() && begun.elapsed() < duration {
+                if self.has_work() {
+                    self.enter(Wait::No, completions)?;
+                } else {
+                    std::hint::spin_loop();
+                }
+            }
+            self.polling.polled(!completions.is_empty());
+        }
+        if completions.is_empty() {
+            self.enter(wait, completions)?;
+            self.polling.slept(begun.elapsed());
+        }
+        self.polling.turned(completions.len());
+        Ok(())
+    }
+
+    /// There are completions, or the kernel has some ready for us to come for.
+    fn has_work(&self) -> bool {
+        // SAFETY: no other views of the queues exist: they are made in this room only, and dropped here
+        unsafe { self.uring.submission_shared().taskrun() || !self.uring.completion_shared().is_empty() }
     }
 
     /// Copies out what the completion queue holds.

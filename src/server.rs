@@ -63,6 +63,8 @@ pub struct ServerConfig {
     pub max_connections: Option<NonZeroUsize>,
     /// Print the counters so often.
     pub stats_interval: Option<Duration>,
+    /// Workers look for work for so long before they sleep; zero for never.
+    pub busy_poll: Duration,
     /// How long the end may take.
     pub drain_timeout: Duration,
     /// Have the service manager keep the listening sockets for the next process.
@@ -175,6 +177,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         rules: Rules::new(&listening, sys::local_ports(), pairs),
         reply_sockets: config.reply_sockets,
         limits: tcp::Limits { connections, workers: count },
+        busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
         turn_timeout: watchdog.map(|interval| interval / 4),
     };

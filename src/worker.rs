@@ -40,6 +40,8 @@ pub struct WorkerConfig {
     pub reply_sockets: reply_sockets::Limits,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
+    /// Look for work for so long before sleeping; zero for never.
+    pub busy_poll: Duration,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// How long a turn may sleep, so that a live worker's count of turns moves. `None`: for ever.
@@ -163,6 +165,7 @@ impl Worker {
             submission_entries: SUBMISSION_ENTRIES,
             completion_entries: COMPLETION_ENTRIES,
             files: files(&sockets, config.reply_sockets.count, config.limits.connections) as u32,
+            busy_poll: config.busy_poll,
         })?;
         ring.register_file(WAKE, wake.as_fd())?;
         let first_reply_socket = 1 + sockets.len() as u32;

@@ -13,7 +13,13 @@ const RECEIVE: Token = Token::new(1, 0, 0);
 const SEND: Token = Token::new(2, 0, 0);
 
 fn ring() -> Ring {
-    Ring::new(RingConfig { submission_entries: 8, completion_entries: 64, files: 16 }).unwrap()
+    Ring::new(RingConfig {
+        submission_entries: 8,
+        completion_entries: 64,
+        files: 16,
+        busy_poll: Duration::ZERO,
+    })
+    .unwrap()
 }
 
 /// Takes turns until there is a completion with `token`, and returns all that came meanwhile.
