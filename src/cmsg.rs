@@ -56,6 +56,38 @@ pub fn decode(control: &[u8]) -> Ancillary {
     found
 }
 
+/// What a host or router reports by ICMP about a datagram of ours (`struct sock_extended_err`, ip(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkError {
+    /// The errno that the kernel translates it to.
+    pub errno: i32,
+    /// ICMP type (RFC 792; IPv6: RFC 4443).
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// Who reports it.
+    pub offender: Option<IpAddr>,
+}
+
+/// Finds an ICMP error (`IP_RECVERR`, `IPV6_RECVERR`) in `control`. Errors of the local host's own making
+/// are none.
+pub fn decode_error(control: &[u8]) -> Option<NetworkError> {
+    // u32 ee_errno; u8 ee_origin, ee_type, ee_code, ee_pad; u32 ee_info, ee_data; then the offender
+    const OFFENDER_AT: usize = size_of::<libc::sock_extended_err>();
+    let mut rest = control;
+    while let Some((level, kind, data, next)) = first(rest) {
+        if matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
+            let errno = u32::from_ne_bytes(*data.first_chunk()?) as i32;
+            let [origin, icmp_type, icmp_code] = *data.get(4..)?.first_chunk()?;
+            let by_icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+            let offender = addr::decode(data.get(OFFENDER_AT..)?).map(|offender| offender.ip());
+            return by_icmp.then_some(NetworkError { errno, icmp_type, icmp_code, offender });
+        }
+        rest = next;
+    }
+    None
+}
+
 /// The first control message of `bytes`: level, type, data, and what follows it.
 fn first(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let len = usize::from_ne_bytes(*bytes.first_chunk()?);
@@ -154,6 +186,27 @@ mod tests {
             control.extend(message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &3_u32.to_ne_bytes()));
             assert_eq!(decode(&control), Ancillary { origdst: Some(addr), segment_bytes: Some(1200) });
         }
+    }
+
+    #[test]
+    fn an_icmp_error_is_read_and_a_local_one_is_none() {
+        let error = |origin| {
+            let mut data = (libc::ECONNREFUSED as u32).to_ne_bytes().to_vec();
+            data.extend([origin, 3, 1, 0]);
+            data.extend([0; 8]);
+            data.extend(addr::RawAddr::from("192.0.2.9:0".parse::<SocketAddr>().unwrap()).as_bytes());
+            message(libc::SOL_IP, libc::IP_RECVERR, &data)
+        };
+        let wanted = NetworkError {
+            errno: libc::ECONNREFUSED,
+            icmp_type: 3,
+            icmp_code: 1,
+            offender: Some("192.0.2.9".parse().unwrap()),
+        };
+        assert_eq!(decode_error(&error(libc::SO_EE_ORIGIN_ICMP)), Some(wanted));
+        assert_eq!(decode_error(&error(libc::SO_EE_ORIGIN_LOCAL)), None);
+        assert_eq!(decode_error(&message(libc::SOL_IP, libc::IP_RECVERR, &[0; 8])), None);
+        assert_eq!(decode_error(&[]), None);
     }
 
     #[test]

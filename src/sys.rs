@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::addr::{self, RawAddr};
+use crate::cmsg::{self, NetworkError};
 
 /// The two kinds of socket that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +58,12 @@ impl IntOption {
     pub const ONLY_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_V6ONLY);
     /// Receive trains of datagrams (Linux 5.0).
     pub const GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
+    /// Send trains: cut what is sent into datagrams of so many bytes (Linux 4.18); 0: don't.
+    pub const SEGMENT: Self = Self(libc::SOL_UDP, libc::UDP_SEGMENT);
+    /// Keep ICMP errors in the socket's error queue, IPv4; see [`next_icmp_error`].
+    pub const RECEIVE_ERRORS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVERR);
+    /// The same, IPv6.
+    pub const RECEIVE_ERRORS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVERR);
     /// No waiting for more bytes to send.
     pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
 }
@@ -140,8 +148,19 @@ pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// 4.12): zero exactly when nothing is queued, empty datagrams count too.
 pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const RMEM_ALLOC: usize = 0; // SK_MEMINFO_RMEM_ALLOC
-    const VARS: usize = 9; // SK_MEMINFO_VARS
-    let mut info = [0_u32; VARS];
+    Ok(memory_info(socket)?[RMEM_ALLOC])
+}
+
+/// Datagrams that the kernel dropped at the socket, mostly because its receive buffer was full
+/// (`SO_MEMINFO`). It wraps at 32 bits.
+pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS
+    Ok(memory_info(socket)?[DROPS])
+}
+
+/// `SK_MEMINFO_VARS` of them.
+fn memory_info(socket: BorrowedFd<'_>) -> io::Result<[u32; 9]> {
+    let mut info = [0_u32; 9];
     let mut len = size_of_val(&info) as u32;
     // SAFETY: getsockopt(2) writes at most `len` bytes to `info`, and the length to a live u32
     check(unsafe {
@@ -153,7 +172,50 @@ pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut len,
         )
     })?;
-    Ok(info[RMEM_ALLOC])
+    Ok(info)
+}
+
+/// An ICMP error from a socket's error queue (ip(7), ipv6(7): `IP_RECVERR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// What the host or router that complains says.
+    pub report: NetworkError,
+    /// Where the datagram that it complains about was sent to.
+    pub destination: SocketAddr,
+    /// How many bytes of that datagram's payload were quoted.
+    pub quoted_bytes: usize,
+}
+
+/// Takes the oldest error out of the socket's error queue; what is quoted of the datagram's payload goes
+/// to `quoted`. `None`: the queue is empty. Errors that did not come by ICMP are skipped.
+pub fn next_icmp_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Result<Option<IcmpError>> {
+    loop {
+        let mut name = [0_u8; addr::SOCKADDR_V6_BYTES];
+        let mut control = [0_u8; cmsg::CONTROL_IN_BYTES];
+        let mut part = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
+        // SAFETY: msghdr is plain data
+        let mut header: libc::msghdr = unsafe { zeroed() };
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = name.len() as u32;
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control.len() as _;
+        // SAFETY: recvmsg(2) writes to the buffers that the header names, within the lengths it gives
+        let received = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
+        };
+        if received < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        let report = cmsg::decode_error(&control[..control.len().min(header.msg_controllen as usize)]);
+        let destination = addr::decode(&name[..name.len().min(header.msg_namelen as usize)]);
+        if let (Some(report), Some(destination)) = (report, destination) {
+            let quoted_bytes = quoted.len().min(received as usize);
+            return Ok(Some(IcmpError { report, destination, quoted_bytes }));
+        }
+    }
 }
 
 /// Connections in a listener's accept queue (`TCP_INFO`; the kernel reports it as `tcpi_unacked`).
@@ -294,7 +356,24 @@ pub fn pin_thread(processor: usize) -> io::Result<()> {
     }
 }
 
-/// The signals that end the server: SIGTERM and SIGINT.
+/// The processor time that the calling thread has used so far (clock_gettime(2),
+/// `CLOCK_THREAD_CPUTIME_ID`).
+pub fn thread_cpu_time() -> Duration {
+    // SAFETY: timespec is plain data
+    let mut time: libc::timespec = unsafe { zeroed() };
+    // SAFETY: clock_gettime(2) writes to a live timespec; this clock always exists
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Lets the calling thread's sleeps end on time instead of up to 50 microseconds later (prctl(2),
+/// `PR_SET_TIMERSLACK`).
+pub fn wake_punctually() {
+    // SAFETY: PR_SET_TIMERSLACK takes a number and no memory; it can't fail for 1 nanosecond
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64, 0_u64, 0_u64, 0_u64) };
+}
+
+/// The signals that end a program: SIGTERM and SIGINT.
 pub struct EndSignals(libc::sigset_t);
 
 impl EndSignals {
@@ -320,6 +399,16 @@ impl EndSignals {
         // SAFETY: sigwait(3) reads a live set and writes a live int; it fails for an invalid set only
         unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
         signal
+    }
+
+    /// Sleeps until one of them comes, but for `timeout` at the most (sigtimedwait(2)).
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<i32> {
+        let timeout =
+            libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
+        // SAFETY: sigtimedwait(2) reads a live set and a live timespec; a null info is allowed
+        let signal =
+            unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const timeout) };
+        (signal > 0).then_some(signal)
     }
 }
 

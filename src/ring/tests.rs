@@ -227,3 +227,29 @@ fn an_arena_gives_out_each_chunk_once() {
     assert!(arena.keep(b"z").is_some());
     arena.release(second);
 }
+
+#[test]
+fn a_datagram_made_here_reaches_the_address_it_bears() {
+    let (mut ring, _buffers, _socket, peer) = datagrams(1);
+    let mut outgoing = Outgoing::new(2, 100).unwrap();
+    outgoing.payload(1)[..5].copy_from_slice(b"hello");
+    let datagram = outgoing.address(1, peer.local_addr().unwrap(), 5);
+    ring.send_to(LISTENER, datagram, Patience::Inline, SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Ok(5));
+    let mut received = [0; 16];
+    let len = peer.recv(&mut received).unwrap();
+    assert_eq!(&received[..len], b"hello");
+}
+
+#[test]
+fn a_socket_set_to_segments_cuts_a_train() {
+    let (mut ring, _buffers, socket, peer) = datagrams(1);
+    sys::set_option(socket.as_fd(), IntOption::SEGMENT, 40).unwrap();
+    let mut outgoing = Outgoing::new(1, 100).unwrap();
+    let datagram = outgoing.address(0, peer.local_addr().unwrap(), 100);
+    ring.send_to(LISTENER, datagram, Patience::Inline, SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Ok(100));
+    let mut received = [0; 128];
+    let lens: Vec<_> = (0..3).map(|_| peer.recv(&mut received).unwrap()).collect();
+    assert_eq!(lens, [40, 40, 20]);
+}
