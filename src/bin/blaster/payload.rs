@@ -1,0 +1,238 @@
+//! What a datagram or a message carries, so that every byte of its echo can be judged.
+//!
+//! ```text
+//!  0               8       12      16              24              32
+//! ┌───────────────┬───────┬───────┬───────────────┬───────────────┬──────────────┄
+//! │   sequence    │ check │ flow  │    run id     │ intended send │ pseudo-random
+//! │               │  sum  │       │               │   time (ns)   │ bytes
+//! └───────────────┴───────┴───────┴───────────────┴───────────────┴──────────────┄
+//! ```
+//!
+//! Numbers are in network order. The checksum mixes the other four fields, and says where in one fixed
+//! table of pseudo-random bytes the body begins: bodies of neighbours differ, and writing or comparing
+//! one is a single copy or comparison of memory. Sequence and checksum stand first, so a reply that was
+//! cut down to 16 bytes still says what it answers.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// Bytes of the header: the smallest message there is.
+pub(crate) const HEADER_BYTES: usize = 32;
+
+/// Of this many leading bytes a reply must have, to say which datagram it answers.
+pub(crate) const ATTRIBUTABLE_BYTES: usize = 16;
+
+/// How many different bodies there are; they begin one byte apart.
+const BODIES: usize = 4096;
+
+/// The longest body: the largest datagram is shorter.
+const BODY_BYTES_MAX: usize = 65_536;
+
+/// What the header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Of this run alone, so that a reply to an earlier run is not taken for one of ours.
+    pub(crate) run_id: u64,
+    /// Which flow or connection.
+    pub(crate) flow: u32,
+    /// Counts up in each flow.
+    pub(crate) sequence: u64,
+    /// When it was meant to be sent, in nanoseconds since the run's start.
+    pub(crate) intended_ns: u64,
+}
+
+impl Header {
+    /// The bytes as sent.
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..8].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.checksum().to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.flow.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.run_id.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.intended_ns.to_be_bytes());
+        bytes
+    }
+
+    /// Two multiplications by odd constants: enough that chance damage shows, not meant against malice.
+    fn checksum(&self) -> u32 {
+        let mixed = (self.sequence ^ self.run_id.rotate_left(23)).wrapping_mul(0xa076_1d64_78bd_642f)
+            ^ self.intended_ns;
+        let mixed = (mixed ^ mixed >> 29 ^ u64::from(self.flow)).wrapping_mul(0xe703_7ed1_a0b4_28db);
+        (mixed >> 32) as u32
+    }
+}
+
+/// What a reply's bytes are worth, measured against the datagram that they claim to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Every byte as sent.
+    Intact,
+    /// A true beginning of what was sent, and nothing more.
+    Truncated,
+    /// Recognisable, but other bytes, or more of them.
+    Corrupted,
+    /// Not an answer to this datagram.
+    Foreign,
+}
+
+/// The sequence number that a reply claims to answer. `None`: too short to say.
+pub(crate) fn sequence(reply: &[u8]) -> Option<u64> {
+    reply.get(..ATTRIBUTABLE_BYTES)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The intended send time that a reply carries. `None`: too short to say.
+pub(crate) fn intended_ns(reply: &[u8]) -> Option<u64> {
+    reply.get(24..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The table that bodies are cut from.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    table: Box<[u8]>,
+}
+
+impl Bodies {
+    /// Fills the table; it is the same in every run.
+    pub(crate) fn new() -> Self {
+        let mut table = vec![0; BODIES + BODY_BYTES_MAX];
+        SmallRng::seed_from_u64(0x7475_6265).fill_bytes(&mut table);
+        Self { table: table.into() }
+    }
+
+    /// The body that belongs to an encoded header.
+    fn body(&self, header: &[u8; HEADER_BYTES], bytes: usize) -> &[u8] {
+        let start = usize::from(u16::from_be_bytes([header[10], header[11]])) % BODIES;
+        &self.table[start..start + bytes]
+    }
+
+    /// Writes a whole message; `out` is as long as the message and holds at least the header.
+    pub(crate) fn write(&self, header: &Header, out: &mut [u8]) {
+        let header = header.encode();
+        let (head, body) = out.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&header);
+        body.copy_from_slice(self.body(&header, body.len()));
+    }
+
+    /// Whether `part` is what stands from byte `at` on in the message that begins with `header`.
+    pub(crate) fn is_part(&self, header: &[u8; HEADER_BYTES], at: usize, part: &[u8]) -> bool {
+        let (head, body) = part.split_at(part.len().min(HEADER_BYTES.saturating_sub(at)));
+        let body_at = at.saturating_sub(HEADER_BYTES);
+        (head.is_empty() || *head == header[at..at + head.len()])
+            && *body == self.body(header, body_at + body.len())[body_at..]
+    }
+
+    /// Judges `reply` as the answer to the message of `sent_bytes` bytes that began with `header`.
+    pub(crate) fn judge(&self, header: &Header, sent_bytes: usize, reply: &[u8]) -> Content {
+        let header = header.encode();
+        let Some((head, body)) = reply.split_first_chunk::<HEADER_BYTES>() else {
+            return if reply.len() >= ATTRIBUTABLE_BYTES && header.starts_with(reply) {
+                Content::Truncated
+            } else {
+                Content::Foreign
+            };
+        };
+        if *head != header {
+            return if is_recognisable(head, &header) { Content::Corrupted } else { Content::Foreign };
+        }
+        if body.len() > sent_bytes - HEADER_BYTES || body != self.body(&header, body.len()) {
+            Content::Corrupted
+        } else if body.len() < sent_bytes - HEADER_BYTES {
+            Content::Truncated
+        } else {
+            Content::Intact
+        }
+    }
+}
+
+/// A damaged header is still taken for `header` when three of its four words are whole.
+fn is_recognisable(head: &[u8; HEADER_BYTES], header: &[u8; HEADER_BYTES]) -> bool {
+    head.chunks(8).zip(header.chunks(8)).filter(|(found, sent)| found == sent).count() >= 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header =
+        Header { run_id: 0x1122_3344_5566_7788, flow: 7, sequence: 99, intended_ns: 123_456_789 };
+
+    fn message(bodies: &Bodies, header: &Header, bytes: usize) -> Vec<u8> {
+        let mut message = vec![0; bytes];
+        bodies.write(header, &mut message);
+        message
+    }
+
+    #[test]
+    fn what_was_written_is_judged_intact() {
+        let bodies = Bodies::new();
+        for bytes in [32, 33, 64, 1400, 65_507, 65_527] {
+            let message = message(&bodies, &HEADER, bytes);
+            assert_eq!(bodies.judge(&HEADER, bytes, &message), Content::Intact, "{bytes} bytes");
+            assert_eq!(sequence(&message), Some(99));
+            assert_eq!(intended_ns(&message), Some(123_456_789));
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_seen_and_the_datagram_still_known() {
+        let bodies = Bodies::new();
+        let message = message(&bodies, &HEADER, 80);
+        for bit in 0..80 * 8 {
+            let mut reply = message.clone();
+            reply[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(bodies.judge(&HEADER, 80, &reply), Content::Corrupted, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn cut_short_or_too_long() {
+        let bodies = Bodies::new();
+        let message = message(&bodies, &HEADER, 80);
+        for bytes in 0..80 {
+            let wanted = if bytes < ATTRIBUTABLE_BYTES { Content::Foreign } else { Content::Truncated };
+            assert_eq!(bodies.judge(&HEADER, 80, &message[..bytes]), wanted, "{bytes} bytes");
+        }
+        let mut long = message.clone();
+        long.push(0);
+        assert_eq!(bodies.judge(&HEADER, 80, &long), Content::Corrupted);
+    }
+
+    #[test]
+    fn any_part_is_known_and_any_damage_to_it() {
+        let bodies = Bodies::new();
+        let (header, message) = (HEADER.encode(), message(&bodies, &HEADER, 100));
+        for at in 0..100 {
+            for end in at..=100 {
+                assert!(bodies.is_part(&header, at, &message[at..end]), "{at}..{end}");
+            }
+            let mut part = message[at..].to_vec();
+            part[(100 - at) / 2] ^= 1;
+            assert!(!bodies.is_part(&header, at, &part), "{at}..");
+        }
+    }
+
+    #[test]
+    fn another_datagram_is_foreign() {
+        let bodies = Bodies::new();
+        let others = [
+            Header { run_id: 1, sequence: 98, ..HEADER },
+            Header { sequence: 100, intended_ns: 5, ..HEADER },
+            // its neighbour in a train: the checksum tells them apart
+            Header { sequence: 100, ..HEADER },
+        ];
+        for other in others {
+            let reply = message(&bodies, &other, 64);
+            assert_eq!(bodies.judge(&HEADER, 64, &reply), Content::Foreign, "{other:?}");
+        }
+        assert_eq!(bodies.judge(&HEADER, 64, &[0; 64]), Content::Foreign);
+    }
+
+    #[test]
+    fn the_body_of_a_neighbour_is_corruption() {
+        let bodies = Bodies::new();
+        let mut reply = message(&bodies, &HEADER, 64);
+        let neighbour = message(&bodies, &Header { sequence: 100, ..HEADER }, 64);
+        reply[HEADER_BYTES..].copy_from_slice(&neighbour[HEADER_BYTES..]);
+        assert_eq!(bodies.judge(&HEADER, 64, &reply), Content::Corrupted);
+    }
+}

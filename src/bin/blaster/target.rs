@@ -1,0 +1,352 @@
+//! Where the load goes: one address and port, or a prefix and a range of ports to draw from.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::draw;
+
+/// Why a target can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error("target {0:?} is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any")]
+    Shape(String),
+    #[error("target {0:?}: IPv6 goes in brackets, as in [2001:db8::1]:1234 or [2001:db8::/64]:1234")]
+    Brackets(String),
+    #[error("target {0:?}: {1:?} is neither an IP address nor a prefix (names are not looked up)")]
+    Address(String, String),
+    #[error("target {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    HostBits(String, IpNet),
+    #[error("target {0:?}: {1:?} is not a port (1-65535), a range LOW-HIGH or `any` (1024-65535)")]
+    Port(String, String),
+    #[error("target {0:?}: no interface is named {1:?}")]
+    Zone(String, String),
+    #[error("target {target} is public: only {allowed} without --allow-public; load belongs on hosts that are yours")]
+    Public { target: String, allowed: &'static str },
+    #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
+    Forbidden { target: String, kind: &'static str, net: &'static str },
+    #[error("target {target}: with several targets --spray draws within one address family; mixing is for plain flows")]
+    MixedSpray { target: String },
+}
+
+/// What needs no permission; said in one breath in [`TargetError::Public`].
+const ALLOWED: [&str; 15] = [
+    "127.0.0.0/8",     // loopback
+    "::1/128",         //
+    "169.254.0.0/16",  // link-local
+    "fe80::/10",       //
+    "10.0.0.0/8",      // private, RFC 1918
+    "172.16.0.0/12",   //
+    "192.168.0.0/16",  //
+    "fc00::/7",        // unique-local, RFC 4193
+    "192.0.2.0/24",    // documentation, RFC 5737
+    "198.51.100.0/24", //
+    "203.0.113.0/24",  //
+    "2001:db8::/32",   // RFC 3849
+    "3fff::/20",       // RFC 9637
+    "198.18.0.0/15",   // benchmarking, RFC 2544
+    "2001:2::/48",     // RFC 5180
+];
+const ALLOWED_WORDS: &str =
+    "loopback, link-local, private, unique-local, documentation and benchmarking addresses are loaded";
+
+/// What is never loaded, whatever the flags.
+const FORBIDDEN: [(&str, &str); 6] = [
+    ("multicast", "224.0.0.0/4"),
+    ("multicast", "ff00::/8"),
+    ("broadcast", "255.255.255.255/32"),
+    ("unspecified", "0.0.0.0/8"),
+    ("unspecified", "::/128"),
+    ("IPv4-mapped", "::ffff:0.0.0.0/96"),
+];
+
+/// A prefix (a single address is one of full length) and a range of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    net: IpNet,
+    scope_id: u32,
+    port_min: u16,
+    port_max: u16,
+}
+
+impl Target {
+    /// Whether there is but one (address, port) in it.
+    pub(crate) fn is_single(&self) -> bool {
+        self.net.prefix_len() == self.net.max_prefix_len() && self.port_min == self.port_max
+    }
+
+    /// IPv4?
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.net.addr().is_ipv4()
+    }
+
+    /// Draws an address and a port, each as likely as the next.
+    pub(crate) fn draw(&self, rng: &mut SmallRng) -> SocketAddr {
+        if self.is_single() {
+            return self.at(self.net.addr(), self.port_min);
+        }
+        let port = rng.random_range(self.port_min..=self.port_max);
+        let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
+        let ip = match self.net.addr() {
+            IpAddr::V4(base) => {
+                let host = rng.random::<u32>() & 1_u32.checked_shl(host_bits).map_or(u32::MAX, |end| end - 1);
+                IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | host))
+            }
+            IpAddr::V6(base) => {
+                let host = rng.random::<u128>() & 1_u128.checked_shl(host_bits).map_or(u128::MAX, |end| end - 1);
+                IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | host))
+            }
+        };
+        self.at(ip, port)
+    }
+
+    fn at(&self, ip: IpAddr, port: u16) -> SocketAddr {
+        match ip {
+            IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope_id).into(),
+        }
+    }
+
+    /// Refuses what a well-behaved load tester does not send to.
+    pub(crate) fn check_manners(&self, allow_public: bool) -> Result<(), TargetError> {
+        let parse = |net: &str| net.parse::<IpNet>().expect("the tables above are prefixes");
+        for (kind, net) in FORBIDDEN {
+            let forbidden = parse(net);
+            if forbidden.contains(&self.net) || self.net.contains(&forbidden) {
+                return Err(TargetError::Forbidden { target: self.to_string(), kind, net });
+            }
+        }
+        if allow_public || ALLOWED.iter().any(|net| parse(net).contains(&self.net)) {
+            return Ok(());
+        }
+        Err(TargetError::Public { target: self.to_string(), allowed: ALLOWED_WORDS })
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let shape = || TargetError::Shape(text.into());
+        let (address, port) = if let Some(rest) = text.strip_prefix('[') {
+            rest.split_once("]:").ok_or_else(shape)?
+        } else {
+            let (address, port) = text.rsplit_once(':').ok_or_else(shape)?;
+            if address.contains(':') {
+                return Err(TargetError::Brackets(text.into()));
+            }
+            (address, port)
+        };
+        let bad_address = || TargetError::Address(text.into(), address.into());
+        let (address, prefix_len) = match address.split_once('/') {
+            Some((address, len)) => (address, Some(len.parse::<u8>().map_err(|_| bad_address())?)),
+            None => (address, None),
+        };
+        let (address, zone) = match address.split_once('%') {
+            Some((address, zone)) => (address, Some(zone)),
+            None => (address, None),
+        };
+        let net = if text.starts_with('[') {
+            let ip: Ipv6Addr = address.parse().map_err(|_| bad_address())?;
+            IpNet::V6(Ipv6Net::new(ip, prefix_len.unwrap_or(128)).map_err(|_| bad_address())?)
+        } else {
+            let ip: Ipv4Addr = address.parse().map_err(|_| bad_address())?;
+            IpNet::V4(Ipv4Net::new(ip, prefix_len.unwrap_or(32)).map_err(|_| bad_address())?)
+        };
+        if net.trunc() != net {
+            return Err(TargetError::HostBits(text.into(), net.trunc()));
+        }
+        let scope_id = match zone {
+            None => 0,
+            Some(zone) if net.addr().is_ipv4() => return Err(TargetError::Zone(text.into(), zone.into())),
+            Some(zone) => zone_index(zone).ok_or_else(|| TargetError::Zone(text.into(), zone.into()))?,
+        };
+        let (port_min, port_max) =
+            ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
+        Ok(Self { net, scope_id, port_min, port_max })
+    }
+}
+
+/// The interface that `zone` means: a number, or a name looked up where the kernel shows it.
+fn zone_index(zone: &str) -> Option<u32> {
+    if let Ok(index) = zone.parse() {
+        return Some(index);
+    }
+    if zone.is_empty() || zone.contains('/') || zone.starts_with('.') {
+        return None;
+    }
+    std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok()?.trim().parse().ok()
+}
+
+fn ports(text: &str) -> Option<(u16, u16)> {
+    let one = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+    if text == "any" {
+        return Some((1024, 65_535));
+    }
+    match text.split_once('-') {
+        Some((low, high)) => {
+            let (low, high) = (one(low)?, one(high)?);
+            (low <= high).then_some((low, high))
+        }
+        None => one(text).map(|port| (port, port)),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = self.net.addr();
+        let zone = if self.scope_id == 0 { String::new() } else { format!("%{}", self.scope_id) };
+        let len = if self.net.prefix_len() == self.net.max_prefix_len() {
+            String::new()
+        } else {
+            format!("/{}", self.net.prefix_len())
+        };
+        if ip.is_ipv4() {
+            write!(f, "{ip}{len}")?;
+        } else {
+            write!(f, "[{ip}{zone}{len}]")?;
+        }
+        match (self.port_min, self.port_max) {
+            (low, high) if low == high => write!(f, ":{low}"),
+            (1024, 65_535) => write!(f, ":any"),
+            (low, high) => write!(f, ":{low}-{high}"),
+        }
+    }
+}
+
+/// All targets, and how they are dealt out. What a flow or a datagram draws depends on the seed and on
+/// its own number alone, so it is drawn again when a reply must be judged, and needs no memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Targets {
+    targets: Vec<Target>,
+    seed: u64,
+    spray: bool,
+}
+
+impl Targets {
+    /// Deals out `targets` (at least one); with `spray` every datagram draws anew.
+    pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
+        if spray {
+            let first = targets[0].is_ipv4();
+            if let Some(other) = targets.iter().find(|target| target.is_ipv4() != first) {
+                return Err(TargetError::MixedSpray { target: other.to_string() });
+            }
+        }
+        Ok(Self { targets, seed, spray })
+    }
+
+    /// Whether every datagram draws its own destination.
+    pub(crate) fn spray(&self) -> bool {
+        self.spray
+    }
+
+    /// The destination of `flow`: the targets take turns, each flow draws within its own.
+    pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
+        let nth = flow as usize % self.targets.len();
+        self.targets[nth].draw(&mut draw::rng(self.seed, flow, u64::MAX))
+    }
+
+    /// The destination of one datagram when sprayed.
+    pub(crate) fn of_datagram(&self, flow: u32, sequence: u64) -> SocketAddr {
+        let mut rng = draw::rng(self.seed, flow, sequence);
+        let nth = rng.random_range(0..self.targets.len());
+        self.targets[nth].draw(&mut rng)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_target() {
+        for text in [
+            "127.0.0.1:7",
+            "192.0.2.0/24:1234",
+            "192.0.2.0/24:any",
+            "10.0.0.0/8:1-65535",
+            "[::1]:7",
+            "[2001:db8::/64]:1234",
+            "[2001:db8::/64]:5000-5003",
+            "[fe80::1%1]:7",
+        ] {
+            let target: Target = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(target.to_string(), text);
+        }
+        let lo: Target = "[fe80::1%lo]:7".parse().unwrap();
+        assert_eq!(lo.to_string(), "[fe80::1%1]:7");
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in [
+            "", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:9-8", "127.0.0.1:x",
+            "127.0.0.1:-5", "localhost:7", "::1:7", "[::1]7", "[::1]", "[127.0.0.1]:7", "192.0.2.0/33:7",
+            "192.0.2.1/24:7", "[2001:db8::1/64]:7", "127.0.0.1%lo:7", "[fe80::1%nosuch]:7", "[fe80::1%../x]:7",
+        ] {
+            let error = text.parse::<Target>().expect_err(text).to_string();
+            assert!(!error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_allowed_ranges_are_loaded_unasked() {
+        let verdict = |text: &str, allow_public| text.parse::<Target>().unwrap().check_manners(allow_public);
+        for text in [
+            "127.0.0.1:7", "127.0.0.0/8:any", "169.254.1.1:7", "10.1.2.3:7", "172.31.0.1:7", "192.168.0.0/16:7",
+            "192.0.2.1:7", "198.51.100.1:7", "203.0.113.0/24:7", "198.18.0.0/15:7", "[::1]:7", "[fe80::1%1]:7",
+            "[fd00::1]:7", "[2001:db8::/32]:any", "[3fff::1]:7", "[2001:2::1]:7",
+        ] {
+            verdict(text, false).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for text in
+            ["8.8.8.8:53", "172.32.0.1:7", "192.0.0.0/8:7", "198.20.0.1:7", "[2606:4700::1]:7", "[2000::/3]:7", "100.64.0.1:7"]
+        {
+            assert!(matches!(verdict(text, false), Err(TargetError::Public { .. })), "{text}");
+            verdict(text, true).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for text in [
+            "224.0.0.1:7", "239.255.0.0/16:7", "255.255.255.255:7", "240.0.0.0/4:7", "0.0.0.0:7", "0.0.0.0/0:7",
+            "[ff02::1%1]:7", "[::]:7", "[::/0]:7", "[::ffff:127.0.0.1]:7",
+        ] {
+            assert!(matches!(verdict(text, true), Err(TargetError::Forbidden { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn draws_stay_inside_and_come_back_the_same() {
+        for text in ["192.0.2.128/25:5000-5003", "[2001:db8:0:7::/64]:any", "10.0.0.0/8:9", "127.0.0.1:7"] {
+            let target: Target = text.parse().unwrap();
+            let targets = Targets::new(vec![target.clone()], 42, true).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            for sequence in 0..1_000 {
+                let addr = targets.of_datagram(3, sequence);
+                assert!(target.net.contains(&addr.ip()), "{addr} is not in {text}");
+                assert!((target.port_min..=target.port_max).contains(&addr.port()), "{addr} is not in {text}");
+                assert_eq!(addr, targets.of_datagram(3, sequence));
+                seen.insert(addr);
+            }
+            assert_eq!(seen.len() == 1, target.is_single(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_of_a_small_prefix_is_met() {
+        let targets = Targets::new(vec!["192.0.2.0/30:7".parse().unwrap()], 1, false).unwrap();
+        let seen: std::collections::BTreeSet<_> = (0..100).map(|flow| targets.of_flow(flow)).collect();
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn targets_take_turns() {
+        let list = vec!["127.0.0.1:7".parse().unwrap(), "[::1]:8".parse().unwrap()];
+        let targets = Targets::new(list.clone(), 1, false).unwrap();
+        assert_eq!(targets.of_flow(4), "127.0.0.1:7".parse().unwrap());
+        assert_eq!(targets.of_flow(5), "[::1]:8".parse().unwrap());
+        assert!(matches!(Targets::new(list, 1, true), Err(TargetError::MixedSpray { .. })));
+    }
+}

@@ -1,0 +1,281 @@
+//! One flow: composes its datagrams, judges what comes back. No socket, no clock.
+
+use std::net::SocketAddr;
+
+use crate::books::Class;
+use crate::ledger::{Entry, Ledger, State};
+use crate::payload::{self, Bodies, Content, Header};
+use crate::quantity::Sizes;
+use crate::tally::Tally;
+use crate::target::Targets;
+
+/// What all flows of a run share.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Tells this run's datagrams from any other's.
+    pub(crate) run_id: u64,
+    /// Where random choices come from.
+    pub(crate) seed: u64,
+    /// Where datagrams go.
+    pub(crate) targets: Targets,
+    /// How large they are.
+    pub(crate) sizes: Sizes,
+    /// What they carry.
+    pub(crate) bodies: Bodies,
+    /// A reply that takes longer is late.
+    pub(crate) timeout_ns: u64,
+    /// Datagrams in a train; 1: no trains.
+    pub(crate) train: u32,
+    /// Whether datagrams have an intended send time of their own (the open loop).
+    pub(crate) scheduled: bool,
+}
+
+/// A train (or a single datagram) that is ready to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Train {
+    /// Where it goes.
+    pub(crate) peer: SocketAddr,
+    /// The first datagram's sequence number.
+    pub(crate) first: u64,
+    /// How many datagrams.
+    pub(crate) datagrams: u32,
+    /// Bytes of payload in all.
+    pub(crate) bytes: u32,
+}
+
+/// One flow.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    id: u32,
+    home: SocketAddr,
+    /// The size of every datagram, unless each draws its own.
+    size_bytes: Option<u32>,
+    ledger: Ledger,
+}
+
+impl Flow {
+    /// Flow `id` of the plan, which remembers its last `window` datagrams.
+    pub(crate) fn new(plan: &Plan, id: u32, window: usize) -> Self {
+        // the datagrams of a train are of one size, and a flow's socket knows but one train layout
+        let size_bytes = match plan.sizes.fixed() {
+            None if plan.train > 1 => Some(plan.sizes.of_message(plan.seed, id, u64::MAX)),
+            fixed => fixed,
+        };
+        Self { id, home: plan.targets.of_flow(id), size_bytes, ledger: Ledger::new(window) }
+    }
+
+    /// Where it sends, if that does not change with each datagram.
+    pub(crate) fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    /// The size of each of its datagrams, if they are all of one size.
+    pub(crate) fn size_bytes(&self) -> Option<u32> {
+        self.size_bytes
+    }
+
+    /// How many datagrams are waiting for their answer.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.ledger.waiting()
+    }
+
+    fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
+        if plan.targets.spray() {
+            // a train has one destination: that of its first datagram
+            plan.targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train))
+        } else {
+            self.home
+        }
+    }
+
+    fn bytes_of(&self, plan: &Plan, sequence: u64) -> u32 {
+        self.size_bytes.unwrap_or_else(|| plan.sizes.of_message(plan.seed, self.id, sequence))
+    }
+
+    fn header(&self, plan: &Plan, sequence: u64, intended_ns: u64) -> Header {
+        Header { run_id: plan.run_id, flow: self.id, sequence, intended_ns }
+    }
+
+    /// Writes the next `datagrams` datagrams into `out`, one behind the other, and enters them as sent at
+    /// `sent_ns`. `out` has room for the largest of them.
+    pub(crate) fn compose(
+        &mut self,
+        plan: &Plan,
+        intended_ns: u64,
+        sent_ns: u64,
+        datagrams: u32,
+        out: &mut [u8],
+        tally: &mut Tally,
+    ) -> Train {
+        let first = self.ledger.next();
+        let mut bytes = 0;
+        for _ in 0..datagrams {
+            let (sequence, forgotten) = self.ledger.post(intended_ns, sent_ns);
+            if let Some(forgotten) = forgotten {
+                lose(&forgotten, tally);
+                if forgotten.state == State::Waiting {
+                    tally.forgotten += 1;
+                }
+            }
+            let size = self.bytes_of(plan, sequence) as usize;
+            plan.bodies.write(&self.header(plan, sequence, intended_ns), &mut out[bytes..bytes + size]);
+            bytes += size;
+        }
+        Train { peer: self.peer(plan, first), first, datagrams, bytes: bytes as u32 }
+    }
+
+    /// Sets when a train was really handed to the kernel.
+    pub(crate) fn stamp(&mut self, train: &Train, sent_ns: u64) {
+        for sequence in train.sequences() {
+            self.ledger.stamp(sequence, sent_ns);
+        }
+    }
+
+    /// Books a train as sent: the kernel took it.
+    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, tally: &mut Tally) {
+        let Some(entry) = self.ledger.get(train.first).copied() else { return };
+        let counts = &mut tally.books.page(entry.intended_ns).counts;
+        counts.sent += u64::from(train.datagrams);
+        counts.bytes_sent += u64::from(train.bytes);
+        if plan.scheduled && tally.books.is_measured(entry.intended_ns) {
+            let slip_ns = entry.sent_ns.saturating_sub(entry.intended_ns);
+            for _ in 0..train.datagrams {
+                tally.slip.record(slip_ns);
+            }
+        }
+    }
+
+    /// Takes a train back: the kernel refused it.
+    pub(crate) fn refused(&mut self, train: &Train, errno: i32, tally: &mut Tally) {
+        for sequence in train.sequences() {
+            if let Some(entry) = self.ledger.unsend(sequence) {
+                tally.books.page(entry.intended_ns).counts.send_failures += 1;
+                tally.refuse(errno);
+            }
+        }
+    }
+
+    /// Judges one datagram that came from `source` at `now_ns`; the class of the one that it settles.
+    /// `None`: it settles none.
+    pub(crate) fn judge(
+        &mut self,
+        plan: &Plan,
+        source: Option<SocketAddr>,
+        reply: &[u8],
+        now_ns: u64,
+        tally: &mut Tally,
+    ) -> Option<Class> {
+        let Some((sequence, content)) = self.attribute(plan, reply) else {
+            let counts = &mut tally.books.page(now_ns).counts;
+            counts.unattributed += 1;
+            counts.bytes_received += reply.len() as u64;
+            return None;
+        };
+        let before = self.ledger.answer(sequence)?;
+        let page = tally.books.page(before.intended_ns);
+        page.counts.bytes_received += reply.len() as u64;
+        if before.state == State::Answered {
+            page.counts.duplicated += 1;
+            return None;
+        }
+        let was_settled = before.state == State::Unreachable;
+        if was_settled {
+            *page.counts.of(Class::Unreachable) -= 1;
+        }
+        if let Some(distance) = self.ledger.overtaken(sequence) {
+            page.reordered(distance);
+        }
+        let waited_ns = now_ns.saturating_sub(before.sent_ns);
+        let class = if source != Some(self.peer(plan, sequence)) {
+            Class::Misdirected
+        } else {
+            match content {
+                Content::Truncated => Class::Truncated,
+                Content::Corrupted | Content::Foreign => Class::Corrupted,
+                Content::Intact if before.state == State::Overdue || waited_ns > plan.timeout_ns => Class::Late,
+                Content::Intact => Class::Ok,
+            }
+        };
+        *page.counts.of(class) += 1;
+        if matches!(class, Class::Ok | Class::Late) {
+            let from_intended_ns =
+                if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
+            page.round_trip(from_intended_ns);
+            if tally.books.is_measured(before.intended_ns) {
+                tally.from_actual.record(waited_ns);
+                if plan.scheduled {
+                    tally.from_intended.record(from_intended_ns);
+                }
+            }
+        }
+        (!was_settled).then_some(class)
+    }
+
+    /// Which of our datagrams `reply` answers, and how well.
+    fn attribute(&self, plan: &Plan, reply: &[u8]) -> Option<(u64, Content)> {
+        let sequence = payload::sequence(reply)?;
+        if let Some(content) = self.ledger.get(sequence).and_then(|entry| self.compare(plan, sequence, entry, reply))
+        {
+            return Some((sequence, content));
+        }
+        // the sequence number itself may be what was damaged: then all else in the header is whole
+        let intended_ns = payload::intended_ns(reply)?;
+        self.ledger
+            .open()
+            .filter(|(_, entry)| entry.intended_ns == intended_ns)
+            .find_map(|(sequence, entry)| Some((sequence, self.compare(plan, sequence, entry, reply)?)))
+    }
+
+    fn compare(&self, plan: &Plan, sequence: u64, entry: &Entry, reply: &[u8]) -> Option<Content> {
+        let header = self.header(plan, sequence, entry.intended_ns);
+        match plan.bodies.judge(&header, self.bytes_of(plan, sequence) as usize, reply) {
+            Content::Foreign => None,
+            content => Some(content),
+        }
+    }
+
+    /// Notes that the network could not deliver the datagram to `peer` whose payload began with `quoted`,
+    /// as far as the report quotes it. Says whether it settled one of ours.
+    pub(crate) fn unreachable(
+        &mut self,
+        plan: &Plan,
+        peer: SocketAddr,
+        quoted: &[u8],
+        tally: &mut Tally,
+    ) -> bool {
+        let quoted_sequence = self.attribute(plan, quoted).map(|(sequence, _)| sequence);
+        // routers need to quote no more than the UDP header: then the oldest one to that peer is meant
+        let sequence = quoted_sequence.or_else(|| {
+            let mut open = self.ledger.open();
+            open.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
+        });
+        let Some(before) = sequence.and_then(|sequence| self.ledger.unreachable(sequence)) else { return false };
+        *tally.books.page(before.intended_ns).counts.of(Class::Unreachable) += 1;
+        true
+    }
+
+    /// Declares overdue what was sent at or before `sent_ns`; says whether there was any.
+    pub(crate) fn settle(&mut self, sent_ns: u64) -> bool {
+        self.ledger.settle(sent_ns) > 0
+    }
+
+    /// The end: what has no answer by now is lost.
+    pub(crate) fn close(&self, tally: &mut Tally) {
+        for (_, entry) in self.ledger.open() {
+            lose(entry, tally);
+        }
+    }
+}
+
+fn lose(entry: &Entry, tally: &mut Tally) {
+    *tally.books.page(entry.intended_ns).counts.of(Class::Lost) += 1;
+}
+
+impl Train {
+    fn sequences(&self) -> std::ops::Range<u64> {
+        self.first..self.first + u64::from(self.datagrams)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Each class by its own hand-made reply.
+
+use std::time::Duration;
+
+use super::*;
+use crate::books::Counts;
+
+const TIMEOUT_NS: u64 = 1_000;
+
+struct Bench {
+    plan: Plan,
+    flow: Flow,
+    tally: Tally,
+    out: Vec<u8>,
+}
+
+fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
+    let targets = Targets::new(vec![target.parse().unwrap()], 9, spray).unwrap();
+    let plan = Plan {
+        run_id: 0xfeed,
+        seed: 9,
+        targets,
+        sizes: Sizes::Fixed(64),
+        bodies: Bodies::new(),
+        timeout_ns: TIMEOUT_NS,
+        train,
+        scheduled: true,
+    };
+    let flow = Flow::new(&plan, 3, 16);
+    Bench { plan, flow, tally: Tally::new(Duration::ZERO), out: vec![0; 65_536] }
+}
+
+fn bench() -> Bench {
+    bench_with("127.0.0.1:7", false, 1)
+}
+
+impl Bench {
+    /// Sends at `now_ns` and returns the payload of each datagram.
+    fn send(&mut self, now_ns: u64) -> (Train, Vec<Vec<u8>>) {
+        let train = self.plan.train;
+        let train = self.flow.compose(&self.plan, now_ns, now_ns, train, &mut self.out, &mut self.tally);
+        self.flow.sent(&self.plan, &train, &mut self.tally);
+        (train, self.out[..train.bytes as usize].chunks(64).map(<[u8]>::to_vec).collect())
+    }
+
+    fn send_one(&mut self, now_ns: u64) -> (SocketAddr, Vec<u8>) {
+        let (train, mut payloads) = self.send(now_ns);
+        (train.peer, payloads.remove(0))
+    }
+
+    fn reply(&mut self, source: SocketAddr, reply: &[u8], now_ns: u64) -> bool {
+        self.flow.judge(&self.plan, Some(source), reply, now_ns, &mut self.tally).is_some()
+    }
+
+    fn close(mut self) -> Counts {
+        self.flow.close(&mut self.tally);
+        let counts = self.tally.books.total().counts;
+        assert!(counts.is_balanced(), "{counts:?}");
+        Counts { bytes_sent: 0, bytes_received: 0, ..counts }
+    }
+}
+
+#[test]
+fn a_right_reply_in_time() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    assert!(bench.reply(peer, &payload, 10 + TIMEOUT_NS));
+    assert_eq!(bench.tally.from_intended.summary().unwrap().max_ns, TIMEOUT_NS);
+    assert_eq!(bench.close(), Counts { sent: 1, ok: 1, ..Counts::default() });
+}
+
+#[test]
+fn late_is_after_the_timeout_and_stays_in_the_histogram() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    assert!(bench.reply(peer, &payload, 11 + TIMEOUT_NS));
+    assert!(bench.tally.from_actual.summary().is_some());
+    assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
+}
+
+#[test]
+fn overdue_and_then_answered_is_late() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    assert!(bench.flow.settle(10));
+    assert_eq!(bench.flow.waiting(), 0);
+    assert!(bench.reply(peer, &payload, 20));
+    assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
+}
+
+#[test]
+fn another_address_or_port_is_misdirected() {
+    for source in ["127.0.0.2:7", "127.0.0.1:8", "[::1]:7"] {
+        let mut bench = bench();
+        let (_, payload) = bench.send_one(10);
+        assert!(bench.reply(source.parse().unwrap(), &payload, 20));
+        assert!(bench.tally.from_actual.summary().is_none());
+        assert_eq!(bench.close(), Counts { sent: 1, misdirected: 1, ..Counts::default() }, "{source}");
+    }
+}
+
+#[test]
+fn damage() {
+    let mut bench = bench();
+    for byte in 0..64 {
+        let (peer, mut payload) = bench.send_one(10 + byte);
+        payload[byte as usize] ^= 0x10;
+        assert!(bench.reply(peer, &payload, 100), "byte {byte}");
+    }
+    let (peer, payload) = bench.send_one(200);
+    assert!(bench.reply(peer, &payload[..40], 210));
+    assert_eq!(bench.close(), Counts { sent: 65, corrupted: 64, truncated: 1, ..Counts::default() });
+}
+
+#[test]
+fn the_second_reply_is_a_duplicate() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    assert!(bench.reply(peer, &payload, 20));
+    assert!(!bench.reply(peer, &payload, 21));
+    assert!(!bench.reply("127.0.0.9:9".parse().unwrap(), &payload, 22));
+    assert_eq!(bench.close(), Counts { sent: 1, ok: 1, duplicated: 2, ..Counts::default() });
+}
+
+#[test]
+fn swapped_replies_are_reordered_once() {
+    let mut bench = bench();
+    let sent: Vec<_> = (0..4).map(|time| bench.send_one(time)).collect();
+    for nth in [1, 0, 2, 3] {
+        let (peer, payload) = &sent[nth];
+        bench.reply(*peer, payload, 20);
+    }
+    assert_eq!(bench.tally.books.total().reorder_distance_max, 1);
+    assert_eq!(bench.close(), Counts { sent: 4, ok: 4, reordered: 1, ..Counts::default() });
+}
+
+#[test]
+fn foreign_datagrams_are_unattributed() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    for foreign in [&[][..], &payload[..15], &[0xaa; 64], b"hello, who are you? I am not one of yours"] {
+        assert!(!bench.reply(peer, foreign, 20));
+    }
+    assert_eq!(bench.close(), Counts { sent: 1, lost: 1, unattributed: 4, ..Counts::default() });
+}
+
+#[test]
+fn refused_sends_are_not_sent() {
+    let mut bench = bench();
+    let train = bench.flow.compose(&bench.plan, 5, 5, 1, &mut bench.out, &mut bench.tally);
+    bench.flow.refused(&train, 11, &mut bench.tally);
+    assert_eq!(bench.tally.refusals[&11], 1);
+    assert_eq!(bench.close(), Counts { send_failures: 1, ..Counts::default() });
+}
+
+#[test]
+fn unreachable_by_quote_or_by_destination() {
+    let mut bench = bench();
+    let (peer, _) = bench.send_one(10);
+    let (_, second) = bench.send_one(11);
+    let (_, third) = bench.send_one(12);
+    assert!(bench.flow.unreachable(&bench.plan, peer, &second, &mut bench.tally));
+    assert!(bench.flow.unreachable(&bench.plan, peer, &[], &mut bench.tally));
+    assert!(!bench.flow.unreachable(&bench.plan, "127.0.0.3:7".parse().unwrap(), &[], &mut bench.tally));
+    // an answer is the stronger fact
+    assert!(!bench.reply(peer, &second, 20), "settled before");
+    assert!(bench.reply(peer, &third, 20));
+    assert_eq!(bench.close(), Counts { sent: 3, ok: 2, unreachable: 1, ..Counts::default() });
+}
+
+#[test]
+fn what_is_forgotten_is_lost() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(0);
+    for time in 1..=16 {
+        bench.send_one(time);
+    }
+    assert!(!bench.reply(peer, &payload, 20));
+    assert_eq!(bench.tally.forgotten, 1);
+    assert_eq!(bench.close(), Counts { sent: 17, lost: 17, unattributed: 1, ..Counts::default() });
+}
+
+#[test]
+fn a_sprayed_train_has_one_destination_and_its_datagrams_are_told_apart() {
+    let mut bench = bench_with("127.0.0.0/8:any", true, 4);
+    let mut peers = std::collections::BTreeSet::new();
+    for time in 0..3 {
+        let (train, payloads) = bench.send(time);
+        peers.insert(train.peer);
+        assert_eq!(payloads.len(), 4);
+        for payload in &payloads {
+            assert!(bench.reply(train.peer, payload, 20));
+        }
+    }
+    assert_eq!(peers.len(), 3);
+    assert_eq!(bench.close(), Counts { sent: 12, ok: 12, ..Counts::default() });
+}
+
+#[test]
+fn the_warmup_is_judged_but_not_measured() {
+    let mut bench = bench();
+    bench.tally = Tally::new(Duration::from_nanos(100));
+    for time in [99, 100] {
+        let (peer, payload) = bench.send_one(time);
+        bench.reply(peer, &payload, time + 5);
+    }
+    assert_eq!(bench.tally.books.warmup().counts.ok, 1);
+    assert_eq!(bench.tally.from_intended.summary().unwrap().count, 1);
+    assert_eq!(bench.close(), Counts { sent: 1, ok: 1, ..Counts::default() });
+}

@@ -1,0 +1,123 @@
+//! What a reader must know before believing a report: above all, when blaster was the bottleneck.
+
+use crate::report::{count, duration};
+use crate::schema::Report;
+
+/// A thread that is this busy may have been the limit.
+const BUSY: f64 = 0.95;
+/// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
+const SLIP_P99_NS: u64 = 1_000_000;
+
+/// All warnings that `report` calls for, each one line.
+pub(crate) fn warnings(report: &Report) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut warn = |text: String| found.push(text);
+    let generator = &report.generator;
+    let totals = &report.totals;
+    if !totals.counts.is_balanced() {
+        warn("the books do not balance: this is a defect of blaster, believe none of its numbers".into());
+    }
+    if totals.own_drops > 0 {
+        warn(format!(
+            "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
+             buffers of {} bytes; raise net.core.rmem_max, or use more --flows or --threads)",
+            count(totals.own_drops),
+            count(generator.receive_buffer_bytes.unwrap_or(0)),
+        ));
+    }
+    let busiest = generator.cpu_share.iter().copied().fold(0.0, f64::max);
+    if busiest >= BUSY {
+        warn(format!(
+            "blaster may be the bottleneck: a thread of it used {:.0}% of a core; the server may carry more \
+             (use more --threads, or other processors than the server's)",
+            busiest * 100.0
+        ));
+    }
+    if generator.unsent > 0 {
+        warn(format!(
+            "blaster was the bottleneck: {} datagrams of the schedule were never sent, {}/s is more than it \
+             can do here",
+            count(generator.unsent),
+            report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
+        ));
+    }
+    if let Some(slip) = generator.slip.filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
+        warn(format!(
+            "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
+             intended send time includes that",
+            duration(slip.p99_ns)
+        ));
+    }
+    if generator.forgotten > 0 {
+        warn(format!(
+            "{} datagrams were given up before the timeout, to make room for newer ones: a reply after that \
+             is unattributed (use more --flows or a shorter --timeout)",
+            count(generator.forgotten)
+        ));
+    }
+    if totals.counts.send_failures > 0 {
+        let reasons: Vec<String> = report
+            .refusals
+            .iter()
+            .map(|refusals| format!("{} × {}", count(refusals.count), refusals.message))
+            .collect();
+        warn(format!("this host refused to send: {}", reasons.join(", ")));
+    } else if let Some(connections) = report.connections.filter(|it| it.failed + it.broken > 0) {
+        let reasons: Vec<String> = report
+            .refusals
+            .iter()
+            .map(|refusals| format!("{} × {}", count(refusals.count), refusals.message))
+            .collect();
+        let reasons = if reasons.is_empty() { "the server closed them".into() } else { reasons.join(", ") };
+        warn(format!(
+            "{} connections failed and {} broke: {reasons}",
+            count(connections.failed),
+            count(connections.broken)
+        ));
+    }
+    if report.ended_early {
+        warn("ended early by a signal: the report covers what was done until then".into());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::books::Counts;
+    use crate::latency::Latency;
+    use crate::schema::tests::report;
+
+    fn good() -> Report {
+        report(Counts { sent: 10, ok: 10, ..Counts::default() })
+    }
+
+    #[test]
+    fn a_good_run_warns_of_nothing() {
+        assert_eq!(warnings(&good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_defect_has_its_sentence() {
+        let mut slip = Latency::new();
+        slip.record(5_000_000);
+        let cases: [(&str, fn(&mut Report)); 7] = [
+            ("do not balance", |report| report.totals.counts.lost += 1),
+            ("its own sockets dropped", |report| report.totals.own_drops = 3),
+            ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
+            ("never sent", |report| report.generator.unsent = 7),
+            ("given up before the timeout", |report| report.generator.forgotten = 1),
+            ("refused to send", |report| report.totals.counts.send_failures = 1),
+            ("ended early", |report| report.ended_early = true),
+        ];
+        for (words, spoil) in cases {
+            let mut report = good();
+            spoil(&mut report);
+            let found = warnings(&report);
+            assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        }
+        let mut report = good();
+        report.generator.slip = slip.summary();
+        assert!(warnings(&report)[0].contains("late or more"));
+    }
+}
