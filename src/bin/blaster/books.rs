@@ -260,7 +260,8 @@ mod tests {
             *counts.of(class) += 1;
             assert!(!counts.is_balanced(), "{class:?} twice");
         }
-        let beside = Counts { duplicated: 1, reordered: 2, unattributed: 3, send_failures: 4, ..Counts::default() };
+        let beside =
+            Counts { duplicated: 1, reordered: 2, unattributed: 3, send_failures: 4, ..Counts::default() };
         assert!(beside.is_balanced());
     }
 
@@ -287,7 +288,10 @@ mod tests {
         one.merge(&two);
         let total = one.total();
         assert_eq!((total.round_trips, total.round_trips_sum_ns, total.round_trips_max_ns), (2, 12, 7));
-        assert_eq!((total.counts.reordered, total.reorder_distance_sum, total.reorder_distance_max), (2, 7, 4));
+        assert_eq!(
+            (total.counts.reordered, total.reorder_distance_sum, total.reorder_distance_max),
+            (2, 7, 4)
+        );
         assert_eq!(one.seconds().len(), 2);
     }
 }

@@ -52,7 +52,9 @@ where
         let post = Post { ready: ready.clone(), start: wait };
         let work = Arc::clone(&work);
         threads.push(
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(number, live, post))?,
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || work(number, live, post))?,
         );
     }
     drop(ready);

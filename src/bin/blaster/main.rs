@@ -37,7 +37,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::Parser;
+use clap::error::ErrorKind;
 use rand::random;
 use tubular_echo::sys::{self, EndSignals};
 
@@ -76,19 +77,40 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) if is_help(&error) => error.exit(),
+        Err(error) => return misused(&one_line(&error)),
+    };
     match run(&options) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Unanswered) => ExitCode::from(1),
         Ok(Outcome::Condition) => ExitCode::from(3),
-        Err(Failure::Contradiction(contradiction)) => {
-            Options::command().error(ErrorKind::ArgumentConflict, contradiction).exit()
-        }
+        Err(failure @ (Failure::Contradiction(_) | Failure::Target(_))) => misused(&failure.to_string()),
         Err(failure) => {
             eprintln!("blaster: {failure}");
             ExitCode::from(1)
         }
     }
+}
+
+/// Help that was asked for, or that answers a bare `blaster`.
+fn is_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+fn misused(why: &str) -> ExitCode {
+    eprintln!("blaster: {why} (see --help)");
+    ExitCode::from(2)
+}
+
+/// What clap has to say, without usage and further hints.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).into()
 }
 
 fn run(options: &Options) -> Result<Outcome, Failure> {
@@ -105,10 +127,8 @@ fn run(options: &Options) -> Result<Outcome, Failure> {
     let seed = common.seed.unwrap_or_else(random);
     let run_id = random();
     let stop = Arc::new(Stop::default());
-    let goal = Goal {
-        duration: common.duration().map(|duration| common.warmup + duration),
-        quiet: common.quiet,
-    };
+    let goal =
+        Goal { duration: common.duration().map(|duration| common.warmup + duration), quiet: common.quiet };
     let mut watch = |lives: &[Arc<live::Live>], are_done: &dyn Fn() -> bool| {
         progress::watch(goal, &signals, &stop, lives, are_done);
     };

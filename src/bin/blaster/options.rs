@@ -343,14 +343,27 @@ mod tests {
     #[test]
     fn flags_that_do_not_go_together() {
         for flags in [
-            "--mode open", "--mode closed --rate 1k", "--mode flood --rate 1k", "--rate 1k --in-flight 2",
-            "--mode flood --in-flight 2", "--gso 129", "--gso 64 --size 1400", "--size 65510", "--count 0",
+            "--mode open",
+            "--mode closed --rate 1k",
+            "--mode flood --rate 1k",
+            "--rate 1k --in-flight 2",
+            "--mode flood --in-flight 2",
+            "--gso 129",
+            "--gso 64 --size 1400",
+            "--size 65510",
+            "--count 0",
         ] {
             assert!(!udp(flags).expect_err(flags).contains('\n'), "{flags:?}");
         }
-        for flags in
-            ["--size 31", "--rate 0", "--flows 0", "--duration soon", "--fail-if p98>1ms", "--gro maybe", "--nonsense"]
-        {
+        for flags in [
+            "--size 31",
+            "--rate 0",
+            "--flows 0",
+            "--duration soon",
+            "--fail-if p98>1ms",
+            "--gro maybe",
+            "--nonsense",
+        ] {
             udp(flags).expect_err(flags);
         }
     }

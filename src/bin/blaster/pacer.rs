@@ -41,7 +41,9 @@ impl Pacer {
 
     /// How many trains are still to come before `end_ns`.
     pub(crate) fn left(&self, end_ns: u64) -> u64 {
-        let Some(ahead_ns) = end_ns.checked_sub(self.next_ns).filter(|ahead_ns| *ahead_ns > 0) else { return 0 };
+        let Some(ahead_ns) = end_ns.checked_sub(self.next_ns).filter(|ahead_ns| *ahead_ns > 0) else {
+            return 0;
+        };
         let per_1000_s = u128::from(self.per_1000_s);
         let step = u128::from(self.step_ns) * per_1000_s + u128::from(self.step_rest);
         let ahead = u128::from(ahead_ns) * per_1000_s - u128::from(self.next_rest);
@@ -106,11 +108,14 @@ mod tests {
 
     #[test]
     fn what_is_left_is_what_would_be_taken() {
-        for (text, datagrams, worker, workers) in [("1k", 1, 0, 1), ("3", 2, 1, 3), ("700M", 7, 0, 2), ("0.5", 1, 0, 1)] {
+        for (text, datagrams, worker, workers) in
+            [("1k", 1, 0, 1), ("3", 2, 1, 3), ("700M", 7, 0, 2), ("0.5", 1, 0, 1)]
+        {
             let mut pacer = Pacer::new(rate(text), datagrams, worker, workers);
             for end_ns in [0, 1, 999, 1_000, 1_001, 1_000_000, 5_000_000, 7_000_000] {
                 let left = pacer.left(end_ns);
-                let taken = std::iter::from_fn(|| end_ns.checked_sub(1).and_then(|now_ns| pacer.take(now_ns)));
+                let taken =
+                    std::iter::from_fn(|| end_ns.checked_sub(1).and_then(|now_ns| pacer.take(now_ns)));
                 assert_eq!(left, taken.count() as u64, "{text}, until {end_ns}");
             }
         }

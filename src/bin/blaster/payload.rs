@@ -69,8 +69,10 @@ pub(crate) enum Content {
     Intact,
     /// A true beginning of what was sent, and nothing more.
     Truncated,
-    /// Recognisable, but other bytes, or more of them.
+    /// The header is whole, but other bytes follow, or more of them.
     Corrupted,
+    /// Part of the header is damaged, and most of it is this datagram's.
+    Resembling,
     /// Not an answer to this datagram.
     Foreign,
 }
@@ -132,7 +134,7 @@ impl Bodies {
             };
         };
         if *head != header {
-            return if is_recognisable(head, &header) { Content::Corrupted } else { Content::Foreign };
+            return if resembles(head, &header) { Content::Resembling } else { Content::Foreign };
         }
         if body.len() > sent_bytes - HEADER_BYTES || body != self.body(&header, body.len()) {
             Content::Corrupted
@@ -144,8 +146,13 @@ impl Bodies {
     }
 }
 
-/// A damaged header is still taken for `header` when three of its four words are whole.
-fn is_recognisable(head: &[u8; HEADER_BYTES], header: &[u8; HEADER_BYTES]) -> bool {
+/// Whether `reply` is the answer to the message that begins with `header`, but for the sequence number.
+pub(crate) fn differs_in_sequence_only(header: &Header, reply: &[u8]) -> bool {
+    reply.get(8..HEADER_BYTES) == Some(&header.encode()[8..])
+}
+
+/// Three of its four words are whole.
+fn resembles(head: &[u8; HEADER_BYTES], header: &[u8; HEADER_BYTES]) -> bool {
     head.chunks(8).zip(header.chunks(8)).filter(|(found, sent)| found == sent).count() >= 3
 }
 
@@ -180,7 +187,9 @@ mod tests {
         for bit in 0..80 * 8 {
             let mut reply = message.clone();
             reply[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(bodies.judge(&HEADER, 80, &reply), Content::Corrupted, "bit {bit}");
+            let wanted = if bit < HEADER_BYTES * 8 { Content::Resembling } else { Content::Corrupted };
+            assert_eq!(bodies.judge(&HEADER, 80, &reply), wanted, "bit {bit}");
+            assert_eq!(differs_in_sequence_only(&HEADER, &reply), !(64..256).contains(&bit), "bit {bit}");
         }
     }
 

@@ -24,7 +24,13 @@ pub(crate) struct Goal {
 }
 
 /// Looks on until the workers are done; passes on signals.
-pub(crate) fn watch(goal: Goal, signals: &EndSignals, stop: &Stop, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
+pub(crate) fn watch(
+    goal: Goal,
+    signals: &EndSignals,
+    stop: &Stop,
+    lives: &[Arc<Live>],
+    are_done: &dyn Fn() -> bool,
+) {
     let bar = bar(goal);
     let start = Instant::now();
     let mut drawn = (start, Shown::default());

@@ -247,9 +247,13 @@ mod tests {
 
     #[test]
     fn rates_keep_their_thousandths() {
-        for (text, wanted) in
-            [("0.5", Some(500)), ("50k", Some(50_000_000)), ("1000/s", Some(1_000_000)), ("0", None), ("2G", None)]
-        {
+        for (text, wanted) in [
+            ("0.5", Some(500)),
+            ("50k", Some(50_000_000)),
+            ("1000/s", Some(1_000_000)),
+            ("0", None),
+            ("2G", None),
+        ] {
             assert_eq!(text.parse::<Rate>().ok().map(|rate| rate.per_1000_s), wanted, "{text:?}");
         }
     }

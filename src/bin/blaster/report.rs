@@ -189,15 +189,18 @@ fn books(report: &Report, paint: &Paint, out: &mut String) {
 fn latency(report: &Report, paint: &Paint, out: &mut String) {
     let Some(actual) = report.latency.from_actual else { return };
     let columns = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
-    let header: String = columns.iter().map(|column| format!("{column:>10}")).collect();
-    let _ = writeln!(out, "\n{}{header}", paint.head(&format!("{:<18}", "latency")));
+    let _ = write!(out, "\n{}", paint.head(&format!("{:<18}", "latency")));
+    for column in columns {
+        let _ = write!(out, "{column:>10}");
+    }
+    out.push('\n');
     let mut row = |name: &str, percentiles: &Percentiles| {
         let Percentiles { p50_ns, p90_ns, p99_ns, p99_9_ns, p99_99_ns, max_ns, .. } = *percentiles;
-        let cells: String = [p50_ns, p90_ns, p99_ns, p99_9_ns, p99_99_ns, max_ns]
-            .iter()
-            .map(|ns| format!("{:>10}", duration(*ns)))
-            .collect();
-        let _ = writeln!(out, "  {name:<16}{cells}");
+        let _ = write!(out, "  {name:<16}");
+        for ns in [p50_ns, p90_ns, p99_ns, p99_9_ns, p99_99_ns, max_ns] {
+            let _ = write!(out, "{:>10}", duration(ns));
+        }
+        out.push('\n');
     };
     match (report.latency.from_intended, report.generator.slip) {
         (Some(intended), Some(slip)) => {

@@ -345,8 +345,19 @@ pub(crate) mod tests {
         assert_eq!((&json["schema"], &json["version"]), (&"blaster-report".into(), &1.into()));
         assert_eq!(json["started_at"], "1970-01-01T00:00:00.000Z");
         for name in [
-            "sent", "ok", "corrupted", "truncated", "misdirected", "late", "lost", "unreachable", "duplicated",
-            "reordered", "unattributed", "send_failures", "own_drops",
+            "sent",
+            "ok",
+            "corrupted",
+            "truncated",
+            "misdirected",
+            "late",
+            "lost",
+            "unreachable",
+            "duplicated",
+            "reordered",
+            "unattributed",
+            "send_failures",
+            "own_drops",
         ] {
             assert!(json["totals"][name].is_u64(), "{name}");
         }

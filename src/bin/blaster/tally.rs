@@ -27,6 +27,7 @@ const COMPLAINTS_MAX: usize = 16;
 
 /// How hard a generator thread worked while it was sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(clippy::struct_field_names)] // units go last
 pub(crate) struct Effort {
     /// Wall time from the first send to the last.
     pub(crate) elapsed_ns: u64,

@@ -25,11 +25,15 @@ pub(crate) enum TargetError {
     Port(String, String),
     #[error("target {0:?}: no interface is named {1:?}")]
     Zone(String, String),
-    #[error("target {target} is public: only {allowed} without --allow-public; load belongs on hosts that are yours")]
+    #[error(
+        "target {target} is public: only {allowed} without --allow-public; load belongs on hosts that are yours"
+    )]
     Public { target: String, allowed: &'static str },
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
     Forbidden { target: String, kind: &'static str, net: &'static str },
-    #[error("target {target}: with several targets --spray draws within one address family; mixing is for plain flows")]
+    #[error(
+        "target {target}: with several targets --spray draws within one address family; mixing is for plain flows"
+    )]
     MixedSpray { target: String },
 }
 
@@ -97,7 +101,8 @@ impl Target {
                 IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | host))
             }
             IpAddr::V6(base) => {
-                let host = rng.random::<u128>() & 1_u128.checked_shl(host_bits).map_or(u128::MAX, |end| end - 1);
+                let host =
+                    rng.random::<u128>() & 1_u128.checked_shl(host_bits).map_or(u128::MAX, |end| end - 1);
                 IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | host))
             }
         };
@@ -165,8 +170,7 @@ impl FromStr for Target {
             Some(zone) if net.addr().is_ipv4() => return Err(TargetError::Zone(text.into(), zone.into())),
             Some(zone) => zone_index(zone).ok_or_else(|| TargetError::Zone(text.into(), zone.into()))?,
         };
-        let (port_min, port_max) =
-            ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
+        let (port_min, port_max) = ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
         Ok(Self { net, scope_id, port_min, port_max })
     }
 }
@@ -222,7 +226,7 @@ impl fmt::Display for Target {
 /// its own number alone, so it is drawn again when a reply must be judged, and needs no memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
-    targets: Vec<Target>,
+    all: Vec<Target>,
     seed: u64,
     spray: bool,
 }
@@ -236,7 +240,7 @@ impl Targets {
                 return Err(TargetError::MixedSpray { target: other.to_string() });
             }
         }
-        Ok(Self { targets, seed, spray })
+        Ok(Self { all: targets, seed, spray })
     }
 
     /// Whether every datagram draws its own destination.
@@ -246,15 +250,15 @@ impl Targets {
 
     /// The destination of `flow`: the targets take turns, each flow draws within its own.
     pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
-        let nth = flow as usize % self.targets.len();
-        self.targets[nth].draw(&mut draw::rng(self.seed, flow, u64::MAX))
+        let nth = flow as usize % self.all.len();
+        self.all[nth].draw(&mut draw::rng(self.seed, flow, u64::MAX))
     }
 
     /// The destination of one datagram when sprayed.
     pub(crate) fn of_datagram(&self, flow: u32, sequence: u64) -> SocketAddr {
         let mut rng = draw::rng(self.seed, flow, sequence);
-        let nth = rng.random_range(0..self.targets.len());
-        self.targets[nth].draw(&mut rng)
+        let nth = rng.random_range(0..self.all.len());
+        self.all[nth].draw(&mut rng)
     }
 }
 
@@ -284,9 +288,26 @@ mod tests {
     #[test]
     fn what_is_none() {
         for text in [
-            "", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:9-8", "127.0.0.1:x",
-            "127.0.0.1:-5", "localhost:7", "::1:7", "[::1]7", "[::1]", "[127.0.0.1]:7", "192.0.2.0/33:7",
-            "192.0.2.1/24:7", "[2001:db8::1/64]:7", "127.0.0.1%lo:7", "[fe80::1%nosuch]:7", "[fe80::1%../x]:7",
+            "",
+            ":",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0.1:65536",
+            "127.0.0.1:9-8",
+            "127.0.0.1:x",
+            "127.0.0.1:-5",
+            "localhost:7",
+            "::1:7",
+            "[::1]7",
+            "[::1]",
+            "[127.0.0.1]:7",
+            "192.0.2.0/33:7",
+            "192.0.2.1/24:7",
+            "[2001:db8::1/64]:7",
+            "127.0.0.1%lo:7",
+            "[fe80::1%nosuch]:7",
+            "[fe80::1%../x]:7",
         ] {
             let error = text.parse::<Target>().expect_err(text).to_string();
             assert!(!error.contains('\n'), "{text}: {error}");
@@ -297,21 +318,48 @@ mod tests {
     fn only_allowed_ranges_are_loaded_unasked() {
         let verdict = |text: &str, allow_public| text.parse::<Target>().unwrap().check_manners(allow_public);
         for text in [
-            "127.0.0.1:7", "127.0.0.0/8:any", "169.254.1.1:7", "10.1.2.3:7", "172.31.0.1:7", "192.168.0.0/16:7",
-            "192.0.2.1:7", "198.51.100.1:7", "203.0.113.0/24:7", "198.18.0.0/15:7", "[::1]:7", "[fe80::1%1]:7",
-            "[fd00::1]:7", "[2001:db8::/32]:any", "[3fff::1]:7", "[2001:2::1]:7",
+            "127.0.0.1:7",
+            "127.0.0.0/8:any",
+            "169.254.1.1:7",
+            "10.1.2.3:7",
+            "172.31.0.1:7",
+            "192.168.0.0/16:7",
+            "192.0.2.1:7",
+            "198.51.100.1:7",
+            "203.0.113.0/24:7",
+            "198.18.0.0/15:7",
+            "[::1]:7",
+            "[fe80::1%1]:7",
+            "[fd00::1]:7",
+            "[2001:db8::/32]:any",
+            "[3fff::1]:7",
+            "[2001:2::1]:7",
         ] {
             verdict(text, false).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
-        for text in
-            ["8.8.8.8:53", "172.32.0.1:7", "192.0.0.0/8:7", "198.20.0.1:7", "[2606:4700::1]:7", "[2000::/3]:7", "100.64.0.1:7"]
-        {
+        for text in [
+            "8.8.8.8:53",
+            "172.32.0.1:7",
+            "192.0.0.0/8:7",
+            "198.20.0.1:7",
+            "[2606:4700::1]:7",
+            "[2000::/3]:7",
+            "100.64.0.1:7",
+        ] {
             assert!(matches!(verdict(text, false), Err(TargetError::Public { .. })), "{text}");
             verdict(text, true).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
         for text in [
-            "224.0.0.1:7", "239.255.0.0/16:7", "255.255.255.255:7", "240.0.0.0/4:7", "0.0.0.0:7", "0.0.0.0/0:7",
-            "[ff02::1%1]:7", "[::]:7", "[::/0]:7", "[::ffff:127.0.0.1]:7",
+            "224.0.0.1:7",
+            "239.255.0.0/16:7",
+            "255.255.255.255:7",
+            "240.0.0.0/4:7",
+            "0.0.0.0:7",
+            "0.0.0.0/0:7",
+            "[ff02::1%1]:7",
+            "[::]:7",
+            "[::/0]:7",
+            "[::ffff:127.0.0.1]:7",
         ] {
             assert!(matches!(verdict(text, true), Err(TargetError::Forbidden { .. })), "{text}");
         }
@@ -326,7 +374,10 @@ mod tests {
             for sequence in 0..1_000 {
                 let addr = targets.of_datagram(3, sequence);
                 assert!(target.net.contains(&addr.ip()), "{addr} is not in {text}");
-                assert!((target.port_min..=target.port_max).contains(&addr.port()), "{addr} is not in {text}");
+                assert!(
+                    (target.port_min..=target.port_max).contains(&addr.port()),
+                    "{addr} is not in {text}"
+                );
                 assert_eq!(addr, targets.of_datagram(3, sequence));
                 seen.insert(addr);
             }

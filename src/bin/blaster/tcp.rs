@@ -35,7 +35,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Why no load could be made, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TcpError {
-    #[error("{connections} connections need as many open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections")]
+    #[error(
+        "{connections} connections need as many open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections"
+    )]
     OpenFiles { connections: u32, limit: u64 },
     #[error("raising the limit of open files: {0}")]
     Limit(io::Error),
@@ -243,7 +245,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
     }
     shared.is_over.set(true);
     let ended_ns = shared.clock.get().now_ns();
-    let cpu_ns = (sys::thread_cpu_time() - cpu_at_start).as_nanos() as u64;
+    let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
     shared.tally.borrow_mut().efforts.push(Effort { elapsed_ns: ended_ns - start_ns, cpu_ns, pacing_ns: 0 });
     wait_for(&shared, shared.load.linger).await;
     for stream in shared.streams.borrow().iter().filter_map(Weak::upgrade) {

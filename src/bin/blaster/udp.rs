@@ -25,7 +25,9 @@ const SPARE_FILES: u64 = 64;
 /// Why no load could be made, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UdpError {
-    #[error("{flows} flows need {flows} open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows")]
+    #[error(
+        "{flows} flows need {flows} open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows"
+    )]
     OpenFiles { flows: u32, limit: u64 },
     #[error("{step}: {error}")]
     Socket { step: &'static str, error: io::Error },

@@ -228,14 +228,39 @@ mod tests {
     #[test]
     fn what_is_a_condition() {
         for text in [
-            "loss>0.01%", "lost>0", "p99>1ms", "misdirected>0", "actual_p99.9>=500us", "slip_max<=1s",
-            "rate<100k", "ok < 10", "sent<1", "own_drops>0", "p99.99>1s", "late>1k",
+            "loss>0.01%",
+            "lost>0",
+            "p99>1ms",
+            "misdirected>0",
+            "actual_p99.9>=500us",
+            "slip_max<=1s",
+            "rate<100k",
+            "ok < 10",
+            "sent<1",
+            "own_drops>0",
+            "p99.99>1s",
+            "late>1k",
         ] {
             text.parse::<Condition>().unwrap_or_else(|error| panic!("{text}: {error}"));
         }
         for text in [
-            "", "loss", "loss>", "loss>x", "loss>-1", "loss>-1%", "loss>nan%", "p98>1ms", "p99>5", "p99>1%x",
-            "=3", ">3", "sloss>0", "rate>fast", "slip_loss>0", "loss=0", "loss>0,,p99>1ms",
+            "",
+            "loss",
+            "loss>",
+            "loss>x",
+            "loss>-1",
+            "loss>-1%",
+            "loss>nan%",
+            "p98>1ms",
+            "p99>5",
+            "p99>1%x",
+            "=3",
+            ">3",
+            "sloss>0",
+            "rate>fast",
+            "slip_loss>0",
+            "loss=0",
+            "loss>0,,p99>1ms",
         ] {
             let parsed = text.parse::<Conditions>();
             // a plain number is seconds

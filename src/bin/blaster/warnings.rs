@@ -99,9 +99,8 @@ mod tests {
 
     #[test]
     fn each_defect_has_its_sentence() {
-        let mut slip = Latency::new();
-        slip.record(5_000_000);
-        let cases: [(&str, fn(&mut Report)); 7] = [
+        type Spoil = fn(&mut Report);
+        let cases: [(&str, Spoil); 7] = [
             ("do not balance", |report| report.totals.counts.lost += 1),
             ("its own sockets dropped", |report| report.totals.own_drops = 3),
             ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
@@ -116,6 +115,8 @@ mod tests {
             let found = warnings(&report);
             assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
         }
+        let mut slip = Latency::new();
+        slip.record(5_000_000);
         let mut report = good();
         report.generator.slip = slip.summary();
         assert!(warnings(&report)[0].contains("late or more"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
 
-use super::echo::{Echo, Unasked};
+use super::echo::Echo;
 use super::{Mode, Shared};
 use crate::books::Class;
 use crate::payload::Header;
@@ -30,13 +30,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(shared: Rc<Shared>, id: u32) -> Self {
-        Self {
-            shared,
-            id,
-            sequence: Cell::new(0),
-            echo: RefCell::default(),
-            has_sent_all: Cell::new(false),
-        }
+        Self { shared, id, sequence: Cell::new(0), echo: RefCell::default(), has_sent_all: Cell::new(false) }
     }
 
     /// Uses one connection until the end of the run.
@@ -178,29 +172,29 @@ impl Connection {
         tally.books.page(now_ns).counts.bytes_received += bytes.len() as u64;
         let (mut ok, mut damaged) = (0, 0);
         while !bytes.is_empty() {
-            match self.echo.borrow_mut().feed(&self.shared.load.bodies, bytes) {
-                Ok((echoed, rest)) => {
-                    bytes = rest;
-                    let Some(echoed) = echoed else { continue };
-                    let waited_ns = now_ns - echoed.sent_ns;
-                    let class = match echoed.intact {
-                        false => Class::Corrupted,
-                        true if waited_ns > self.shared.load.timeout.as_nanos() as u64 => Class::Late,
-                        true => Class::Ok,
-                    };
-                    let page = tally.books.page(echoed.sent_ns);
-                    *page.counts.of(class) += 1;
-                    if class == Class::Ok { ok += 1 } else { damaged += 1 }
-                    if class != Class::Corrupted {
-                        page.round_trip(waited_ns);
-                        if tally.books.is_measured(echoed.sent_ns) {
-                            tally.from_actual.record(waited_ns);
-                        }
-                    }
-                }
-                Err(Unasked) => {
-                    tally.books.page(now_ns).counts.unattributed += 1;
-                    break;
+            let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&self.shared.load.bodies, bytes) else {
+                tally.books.page(now_ns).counts.unattributed += 1;
+                break;
+            };
+            bytes = rest;
+            let Some(echoed) = echoed else { continue };
+            let waited_ns = now_ns.saturating_sub(echoed.sent_ns);
+            let class = match echoed.intact {
+                false => Class::Corrupted,
+                true if waited_ns > self.shared.load.timeout.as_nanos() as u64 => Class::Late,
+                true => Class::Ok,
+            };
+            let page = tally.books.page(echoed.sent_ns);
+            *page.counts.of(class) += 1;
+            if class == Class::Ok {
+                ok += 1;
+            } else {
+                damaged += 1;
+            }
+            if class != Class::Corrupted {
+                page.round_trip(waited_ns);
+                if tally.books.is_measured(echoed.sent_ns) {
+                    tally.from_actual.record(waited_ns);
                 }
             }
         }

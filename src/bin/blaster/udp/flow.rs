@@ -186,15 +186,13 @@ impl Flow {
             page.reordered(distance);
         }
         let waited_ns = now_ns.saturating_sub(before.sent_ns);
-        let class = if source != Some(self.peer(plan, sequence)) {
-            Class::Misdirected
-        } else {
-            match content {
-                Content::Truncated => Class::Truncated,
-                Content::Corrupted | Content::Foreign => Class::Corrupted,
-                Content::Intact if before.state == State::Overdue || waited_ns > plan.timeout_ns => Class::Late,
-                Content::Intact => Class::Ok,
-            }
+        let is_late = before.state == State::Overdue || waited_ns > plan.timeout_ns;
+        let class = match content {
+            _ if source != Some(self.peer(plan, sequence)) => Class::Misdirected,
+            Content::Truncated => Class::Truncated,
+            Content::Corrupted | Content::Resembling | Content::Foreign => Class::Corrupted,
+            Content::Intact if is_late => Class::Late,
+            Content::Intact => Class::Ok,
         };
         *page.counts.of(class) += 1;
         if matches!(class, Class::Ok | Class::Late) {
@@ -213,25 +211,23 @@ impl Flow {
 
     /// Which of our datagrams `reply` answers, and how well.
     fn attribute(&self, plan: &Plan, reply: &[u8]) -> Option<(u64, Content)> {
-        let sequence = payload::sequence(reply)?;
-        if let Some(content) = self.ledger.get(sequence).and_then(|entry| self.compare(plan, sequence, entry, reply))
-        {
-            return Some((sequence, content));
+        let claimed = payload::sequence(reply)?;
+        let content = self.ledger.get(claimed).map_or(Content::Foreign, |entry| {
+            let header = self.header(plan, claimed, entry.intended_ns);
+            plan.bodies.judge(&header, self.bytes_of(plan, claimed) as usize, reply)
+        });
+        if !matches!(content, Content::Foreign | Content::Resembling) {
+            return Some((claimed, content));
         }
-        // the sequence number itself may be what was damaged: then all else in the header is whole
+        // the sequence number itself may be what was damaged: then all else in the header is whole, and
+        // in a train that is the only way to tell it from its neighbours
         let intended_ns = payload::intended_ns(reply)?;
-        self.ledger
-            .open()
-            .filter(|(_, entry)| entry.intended_ns == intended_ns)
-            .find_map(|(sequence, entry)| Some((sequence, self.compare(plan, sequence, entry, reply)?)))
-    }
-
-    fn compare(&self, plan: &Plan, sequence: u64, entry: &Entry, reply: &[u8]) -> Option<Content> {
-        let header = self.header(plan, sequence, entry.intended_ns);
-        match plan.bodies.judge(&header, self.bytes_of(plan, sequence) as usize, reply) {
-            Content::Foreign => None,
-            content => Some(content),
-        }
+        let is_meant = |&(sequence, entry): &(u64, &Entry)| {
+            entry.intended_ns == intended_ns
+                && payload::differs_in_sequence_only(&self.header(plan, sequence, intended_ns), reply)
+        };
+        let meant = self.ledger.open().find(is_meant).map(|(sequence, _)| (sequence, Content::Corrupted));
+        meant.or_else(|| (content == Content::Resembling).then_some((claimed, Content::Corrupted)))
     }
 
     /// Notes that the network could not deliver the datagram to `peer` whose payload began with `quoted`,
@@ -249,7 +245,9 @@ impl Flow {
             let mut open = self.ledger.open();
             open.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
         });
-        let Some(before) = sequence.and_then(|sequence| self.ledger.unreachable(sequence)) else { return false };
+        let Some(before) = sequence.and_then(|sequence| self.ledger.unreachable(sequence)) else {
+            return false;
+        };
         *tally.books.page(before.intended_ns).counts.of(Class::Unreachable) += 1;
         true
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tubular_echo::ring::{
-    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Outgoing, Patience, Piece, Ring,
-    RingConfig, Token, Wait,
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Outgoing, Patience, Piece,
+    Ring, RingConfig, Token, Wait,
 };
 use tubular_echo::sys;
 use tubular_echo::{addr, cmsg};
@@ -117,7 +117,8 @@ impl Worker {
         for (file, socket) in (0..).zip(&sockets) {
             ring.register_file(File(file), socket.as_fd())?;
         }
-        let config = BufferConfig { group: 0, count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
+        let config =
+            BufferConfig { group: 0, count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
         let buffers = BufferRing::new(&ring, config)?;
         let slot_bytes = plan.sizes.max_bytes() * plan.train;
         let outgoing = Outgoing::new(BATCH, slot_bytes).map_err(UdpError::Memory)?;
@@ -187,14 +188,15 @@ impl Worker {
             }
             self.handle()?;
         }
-        let cpu_ns = (sys::thread_cpu_time() - cpu_at_start).as_nanos() as u64;
+        let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
         let elapsed_ns = self.clock.now_ns() - start_ns;
         if let Source::Open(pacer) = &self.source
             && !self.stop.is_asked()
         {
             let left = pacer.left(self.end_ns).saturating_mul(u64::from(self.plan.train));
             // without a duration the count is the schedule's end
-            self.tally.unsent = if self.end_ns == u64::MAX { self.remaining } else { left.min(self.remaining) };
+            self.tally.unsent =
+                if self.end_ns == u64::MAX { self.remaining } else { left.min(self.remaining) };
         }
         self.tally.efforts.push(Effort { elapsed_ns, cpu_ns, pacing_ns });
         self.listen()?;
@@ -373,7 +375,8 @@ impl Worker {
         let Ok(datagram) = self.buffers.datagram(piece) else { return };
         let source = addr::decode(datagram.name);
         let mut rest = &self.buffers.bytes(piece)[datagram.payload_offset as usize..];
-        let segment_bytes = cmsg::decode(datagram.control).segment_bytes.map_or(rest.len(), usize::from).max(1);
+        let segment_bytes =
+            cmsg::decode(datagram.control).segment_bytes.map_or(rest.len(), usize::from).max(1);
         // once even if it is empty: an empty datagram is one too
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
@@ -423,7 +426,8 @@ impl Worker {
 
     /// A closed loop must not wait for ever: what is overdue makes room in flight.
     fn settle(&mut self, now_ns: u64) {
-        if !matches!(self.source, Source::Closed { .. }) || now_ns < self.settled_at_ns + self.look_every_ns() {
+        if !matches!(self.source, Source::Closed { .. }) || now_ns < self.settled_at_ns + self.look_every_ns()
+        {
             return;
         }
         self.settled_at_ns = now_ns;

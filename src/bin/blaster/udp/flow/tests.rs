@@ -113,6 +113,17 @@ fn damage() {
 }
 
 #[test]
+fn a_damaged_sequence_number_is_not_taken_for_a_neighbour_in_the_train() {
+    let mut bench = bench_with("127.0.0.1:7", false, 8);
+    let (train, mut payloads) = bench.send(10);
+    payloads[1][7] ^= 4; // claims to be the sixth
+    for payload in &payloads {
+        assert!(bench.reply(train.peer, payload, 20));
+    }
+    assert_eq!(bench.close(), Counts { sent: 8, ok: 7, corrupted: 1, ..Counts::default() });
+}
+
+#[test]
 fn the_second_reply_is_a_duplicate() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(10);

@@ -1,0 +1,398 @@
+//! The load tester against servers whose every fault is known, and against the real one.
+
+mod misbehaving;
+
+use std::net::UdpSocket;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
+use serde_json::Value;
+
+const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
+
+/// Runs blaster to its end; `flags` are separated by blanks.
+fn blaster(flags: &str) -> Output {
+    Command::new(BLASTER).args(flags.split_whitespace()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The JSON of a run; it balances, as a whole and in each second.
+fn parse(output: &Output) -> Value {
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)));
+    assert_balanced(&report["totals"]);
+    let intervals = report["intervals"].as_array().unwrap();
+    for interval in intervals {
+        assert_balanced(interval);
+    }
+    for name in ["sent", "ok", "lost", "duplicated", "reordered", "unattributed"] {
+        let sum: u64 = intervals.iter().map(|interval| number(&interval[name])).sum();
+        assert_eq!(sum, number(&report["totals"][name]), "{name} by seconds");
+    }
+    report
+}
+
+fn report(flags: &str) -> Value {
+    parse(&blaster(&format!("{flags} --json - --quiet")))
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+fn assert_balanced(counts: &Value) {
+    let classes = ["ok", "corrupted", "truncated", "misdirected", "late", "lost", "unreachable"];
+    let sum: u64 = classes.iter().map(|class| number(&counts[*class])).sum();
+    assert_eq!(sum, number(&counts["sent"]), "{counts}");
+}
+
+/// Every count of `report` that is not zero, but for bytes.
+fn counts(report: &Value) -> Vec<(&str, u64)> {
+    const NAMES: [&str; 13] = [
+        "sent",
+        "ok",
+        "corrupted",
+        "truncated",
+        "misdirected",
+        "late",
+        "lost",
+        "unreachable",
+        "duplicated",
+        "reordered",
+        "unattributed",
+        "send_failures",
+        "own_drops",
+    ];
+    let totals = &report["totals"];
+    NAMES.iter().map(|name| (*name, number(&totals[*name]))).filter(|(_, count)| *count > 0).collect()
+}
+
+/// 1,000 datagrams to a server of this conduct, so few at a time and with so much patience that nothing
+/// is late or lost but on purpose, however busy the machine is.
+fn thousand(conduct: Conduct, flags: &str) -> Value {
+    let server = UdpServer::new("127.0.0.1:0", conduct);
+    report(&format!("udp {} --count 1000 --timeout 3s {flags}", server.addr))
+}
+
+#[test]
+fn a_good_server_shows_nothing_but_ok() {
+    for flags in ["--flows 7 --in-flight 3", "--flows 7 --rate 5k", "--flows 3 --threads 3 --rate 5k"] {
+        assert_eq!(counts(&thousand(Conduct::Good, flags)), [("sent", 1_000), ("ok", 1_000)], "{flags}");
+    }
+}
+
+#[test]
+fn each_tenth_lost() {
+    for flags in ["--flows 100 --linger 3s", "--flows 7 --rate 5k --linger 3s"] {
+        let found = thousand(Conduct::Loses, flags);
+        assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("lost", 100)], "{flags}");
+    }
+}
+
+#[test]
+fn each_tenth_doubled() {
+    let found = thousand(Conduct::Doubles, "--flows 7");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 1_000), ("duplicated", 100)]);
+}
+
+#[test]
+fn each_tenth_swapped_with_the_next() {
+    let found = thousand(Conduct::Swaps, "--flows 1 --in-flight 8");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 1_000), ("reordered", 100)]);
+    assert_eq!(found["totals"]["reorder_distance_max"], 1);
+}
+
+#[test]
+fn each_tenth_with_a_flipped_bit() {
+    // over all 64 bytes, the sequence number's too
+    let found = thousand(Conduct::Flips, "--flows 7 --in-flight 3");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("corrupted", 100)]);
+}
+
+#[test]
+fn each_tenth_cut_short() {
+    let found = thousand(Conduct::Cuts, "--flows 7 --in-flight 3 --size 32-1400");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("truncated", 100)]);
+}
+
+#[test]
+fn each_tenth_from_another_address() {
+    let found = thousand(Conduct::Strays, "--flows 7 --in-flight 3");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("misdirected", 100)]);
+}
+
+#[test]
+fn each_tenth_late() {
+    let delay = Duration::from_millis(3_500);
+    let found = thousand(Conduct::Delays(delay), "--flows 1000 --linger 20s");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("late", 100)]);
+    assert!(number(&found["latency"]["from_actual"]["max_ns"]) >= 3_500_000_000);
+}
+
+#[test]
+fn uninvited_datagrams_are_unattributed() {
+    let found = thousand(Conduct::Babbles, "--flows 7");
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 1_000), ("unattributed", 100)]);
+}
+
+#[test]
+fn trains_arrive_as_single_datagrams_and_are_told_apart() {
+    let server = UdpServer::new("[::1]:0", Conduct::Flips);
+    let flags = "--flows 4 --gso 16 --size 200 --count 1000 --threads 2 --timeout 5s";
+    let found = report(&format!("udp {} {flags}", server.addr));
+    assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("corrupted", 100)]);
+}
+
+#[test]
+fn a_wildcard_server_answers_a_prefix_from_the_wrong_address() {
+    let server = UdpServer::new("0.0.0.0:0", Conduct::Good);
+    let port = server.addr.port();
+    let found = report(&format!("udp 127.0.0.8/30:{port} --spray --flows 4 --count 500 --timeout 5s"));
+    assert_eq!(counts(&found), [("sent", 500), ("misdirected", 500)]);
+}
+
+#[test]
+fn nobody_there_is_unreachable_by_icmp() {
+    let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for mode in ["--rate 1k", "--in-flight 2"] {
+        let flags = format!("udp {addr} --flows 3 --count 100 --json - --quiet {mode}");
+        let output = blaster(&flags);
+        assert_eq!(output.status.code(), Some(1), "nothing at all came back: {flags}");
+        let found = parse(&output);
+        assert_eq!(counts(&found), [("sent", 100), ("unreachable", 100)], "{flags}");
+        let errors = &found["icmp_errors"][0];
+        assert_eq!(
+            (&errors["from"], &errors["icmp_type"], &errors["icmp_code"]),
+            (&"127.0.0.1".into(), &3.into(), &3.into())
+        );
+        assert_eq!(number(&errors["count"]), 100);
+    }
+}
+
+/// Coordinated omission: a stall of the server must show in the percentiles as all who asked meanwhile
+/// would have met it, and not as the one datagram that hit it.
+#[test]
+fn a_stalled_server_can_not_hide_it() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_millis(200)));
+    let found = report(&format!("udp {} --rate 1000 --duration 5s --timeout 5s", server.addr));
+    assert_eq!(counts(&found), [("sent", 5_000), ("ok", 5_000)]);
+    let latency = &found["latency"]["from_intended"];
+    assert!(number(&latency["max_ns"]) >= 199_000_000, "{latency}");
+    assert!(number(&latency["p99_ns"]) >= 140_000_000, "{latency}");
+}
+
+/// The same where blaster itself is stopped: the intended send times do not move, and it confesses.
+#[test]
+fn a_stalled_blaster_can_not_hide_it_either() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let child = Command::new(BLASTER)
+        .args(
+            format!("udp {} --rate 1000 --duration 5s --timeout 5s --json - --quiet", server.addr)
+                .split_whitespace(),
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.wait_for(1_000);
+    signal("STOP", child.id());
+    std::thread::sleep(Duration::from_millis(200)); // the stall itself
+    signal("CONT", child.id());
+    let found = parse(&child.wait_with_output().unwrap());
+    assert_eq!(counts(&found), [("sent", 5_000), ("ok", 5_000)]);
+    assert!(number(&found["latency"]["from_intended"]["p99_ns"]) >= 140_000_000, "{}", found["latency"]);
+    assert!(number(&found["generator"]["slip"]["max_ns"]) >= 199_000_000, "{}", found["generator"]);
+    assert!(found["warnings"][0].as_str().unwrap().contains("blaster was the bottleneck"), "{found}");
+}
+
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_signal_ends_it_early_with_a_full_report() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let child = Command::new(BLASTER)
+        .args(
+            format!("udp {} --rate 2k --duration 1h --timeout 5s --json - --quiet", server.addr)
+                .split_whitespace(),
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.wait_for(500);
+    signal("INT", child.id());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let found = parse(&output);
+    assert_eq!(found["ended_early"], true);
+    let totals = &found["totals"];
+    assert!(number(&totals["sent"]) >= 500 && totals["sent"] == totals["ok"], "{totals}");
+}
+
+#[test]
+fn the_report_says_what_was_run_and_where() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let found = report(&format!(
+        "udp {} --rate 500 --warmup 200ms --duration 1500ms --seed 42 --timeout 5s",
+        server.addr
+    ));
+    assert_eq!((&found["schema"], &found["version"]), (&"blaster-report".into(), &1.into()));
+    assert_eq!(counts(&found), [("sent", 750), ("ok", 750)]);
+    assert_eq!(number(&found["warmup"]["ok"]), 100);
+    assert_eq!(found["intervals"].as_array().unwrap().len(), 2);
+    assert_eq!(number(&found["intervals"][0]["sent"]), 500);
+    assert_eq!(found["load"]["seed"], 42);
+    assert_eq!(found["command_line"][1], "udp");
+    assert_eq!(
+        found["host"]["kernel"],
+        std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim()
+    );
+    for percentile in ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns", "max_ns"] {
+        for from in ["from_intended", "from_actual"] {
+            assert!(number(&found["latency"][from][percentile]) > 0, "{from} {percentile}");
+        }
+    }
+    assert!(found["generator"]["cpu_ns_per_datagram"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn exit_status_of_conditions() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
+    let table = [
+        ("loss>9%", 3),
+        ("loss>10%", 0),
+        ("loss>=10%", 3),
+        ("lost>0,misdirected>0", 3),
+        ("misdirected>0,corrupted>0,duplicated>0", 0),
+        ("p50>10s", 0),
+        ("p50>1ns", 3),
+        ("actual_max<1ns", 0),
+        ("rate<1", 0),
+        // a closed loop has no schedule to slip from, and what was not measured has not passed
+        ("slip_p99>1h", 3),
+    ];
+    for (conditions, status) in table {
+        let flags = format!("udp {} --flows 10 --count 10 --timeout 1s --linger 1s", server.addr);
+        let output = blaster(&format!("{flags} --fail-if {conditions}"));
+        assert_eq!(output.status.code(), Some(status), "{conditions}: {}", stderr(&output));
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(table.contains("FAILED"), status == 3, "{conditions}: {table}");
+    }
+}
+
+#[test]
+fn bad_command_lines_get_one_clear_line() {
+    let table = [
+        ("udp", "<TARGET>"),
+        ("udp localhost:7", "names are not looked up"),
+        ("udp ::1:7", "brackets"),
+        ("udp 127.0.0.1", "ADDR:PORT"),
+        ("udp 127.0.0.1:0", "not a port"),
+        ("udp 192.0.2.1/24:7", "192.0.2.0/24"),
+        ("udp 127.0.0.1:7 --size 31", "header of 32 bytes"),
+        ("udp 127.0.0.1:7 --rate fast", "not a number"),
+        ("udp 127.0.0.1:7 --duration soon", "not a duration"),
+        ("udp 127.0.0.1:7 --mode open", "--rate"),
+        ("udp 127.0.0.1:7 --rate 1k --in-flight 2", "closed loop"),
+        ("udp 127.0.0.1:7 --gso 64 --size 1400", "65507"),
+        ("udp 127.0.0.1:7 --fail-if p98>1ms", "no measure"),
+        ("udp 127.0.0.1:7 --fail-if lost", "NAME>VALUE"),
+        ("udp 127.0.0.1:7 --no-such-flag", "--no-such-flag"),
+        ("tcp 127.0.0.1:7 --mode flood", "ping-pong"),
+        ("quic 127.0.0.1:7", "quic"),
+    ];
+    for (flags, words) in table {
+        let output = blaster(flags);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {text}");
+        assert!(text.starts_with("blaster: ") && text.lines().count() == 1, "{flags:?}: {text}");
+        assert!(text.contains(words), "{flags:?}: {text}");
+    }
+}
+
+#[test]
+fn good_manners() {
+    for target in ["8.8.8.8:53", "[2606:4700:4700::1111]:53", "96.0.0.0/3:7"] {
+        for protocol in ["udp", "tcp"] {
+            let output = blaster(&format!("{protocol} {target} --count 1"));
+            assert_eq!(output.status.code(), Some(2), "{target}");
+            assert!(stderr(&output).contains("--allow-public"), "{target}: {}", stderr(&output));
+        }
+    }
+    for target in ["224.0.0.1:7", "255.255.255.255:7", "0.0.0.0:7", "[ff02::1%1]:7", "224.0.0.0/3:7"] {
+        let output = blaster(&format!("udp {target} --count 1 --allow-public"));
+        assert_eq!(output.status.code(), Some(2), "{target}");
+        assert!(stderr(&output).contains("never loaded"), "{target}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn what_can_not_be_done_is_said_in_one_line() {
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let table = [
+        (format!("{BLASTER} tcp {refused} --count 1"), "does the server listen"),
+        (
+            format!("{BLASTER} udp 127.0.0.1:7 --count 1 --json /no/such/directory/report"),
+            "/no/such/directory",
+        ),
+        (format!("ulimit -n 100; {BLASTER} udp 127.0.0.1:7 --flows 64 --count 1"), "ulimit -n"),
+        (format!("ulimit -n 100; {BLASTER} tcp 127.0.0.1:7 --connections 64 --count 1"), "ulimit -n"),
+    ];
+    for (command, words) in table {
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {text}");
+        assert!(text.lines().count() == 1 && text.contains(words), "{command}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_route_is_said_in_one_line() {
+    for protocol in ["udp", "tcp"] {
+        let command = format!("ip link set lo up; exec {BLASTER} {protocol} 192.0.2.1:7 --count 1");
+        let output = Command::new("unshare").args(["-n", "sh", "-c", &command]).output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.lines().count() == 1 && text.contains("192.0.2.1:7: Network is unreachable"), "{text}");
+    }
+}
+
+#[test]
+fn tcp_in_each_mode() {
+    for bind in ["127.0.0.1:0", "[::1]:0"] {
+        let addr = tcp_server(bind, TcpConduct::Good);
+        for mode in ["ping-pong", "stream", "connect"] {
+            let flags =
+                format!("tcp {addr} --mode {mode} --connections 5 --threads 2 --size 32-3000 --count 500");
+            let found = report(&flags);
+            assert_eq!(counts(&found), [("sent", 500), ("ok", 500)], "{flags}");
+            let connections = if mode == "connect" { 500 } else { 5 };
+            assert_eq!(number(&found["connections"]["established"]), connections, "{flags}");
+            assert_eq!(number(&found["totals"]["bytes_sent"]), number(&found["totals"]["bytes_received"]));
+            assert!(number(&found["latency"]["from_intended"]["p50_ns"]) > 0);
+        }
+    }
+}
+
+#[test]
+fn tcp_sees_each_flipped_bit() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Flips(100));
+    for mode in ["ping-pong", "stream"] {
+        let found = report(&format!("tcp {addr} --mode {mode} --connections 1 --size 100 --count 500"));
+        assert_eq!(counts(&found), [("sent", 500), ("ok", 450), ("corrupted", 50)], "{mode}");
+    }
+}
+
+#[test]
+fn tcp_tells_a_cut_message_from_a_whole_one() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::HangsUp(100));
+    let found = report(&format!("tcp {addr} --connections 3 --size 100 --count 500"));
+    assert_eq!(counts(&found), [("sent", 30), ("ok", 27), ("truncated", 3)]);
+    assert_eq!(number(&found["connections"]["broken"]), 3);
+    assert!(found["warnings"][0].as_str().unwrap().contains("3 broke"), "{found}");
+}

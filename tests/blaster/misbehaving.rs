@@ -1,0 +1,206 @@
+//! Echo servers that go wrong on purpose, each in one known way.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tubular_echo::sys::{self, IntOption};
+
+/// How often a server looks whether it is to end, and whether a delayed reply is due.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// What a UDP server does with a datagram, or with each tenth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conduct {
+    /// Echoes each.
+    Good,
+    /// No reply to each tenth.
+    Loses,
+    /// Two replies to each tenth.
+    Doubles,
+    /// Keeps each tenth back until the next was answered.
+    Swaps,
+    /// Flips a bit in each tenth, each time in another byte.
+    Flips,
+    /// Leaves the last byte out of each tenth.
+    Cuts,
+    /// Answers each tenth from another address (and another port).
+    Strays,
+    /// Answers each tenth after this time.
+    Delays(Duration),
+    /// Sends something of its own beside each tenth.
+    Babbles,
+    /// Once, after 1,000 datagrams, does nothing at all for this long.
+    Stalls(Duration),
+}
+
+/// How many datagrams a server has received, and who waits for that.
+#[derive(Default)]
+struct Received {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// A UDP server on a thread.
+pub(crate) struct UdpServer {
+    pub(crate) addr: SocketAddr,
+    received: Arc<Received>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    pub(crate) fn new(bind: &str, conduct: Conduct) -> Self {
+        let socket = UdpSocket::bind(bind).unwrap();
+        let addr = socket.local_addr().unwrap();
+        // on a busy machine the server may not run for a while, and that must lose nothing
+        let enlarge = |option| sys::set_option(socket.as_fd(), option, 4 << 20);
+        enlarge(IntOption::RECEIVE_BUFFER_FORCE).or_else(|_| enlarge(IntOption::RECEIVE_BUFFER)).unwrap();
+        let (received, is_over) = (Arc::new(Received::default()), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (received, is_over) = (Arc::clone(&received), Arc::clone(&is_over));
+            thread::spawn(move || serve_udp(&socket, conduct, &received, &is_over))
+        };
+        Self { addr, received, is_over, thread: Some(thread) }
+    }
+
+    /// Waits until so many datagrams have come.
+    pub(crate) fn wait_for(&self, datagrams: u64) {
+        let received = &self.received;
+        let count = received.count.lock().unwrap();
+        let patience = Duration::from_secs(20);
+        let (count, _) =
+            received.changed.wait_timeout_while(count, patience, |count| *count < datagrams).unwrap();
+        assert!(*count >= datagrams, "only {count} datagrams came");
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over: &AtomicBool) {
+    let elsewhere = UdpSocket::bind("127.0.0.2:0").unwrap();
+    socket.set_read_timeout(Some(LOOK_EVERY)).unwrap();
+    let mut buffer = vec![0; 65_536];
+    let mut delayed: VecDeque<(Instant, Vec<u8>, SocketAddr)> = VecDeque::new();
+    let mut kept: Option<(Vec<u8>, SocketAddr)> = None;
+    while !is_over.load(Ordering::Relaxed) {
+        while delayed.front().is_some_and(|(due, ..)| *due <= Instant::now()) {
+            let (_, datagram, peer) = delayed.pop_front().unwrap();
+            socket.send_to(&datagram, peer).unwrap();
+        }
+        let (len, peer) = match socket.recv_from(&mut buffer) {
+            Ok(datagram) => datagram,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let nth = {
+            let mut count = received.count.lock().unwrap();
+            *count += 1;
+            *count
+        };
+        received.changed.notify_all();
+        let datagram = &mut buffer[..len];
+        let echo = |datagram: &[u8]| assert_eq!(socket.send_to(datagram, peer).unwrap(), datagram.len());
+        match conduct {
+            Conduct::Stalls(pause) if nth == 1_000 => {
+                thread::sleep(pause);
+                echo(datagram);
+            }
+            Conduct::Good | Conduct::Stalls(_) => echo(datagram),
+            Conduct::Swaps if nth % 10 == 9 => kept = Some((datagram.to_vec(), peer)),
+            Conduct::Swaps => {
+                echo(datagram);
+                if let Some((datagram, peer)) = kept.take() {
+                    socket.send_to(&datagram, peer).unwrap();
+                }
+            }
+            _ if nth % 10 != 0 => echo(datagram),
+            Conduct::Loses => {}
+            Conduct::Doubles => {
+                echo(datagram);
+                echo(datagram);
+            }
+            Conduct::Flips => {
+                datagram[nth as usize / 10 % len] ^= 0x04;
+                echo(datagram);
+            }
+            Conduct::Cuts => echo(&datagram[..len - 1]),
+            Conduct::Strays => {
+                elsewhere.send_to(datagram, peer).unwrap();
+            }
+            Conduct::Delays(pause) => {
+                delayed.push_back((Instant::now() + pause, datagram.to_vec(), peer));
+            }
+            Conduct::Babbles => {
+                echo(datagram);
+                echo(b"and another thing that nobody has asked for");
+            }
+        }
+    }
+}
+
+/// What a TCP server does with a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TcpConduct {
+    /// Echoes all bytes.
+    Good,
+    /// Flips a bit in each tenth message of so many bytes.
+    Flips(usize),
+    /// Closes in the middle of the tenth message of so many bytes.
+    HangsUp(usize),
+}
+
+/// Starts a TCP server that lives as long as the test process.
+pub(crate) fn tcp_server(bind: &str, conduct: TcpConduct) -> SocketAddr {
+    let listener = TcpListener::bind(bind).unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            // a client that ends in the middle of something is not the server's business
+            thread::spawn(move || connection.and_then(|connection| serve_tcp(connection, conduct)));
+        }
+    });
+    addr
+}
+
+fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    match conduct {
+        TcpConduct::Good => {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                match connection.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    len => connection.write_all(&buffer[..len])?,
+                }
+            }
+        }
+        TcpConduct::Flips(bytes) | TcpConduct::HangsUp(bytes) => {
+            let mut message = vec![0; bytes];
+            for nth in 1_usize.. {
+                connection.read_exact(&mut message)?;
+                match conduct {
+                    TcpConduct::Flips(_) if nth.is_multiple_of(10) => message[nth / 10 % bytes] ^= 0x40,
+                    TcpConduct::HangsUp(_) if nth == 10 => {
+                        return connection.write_all(&message[..bytes / 2]);
+                    }
+                    _ => {}
+                }
+                connection.write_all(&message)?;
+            }
+            Ok(())
+        }
+    }
+}
