@@ -113,6 +113,7 @@ impl Worker {
             submission_entries: 256,
             completion_entries: 4096,
             files: flows.len() as u32,
+            busy_poll: Duration::ZERO,
         })?;
         for (file, socket) in (0..).zip(&sockets) {
             ring.register_file(File(file), socket.as_fd())?;
