@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::random::payload;
 use support::strace::Strace;
-use support::tcp::{connect, echo};
+use support::tcp::{connect, echo, expect_end};
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, bounded, sys};
 
@@ -67,14 +67,15 @@ fn workers_ask_the_ring_and_nothing_else() {
 fn interrupted_waits_are_taken_up_again() {
     bounded(|| {
         let server = Server::start(&["--listen", "127.0.0.1:0"]);
-        let worker = server.worker_threads()[0];
-        let failing = ["-e", "trace=io_uring_enter", "-e", "inject=io_uring_enter:error=EINTR:when=2+2"];
-        let tracer = Strace::attach(worker, &failing);
+        let failing =
+            ["-f", "-e", "trace=io_uring_enter", "-e", "inject=io_uring_enter:error=EINTR:when=2+2"];
+        let tracer = Strace::attach(server.pid(), &failing);
         UdpClient::beside(server.udp()).echo(server.udp(), &[64; 2000], 8);
         for _ in 0..50 {
             echo(&mut connect(server.tcp()), &payload(0, 5000));
         }
-        assert!(tracer.detach().len() > 100);
+        let calls = tracer.detach().len();
+        assert!(calls > 100, "only {calls} calls were seen");
         server.stop();
     });
 }
@@ -154,15 +155,34 @@ fn stopped_under_load_it_answers_what_it_received() {
 }
 
 #[test]
-fn stopped_with_connections_it_ends_them() {
+fn stopped_with_connections_it_ends_them_and_then_itself() {
     bounded(|| {
-        let server = Server::start(&["--tcp", "127.0.0.1:0"]);
+        // The peers answer the end of the stream with theirs, so the deadline does not matter.
+        let server = Server::start(&["--tcp", "127.0.0.1:0", "--drain-timeout", "1h"]);
+        let peers: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = connect(server.tcp());
+                echo(&mut stream, b"before the end");
+                thread::spawn(move || expect_end(&mut stream))
+            })
+            .collect();
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 50);
+        for peer in peers {
+            peer.join().expect("a peer");
+        }
+    });
+}
+
+#[test]
+fn stopped_with_peers_that_stay_it_ends_at_the_deadline() {
+    bounded(|| {
+        let server = Server::start(&["--tcp", "127.0.0.1:0", "--drain-timeout", "100ms"]);
         let mut streams: Vec<_> = (0..50).map(|_| connect(server.tcp())).collect();
         for stream in &mut streams {
             echo(stream, b"before the end");
         }
-        let end = server.stop();
-        assert_eq!(end.counter("tcp_accepted"), 50);
+        server.stop();
         for stream in &mut streams {
             match stream.read(&mut [0; 1]) {
                 Ok(0) => {}

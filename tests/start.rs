@@ -201,9 +201,9 @@ fn a_second_instance_is_refused() {
 }
 
 #[test]
-fn a_second_instance_may_join() {
+fn instances_that_both_want_to_share_a_port() {
     bounded(|| {
-        let first = Server::start(&["--listen", "127.0.0.1:0"]);
+        let first = Server::start(&["--join", "--listen", "127.0.0.1:0"]);
         let address = first.udp();
         let second = Server::start(&["--join", "--listen", &address.to_string()]);
         for _ in 0..100 {
@@ -222,14 +222,15 @@ fn a_second_instance_may_join() {
 #[test]
 fn a_port_that_its_holder_has_just_left_is_taken_over() {
     bounded(|| {
-        let mut server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let start = |address: &str| Server::start(&["--listen", address, "--drain-timeout", "100ms"]);
+        let mut server = start("127.0.0.1:0");
         let address = server.udp().to_string();
         for _ in 0..5 {
             // The connection's end at the server is the one that waits out TIME_WAIT.
             let mut connection = connect(server.tcp());
             echo(&mut connection, b"to be cut by the server's end");
             server.stop();
-            server = Server::start(&["--listen", &address]);
+            server = start(&address);
             all_answer(&server);
         }
         server.stop();

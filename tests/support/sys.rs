@@ -105,6 +105,8 @@ fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
     // Offsets in struct seccomp_data: `nr` is the first word, the low half of args[1] is at 24.
     const NUMBER: u32 = 0;
     const SECOND_ARGUMENT: u32 = 24;
+    // What io_uring_register(2) adds to an operation when the ring's own descriptor is registered.
+    const REGISTERED_RING: u32 = 1 << 31;
     let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
     let skip_unless = |value, skipped| libc::sock_filter {
         code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
@@ -117,8 +119,9 @@ fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
     for rule in denied {
         program.push(load(NUMBER));
         if let Some(value) = rule.second_argument {
-            program.push(skip_unless(rule.call as u32, 3));
+            program.push(skip_unless(rule.call as u32, 4));
             program.push(load(SECOND_ARGUMENT));
+            program.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !REGISTERED_RING));
             program.push(skip_unless(value, 1));
         } else {
             program.push(skip_unless(rule.call as u32, 1));
