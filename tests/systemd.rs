@@ -159,6 +159,7 @@ fn active_only_after_ready(dispatcher: &Dispatcher) -> String {
     let unit = Unit("silent".into());
     assert_eq!((unit.show("ActiveState").as_str(), unit.show("Result").as_str()), ("failed", "timeout"));
     assert_eq!(registered(dispatcher), 0);
+    unit.forget();
     "without it the start times out".into()
 }
 
@@ -178,6 +179,7 @@ fn failing_starts(_: &Dispatcher) -> String {
         let is_ours = |line: &String| line.starts_with("error: ") && line.contains(word);
         assert!(lines.len() == 1 && lines.iter().all(is_ours), "{name}: {lines:#?}");
         println!("    {}", lines[0]);
+        unit.forget();
     }
     format!("{} of {}", cases.len(), cases.len())
 }
@@ -216,8 +218,8 @@ fn idle_stays_alive(_: &Dispatcher) -> String {
 }
 
 fn stuck_worker_is_replaced(_: &Dispatcher) -> String {
-    const WATCHDOG: Duration = Duration::from_secs(2);
-    let properties = notified(&["WatchdogSec=2s", "Restart=on-failure", "RestartSec=0"]);
+    const WATCHDOG: Duration = Duration::from_secs(4);
+    let properties = notified(&["WatchdogSec=4s", "Restart=on-failure", "RestartSec=0"]);
     let unit =
         Unit::run("stuck", &properties, &["tubular-echo", "--workers", "2"]).expect("the server starts");
     let (pid, workers) = (unit.main_pid(), unit.workers());

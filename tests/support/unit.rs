@@ -56,6 +56,11 @@ impl Unit {
         begun.elapsed()
     }
 
+    /// Forgets a service that failed.
+    pub fn forget(self) {
+        succeeded(&systemctl(&["reset-failed", &self.0])).expect("a failed service");
+    }
+
     /// What the service's processes wrote, without the manager's own words.
     pub fn journal(&self) -> Vec<String> {
         let own = format!("_SYSTEMD_UNIT={}.service", self.0);
