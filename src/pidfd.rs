@@ -33,6 +33,23 @@ pub struct InetSocket {
     pub cookie: u64,
 }
 
+#[cfg(test)]
+impl InetSocket {
+    /// A socket as a server should have it, bound to this address.
+    pub(crate) fn serving(protocol: Protocol, local: &str) -> Self {
+        Self {
+            protocol,
+            foreign_protocol: None,
+            local: local.parse().unwrap(),
+            peer: None,
+            listening: protocol == Protocol::Tcp,
+            v6only: true,
+            reuseport: false,
+            cookie: 1,
+        }
+    }
+}
+
 /// What stands behind a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Descriptor {

@@ -293,25 +293,12 @@ fn shell_word(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn socket(protocol: Protocol, local: &str) -> InetSocket {
-        InetSocket {
-            protocol,
-            foreign_protocol: None,
-            local: local.parse().unwrap(),
-            peer: None,
-            listening: protocol == Protocol::Tcp,
-            v6only: true,
-            reuseport: false,
-            cookie: 1,
-        }
-    }
-
     fn four_sockets() -> Vec<(i32, InetSocket)> {
         vec![
-            (3, socket(Protocol::Tcp, "127.0.0.1:1234")),
-            (4, socket(Protocol::Tcp, "[::1]:1234")),
-            (5, socket(Protocol::Udp, "127.0.0.1:1234")),
-            (6, socket(Protocol::Udp, "[::1]:1234")),
+            (3, InetSocket::serving(Protocol::Tcp, "127.0.0.1:1234")),
+            (4, InetSocket::serving(Protocol::Tcp, "[::1]:1234")),
+            (5, InetSocket::serving(Protocol::Udp, "127.0.0.1:1234")),
+            (6, InetSocket::serving(Protocol::Udp, "[::1]:1234")),
         ]
     }
 
@@ -364,7 +351,7 @@ to steer traffic here:
 
     #[test]
     fn a_second_address_of_one_destination_gets_its_own_label() {
-        let second = (7, socket(Protocol::Tcp, "127.0.0.2:80"));
+        let second = (7, InetSocket::serving(Protocol::Tcp, "127.0.0.2:80"));
         let all: Vec<_> = four_sockets().into_iter().chain([second]).collect();
         let Report { text, refused } = report(&findings(all), &wishes());
         assert!(!refused, "{text}");
@@ -388,7 +375,7 @@ to steer traffic here:
     #[test]
     fn a_socket_behind_a_gap_is_refused() {
         let mut all = findings(four_sockets());
-        all.beyond = vec![(77, socket(Protocol::Tcp, "127.0.0.1:80"))];
+        all.beyond = vec![(77, InetSocket::serving(Protocol::Tcp, "127.0.0.1:80"))];
         refuses(&all, "refused: out of reach, the walk ended before fd 41");
     }
 
@@ -430,7 +417,7 @@ to steer traffic here:
 
     #[test]
     fn another_protocol_and_an_empty_process_are_refused() {
-        let mut mptcp = socket(Protocol::Tcp, "127.0.0.1:80");
+        let mut mptcp = InetSocket::serving(Protocol::Tcp, "127.0.0.1:80");
         mptcp.foreign_protocol = Some(262);
         refuses(&findings(vec![(3, mptcp)]), "refused: neither plain TCP nor plain UDP");
         refuses(&findings(Vec::new()), "refused: no sockets");

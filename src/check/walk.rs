@@ -184,19 +184,6 @@ pub fn register<'a>(
 mod tests {
     use super::*;
 
-    fn socket(protocol: Protocol, local: &str) -> InetSocket {
-        InetSocket {
-            protocol,
-            foreign_protocol: None,
-            local: local.parse().unwrap(),
-            peer: None,
-            listening: protocol == Protocol::Tcp,
-            v6only: true,
-            reuseport: false,
-            cookie: 1,
-        }
-    }
-
     fn replay(sockets: &[InetSocket], protocol: Protocol, address: &str) -> Registration {
         register((3..).zip(sockets), protocol, address.parse().unwrap())
     }
@@ -208,10 +195,10 @@ mod tests {
     #[test]
     fn protocol_address_and_port_must_all_match() {
         let sockets = [
-            socket(Protocol::Udp, "127.0.0.1:1"),
-            socket(Protocol::Tcp, "127.0.0.2:1"),
-            socket(Protocol::Tcp, "127.0.0.1:2"),
-            socket(Protocol::Tcp, "127.0.0.1:1"),
+            InetSocket::serving(Protocol::Udp, "127.0.0.1:1"),
+            InetSocket::serving(Protocol::Tcp, "127.0.0.2:1"),
+            InetSocket::serving(Protocol::Tcp, "127.0.0.1:2"),
+            InetSocket::serving(Protocol::Tcp, "127.0.0.1:1"),
         ];
         assert_eq!(replay(&sockets, Protocol::Tcp, "127.0.0.1:1"), taken(6));
         assert_eq!(replay(&sockets, Protocol::Udp, "127.0.0.1:1"), taken(3));
@@ -221,25 +208,25 @@ mod tests {
 
     #[test]
     fn only_listeners_and_unconnected_sockets_are_considered() {
-        let mut accepted = socket(Protocol::Tcp, "127.0.0.1:1");
+        let mut accepted = InetSocket::serving(Protocol::Tcp, "127.0.0.1:1");
         accepted.listening = false;
-        let mut connected = socket(Protocol::Udp, "127.0.0.1:1");
+        let mut connected = InetSocket::serving(Protocol::Udp, "127.0.0.1:1");
         connected.peer = Some("127.0.0.9:9".parse().unwrap());
         assert_eq!(replay(&[accepted], Protocol::Tcp, "127.0.0.1:1").refused, Some(Refusal::NoSocket));
         assert_eq!(replay(&[connected], Protocol::Udp, "127.0.0.1:1").refused, Some(Refusal::NoSocket));
-        let listener = socket(Protocol::Tcp, "127.0.0.1:1");
+        let listener = InetSocket::serving(Protocol::Tcp, "127.0.0.1:1");
         assert_eq!(replay(&[accepted, listener], Protocol::Tcp, "127.0.0.1:1"), taken(4));
     }
 
     #[test]
     fn a_scope_does_not_count() {
-        let sockets = [socket(Protocol::Udp, "[fe80::1%2]:1")];
+        let sockets = [InetSocket::serving(Protocol::Udp, "[fe80::1%2]:1")];
         assert_eq!(replay(&sockets, Protocol::Udp, "[fe80::1]:1"), taken(3));
     }
 
     #[test]
     fn only_the_first_of_a_reuseport_group_registers() {
-        let mut sockets = [socket(Protocol::Udp, "127.0.0.1:1"); 3];
+        let mut sockets = [InetSocket::serving(Protocol::Udp, "127.0.0.1:1"); 3];
         for socket in &mut sockets {
             socket.reuseport = true;
         }
@@ -248,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_duplicate_registers_in_the_first_ones_place_and_fails() {
-        let sockets = [socket(Protocol::Tcp, "127.0.0.1:1"); 3];
+        let sockets = [InetSocket::serving(Protocol::Tcp, "127.0.0.1:1"); 3];
         let outcome = replay(&sockets, Protocol::Tcp, "127.0.0.1:1");
         assert_eq!(outcome.registered, [3, 4]);
         assert_eq!(outcome.refused, Some(Refusal::Duplicate { fd: 4, first_fd: 3 }));
@@ -256,11 +243,11 @@ mod tests {
 
     #[test]
     fn dual_stack_and_foreign_protocols_are_refused() {
-        let mut dual = socket(Protocol::Tcp, "[::1]:1");
+        let mut dual = InetSocket::serving(Protocol::Tcp, "[::1]:1");
         dual.v6only = false;
         assert_eq!(replay(&[dual], Protocol::Tcp, "[::1]:1").refused, Some(Refusal::DualStack { fd: 3 }));
 
-        let mut mptcp = socket(Protocol::Tcp, "127.0.0.1:1");
+        let mut mptcp = InetSocket::serving(Protocol::Tcp, "127.0.0.1:1");
         mptcp.foreign_protocol = Some(262);
         assert_eq!(
             replay(&[mptcp], Protocol::Tcp, "127.0.0.1:1").refused,
