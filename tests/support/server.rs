@@ -160,12 +160,7 @@ impl Server {
 
     /// The threads that the datapaths run on, by their number.
     pub fn worker_threads(&self) -> Vec<u32> {
-        let threads = threads_in(&format!("/proc/{}/task", self.pid()));
-        threads
-            .iter()
-            .filter(|thread| thread.name.starts_with("worker-"))
-            .map(|thread| thread.number)
-            .collect()
+        worker_threads_of(self.pid())
     }
 
     /// Asks the server to stop and waits for its end, which must be exit code 0 and counters.
@@ -219,6 +214,12 @@ fn parse_counters(line: &str) -> BTreeMap<String, u64> {
         Some((name.to_owned(), value.parse().ok()?))
     };
     line.split_whitespace().map(|p| number(p).unwrap_or_else(|| panic!("name=value: {p}"))).collect()
+}
+
+/// The threads of a server's process that the datapaths run on, by their number.
+pub fn worker_threads_of(pid: u32) -> Vec<u32> {
+    let threads = threads_in(&format!("/proc/{pid}/task"));
+    threads.iter().filter(|thread| thread.name.starts_with("worker-")).map(|thread| thread.number).collect()
 }
 
 /// One thread of a process, from /proc/PID/task/TID/stat (proc(5)).

@@ -1,6 +1,5 @@
 //! Services of the real service manager that the tests run beside (tests/support/systemd-rig).
 
-use std::fs;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -36,17 +35,6 @@ impl Unit {
     /// The main process.
     pub fn main_pid(&self) -> u32 {
         self.number("MainPID") as u32
-    }
-
-    /// The worker threads of the main process.
-    pub fn workers(&self) -> Vec<u32> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.main_pid())).expect("the process's threads");
-        let named_worker = |path: &std::path::Path| {
-            fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("worker-"))
-        };
-        let paths = threads.map(|thread| thread.expect("a thread").path());
-        let workers = paths.filter(|path| named_worker(path));
-        workers.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
     }
 
     /// Stops the service and forgets it; how long that took.
