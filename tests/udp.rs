@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,7 +194,7 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
             let over = Arc::clone(&over);
             thread::spawn(move || {
                 // Trains cost the sender a fraction of what it costs to answer the datagrams in them.
-                let train = payload(0, 16 * 8);
+                let train = payload(0, 64 * 8);
                 while !over.load(Ordering::Relaxed) {
                     flooder.send_train(flooded, &train, 8);
                 }
@@ -206,9 +207,13 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
         let udp = UdpClient::beside(quiet);
         let mut tcp = connect(flooded);
         for number in 0..PROBES {
+            // Both under way together: each waits for the server's next turn or two.
             udp.send(quiet, &payload(number, 100));
+            tcp.write_all(&payload(number, 100)).expect("send");
             udp.expect(quiet, &payload(number, 100));
-            echo(&mut tcp, &payload(number, 100));
+            let mut back = [0; 100];
+            tcp.read_exact(&mut back).expect("an echo");
+            assert!(back[..] == payload(number, 100), "other bytes came back");
             if number % 10 == 0 {
                 echo(&mut connect(flooded), b"and who comes only now");
             }
