@@ -347,6 +347,7 @@ fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening,
         set(IntOption::REUSE_PORT, 1)?;
     }
     sys::bind(fd.as_fd(), addr).map_err(failed("bind"))?;
+    free_source(fd.as_fd(), protocol, addr)?;
     if share == Share::Open {
         set(IntOption::REUSE_PORT, 1)?;
     }
@@ -366,9 +367,6 @@ fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(
         Protocol::Tcp => set(IntOption::NO_DELAY, 1)?, // connections inherit it
         Protocol::Udp => {
             set(if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 }, 1)?;
-            if addr.is_ipv6() {
-                set(IntOption::FREEBIND_V6, 1)?;
-            }
             set(IntOption::GRO, 1)?;
             for (force, plain) in [
                 (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
@@ -379,6 +377,19 @@ fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Lets IPv6 replies leave from any address that was asked. Only a bound socket gets this: before bind
+/// it would make an address of another host, a typing error perhaps, look served.
+fn free_source(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(), SocketError> {
+    if protocol == Protocol::Udp && addr.is_ipv6() {
+        sys::set_option(fd, IntOption::FREEBIND_V6, 1).map_err(failed(
+            "set the socket options of",
+            protocol,
+            addr,
+        ))?;
     }
     Ok(())
 }
@@ -407,6 +418,7 @@ impl Listening {
         let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();
         let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
         prepare(fd.as_fd(), protocol, addr)?;
+        free_source(fd.as_fd(), protocol, addr)?;
         Ok(Self { protocol, addr, fate: Fate::Outlives, fd })
     }
 }
