@@ -69,7 +69,10 @@ pub enum WorkerError {
         errno: Errno,
     },
     /// The ring stopped working.
-    #[error("io_uring_enter: {0}; see dmesg for what the kernel says of it")]
+    #[error(
+        "io_uring_enter: {0}; with EPERM or ENOSYS a seccomp filter (SystemCallFilter= of a unit, a container's \
+         profile) forbids it, else see dmesg for what the kernel says of it"
+    )]
     Enter(io::Error),
     /// The queue of a socket can't be asked for.
     #[error("cannot see whether a queue is empty: {0}")]
