@@ -1,7 +1,7 @@
 //! `tubular-echo check PID`: why `tubectl register-pid` refuses a process, or the lines to run if it will not.
 //!
-//! It replays register-pid's walk over the process's descriptors and changes nothing. [`walk`] asks the
-//! kernel, [`report`] is text from answers.
+//! It replays register-pid's walk over the process's descriptors and changes nothing. [`mod@walk`] asks the
+//! kernel, [`mod@report`] is text from answers.
 
 pub mod report;
 pub mod walk;

@@ -42,7 +42,7 @@ pub struct Options {
     pub command: Option<Command>,
 
     /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
-    /// address: 127.0.0.1:1234 and [::1]:1234
+    /// address: port 1234 on loopback, IPv4 and IPv6
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
 
