@@ -1,0 +1,73 @@
+//! The measuring side of the project, in one program.
+//!
+//! ```text
+//! table   rows of (work, our server, a peer, a bar): interleaved runs, ratios, verdicts, a dated report
+//! load    the bare client: closed loop, every reply verified, as fast as its core allows
+//! serve   the peers: echo servers as small and as good as they can be written
+//! kernel  the system calls beneath all of them; the only file with `unsafe`
+//! ```
+//!
+//! `cargo bench --bench echo -- --help` lists the commands; `ci/bench` runs the table.
+
+mod kernel;
+mod load;
+mod peers;
+mod table;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures echo servers against each other
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    table: table::Options,
+    /// Passed by `cargo bench`
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve as one of the peers until killed
+    Serve {
+        /// Which one
+        #[arg(value_enum)]
+        peer: peers::Peer,
+        /// Where; port 0 lets the kernel choose
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
+    /// Run the bare client against a server and print what came back
+    #[command(subcommand)]
+    Load(Box<load::Load>),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Some(Command::Serve { peer, listen }) => {
+            kernel::raise_open_files().and_then(|_| peer.serve(listen)).map(|()| true).map_err(Into::into)
+        }
+        Some(Command::Load(load)) => load::command(&load),
+        // `cargo test --benches` passes nothing: then nothing is judged but correctness.
+        None => {
+            let mut options = arguments.table;
+            options.short |= !arguments.bench;
+            table::run(&options)
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

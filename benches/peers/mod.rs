@@ -1,0 +1,90 @@
+//! Servers to be measured against, each as small and as good as it can be written: whoever finds a way to
+//! make one of them faster improves the table. All answer from the original destination where the interface
+//! lets them, ask for the same receive buffer and backlog as the server, and run on one thread.
+
+mod coalesce;
+mod epoll;
+mod tokio_net;
+mod tokio_uring_net;
+mod udp;
+
+use std::io::Result;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use crate::kernel;
+
+/// The peers by name.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Peer {
+    /// UDP, one recvmsg and one sendmsg per datagram
+    Recvmsg,
+    /// UDP, recvmmsg and sendmmsg of up to 64 datagrams
+    Recvmmsg,
+    /// The same; a received train is answered by one GSO send
+    Gro,
+    /// The same; datagrams and trains of one flow in one batch leave as one GSO send
+    Coalesce,
+    /// TCP, epoll, edge-triggered
+    EpollEdge,
+    /// TCP, epoll, level-triggered
+    EpollLevel,
+    /// UDP, tokio's current-thread runtime, recvmsg and sendmsg
+    TokioUdp,
+    /// TCP, tokio's current-thread runtime, a task per connection
+    TokioTcp,
+    /// UDP, tokio-uring, which has no ancillary data: answers from the bound address
+    TokioUringUdp,
+    /// TCP, tokio-uring, a task per connection
+    TokioUringTcp,
+}
+
+impl Peer {
+    /// Serves on `listen` until it is killed.
+    pub(crate) fn serve(self, listen: SocketAddr) -> Result<()> {
+        match self {
+            Self::Recvmsg => udp::one_by_one(&udp_socket(listen)?),
+            Self::Recvmmsg => udp::batches(&udp_socket(listen)?),
+            Self::Gro => udp::trains(&gro_socket(listen)?),
+            Self::Coalesce => coalesce::serve(&gro_socket(listen)?),
+            Self::EpollEdge => epoll::serve(&listener(listen)?, epoll::Trigger::Edge),
+            Self::EpollLevel => epoll::serve(&listener(listen)?, epoll::Trigger::Level),
+            Self::TokioUdp => tokio_net::udp(udp_socket(listen)?),
+            Self::TokioTcp => tokio_net::tcp(listener(listen)?),
+            Self::TokioUringUdp => tokio_uring_net::udp(udp_socket(listen)?),
+            Self::TokioUringTcp => tokio_uring_net::tcp(listener(listen)?),
+        }
+    }
+}
+
+fn udp_socket(listen: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(listen)?;
+    kernel::receive_buffer(&socket, kernel::RECEIVE_BUFFER_BYTES)?;
+    if listen.is_ipv4() {
+        kernel::set_option(&socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
+    } else {
+        kernel::set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?;
+        kernel::set_option(&socket, libc::SOL_IPV6, libc::IPV6_FREEBIND, 1)?;
+    }
+    ready(socket.local_addr()?);
+    Ok(socket)
+}
+
+fn gro_socket(listen: SocketAddr) -> Result<UdpSocket> {
+    let socket = udp_socket(listen)?;
+    kernel::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1)?;
+    Ok(socket)
+}
+
+fn listener(listen: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(listen)?;
+    kernel::listen(&listener)?;
+    // Accepted connections inherit it, which saves a system call for each.
+    kernel::set_option(&listener, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    ready(listener.local_addr()?);
+    Ok(listener)
+}
+
+/// What the table waits for, in the words of the server's log.
+fn ready(address: SocketAddr) {
+    eprintln!("ready {address}");
+}

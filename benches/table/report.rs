@@ -1,0 +1,157 @@
+//! What is printed, and the dated report: the machine, the table for people, every run for programs.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use super::rows::{Metric, Row};
+use super::{Outcome, Verdict, median};
+use crate::load::{Result, Sample};
+
+pub(super) fn heading() -> String {
+    format!(
+        "{:<22} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  verdict",
+        "row", "work (64 B unless said)", "against", "ours", "peer", "ratio", "spread", "bar"
+    )
+}
+
+/// One row as text.
+pub(super) fn line(outcome: &Outcome) -> String {
+    let cells = Cells::of(outcome);
+    format!(
+        "{:<22} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  {}",
+        outcome.row.name,
+        outcome.row.work,
+        cells.against,
+        cells.ours,
+        cells.peer,
+        cells.ratio,
+        cells.spread,
+        outcome.row.bar.to_string(),
+        cells.verdict
+    )
+}
+
+struct Cells {
+    against: String,
+    ours: String,
+    peer: String,
+    ratio: String,
+    spread: String,
+    verdict: String,
+}
+
+impl Cells {
+    fn of(outcome: &Outcome) -> Self {
+        let Row { peer, metric, .. } = outcome.row;
+        let figure = |samples: &[Sample]| {
+            let values: Vec<f64> = samples.iter().map(|sample| metric.of(sample)).collect();
+            if values.is_empty() { "–".into() } else { format!("{:.0}{}", median(&values), metric.unit()) }
+        };
+        let ratios = &outcome.ratios;
+        let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(l, h), &r| (l.min(r), h.max(r)));
+        let digits = |value: f64| {
+            if value < 0.1 {
+                format!("{value:.3}")
+            } else if value < 10.0 {
+                format!("{value:.2}")
+            } else {
+                format!("{value:.0}")
+            }
+        };
+        let against = peer.map_or("itself", |peer| {
+            if peer.server.starts_with("tubular-echo") { "itself" } else { peer.server }
+        });
+        let lost: u64 = outcome.ours.iter().chain(&outcome.peer).map(|sample| sample.lost).sum();
+        let verdict = match &outcome.verdict {
+            Verdict::Met => "met".into(),
+            Verdict::Missed => "MISSED".into(),
+            Verdict::Reported => "reported".into(),
+            Verdict::Skipped(why) => format!("skipped: {why}"),
+            Verdict::Failed(why) => format!("FAILED: {why}"),
+        };
+        let noisy = outcome.disturbance >= super::QUIET;
+        let notes = [
+            (lost > 0).then(|| format!("{lost} lost")),
+            noisy.then(|| format!("disturbed by {:.1} cores", outcome.disturbance)),
+        ];
+        let verdict = [Some(verdict)].into_iter().chain(notes).flatten().collect::<Vec<String>>().join(", ");
+        Self {
+            against: against.into(),
+            ours: figure(&outcome.ours),
+            peer: figure(&outcome.peer),
+            ratio: if ratios.is_empty() { "–".into() } else { digits(median(ratios)) },
+            spread: if ratios.is_empty() {
+                "–".into()
+            } else {
+                format!("{}–{}", digits(low), digits(high))
+            },
+            verdict,
+        }
+    }
+}
+
+impl Metric {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::CpuNsPerEcho => " ns",
+            Self::CpuMsPerGb => " ms/GB",
+            Self::EchoesPerSecond => "/s",
+            Self::BytesPerConnection => " B",
+        }
+    }
+}
+
+/// Writes `DATE-COMMIT.md` and, with every run, `DATE-COMMIT.json`.
+pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
+    let commit = output("git", &["describe", "--always", "--dirty"]);
+    let date = output("date", &["+%Y-%m-%d"]);
+    let kernel = output("uname", &["-sr"]);
+    let processors = fs::read_to_string("/proc/cpuinfo")?;
+    let field = |line: &str| {
+        line.strip_prefix("model name").map(|rest| rest.trim_matches([' ', '\t', ':']).to_owned())
+    };
+    let processor = processors.lines().find_map(field).unwrap_or_else(|| "unknown".into());
+    let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
+    // What was asked, not where this program happens to lie.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let command = format!("ci/bench {}", arguments.join(" "));
+
+    let mut text = format!(
+        "# Measured on {date}\n\nCommit {commit}, {kernel}, {processor}, {cores} cores. Server on one core, client on \
+         another, loopback, interleaved runs; each figure is a median, a ratio the median of pairwise ratios.\n\n\
+         `{}`\n\n\
+         | row | work (64 B unless said) | against | ours | peer | ratio | spread | bar | verdict |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+        command.trim_end()
+    );
+    for outcome in outcomes {
+        let Cells { against, ours, peer, ratio, spread, verdict } = Cells::of(outcome);
+        let Row { name, work, bar, .. } = outcome.row;
+        writeln!(
+            text,
+            "| {name} | {work} | {against} | {ours} | {peer} | {ratio} | {spread} | {bar} | {verdict} |"
+        )?;
+    }
+    let raw = json!({
+        "date": date, "commit": commit, "kernel": kernel, "processor": processor, "cores": cores,
+        "command": command.trim_end(), "rows": outcomes,
+    });
+    fs::create_dir_all(directory)?;
+    let path = directory.join(format!("{date}-{commit}.md"));
+    fs::write(path.with_extension("json"), serde_json::to_string(&raw)? + "\n")?;
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// The first line that a program prints; what it was, if it did not.
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => format!("no-{program}"),
+    }
+}

@@ -1,0 +1,167 @@
+//! What is compared with what, and how good it has to be. Loads and servers are command lines: each can be
+//! repeated by hand with the `load` and `serve` commands.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A row of the table.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) work: &'static str,
+    pub(super) ours: Side,
+    /// None: the figure itself is judged, not a ratio.
+    pub(super) peer: Option<Side>,
+    pub(super) metric: Metric,
+    pub(super) bar: Bar,
+}
+
+/// A server under a load.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Side {
+    /// `tubular-echo FLAGS`, or the name of a peer
+    pub(super) server: &'static str,
+    /// Arguments of the client
+    pub(super) load: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) enum Metric {
+    CpuNsPerEcho,
+    CpuMsPerGb,
+    EchoesPerSecond,
+    BytesPerConnection,
+}
+
+#[derive(Clone, Copy, Serialize)]
+pub(super) enum Bar {
+    /// Reported, not judged.
+    None,
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => write!(f, "–"),
+            Self::AtMost(bar) => write!(f, "≤ {bar}"),
+            Self::AtLeast(bar) => write!(f, "≥ {bar}"),
+        }
+    }
+}
+
+const OURS: &str = "tubular-echo --workers 1";
+const TWO: &str = "tubular-echo --workers 2";
+const POLLING: &str = "tubular-echo --workers 1 --busy-poll 20us";
+/// Of the two epoll servers the faster one.
+const EPOLL: &str = "epoll-edge";
+
+const FLOWS: &str = "udp --flows 64 --in-flight 8";
+const FLOWS_GRO: &str = "udp --flows 64 --in-flight 8 --gro";
+const FLOWS_V6: &str = "udp --target [::1]:0 --flows 64 --in-flight 8";
+const MIXED: &str = "udp --train-flows 16 --train 32 --flows 48 --in-flight 8";
+const MIXED_GRO: &str = "udp --train-flows 16 --train 32 --flows 48 --in-flight 8 --gro";
+const FULL: &str = "udp --flows 64 --in-flight 32 --batches";
+const FULL_GRO: &str = "udp --flows 64 --in-flight 32 --batches --gro";
+const FEW: &str = "udp --flows 16 --in-flight 1";
+const MORE: &str = "udp --flows 1000 --in-flight 1";
+const MANY: &str = "udp --flows 10000 --in-flight 1";
+const THREE: &str = "udp --flows 64 --in-flight 3";
+const TRAINS: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 32 --gro";
+const LARGE: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 50 --bytes 1200 --gro";
+const ONE: &str = "udp --flows 1 --in-flight 1";
+const TRICKLE: &str = "udp --flows 1 --in-flight 1 --pause-us 10000";
+const TCP_100: &str = "tcp --connections 100";
+const TCP_1000: &str = "tcp --connections 1000";
+const TCP_FULL: &str = "tcp --connections 1000 --mode batches";
+const TCP_10000: &str = "tcp --connections 10000";
+const TCP_16K: &str = "tcp --connections 64 --bytes 16384";
+const STREAM: &str = "tcp --connections 4 --mode stream";
+const CONNECT: &str = "tcp --connections 64 --mode connect";
+const IDLE: &str = "tcp --connections 10000 --mode idle";
+
+/// CPU per echo of our server over a peer's, under the same load.
+const fn cpu(
+    name: &'static str,
+    work: &'static str,
+    load: &'static str,
+    peer: &'static str,
+    bar: Bar,
+) -> Row {
+    let (ours, peer) = (Side { server: OURS, load }, Some(Side { server: peer, load }));
+    Row { name, work, ours, peer, metric: Metric::CpuNsPerEcho, bar }
+}
+
+/// A row of the command line's.
+pub(super) const fn compared(ours: &'static str, peer: &'static str, load: &'static str) -> Row {
+    with(ours, cpu("compared", load, load, peer, Bar::None))
+}
+
+/// The same with another figure.
+const fn by(metric: Metric, row: Row) -> Row {
+    Row { metric, ..row }
+}
+
+/// The same with other flags of our server.
+const fn with(server: &'static str, row: Row) -> Row {
+    Row { ours: Side { server, load: row.ours.load }, ..row }
+}
+
+/// The same with another load on our side: growth is our server against itself.
+const fn under(load: &'static str, row: Row) -> Row {
+    Row { ours: Side { server: row.ours.server, load }, ..row }
+}
+
+use Bar::{AtLeast, AtMost, None as Report};
+use Metric::{BytesPerConnection, CpuMsPerGb, EchoesPerSecond};
+
+pub(super) const ROWS: &[Row] = &[
+    cpu("udp-gro", "64 flows × 8, client with UDP_GRO", FLOWS_GRO, "recvmmsg", AtMost(0.75)),
+    cpu("udp-plain", "64 flows × 8", FLOWS, "recvmmsg", AtMost(1.0)),
+    cpu("udp-plain-v6", "64 flows × 8, IPv6", FLOWS_V6, "recvmmsg", AtMost(0.95)),
+    cpu("udp-mixed", "16 flows of trains, 48 × 8", MIXED, "recvmmsg", AtMost(0.58)),
+    cpu("udp-mixed-gro", "the same, client with UDP_GRO", MIXED_GRO, "recvmmsg", AtMost(0.38)),
+    cpu("udp-full", "full batches of 2,048", FULL, "recvmmsg", AtMost(0.70)),
+    cpu("udp-full-gro", "the same, client with UDP_GRO", FULL_GRO, "recvmmsg", AtMost(0.52)),
+    cpu("udp-16x1", "16 flows × 1", FEW, "recvmmsg", AtMost(1.10)),
+    cpu("udp-1000x1", "1,000 flows × 1", MORE, "recvmmsg", AtMost(1.10)),
+    cpu("udp-10000x1", "10,000 flows × 1", MANY, "recvmmsg", AtMost(1.10)),
+    cpu("udp-16x1-go", "16 flows × 1", FEW, "go", AtMost(0.72)),
+    cpu("udp-64x3-go", "64 flows × 3", THREE, "go", AtMost(0.60)),
+    cpu("udp-trains", "16 flows × 4 trains of 32", TRAINS, "recvmmsg", AtMost(0.05)),
+    cpu("udp-trains-same", "16 flows × 4 trains of 32", TRAINS, "gro", AtMost(1.05)),
+    by(
+        EchoesPerSecond,
+        with(POLLING, cpu("udp-pingpong-poll", "1 flow × 1, busy-poll, rate", ONE, "recvmsg", AtLeast(4.0))),
+    ),
+    with(POLLING, cpu("udp-trickle-poll", "100/s, busy-poll against none", TRICKLE, OURS, AtMost(1.05))),
+    cpu("tcp-full", "1,000 connections, full batches", TCP_FULL, EPOLL, AtMost(0.85)),
+    cpu("tcp-1000", "1,000 connections, ping-pong", TCP_1000, EPOLL, AtMost(0.95)),
+    cpu("tcp-16k", "64 connections, ping-pong 16 KiB", TCP_16K, EPOLL, AtMost(1.02)),
+    by(CpuMsPerGb, cpu("tcp-stream", "4 connections, streaming", STREAM, EPOLL, AtMost(0.88))),
+    cpu("tcp-connect", "connect, one echo, close", CONNECT, EPOLL, AtMost(0.92)),
+    cpu("tcp-10000", "10,000 connections, ping-pong", TCP_10000, EPOLL, AtMost(0.88)),
+    under(MANY, cpu("growth-udp", "10,000 flows × 1 against 16 × 1", FEW, OURS, AtMost(1.2))),
+    under(TCP_10000, cpu("growth-tcp", "10,000 connections against 100", TCP_100, OURS, AtMost(1.6))),
+    Row {
+        peer: None,
+        ..by(BytesPerConnection, cpu("tcp-idle-memory", "an idle connection", IDLE, "", AtMost(512.0)))
+    },
+    with(TWO, cpu("workers-udp", "2 workers against 1, 64 flows × 8", FLOWS, OURS, AtMost(1.10))),
+    with(TWO, cpu("workers-tcp", "2 workers against 1, 1,000 connections", TCP_1000, OURS, AtMost(1.10))),
+    cpu("same-tricks-gro", "64 flows × 8, client with UDP_GRO", FLOWS_GRO, "coalesce", Report),
+    cpu("same-tricks-plain", "64 flows × 8", FLOWS, "coalesce", Report),
+    cpu("same-tricks-mixed", "16 flows of trains, 48 × 8", MIXED, "coalesce", Report),
+    cpu("same-tricks-full", "full batches of 2,048", FULL, "coalesce", Report),
+    cpu("same-tricks-16x1", "16 flows × 1", FEW, "coalesce", Report),
+    cpu("same-tricks-trains", "16 flows × 4 trains of 32", TRAINS, "coalesce", Report),
+    cpu("same-tricks-large", "16 flows × 4 trains of 50, 1200 B", LARGE, "coalesce", Report),
+    cpu("udp-plain-go-netip", "64 flows × 3, Go without allocation", THREE, "go-netip", Report),
+    cpu("udp-plain-recvmsg", "64 flows × 8", FLOWS, "recvmsg", Report),
+    cpu("udp-plain-tokio", "64 flows × 8", FLOWS, "tokio-udp", Report),
+    cpu("udp-plain-tokio-uring", "64 flows × 8", FLOWS, "tokio-uring-udp", Report),
+    cpu("tcp-1000-tokio", "1,000 connections, ping-pong", TCP_1000, "tokio-tcp", Report),
+    cpu("tcp-1000-tokio-uring", "1,000 connections, ping-pong", TCP_1000, "tokio-uring-tcp", Report),
+];
