@@ -386,8 +386,15 @@ impl Batch {
         self.iovecs[i].iov_len = message.bytes;
     }
 
-    /// Room for the payload of message `i`, to be sent to `to`, cut into segments if asked.
-    pub(crate) fn compose(&mut self, i: usize, bytes: usize, to: &Name, segment: Option<usize>) -> &mut [u8] {
+    /// Room for the payload of message `i`, to be sent to `to` or to the peer of the socket, cut into segments if asked.
+    pub(crate) fn compose(
+        &mut self,
+        i: usize,
+        bytes: usize,
+        to: Option<&Name>,
+        segment: Option<usize>,
+    ) -> &mut [u8] {
+        let to = to.unwrap_or(&Name::EMPTY);
         self.names[i].bytes = to.bytes;
         self.headers[i].msg_hdr.msg_namelen = to.len;
         self.headers[i].msg_hdr.msg_controllen =

@@ -96,6 +96,13 @@ impl Load {
         *window = Window { seconds, warmup, server_pid: Some(server_pid), core: window.core };
     }
 
+    /// Wrong sources are to be seen as such, at the price of a slower client.
+    pub(crate) fn compare_sources(&mut self) {
+        if let Self::Udp(udp) = self {
+            udp.unconnected = true;
+        }
+    }
+
     /// The address that its target lies at: the family matters.
     pub(crate) fn family(&self) -> std::net::IpAddr {
         match self {

@@ -1,4 +1,7 @@
 //! Datagrams: some number of flows, each a socket of its own, each with some requests in flight.
+//!
+//! The sockets are connected: a send is cheaper then, which keeps the server the slower of the two, and the
+//! kernel lets nothing pass that comes from elsewhere (it counts as lost). `--unconnected` compares sources here.
 
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -43,6 +46,9 @@ pub(crate) struct Udp {
     /// Aim flows in turn at this many (address, port) pairs, counted up from the target
     #[arg(long, default_value_t = 1)]
     pairs: u16,
+    /// Sockets without a peer: the source of each reply is compared here instead of by the kernel
+    #[arg(long)]
+    pub(super) unconnected: bool,
     /// Rest for so long after each look at the flows: a trickle
     #[arg(long, default_value_t = 0)]
     pause_us: u64,
@@ -137,7 +143,7 @@ impl<'a> Client<'a> {
 
     fn send(&mut self) -> Result<()> {
         for flow in &mut self.flows {
-            flow.send(self.options.bytes, &mut self.outgoing, &self.pattern)?;
+            flow.send(self.options, &mut self.outgoing, &self.pattern)?;
         }
         Ok(())
     }
@@ -146,7 +152,7 @@ impl<'a> Client<'a> {
     fn receive(&mut self, now: Instant, sample: &mut Sample) -> Result<()> {
         for flow in &mut self.flows {
             if flow.receive(now, self.options, &mut self.incoming, &self.pattern, sample)? {
-                flow.send(self.options.bytes, &mut self.outgoing, &self.pattern)?;
+                flow.send(self.options, &mut self.outgoing, &self.pattern)?;
             }
         }
         Ok(())
@@ -177,11 +183,15 @@ impl Flow {
         if options.gro {
             kernel::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
+        let target = pair(options.target, (index % usize::from(options.pairs)) as u16);
+        if !options.unconnected {
+            socket.connect(target)?;
+        }
         let window = train * requests;
         Ok(Self {
             socket,
             index: index as u32,
-            target: pair(options.target, (index % usize::from(options.pairs)) as u16).into(),
+            target: target.into(),
             train,
             window,
             in_flight: 0,
@@ -194,13 +204,15 @@ impl Flow {
     }
 
     /// Sends as many whole requests as fit into the window.
-    fn send(&mut self, bytes: usize, batch: &mut Batch, pattern: &Pattern) -> Result<()> {
+    fn send(&mut self, options: &Udp, batch: &mut Batch, pattern: &Pattern) -> Result<()> {
+        let bytes = options.bytes;
         while self.in_flight + self.train <= self.window {
             let count = (((self.window - self.in_flight) / self.train) as usize).min(BATCH);
             let segment = (self.train > 1).then_some(bytes);
+            let to = if options.unconnected { Some(&self.target) } else { None };
             let mut sequence = self.next;
             for i in 0..count {
-                let message = batch.compose(i, bytes * self.train as usize, &self.target, segment);
+                let message = batch.compose(i, bytes * self.train as usize, to, segment);
                 for payload in message.chunks_exact_mut(bytes) {
                     payload[..4].copy_from_slice(&self.index.to_ne_bytes());
                     payload[4..8].copy_from_slice(&sequence.to_ne_bytes());

@@ -201,6 +201,9 @@ fn run_side(side: &Side, options: &Options, cores: &Cores, available: &Available
     let server = server?;
     let (seconds, warmup) = if options.short { (0.05, 0.0) } else { (options.seconds, 0.2) };
     load.aim(server.address, server.pid(), seconds, warmup);
+    if options.short {
+        load.compare_sources();
+    }
     let sample = load.run().map_err(|e| format!("{}: {e}{}", side.server, server.last_words()))?;
     if sample.bad > 0 {
         let first = sample.first_bad.as_deref().unwrap_or_default();
