@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 /// Measures echo servers against each other
 #[derive(Parser)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -1,10 +1,12 @@
 //! Connections: one message back and forth, a stream, or one connection after the other.
 
 use std::io::{Error, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{Pattern, Result, Sample, Window};
+use super::measure::{Requests, Work};
+use super::pattern::Pattern;
+use super::{Aim, Result, Sample};
 use crate::kernel;
 
 const READ_BYTES: usize = 64 << 10;
@@ -16,9 +18,6 @@ const SOURCES: u32 = 250;
 /// `load tcp`
 #[derive(Clone, clap::Args)]
 pub(crate) struct Tcp {
-    /// The server
-    #[arg(long, default_value = "127.0.0.1:1234")]
-    pub(super) target: SocketAddr,
     /// Connections at a time
     #[arg(long, default_value_t = 64)]
     connections: usize,
@@ -29,7 +28,7 @@ pub(crate) struct Tcp {
     #[arg(long, value_enum, default_value_t = Mode::PingPong)]
     mode: Mode,
     #[command(flatten)]
-    pub(super) window: Window,
+    pub(super) aim: Aim,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -57,91 +56,110 @@ struct Connection {
 }
 
 impl Tcp {
-    pub(super) fn run(&self) -> Result<Sample> {
+    /// Opens the connections.
+    pub(super) fn start(&self) -> Result<Work> {
         if self.bytes == 0 || self.bytes > READ_BYTES {
             return Err(format!("a message has 1 to {READ_BYTES} bytes").into());
         }
-        let mut client = Client { options: self, pattern: Pattern::new(), buffer: vec![0; READ_BYTES] };
-        match self.mode {
-            Mode::Connect => return client.connect_rate(),
-            Mode::Idle => return client.idle(),
-            Mode::PingPong | Mode::Batches | Mode::Stream => {}
-        }
-        let mut connections = client.connections(self.connections)?;
-        let result = match self.mode {
-            Mode::Batches => {
-                let state = &mut (client, &mut connections);
-                self.window.measure_batches(
-                    state,
-                    |(client, connections), _| client.fill(connections),
-                    collect,
-                )
-            }
-            Mode::Stream => self.window.measure(|now, sample| {
-                connections.iter_mut().try_for_each(|connection| client.stream(connection, now, sample))
-            }),
-            _ => {
-                client.fill(&mut connections)?;
-                self.window.measure(|now, sample| {
-                    for connection in &mut connections {
-                        if client.receive(connection, now, sample)? {
-                            client.send(connection)?;
-                        }
-                    }
-                    Ok(())
-                })
-            }
+        let mut client = Client {
+            options: self.clone(),
+            connections: vec![],
+            opened: 0,
+            pattern: Pattern::new(),
+            buffer: vec![0; READ_BYTES],
         };
-        // A reset: the table opens some ten thousand connections in each round.
-        for connection in &connections {
-            kernel::reset_on_close(&connection.stream)?;
-        }
-        result
+        let server = self.aim.server_pid;
+        Ok(match (self.mode, server) {
+            (Mode::Idle, Some(pid)) => Work::Once(Box::new(move |sample| client.idle(pid, sample)), server),
+            (Mode::Batches, Some(server)) => {
+                Work::Batches { requests: Box::new(client.connected()?), server }
+            }
+            (Mode::Idle | Mode::Batches, None) => return Err("this mode needs --server-pid".into()),
+            (Mode::Connect, _) => Work::Loop { requests: Box::new(client), server },
+            (Mode::PingPong | Mode::Stream, _) => {
+                Work::Loop { requests: Box::new(client.connected()?), server }
+            }
+        })
     }
 }
 
-/// One look at every connection; whether every message has come back.
-fn collect(
-    (client, connections): &mut (Client<'_>, &mut Vec<Connection>),
-    now: Instant,
-    sample: &mut Sample,
-) -> Result<bool> {
-    let mut all = true;
-    for connection in connections.iter_mut() {
-        all &= connection.received == connection.end || client.receive(connection, now, sample)?;
-    }
-    Ok(all)
-}
-
-struct Client<'a> {
-    options: &'a Tcp,
+struct Client {
+    options: Tcp,
+    connections: Vec<Connection>,
+    /// Connections that were ever opened
+    opened: u32,
     pattern: Pattern,
     buffer: Vec<u8>,
 }
 
-impl Client<'_> {
-    fn connections(&self, count: usize) -> Result<Vec<Connection>> {
-        (0..count)
-            .map(|i| {
-                let stream = TcpStream::connect(self.options.target)
-                    .map_err(|e| Error::new(e.kind(), format!("connection {i}: {e}")))?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                Ok(Connection::new(stream, i as u64 * 1009))
-            })
-            .collect()
+impl Requests for Client {
+    fn begin(&mut self) -> Result<()> {
+        if self.options.mode == Mode::Connect {
+            while self.connections.len() < self.options.connections {
+                let connection = self.open()?;
+                self.connections.push(connection);
+            }
+            return Ok(());
+        }
+        self.each(|client, connection| client.send(connection).map(|()| true)).map(drop)
     }
 
-    /// A message on each connection.
-    fn fill(&mut self, connections: &mut [Connection]) -> Result<()> {
-        connections.iter_mut().try_for_each(|connection| self.send(connection))
+    fn turn(&mut self, now: Instant, more: bool, sample: &mut Sample) -> Result<bool> {
+        match self.options.mode {
+            Mode::Stream => self.each(|client, connection| client.stream(connection, now, more, sample)),
+            Mode::Connect => self.connect(now, more, sample),
+            _ => self.each(|client, connection| {
+                let back =
+                    connection.received == connection.end || client.receive(connection, now, sample)?;
+                if back && more {
+                    client.send(connection)?;
+                }
+                Ok(back && !more)
+            }),
+        }
+    }
+}
+
+impl Client {
+    fn connected(mut self) -> Result<Self> {
+        self.fill()?;
+        Ok(self)
+    }
+
+    /// Opens all connections.
+    fn fill(&mut self) -> Result<()> {
+        for i in 0..self.options.connections {
+            let stream = TcpStream::connect(self.options.aim.target)
+                .map_err(|e| Error::new(e.kind(), format!("connection {i}: {e}")))?;
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            // A reset in the end: the table opens some ten thousand connections in each round.
+            kernel::reset_on_close(&stream)?;
+            self.connections.push(Connection::new(stream, i as u64 * 1009));
+        }
+        Ok(())
+    }
+
+    /// Does something with every connection; whether all of it was true.
+    fn each(&mut self, mut work: impl FnMut(&mut Self, &mut Connection) -> Result<bool>) -> Result<bool> {
+        let mut connections = std::mem::take(&mut self.connections);
+        let mut all = true;
+        let result = connections.iter_mut().try_for_each(|connection| {
+            all &= work(self, connection)?;
+            Ok(())
+        });
+        self.connections = connections;
+        result.map(|()| all)
     }
 
     /// Begins the next message.
     fn send(&mut self, connection: &mut Connection) -> Result<()> {
-        connection.end += self.options.bytes as u64;
         connection.progress = Instant::now();
-        self.push(connection)
+        if self.options.mode != Mode::Stream {
+            connection.end += self.options.bytes as u64;
+            self.push(connection)?;
+        }
+        Ok(())
     }
 
     /// Sends what is left of the message.
@@ -163,13 +181,22 @@ impl Client<'_> {
     }
 
     /// Sends as much as fits and takes as much as is there; a full buffer is an echo.
-    fn stream(&mut self, connection: &mut Connection, now: Instant, sample: &mut Sample) -> Result<()> {
-        connection.write(self.pattern.at(connection.sent, READ_BYTES))?;
-        connection.end = connection.sent;
+    fn stream(
+        &mut self,
+        connection: &mut Connection,
+        now: Instant,
+        more: bool,
+        sample: &mut Sample,
+    ) -> Result<bool> {
+        if more {
+            connection.write(self.pattern.at(connection.sent, READ_BYTES))?;
+        }
         let before = connection.received / READ_BYTES as u64;
-        self.read(connection, now, sample)?;
+        if connection.received < connection.sent {
+            self.read(connection, now, sample)?;
+        }
         sample.echoes += connection.received / READ_BYTES as u64 - before;
-        Ok(())
+        Ok(connection.received == connection.sent)
     }
 
     fn read(&mut self, connection: &mut Connection, now: Instant, sample: &mut Sample) -> Result<()> {
@@ -195,58 +222,48 @@ impl Client<'_> {
     }
 
     /// Connections that speak once and then are silent: the server's resident memory before and after.
-    fn idle(&mut self) -> Result<Sample> {
-        let pid = self
-            .options
-            .window
-            .server_pid
-            .ok_or("idle connections need --server-pid: its memory is measured")?;
-        let mut sample = Sample::default();
-        let from = self.options.window.mark(&sample)?;
-        let before = resident_bytes(pid)?;
-        let mut connections = self.connections(self.options.connections)?;
-        self.fill(&mut connections)?;
-        for connection in &mut connections {
-            while !self.receive(connection, Instant::now(), &mut sample)? {}
-        }
-        let growth = resident_bytes(pid)?.saturating_sub(before);
-        sample.bytes_per_connection = Some(growth as f64 / connections.len() as f64);
-        for connection in &connections {
-            kernel::reset_on_close(&connection.stream)?;
-        }
-        self.options.window.since(&from, &sample)
+    fn idle(&mut self, server: u32, sample: &mut Sample) -> Result<()> {
+        let before = resident_bytes(server)?;
+        self.fill()?;
+        self.begin()?;
+        while !self.turn(Instant::now(), false, sample)? {}
+        let growth = resident_bytes(server)?.saturating_sub(before);
+        sample.bytes_per_connection = Some(growth as f64 / self.connections.len() as f64);
+        Ok(())
     }
 
-    fn connect_rate(&mut self) -> Result<Sample> {
-        let mut opened = 0;
-        let mut connections = vec![];
-        for _ in 0..self.options.connections {
-            connections.push(self.open(&mut opened)?);
-        }
-        let options = self.options;
-        options.window.measure(|now, sample| {
-            for connection in &mut connections {
-                if connection.received < connection.end {
-                    self.read(connection, now, sample)?;
-                    if connection.received == connection.end {
-                        connection.stream.shutdown(Shutdown::Write)?;
-                    }
-                } else if connection.closed(now)? {
-                    sample.echoes += 1;
-                    *connection = self.open(&mut opened)?;
+    /// Connections that come and go; whether none is left.
+    fn connect(&mut self, now: Instant, more: bool, sample: &mut Sample) -> Result<bool> {
+        let mut i = 0;
+        while i < self.connections.len() {
+            let mut connection = self.connections.swap_remove(i);
+            if connection.received < connection.end {
+                self.read(&mut connection, now, sample)?;
+                if connection.received == connection.end {
+                    connection.stream.shutdown(Shutdown::Write)?;
                 }
+            } else if connection.closed(now)? {
+                sample.echoes += 1;
+                if !more {
+                    continue;
+                }
+                connection = self.open()?;
             }
-            Ok(())
-        })
+            self.connections.push(connection);
+            let last = self.connections.len() - 1;
+            self.connections.swap(i, last);
+            i += 1;
+        }
+        Ok(self.connections.is_empty())
     }
 
     /// A new connection with a message on its way.
-    fn open(&mut self, opened: &mut u32) -> Result<Connection> {
-        let target = self.options.target;
-        *opened += 1;
+    fn open(&mut self) -> Result<Connection> {
+        let target = self.options.aim.target;
+        self.opened += 1;
         let stream: TcpStream = match target.ip() {
             IpAddr::V4(_) => {
-                let from = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + *opened % SOURCES);
+                let from = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + self.opened % SOURCES);
                 let socket = kernel::stream_from(from.into())?;
                 kernel::connect(&socket, &target.into())?;
                 socket.into()
@@ -254,7 +271,7 @@ impl Client<'_> {
             IpAddr::V6(_) => TcpStream::connect(target)?,
         };
         stream.set_nonblocking(true)?;
-        let mut connection = Connection::new(stream, u64::from(*opened));
+        let mut connection = Connection::new(stream, u64::from(self.opened));
         self.send(&mut connection)?;
         Ok(connection)
     }

@@ -7,7 +7,9 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::{Pattern, Result, Sample, Window};
+use super::measure::{Requests, Work};
+use super::pattern::Pattern;
+use super::{Aim, Result, Sample};
 use crate::kernel::{self, Batch, Name, STRIDE_BYTES};
 
 /// Each datagram begins with flow and sequence number.
@@ -19,9 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// `load udp`
 #[derive(Clone, clap::Args)]
 pub(crate) struct Udp {
-    /// The server
-    #[arg(long, default_value = "127.0.0.1:1234")]
-    pub(super) target: SocketAddr,
     /// Flows that send singly, each from its own socket
     #[arg(long, default_value_t = 64)]
     flows: usize,
@@ -48,7 +47,7 @@ pub(crate) struct Udp {
     pairs: u16,
     /// Sockets without a peer: the source of each reply is compared here instead of by the kernel
     #[arg(long)]
-    pub(super) unconnected: bool,
+    unconnected: bool,
     /// Rest for so long after each look at the flows: a trickle
     #[arg(long, default_value_t = 0)]
     pause_us: u64,
@@ -56,7 +55,7 @@ pub(crate) struct Udp {
     #[arg(long)]
     batches: bool,
     #[command(flatten)]
-    pub(super) window: Window,
+    pub(super) aim: Aim,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -86,8 +85,8 @@ struct Flow {
     progress: Instant,
 }
 
-struct Client<'a> {
-    options: &'a Udp,
+struct Client {
+    options: Udp,
     flows: Vec<Flow>,
     incoming: Batch,
     outgoing: Batch,
@@ -95,23 +94,21 @@ struct Client<'a> {
 }
 
 impl Udp {
-    pub(super) fn run(&self) -> Result<Sample> {
-        let mut client = Client::new(self)?;
-        if self.batches {
-            return self.window.measure_batches(&mut client, Client::fill, Client::collect);
-        }
-        client.fill(&mut Sample::default())?;
-        self.window.measure(|now, sample| {
-            if self.pause_us > 0 {
-                std::thread::sleep(Duration::from_micros(self.pause_us));
+    /// Opens the flows.
+    pub(super) fn start(&self) -> Result<Work> {
+        let requests = Box::new(Client::new(self)?);
+        Ok(match (self.batches, self.aim.server_pid) {
+            (false, server) => Work::Loop { requests, server },
+            (true, Some(server)) => Work::Batches { requests, server },
+            (true, None) => {
+                return Err("full batches need --server-pid: the server is stopped meanwhile".into());
             }
-            client.receive(now, sample)
         })
     }
 }
 
-impl<'a> Client<'a> {
-    fn new(options: &'a Udp) -> Result<Self> {
+impl Client {
+    fn new(options: &Udp) -> Result<Self> {
         let message = options.bytes * if options.train_flows > 0 { options.train } else { 1 };
         if options.bytes < HEADER_BYTES || message > 65_507 {
             return Err(format!("a datagram has at least {HEADER_BYTES} bytes, a train at most 65507").into());
@@ -128,52 +125,46 @@ impl<'a> Client<'a> {
         // Only what can arrive in one message needs room: small buffers stay in the cache.
         let stride = if options.gro || message > 2048 { STRIDE_BYTES } else { 2048 };
         Ok(Self {
-            options,
+            options: options.clone(),
             flows,
             incoming: Batch::new(BATCH, stride),
             outgoing: Batch::new(BATCH, stride),
             pattern: Pattern::new(),
         })
     }
+}
 
-    /// Sends all that may be in flight.
-    fn fill(&mut self, _: &mut Sample) -> Result<()> {
-        self.send()
-    }
-
-    fn send(&mut self) -> Result<()> {
+impl Requests for Client {
+    fn begin(&mut self) -> Result<()> {
+        let now = Instant::now();
         for flow in &mut self.flows {
-            flow.send(self.options, &mut self.outgoing, &self.pattern)?;
+            flow.progress = now;
+            flow.send(&self.options, &mut self.outgoing, &self.pattern)?;
         }
         Ok(())
     }
 
-    /// One look at every flow; each that was answered sends again at once.
-    fn receive(&mut self, now: Instant, sample: &mut Sample) -> Result<()> {
+    fn turn(&mut self, now: Instant, more: bool, sample: &mut Sample) -> Result<bool> {
+        if self.options.pause_us > 0 && more {
+            std::thread::sleep(Duration::from_micros(self.options.pause_us));
+        }
+        let mut rest = true;
         for flow in &mut self.flows {
-            if flow.receive(now, self.options, &mut self.incoming, &self.pattern, sample)? {
-                flow.send(self.options, &mut self.outgoing, &self.pattern)?;
+            if flow.in_flight > 0
+                && flow.receive(now, &self.options, &mut self.incoming, &self.pattern, sample)?
+                && more
+            {
+                flow.send(&self.options, &mut self.outgoing, &self.pattern)?;
             }
+            rest &= flow.in_flight == 0;
         }
-        Ok(())
-    }
-
-    /// One look at every flow; whether all was answered.
-    fn collect(&mut self, now: Instant, sample: &mut Sample) -> Result<bool> {
-        let mut all = true;
-        for flow in &mut self.flows {
-            while flow.in_flight > 0
-                && flow.receive(now, self.options, &mut self.incoming, &self.pattern, sample)?
-            {}
-            all &= flow.in_flight == 0;
-        }
-        Ok(all)
+        Ok(rest)
     }
 }
 
 impl Flow {
     fn new(options: &Udp, index: usize, train: u32, requests: u32) -> Result<Self> {
-        let any: IpAddr = match options.target.ip() {
+        let any: IpAddr = match options.aim.target.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
@@ -183,7 +174,7 @@ impl Flow {
         if options.gro {
             kernel::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
-        let target = pair(options.target, (index % usize::from(options.pairs)) as u16);
+        let target = pair(options.aim.target, (index % usize::from(options.pairs)) as u16);
         if !options.unconnected {
             socket.connect(target)?;
         }

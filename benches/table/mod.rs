@@ -1,19 +1,21 @@
-//! The table: each row runs our server and a peer in turn under the same load, A B A B, and judges the median
-//! of the pairwise ratios. Absolute times belong to one machine and one minute; ratios of neighbours do not.
+//! The table: each row runs our server and a peer in turn under the same load, A B A B in slices of a few
+//! hundredths of a second, some rounds with fresh processes, and judges the median of the rounds' ratios.
+//! Absolute times belong to one machine and one minute; ratios of neighbours do not.
 
 mod report;
 mod rows;
+mod run;
 mod server;
 
 use std::path::PathBuf;
 
-use clap::Parser;
 use serde::Serialize;
 
 use crate::kernel;
-use crate::load::{Load, Result, Sample};
+use crate::load::{Result, Sample};
 use rows::{Bar, Metric, ROWS, Row, Side};
-use server::{Available, Server};
+use run::Cores;
+use server::Available;
 
 /// Others may use so many cores before a pair counts as disturbed.
 const QUIET: f64 = 0.1;
@@ -26,12 +28,15 @@ pub(crate) struct Options {
     /// Only rows whose name contains one of these words, comma-separated
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Pairs of runs per row
-    #[arg(long, default_value_t = 7)]
+    /// Rounds, each with fresh processes
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Measured seconds of each run
-    #[arg(long, default_value_t = 1.0)]
+    /// Seconds that each server is measured in a round
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Seconds until it is the other one's turn
+    #[arg(long, default_value_t = 0.05)]
+    slice: f64,
     /// One short run of everything: nothing is judged but that every reply was right
     #[arg(long)]
     pub(crate) short: bool,
@@ -119,12 +124,6 @@ fn choose(options: &Options) -> Vec<Row> {
     ROWS.iter().filter(named).copied().collect()
 }
 
-/// One core each, so that the server's CPU time is its own.
-struct Cores {
-    server: usize,
-    client: usize,
-}
-
 fn run_row(row: Row, options: &Options, cores: &Cores, available: &Available) -> Outcome {
     let mut outcome = Outcome {
         row,
@@ -139,15 +138,17 @@ fn run_row(row: Row, options: &Options, cores: &Cores, available: &Available) ->
         outcome.verdict = Verdict::Skipped(missing);
         return outcome;
     }
-    let mut pairs = vec![];
+    let sides: Vec<Side> = [Some(row.ours), row.peer].into_iter().flatten().collect();
     let rounds = if options.short { 1 } else { options.rounds };
-    // A disturbed pair is run once more; in the end the quietest count.
+    let (slices, slice_s) = match row.metric {
+        Metric::BytesPerConnection => (1, 0.0),
+        _ if options.short => (1, 0.03),
+        _ => ((options.seconds / options.slice).ceil() as usize, options.slice),
+    };
+    let mut pairs: Vec<Pair> = vec![];
+    // A disturbed round is run once more; in the end the quietest count.
     while pairs.iter().filter(|pair| quiet(pair)).count() < rounds && pairs.len() < PATIENCE * rounds {
-        let pair = run_side(&row.ours, options, cores, available).and_then(|ours| {
-            let peer = row.peer.map(|peer| run_side(&peer, options, cores, available)).transpose()?;
-            Ok((ours, peer))
-        });
-        match pair {
+        match run::round(&sides, slices, slice_s, options.short, cores, available) {
             Ok(pair) => pairs.push(pair),
             Err(e) => {
                 outcome.verdict = Verdict::Failed(e.to_string());
@@ -161,9 +162,10 @@ fn run_row(row: Row, options: &Options, cores: &Cores, available: &Available) ->
     pairs.sort_by(|a, b| disturbance(a).total_cmp(&disturbance(b)));
     pairs.truncate(rounds);
     outcome.disturbance = pairs.last().map_or(0.0, disturbance);
-    for (ours, peer) in pairs {
-        outcome.ours.push(ours);
-        outcome.peer.extend(peer);
+    for pair in pairs {
+        let mut samples = pair.into_iter();
+        outcome.ours.extend(samples.next());
+        outcome.peer.extend(samples);
     }
     let value = |sample: &Sample| row.metric.of(sample);
     outcome.ratios = match row.peer {
@@ -179,53 +181,16 @@ fn run_row(row: Row, options: &Options, cores: &Cores, available: &Available) ->
     outcome
 }
 
-/// Two runs, or one where nothing is compared.
-type Pair = (Sample, Option<Sample>);
+/// Ours and the peer's, or ours alone.
+type Pair = Vec<Sample>;
 
-/// Cores that others kept busy in the worse run of a pair.
-fn disturbance((ours, peer): &Pair) -> f64 {
-    let of = |sample: &Sample| sample.others_cpu_s / sample.seconds;
-    of(ours).max(peer.as_ref().map_or(0.0, of))
+/// Cores that others kept busy in the worse half of a round.
+fn disturbance(pair: &Pair) -> f64 {
+    pair.iter().map(|sample| sample.others_cpu_s / sample.seconds).fold(0.0, f64::max)
 }
 
 fn quiet(pair: &Pair) -> bool {
     disturbance(pair) < QUIET
-}
-
-/// One run: a fresh server, one load, every reply right.
-fn run_side(side: &Side, options: &Options, cores: &Cores, available: &Available) -> Result<Sample> {
-    let mut load = side.load()?;
-    kernel::pin(&[cores.server])?;
-    let server = Server::start(side.server, load.family(), available);
-    kernel::pin(&[cores.client])?;
-    let server = server?;
-    let (seconds, warmup) = if options.short { (0.05, 0.0) } else { (options.seconds, 0.2) };
-    load.aim(server.address, server.pid(), seconds, warmup);
-    if options.short {
-        load.compare_sources();
-    }
-    let sample = load.run().map_err(|e| format!("{}: {e}{}", side.server, server.last_words()))?;
-    if sample.bad > 0 {
-        let first = sample.first_bad.as_deref().unwrap_or_default();
-        return Err(format!("{}: {} bad replies, the first: {first}", side.server, sample.bad).into());
-    }
-    if sample.echoes == 0 {
-        return Err(format!("{}: no replies{}", side.server, server.last_words()).into());
-    }
-    Ok(sample)
-}
-
-impl Side {
-    /// The load as its command line says it.
-    fn load(&self) -> Result<Load> {
-        #[derive(Parser)]
-        #[command(no_binary_name = true)]
-        struct Line {
-            #[command(subcommand)]
-            load: Load,
-        }
-        Ok(Line::try_parse_from(self.load.split_whitespace())?.load)
-    }
 }
 
 fn median(values: &[f64]) -> f64 {

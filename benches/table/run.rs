@@ -1,0 +1,136 @@
+//! A row, run: fresh servers and clients in each round, measured in turn in short slices, A B A B.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use clap::Parser;
+
+use super::rows::Side;
+use super::server::{Available, Server};
+use crate::kernel;
+use crate::load::{Load, Result, Sample};
+
+/// One core each, so that the server's CPU time is its own.
+pub(super) struct Cores {
+    pub(super) server: usize,
+    pub(super) client: usize,
+}
+
+/// A server and its client.
+struct Duel {
+    name: &'static str,
+    server: Server,
+    client: Client,
+    sample: Sample,
+}
+
+/// One round: both servers up at once, idle but for the one whose slice it is. What changes over time on the
+/// machine (its clock rate, its neighbours) meets both.
+pub(super) fn round(
+    sides: &[Side],
+    slices: usize,
+    slice_s: f64,
+    unconnected: bool,
+    cores: &Cores,
+    available: &Available,
+) -> Result<Vec<Sample>> {
+    let mut duels = vec![];
+    for side in sides {
+        duels.push(Duel::start(side, unconnected, cores, available)?);
+    }
+    for _ in 0..slices {
+        for duel in &mut duels {
+            duel.slice(slice_s)?;
+        }
+    }
+    duels.into_iter().map(Duel::end).collect()
+}
+
+impl Duel {
+    fn start(side: &Side, unconnected: bool, cores: &Cores, available: &Available) -> Result<Self> {
+        let name = side.server;
+        kernel::pin(&[cores.server])?;
+        let server = Server::start(name, side.load()?.family(), available);
+        kernel::pin(&[cores.client])?;
+        let server = server?;
+        let client = Client::start(side.load, unconnected, &server)?;
+        Ok(Self { name, server, client, sample: Sample::default() })
+    }
+
+    fn slice(&mut self, seconds: f64) -> Result<()> {
+        let slice = self.client.measure(seconds).map_err(|e| self.failed(&e.to_string()))?;
+        self.sample.add(slice);
+        Ok(())
+    }
+
+    fn failed(&self, why: &str) -> String {
+        format!("{}: {why}{}", self.name, self.server.last_words())
+    }
+
+    /// What was seen, if it can be believed.
+    fn end(self) -> Result<Sample> {
+        let Sample { bad, echoes, lost, .. } = self.sample;
+        if bad > 0 {
+            let first = self.sample.first_bad.as_deref().unwrap_or_default();
+            return Err(self.failed(&format!("{bad} bad replies, the first: {first}")).into());
+        }
+        // A closed loop on loopback loses what a full buffer drops, and what comes from the wrong source.
+        if echoes == 0 || lost > echoes / 10 {
+            return Err(self.failed(&format!("{echoes} replies, {lost} lost")).into());
+        }
+        Ok(self.sample)
+    }
+}
+
+impl Side {
+    /// The load as its command line says it.
+    fn load(&self) -> Result<Load> {
+        #[derive(Parser)]
+        #[command(no_binary_name = true)]
+        struct Line {
+            #[command(subcommand)]
+            load: Load,
+        }
+        Ok(Line::try_parse_from(self.load.split_whitespace())?.load)
+    }
+}
+
+/// The bare client as a process of its own, with its own limit of open files.
+struct Client {
+    child: Child,
+    seconds: Option<ChildStdin>,
+    samples: BufReader<ChildStdout>,
+}
+
+impl Client {
+    fn start(load: &str, unconnected: bool, server: &Server) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        // A row names a target for its family alone; what comes later on the line counts.
+        command.arg("load").args(load.split_whitespace());
+        command.args(["--target", &server.address.to_string(), "--server-pid", &server.pid().to_string()]);
+        command.arg("--on-demand");
+        if unconnected && load.starts_with("udp") {
+            command.arg("--unconnected");
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let samples = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Ok(Self { seconds: child.stdin.take(), samples, child })
+    }
+
+    fn measure(&mut self, seconds: f64) -> Result<Sample> {
+        let mut line = String::new();
+        let asked = self.seconds.as_mut().is_some_and(|stdin| writeln!(stdin, "{seconds}").is_ok());
+        if !asked || self.samples.read_line(&mut line)? == 0 {
+            return Err("the client has ended, see above".into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        drop(self.seconds.take());
+        let _ = self.child.wait();
+    }
+}
