@@ -18,7 +18,7 @@ use run::Cores;
 use server::Available;
 
 /// Others may use so many cores before a pair counts as disturbed.
-const QUIET: f64 = 0.1;
+const QUIET: f64 = 0.15;
 /// Disturbed pairs are repeated until this many times the rounds have been run.
 const PATIENCE: usize = 3;
 

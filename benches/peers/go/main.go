@@ -1,17 +1,17 @@
 // An echo server as tubular's own example is built: one goroutine per socket, ReadMsgUDP and WriteMsgUDP,
 // the original destination from its control message, the socket's default buffers. It echoes instead of
-// greeting, and logs nothing.
+// greeting, and logs nothing. With -netip it uses the calls that do not allocate.
 //
 //	go run main.go [-netip] --listen 127.0.0.1:1234
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 )
@@ -26,15 +26,15 @@ var byteOrder = binary.LittleEndian // x86-64 and arm64
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:1234", "address and port")
-	addrPort := flag.Bool("netip", false, "use the calls that do not allocate")
+	lean := flag.Bool("netip", false, "use the calls that do not allocate")
 	flag.Parse()
-	if err := serve(*listen, *addrPort); err != nil {
+	if err := serve(*listen, *lean); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(listen string, addrPort bool) error {
+func serve(listen string, lean bool) error {
 	address, err := net.ResolveUDPAddr("udp", listen)
 	if err != nil {
 		return err
@@ -47,8 +47,8 @@ func serve(listen string, addrPort bool) error {
 		return err
 	}
 	fmt.Fprintln(os.Stderr, "ready", conn.LocalAddr())
-	if addrPort {
-		return echoAddrPort(conn)
+	if lean {
+		return echoWithoutAllocation(conn)
 	}
 	return echo(conn)
 }
@@ -76,6 +76,8 @@ func receiveOrigDst(conn *net.UDPConn, v4 bool) error {
 	return failed
 }
 
+// echo does what the example does for each datagram: decode the destination into an address, encode it into
+// a control message, and build the answer in memory of its own.
 func echo(conn *net.UDPConn) error {
 	payload, control := make([]byte, 1024), make([]byte, 64)
 	for {
@@ -83,63 +85,78 @@ func echo(conn *net.UDPConn) error {
 		if err != nil {
 			return err
 		}
-		info, err := replySource(control[:controlled])
+		asked, err := destination(control[:controlled])
 		if err != nil {
 			return err
 		}
+		answer := append([]byte(nil), payload[:n]...)
 		// A reply that cannot be sent is lost, as on any network.
-		_, _, _ = conn.WriteMsgUDP(payload[:n], info, peer)
+		_, _, _ = conn.WriteMsgUDP(answer, packetInfo(asked.IP), peer)
 	}
 }
 
-func echoAddrPort(conn *net.UDPConn) error {
-	payload, control := make([]byte, 1024), make([]byte, 64)
-	for {
-		n, controlled, _, peer, err := conn.ReadMsgUDPAddrPort(payload, control)
-		if err != nil {
-			return err
-		}
-		info := control[:packetInfo(control, control[:controlled])]
-		_, _, _ = conn.WriteMsgUDPAddrPort(payload[:n], info, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()))
-	}
-}
-
-// replySource turns received control messages into the one that chooses where the reply leaves from.
-func replySource(control []byte) ([]byte, error) {
+// destination finds the address that the client aimed at.
+func destination(control []byte) (*net.UDPAddr, error) {
 	messages, err := syscall.ParseSocketControlMessage(control)
 	if err != nil {
 		return nil, err
 	}
-	if len(messages) == 0 {
-		return nil, errors.New("no original destination")
+	for _, message := range messages {
+		header, data := message.Header, bytes.NewReader(message.Data)
+		switch {
+		case header.Level == syscall.SOL_IP && header.Type == ipOrigDstAddr:
+			var address syscall.RawSockaddrInet4
+			err := binary.Read(data, binary.BigEndian, &address)
+			return &net.UDPAddr{IP: append(net.IP(nil), address.Addr[:]...), Port: int(address.Port)}, err
+		case header.Level == syscall.SOL_IPV6 && header.Type == ipv6OrigDstAddr:
+			var address syscall.RawSockaddrInet6
+			err := binary.Read(data, binary.BigEndian, &address)
+			return &net.UDPAddr{IP: append(net.IP(nil), address.Addr[:]...), Port: int(address.Port)}, err
+		}
 	}
-	info := make([]byte, syscall.CmsgSpace(syscall.SizeofInet6Pktinfo))
-	return info[:packetInfo(info, control)], nil
+	return nil, errors.New("no original destination")
 }
 
-// packetInfo writes a packet-info control message for the original destination, which must be the first of
-// control, and returns its length. Both may be the same memory.
-func packetInfo(info, control []byte) int {
-	level, kind := byteOrder.Uint32(control[8:]), byteOrder.Uint32(control[12:])
-	data := control[syscall.SizeofCmsghdr:]
-	var address [16]byte
-	var at, size int
-	switch {
-	case level == syscall.SOL_IP && kind == ipOrigDstAddr:
-		copy(address[4:8], data[4:8]) // sin_addr to ipi_spec_dst
-		kind, at, size = syscall.IP_PKTINFO, 0, syscall.SizeofInet4Pktinfo
-	case level == syscall.SOL_IPV6 && kind == ipv6OrigDstAddr:
-		copy(address[:], data[8:24]) // sin6_addr to ipi6_addr
-		kind, at, size = syscall.IPV6_PKTINFO, 0, syscall.SizeofInet6Pktinfo
-	default:
-		return 0
+// packetInfo is the control message that chooses where a reply leaves from.
+func packetInfo(from net.IP) []byte {
+	if v4 := from.To4(); v4 != nil {
+		var data [syscall.SizeofInet4Pktinfo]byte
+		copy(data[4:8], v4) // ipi_spec_dst
+		return controlMessage(make([]byte, 64), syscall.SOL_IP, syscall.IP_PKTINFO, data[:])
 	}
-	for i := range info[:syscall.CmsgSpace(size)] {
-		info[i] = 0
+	var data [syscall.SizeofInet6Pktinfo]byte
+	copy(data[:16], from) // ipi6_addr
+	return controlMessage(make([]byte, 64), syscall.SOL_IPV6, syscall.IPV6_PKTINFO, data[:])
+}
+
+// controlMessage writes one into room and returns the part that it fills.
+func controlMessage(room []byte, level, kind uint32, data []byte) []byte {
+	byteOrder.PutUint64(room, uint64(syscall.CmsgLen(len(data))))
+	byteOrder.PutUint32(room[8:], level)
+	byteOrder.PutUint32(room[12:], kind)
+	copy(room[syscall.SizeofCmsghdr:], data)
+	return room[:syscall.CmsgSpace(len(data))]
+}
+
+// echoWithoutAllocation does the same with the calls and the care that leave the collector nothing to do.
+func echoWithoutAllocation(conn *net.UDPConn) error {
+	payload, control := make([]byte, 65536), make([]byte, 64)
+	var v4 [syscall.SizeofInet4Pktinfo]byte
+	var v6 [syscall.SizeofInet6Pktinfo]byte
+	for {
+		n, _, _, peer, err := conn.ReadMsgUDPAddrPort(payload, control)
+		if err != nil {
+			return err
+		}
+		// The original destination is the only control message that was asked for.
+		asked, info := control[syscall.SizeofCmsghdr:], []byte(nil)
+		if byteOrder.Uint32(control[8:]) == syscall.SOL_IP {
+			copy(v4[4:8], asked[4:8])
+			info = controlMessage(control, syscall.SOL_IP, syscall.IP_PKTINFO, v4[:])
+		} else {
+			copy(v6[:16], asked[8:24])
+			info = controlMessage(control, syscall.SOL_IPV6, syscall.IPV6_PKTINFO, v6[:])
+		}
+		_, _, _ = conn.WriteMsgUDPAddrPort(payload[:n], info, peer)
 	}
-	byteOrder.PutUint64(info, uint64(syscall.CmsgLen(size)))
-	byteOrder.PutUint32(info[8:], level)
-	byteOrder.PutUint32(info[12:], kind)
-	copy(info[syscall.SizeofCmsghdr+at:], address[:])
-	return syscall.CmsgSpace(size)
 }
