@@ -459,12 +459,14 @@ impl Epoll {
         Ok(Self { fd, ready: vec![libc::epoll_event { events: 0, u64: 0 }; count].into() })
     }
 
-    /// Adds (`EPOLL_CTL_ADD`) or changes (`EPOLL_CTL_MOD`) the interest in `fd`; answers carry its number.
-    pub(crate) fn control(&self, operation: c_int, fd: &impl AsRawFd, events: c_int) -> Result<()> {
+    /// Declares the interest in `fd`; answers carry its number.
+    pub(crate) fn add(&self, fd: &impl AsRawFd, events: c_int) -> Result<()> {
         let mut event = libc::epoll_event { events: events as u32, u64: fd.as_raw_fd() as u64 };
         // SAFETY: `event` outlives the call, which copies it.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) })
-            .map(drop)
+        check(unsafe {
+            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
+        })
+        .map(drop)
     }
 
     /// Waits for at least one answer; their number. A signal counts as none.

@@ -25,9 +25,7 @@ pub(crate) enum Peer {
     /// The same; datagrams and trains of one flow in one batch leave as one GSO send
     Coalesce,
     /// TCP, epoll, edge-triggered
-    EpollEdge,
-    /// TCP, epoll, level-triggered
-    EpollLevel,
+    Epoll,
     /// UDP, tokio's current-thread runtime, recvmsg and sendmsg
     TokioUdp,
     /// TCP, tokio's current-thread runtime, a task per connection
@@ -46,8 +44,7 @@ impl Peer {
             Self::Recvmmsg => udp::batches(&udp_socket(listen)?),
             Self::Gro => udp::trains(&gro_socket(listen)?),
             Self::Coalesce => coalesce::serve(&gro_socket(listen)?),
-            Self::EpollEdge => epoll::serve(&listener(listen)?, epoll::Trigger::Edge),
-            Self::EpollLevel => epoll::serve(&listener(listen)?, epoll::Trigger::Level),
+            Self::Epoll => epoll::serve(&listener(listen)?),
             Self::TokioUdp => tokio_net::udp(udp_socket(listen)?),
             Self::TokioTcp => tokio_net::tcp(listener(listen)?),
             Self::TokioUringUdp => tokio_uring_net::udp(udp_socket(listen)?),

@@ -55,8 +55,7 @@ impl fmt::Display for Bar {
 const OURS: &str = "tubular-echo --workers 1";
 const TWO: &str = "tubular-echo --workers 2";
 const POLLING: &str = "tubular-echo --workers 1 --busy-poll 20us";
-/// Of the two epoll servers the faster one.
-const EPOLL: &str = "epoll-edge";
+const EPOLL: &str = "epoll";
 
 const FLOWS: &str = "udp --flows 64 --in-flight 8";
 const FLOWS_GRO: &str = "udp --flows 64 --in-flight 8 --gro";
