@@ -46,7 +46,8 @@ pub(crate) struct Options {
     /// Where the dated report goes
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results"))]
     results: PathBuf,
-    /// Compare these two servers under --load instead, for instance `recvmmsg` with `tubular-echo --workers 1`
+    /// Compare these two servers under --load instead: `tubular-echo FLAGS`, a peer, or the path of a program and
+    /// its flags
     #[arg(long, num_args = 2, value_names = ["SERVER", "PEER"], requires = "load")]
     compare: Option<Vec<String>>,
     /// The load of --compare, for instance `udp --flows 16 --in-flight 1`

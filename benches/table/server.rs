@@ -71,6 +71,8 @@ impl Server {
         let mut command = match name {
             "tubular-echo" => Command::new(OURS),
             "go" | "go-netip" => Command::new(available.go.as_ref().map_err(Clone::clone)?),
+            // Another build of ours, say.
+            path if path.contains('/') => Command::new(path),
             peer => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["serve", peer]);
