@@ -454,16 +454,18 @@ impl Ring {
     }
 
     /// Sends a payload to the address that it bears, without control messages (Linux 6.1: SEND takes an
-    /// address). It costs the kernel less than a message. Trains are cut as the socket is set
-    /// ([`crate::sys::IntOption::SEGMENT`]).
-    pub fn send_to(&mut self, file: File, datagram: Addressed, patience: Patience, token: Token) {
+    /// address), which costs the kernel less than a message. Trains are cut as the socket is set
+    /// ([`crate::sys::IntOption::SEGMENT`]). It ends during its submission ([`Patience::Inline`]) and has
+    /// a completion only if it fails.
+    pub fn send_to(&mut self, file: File, datagram: Addressed, token: Token) {
         let payload = datagram.payload();
         let (name, name_len) = datagram.name();
         let entry = opcode::Send::new(Fixed::from(file), payload.as_ptr(), payload.bytes())
-            .flags(patience.flags())
+            .flags(Patience::Inline.flags())
             .dest_addr(name)
             .dest_addr_len(name_len)
-            .build();
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS);
         self.push(&entry.user_data(token.user_data()));
     }
 

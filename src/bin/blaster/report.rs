@@ -208,6 +208,7 @@ fn latency(report: &Report, paint: &Paint, out: &mut String) {
             row("from actual", &actual);
             row("generator slip", &slip);
         }
+        _ if report.load.mode == "connect" => row("connect and echo", &actual),
         _ => row("round trip", &actual),
     }
 }

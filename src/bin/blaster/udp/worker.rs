@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tubular_echo::ring::{
-    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Outgoing, Patience, Piece,
-    Ring, RingConfig, Token, Wait,
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Outgoing, Piece, Ring,
+    RingConfig, Token, Wait,
 };
 use tubular_echo::sys;
 use tubular_echo::{addr, cmsg};
@@ -60,6 +60,8 @@ struct Sending {
     flow: u32,
     train: Train,
     tries: u8,
+    /// The kernel did not take it.
+    is_refused: bool,
 }
 
 /// One generator thread's everything.
@@ -220,7 +222,6 @@ impl Worker {
 
     /// Fills the outgoing slots with what is due.
     fn compose(&mut self, now_ns: u64) {
-        self.sending.clear();
         while self.sending.len() < BATCH as usize && self.remaining > 0 {
             let (flow, intended_ns) = match &mut self.source {
                 Source::Open(pacer) => {
@@ -250,7 +251,7 @@ impl Worker {
             if self.tally.books.is_measured(intended_ns) {
                 self.remaining -= u64::from(datagrams);
             }
-            self.sending.push(Sending { flow, train, tries: 0 });
+            self.sending.push(Sending { flow, train, tries: 0, is_refused: false });
             self.make_ready(flow);
         }
     }
@@ -281,7 +282,7 @@ impl Worker {
                 let Sending { flow, train, .. } = sending;
                 self.flows[*flow as usize].stamp(train, sent_ns);
                 let datagram = self.outgoing.address(slot, train.peer, train.bytes);
-                self.ring.send_to(File(*flow), datagram, Patience::Inline, Token::new(OP_SEND, 0, slot));
+                self.ring.send_to(File(*flow), datagram, Token::new(OP_SEND, 0, slot));
             }
         }
         self.completions.clear();
@@ -306,10 +307,11 @@ impl Worker {
             let completions = std::mem::take(&mut self.completions);
             for completion in &completions {
                 let index = completion.token().index();
-                if completion.token().operation() == OP_SEND {
-                    self.after_send(index, completion.result());
-                } else {
-                    self.after_receive(index, completion, now_ns)?;
+                match completion.result() {
+                    Err(errno) if completion.token().operation() == OP_SEND => {
+                        self.after_refusal(index, errno);
+                    }
+                    _ => self.after_receive(index, completion, now_ns)?,
                 }
             }
             self.completions = completions;
@@ -319,34 +321,34 @@ impl Worker {
             for slot in self.again.drain(..) {
                 let Sending { flow, train, .. } = self.sending[slot as usize];
                 let datagram = self.outgoing.address(slot, train.peer, train.bytes);
-                self.ring.send_to(File(flow), datagram, Patience::Inline, Token::new(OP_SEND, 0, slot));
+                self.ring.send_to(File(flow), datagram, Token::new(OP_SEND, 0, slot));
             }
             self.completions.clear();
             self.ring.turn(Wait::No, &mut self.completions).map_err(UdpError::Enter)?;
+        }
+        for Sending { flow, train, .. } in self.sending.drain(..).filter(|sending| !sending.is_refused) {
+            self.flows[flow as usize].sent(&self.plan, &train, &mut self.tally);
+            self.shown.sent += u64::from(train.datagrams);
         }
         self.live.show(self.shown);
         Ok(())
     }
 
-    fn after_send(&mut self, slot: u32, result: Result<u32, Errno>) {
-        let Sending { flow, train, tries } = self.sending[slot as usize];
-        match result {
-            Ok(_) => {
-                self.flows[flow as usize].sent(&self.plan, &train, &mut self.tally);
-                self.shown.sent += u64::from(train.datagrams);
-            }
+    /// A send has failed, as all have that have a completion.
+    fn after_refusal(&mut self, slot: u32, errno: Errno) {
+        let sending = &mut self.sending[slot as usize];
+        let Sending { flow, train, .. } = *sending;
+        if is_about_another(errno) && sending.tries < TRIES_MAX {
             // the error of an earlier datagram, which is in the error queue; this one was not sent
-            Err(errno) if is_about_another(errno) && tries < TRIES_MAX => {
-                self.read_errors(flow);
-                self.sending[slot as usize].tries += 1;
-                self.again.push(slot);
-            }
-            Err(errno) => {
-                self.flows[flow as usize].refused(&train, errno.0, &mut self.tally);
-                self.shown.refused += u64::from(train.datagrams);
-                self.unsettled -= u64::from(train.datagrams);
-                self.make_ready(flow);
-            }
+            sending.tries += 1;
+            self.again.push(slot);
+            self.read_errors(flow);
+        } else {
+            sending.is_refused = true;
+            self.flows[flow as usize].refused(&train, errno.0, &mut self.tally);
+            self.shown.refused += u64::from(train.datagrams);
+            self.unsettled -= u64::from(train.datagrams);
+            self.make_ready(flow);
         }
     }
 
@@ -449,7 +451,6 @@ impl Worker {
     /// patience is at an end.
     fn listen(&mut self) -> Result<(), UdpError> {
         let begun_ns = self.clock.now_ns();
-        self.sending.clear();
         loop {
             let now_ns = self.clock.now_ns();
             let quiet_ns = now_ns - begun_ns.max(self.last_received_ns).min(now_ns);
