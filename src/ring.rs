@@ -423,8 +423,16 @@ impl Ring {
     }
 
     /// Receives once from a stream, up to `bytes_max` bytes into one of `buffers`.
-    pub fn receive_once(&mut self, file: File, buffers: &BufferRing, bytes_max: u32, token: Token) {
+    pub fn receive_once(
+        &mut self,
+        file: File,
+        buffers: &BufferRing,
+        bytes_max: u32,
+        patience: Patience,
+        token: Token,
+    ) {
         let entry = opcode::Recv::new(Fixed::from(file), std::ptr::null_mut(), bytes_max)
+            .flags(patience.flags())
             .buf_group(buffers.group())
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);

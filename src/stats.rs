@@ -67,7 +67,7 @@ counters! {
     tcp_accepted,
     /// Connections open now.
     tcp_open,
-    /// Bytes received on connections.
+    /// Bytes received on connections; what comes after our FIN is not counted.
     tcp_bytes_in,
     /// Bytes that the kernel took to send on connections.
     tcp_bytes_out,

@@ -39,6 +39,9 @@ const STREAMING_BYTES: u32 = 16 << 10;
 const STREAMING_RECEIVE_BYTES_MAX: u32 = 32 << 10;
 /// Bytes set aside for all connections whose peers don't read, all workers together.
 const ASIDE_BYTES: u32 = 64 << 20;
+/// What a connection may still bring at the end of the server: more than its receive queue holds, unless
+/// somebody raised net.ipv4.tcp_rmem above its default of 6 MiB.
+const EMPTYING_BYTES_MAX: u32 = 8 << 20;
 /// Bytes set aside are kept in chunks of this size.
 const CHUNK_BYTES: u32 = 16 << 10;
 
@@ -101,7 +104,8 @@ struct Listener {
 }
 
 impl Listener {
-    /// Ends accepting, unless there are connections in the queue that nobody else will accept.
+    /// Ends accepting, unless there are connections in the queue that nobody else will accept. One that
+    /// another processor was just putting there as the filter came is accepted all the same.
     fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {
         let left = match &self.listening {
             Some(listening) if self.fate != Fate::Outlives => sys::accept_queue_len(listening.as_fd())? == 0,
@@ -115,6 +119,7 @@ impl Listener {
             Accepting::Ended if left => self.accepting = Accepting::Off,
             // cancelled at the limit of connections: for good, now
             Accepting::Cancelling if left => self.accepting = Accepting::Leaving,
+            Accepting::Off if !left => self.accepting = Accepting::Ended,
             _ => {}
         }
         Ok(())
@@ -130,6 +135,9 @@ enum Phase {
     Parked,
     /// Echoing.
     Open,
+    /// The end of the server: what the kernel has received so far is echoed, then it is finished. Counts
+    /// the bytes, lest a peer that goes on sending keeps us here.
+    Emptying(u32),
     /// Nothing more is received; what was received is sent, then the connection is closed.
     Finishing(Cause),
     /// Our FIN is out; the peer's remaining bytes are read and dropped, since closing on them would
@@ -137,6 +145,13 @@ enum Phase {
     Lingering,
     /// It is over; it is closed as soon as nothing is in flight on it.
     Closing(Cause),
+}
+
+impl Phase {
+    /// What was received is sent.
+    fn echoes(self) -> bool {
+        matches!(self, Self::Open | Self::Emptying(_) | Self::Finishing(_))
+    }
 }
 
 /// Why a connection was closed.
@@ -167,6 +182,8 @@ enum Receiving {
     Off,
     Multishot,
     Once,
+    /// One by one, until nothing is there.
+    Rest,
     Cancelling,
 }
 
@@ -332,24 +349,41 @@ impl Tcp {
         };
         self.list(file);
         let connection = self.connection(file);
+        let was = connection.receiving;
         if !completion.more() {
             connection.receiving = Receiving::Off;
         }
         match completion.result() {
             Ok(0) => {
                 connection.phase = match connection.phase {
-                    Phase::Open | Phase::Finishing(_) => Phase::Finishing(Cause::Finished),
+                    Phase::Open | Phase::Emptying(_) | Phase::Finishing(_) => {
+                        Phase::Finishing(Cause::Finished)
+                    }
                     Phase::Lingering => Phase::Closing(Cause::Drained),
                     other => other,
                 };
             }
             Ok(bytes) => {
-                counters.tcp_bytes_in.add(bytes.into());
+                if connection.phase.echoes() {
+                    counters.tcp_bytes_in.add(bytes.into());
+                }
                 connection.streaming |= bytes > STREAMING_BYTES;
+                if let Phase::Emptying(before) = connection.phase {
+                    let now = before + bytes;
+                    let more = now < EMPTYING_BYTES_MAX;
+                    connection.phase =
+                        if more { Phase::Emptying(now) } else { Phase::Finishing(Cause::Drained) };
+                }
             }
             Err(errno) => match verdict::of_stream(errno) {
                 verdict::Receive::Starved => counters.tcp_no_buffers.add(1),
-                verdict::Receive::Cancelled | verdict::Receive::Rearm => {}
+                verdict::Receive::Cancelled => {}
+                verdict::Receive::Rearm => {
+                    let emptied = was == Receiving::Rest && errno.0 == libc::EAGAIN;
+                    if emptied && matches!(connection.phase, Phase::Emptying(_)) {
+                        connection.phase = Phase::Finishing(Cause::Drained);
+                    }
+                }
                 verdict::Receive::Reset | verdict::Receive::Fatal => {
                     let reset = errno.0 == libc::ECONNRESET;
                     connection.phase = Phase::Closing(if reset { Cause::Reset } else { Cause::Error });
@@ -357,8 +391,7 @@ impl Tcp {
             },
         }
         let Some(piece) = piece else { return };
-        let echoed = matches!(connection.phase, Phase::Open | Phase::Finishing(_));
-        if !echoed || piece.bytes() == 0 {
+        if !connection.phase.echoes() || piece.bytes() == 0 {
             self.buffers.recycle(piece);
             return;
         }
@@ -422,10 +455,7 @@ impl Tcp {
         while self.served < self.limit || self.draining {
             let Some(file) = self.parked.pop_front() else { break };
             self.served += 1;
-            self.connection(file).phase = Phase::Open;
-            if self.draining {
-                self.connection(file).phase = Phase::Finishing(Cause::Drained);
-            }
+            self.connection(file).phase = if self.draining { Phase::Emptying(0) } else { Phase::Open };
             self.look_after(file, ring, counters);
         }
         self.arm_listeners(ring, counters);
@@ -451,7 +481,7 @@ impl Tcp {
     }
 
     /// Lets nothing new into the listeners that end with us; who is in their queues is still accepted.
-    /// Connections send what they have received, then get our FIN.
+    /// Connections echo what they have received, then get our FIN.
     pub fn begin_drain(&mut self) {
         self.draining = true;
         for listener in self.listeners.iter().filter(|listener| listener.fate == Fate::Ends) {
@@ -462,7 +492,7 @@ impl Tcp {
         }
         for index in 0..self.connections.len() {
             if self.connections[index].phase == Phase::Open {
-                self.connections[index].phase = Phase::Finishing(Cause::Drained);
+                self.connections[index].phase = Phase::Emptying(0);
                 self.list(File(self.first_connection + index as u32));
             }
         }
@@ -509,6 +539,7 @@ impl Tcp {
                 connection.receiving = Receiving::Cancelling;
                 ring.cancel(receive, operations.cancel());
             }
+            // a receive of the rest needs no cancelling: it does not wait
             if connection.sending {
                 ring.cancel(send, operations.cancel());
             }
@@ -530,7 +561,7 @@ impl Tcp {
         }
 
         match (connection.phase, connection.receiving) {
-            (Phase::Open, Receiving::Off) => {
+            (Phase::Open | Phase::Emptying(_), Receiving::Off) => {
                 // a piece that is sent inline is out before the receive behind it begins
                 let ready = connection.aside.is_empty() && connection.pieces.len() <= 1;
                 if ready && self.buffers.available() == 0 {
@@ -538,9 +569,14 @@ impl Tcp {
                         connection.starved = true;
                         self.starved.push_back(file);
                     }
+                } else if ready && connection.phase != Phase::Open {
+                    connection.receiving = Receiving::Rest;
+                    let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
+                    ring.receive_once(file, &self.buffers, bytes_max, Patience::Inline, receive);
                 } else if ready && connection.streaming {
                     connection.receiving = Receiving::Once;
-                    ring.receive_once(file, &self.buffers, STREAMING_RECEIVE_BYTES_MAX, receive);
+                    let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
+                    ring.receive_once(file, &self.buffers, bytes_max, Patience::Wait, receive);
                 } else if ready {
                     connection.receiving = Receiving::Multishot;
                     ring.receive(file, &self.buffers, receive);
@@ -550,7 +586,7 @@ impl Tcp {
                 connection.receiving = Receiving::Cancelling;
                 ring.cancel(receive, operations.cancel());
             }
-            (Phase::Finishing(_), Receiving::Multishot | Receiving::Once) => {
+            (Phase::Emptying(_) | Phase::Finishing(_), Receiving::Multishot | Receiving::Once) => {
                 connection.receiving = Receiving::Cancelling;
                 ring.cancel(receive, operations.cancel());
             }
@@ -565,7 +601,8 @@ impl Tcp {
             }
             (Phase::Lingering, Receiving::Off) if !connection.sending && self.buffers.available() > 0 => {
                 connection.receiving = Receiving::Once;
-                ring.receive_once(file, &self.buffers, STREAMING_RECEIVE_BYTES_MAX, receive);
+                let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
+                ring.receive_once(file, &self.buffers, bytes_max, Patience::Wait, receive);
             }
             (Phase::Lingering, Receiving::Off) if !connection.sending && !connection.starved => {
                 connection.starved = true;
@@ -641,9 +678,9 @@ impl Tcp {
 
     /// Closes the connection whose peer has not read for the longest time.
     fn give_up_longest_stalled(&mut self) {
-        let stalled = (0_u32..).zip(&self.connections).filter(|(_, connection)| {
-            !connection.aside.is_empty() && matches!(connection.phase, Phase::Open | Phase::Finishing(_))
-        });
+        let stalled = (0_u32..)
+            .zip(&self.connections)
+            .filter(|(_, connection)| !connection.aside.is_empty() && connection.phase.echoes());
         if let Some((index, _)) = stalled.min_by_key(|(_, connection)| connection.stalled_turn) {
             self.connections[index as usize].phase = Phase::Closing(Cause::Stalled);
             self.list(File(self.first_connection + index));
