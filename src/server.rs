@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -179,6 +180,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         limits: tcp::Limits { connections, workers: count },
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
+        workers_with_tcp: Arc::new(AtomicUsize::new(count)),
         turn_timeout: watchdog.map(|interval| interval / 4),
     };
     let mut handles = Vec::new();

@@ -159,6 +159,17 @@ impl Group {
     }
 }
 
+/// How a drain leaves the sockets that outlive us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// They are served on.
+    NotYet,
+    /// As soon as nothing is queued.
+    WhenEmpty,
+    /// At once: what is queued is the next process's.
+    Now,
+}
+
 /// How far receiving on a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
@@ -475,15 +486,19 @@ impl Udp {
         }
     }
 
-    /// Ends receiving on every socket whose queue is empty, and, if `leave`, on those that outlive us:
-    /// what is in their queues is the next process's. True when all replies are out.
-    pub fn drain(&mut self, ring: &mut Ring, leave: bool) -> io::Result<bool> {
+    /// Ends receiving on every socket whose queue is empty, and as `leave` says on those that outlive us.
+    /// True when all replies are out.
+    pub fn drain(&mut self, ring: &mut Ring, leave: Leave) -> io::Result<bool> {
         let mut drained = true;
         for socket in &mut self.sockets {
-            match socket.fate {
-                Fate::Ends | Fate::Retires => socket.end_if_empty(ring, self.operations)?,
-                Fate::Outlives if leave => socket.end(ring, self.operations),
-                Fate::Outlives => {}
+            match (socket.fate, leave) {
+                (Fate::Ends | Fate::Retires, _) => socket.end_if_empty(ring, self.operations)?,
+                // once it is left, what comes is the next process's
+                (Fate::Outlives, Leave::WhenEmpty) if socket.receiving != Receiving::Off => {
+                    socket.end_if_empty(ring, self.operations)?;
+                }
+                (Fate::Outlives, Leave::Now) => socket.end(ring, self.operations),
+                (Fate::Outlives, Leave::NotYet | Leave::WhenEmpty) => {}
             }
             drained &= socket.is_done();
         }
@@ -617,12 +632,14 @@ impl Socket {
         self.messages.push(buffer.into(), payload);
     }
 
-    /// Ends receiving, when nothing is queued.
+    /// Ends receiving, when nothing is queued. What another processor was just putting into the queue as
+    /// the filter came shows up later, and is received all the same.
     fn end_if_empty(&mut self, ring: &mut Ring, operations: Operations) -> io::Result<()> {
-        if let Some(listening) = &self.listening
-            && sys::receive_queue_bytes(listening.as_fd())? == 0
-        {
+        let Some(listening) = &self.listening else { return Ok(()) };
+        if sys::receive_queue_bytes(listening.as_fd())? == 0 {
             self.end(ring, operations);
+        } else if self.receiving == Receiving::Off {
+            self.receiving = Receiving::Ended;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::refuse::Rules;
@@ -17,7 +18,7 @@ use crate::sockets::Listening;
 use crate::stats::Counters;
 use crate::sys::Protocol;
 use crate::tcp::{self, Tcp};
-use crate::udp::{self, Udp};
+use crate::udp::{self, Leave, Udp};
 
 /// Operations that fit the submission queue; more are submitted in between.
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -26,7 +27,8 @@ const COMPLETION_ENTRIES: u32 = 4096;
 /// How often a draining worker looks whether the kernel's queues are empty.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
-/// What the last replies may take beyond the deadline of a drain.
+/// How long sockets that outlive us are read at the end, if they don't become empty before; and what the
+/// last replies may take after that.
 const LEAVING: Duration = Duration::from_millis(100);
 /// How often idle reply sockets and sockets that retire are looked after, while there are any.
 const TENDING_TICK: Duration = Duration::from_secs(1);
@@ -44,6 +46,8 @@ pub struct WorkerConfig {
     pub busy_poll: Duration,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// Workers that are not through with their connections; each takes itself off when it is.
+    pub workers_with_tcp: Arc<AtomicUsize>,
     /// How long a turn may sleep, so that a live worker's count of turns moves. `None`: for ever.
     pub turn_timeout: Option<Duration>,
 }
@@ -145,6 +149,10 @@ pub struct Worker {
     retiring: bool,
     /// Until when it drains, once it does.
     drain_deadline: Option<Instant>,
+    /// Draining, it is through with its connections.
+    tcp_drained: bool,
+    /// Until when it reads the sockets that outlive us, once nothing else is left to do.
+    leave_deadline: Option<Instant>,
     _wake: Arc<OwnedFd>,
 }
 
@@ -192,6 +200,8 @@ impl Worker {
             completions: Vec::with_capacity(COMPLETION_ENTRIES as usize),
             retiring: true,
             drain_deadline: None,
+            tcp_drained: false,
+            leave_deadline: None,
             _wake: wake,
         };
         this.finish_turn();
@@ -282,10 +292,23 @@ impl Worker {
         let Some(deadline) = self.drain_deadline else { return Ok(false) };
         let now = Instant::now();
         let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Queue)?;
-        // sockets that outlive us are served until the last connection is gone
-        let leave = tcp || now >= deadline;
+        let others = &self.config.workers_with_tcp;
+        if tcp && !self.tcp_drained {
+            self.tcp_drained = true;
+            others.fetch_sub(1, Ordering::Relaxed);
+        }
+        // the next process starts when the last worker has ended: until then nobody else reads the sockets
+        // that outlive us
+        if others.load(Ordering::Relaxed) == 0 || now >= deadline {
+            self.leave_deadline.get_or_insert(now + LEAVING);
+        }
+        let leave = match self.leave_deadline {
+            None => Leave::NotYet,
+            Some(leave_deadline) if now < leave_deadline => Leave::WhenEmpty,
+            Some(_) => Leave::Now,
+        };
         let udp = self.udp.drain(&mut self.ring, leave).map_err(WorkerError::Queue)?;
-        Ok(udp && tcp || now >= deadline + LEAVING)
+        Ok(udp && tcp || now >= deadline + 2 * LEAVING)
     }
 }
 
