@@ -85,6 +85,11 @@ impl Notifier {
         }
     }
 
+    /// Somebody listens.
+    pub fn is_heard(&self) -> bool {
+        self.0.0.is_some()
+    }
+
     /// Gives a socket to the service manager's store, which passes it to the next process under `name`.
     /// `FDPOLL=0`, or it would be dropped at the first error on it.
     pub fn store(&self, name: &str, socket: BorrowedFd<'_>) -> Result<(), NotifyError> {
@@ -150,10 +155,9 @@ impl Manager {
     }
 }
 
-/// Whether the service manager keeps a store of sockets for this unit: `FDSTORE` (systemd 254) says how
-/// many.
-pub fn has_store() -> bool {
-    env::var("FDSTORE").is_ok_and(|count| count.parse::<u32>().is_ok_and(|count| count > 0))
+/// How many sockets the service manager keeps for this unit, if it says so: `FDSTORE` (systemd 254).
+pub fn store_size() -> Option<usize> {
+    env::var("FDSTORE").ok()?.parse().ok()
 }
 
 /// How often the service manager wants to hear of us: `WATCHDOG_USEC`, if it is meant for this process.

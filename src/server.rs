@@ -21,7 +21,7 @@ use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
-use crate::sockets::{self, Binding, Endpoint, Fate, LISTEN_BACKLOG, Listening, SocketError};
+use crate::sockets::{self, Binding, Endpoint, Fate, LISTEN_BACKLOG, Listening, Origin, SocketError};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
 use crate::tcp;
@@ -159,6 +159,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     };
 
     let adopted = adopt::adopt(&notify::passed()?)?;
+    let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
     let binding =
         Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
     let mut bound = sockets::bind_all(binding, adopted)?;
@@ -168,7 +169,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let addresses = addresses(&bound.shares);
     let connections = connections_per_worker(config, &bound.shares, open_files)?;
     let notifier = Notifier::from_env()?;
-    keep_in_store(&mut bound.shares, &notifier, config.fd_store || notify::has_store())?;
+    keep_in_store(&mut bound.shares, stored, &notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
 
     let (events, inbox) = mpsc::channel();
@@ -213,22 +214,42 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Has the service manager's store keep what was bound here, so that it outlives us, and give up what
-/// retires.
-fn keep_in_store(shares: &mut [Vec<Listening>], notifier: &Notifier, store: bool) -> Result<(), ServerError> {
-    for socket in shares.iter_mut().flatten() {
-        let name = adopt::store_name(socket);
-        match socket.fate {
-            Fate::Ends if store => {
-                notifier.store(&name, socket.as_fd())?;
-                socket.fate = Fate::Outlives;
-            }
-            Fate::Retires => {
-                notifier.unstore(&name)?;
-                sys::drop_incoming(socket.as_fd()).map_err(system("close a stored socket to new traffic"))?;
-            }
-            Fate::Ends | Fate::Outlives => {}
+/// Has the service manager's store give up what retires, and keep what was bound here, so that it outlives
+/// us. `stored` are there already.
+fn keep_in_store(
+    shares: &mut [Vec<Listening>],
+    mut stored: usize,
+    notifier: &Notifier,
+    wanted: bool,
+) -> Result<(), ServerError> {
+    for socket in shares.iter().flatten().filter(|socket| socket.fate == Fate::Retires) {
+        notifier.unstore(&adopt::store_name(socket))?;
+        sys::drop_incoming(socket.as_fd()).map_err(system("close a stored socket to new traffic"))?;
+        stored -= 1;
+    }
+    if wanted && !notifier.is_heard() {
+        warn!(
+            "--fd-store has no effect: NOTIFY_SOCKET is not set, so there is no service manager to keep sockets"
+        );
+        return Ok(());
+    }
+    // who does not say how many it keeps is trusted to keep them all
+    let size = notify::store_size().or(wanted.then_some(usize::MAX)).unwrap_or(0);
+    let mut left_out = 0;
+    for socket in shares.iter_mut().flatten().filter(|socket| socket.fate == Fate::Ends) {
+        if stored < size {
+            notifier.store(&adopt::store_name(socket), socket.as_fd())?;
+            socket.fate = Fate::Outlives;
+            stored += 1;
+        } else {
+            left_out += 1;
         }
+    }
+    if left_out > 0 && (wanted || size > 0) {
+        warn!(
+            "{left_out} sockets will not survive a restart: the service manager keeps only {size}; raise \
+               FileDescriptorStoreMax= and FDSTORE"
+        );
     }
     Ok(())
 }
