@@ -368,14 +368,28 @@ fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(
         Protocol::Udp => {
             set(if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 }, 1)?;
             set(IntOption::GRO, 1)?;
-            for (force, plain) in [
-                (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
-                (IntOption::SEND_BUFFER_FORCE, IntOption::SEND_BUFFER),
-            ] {
-                if sys::set_option(fd, force, SOCKET_BUFFER_BYTES).is_err() {
-                    set(plain, SOCKET_BUFFER_BYTES)?;
-                }
-            }
+            raise_buffers(fd, addr).map_err(failed("set the socket buffers of", protocol, addr))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a UDP socket the buffers that we want, or what we may; never less than it has.
+fn raise_buffers(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
+    for (force, plain) in [
+        (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
+        (IntOption::SEND_BUFFER_FORCE, IntOption::SEND_BUFFER),
+    ] {
+        let has = sys::option(fd, plain)?;
+        let enough = has / 2 >= SOCKET_BUFFER_BYTES; // socket(7): the kernel doubles what was asked for
+        if enough || sys::set_option(fd, force, SOCKET_BUFFER_BYTES).is_ok() {
+            continue;
+        }
+        // a .socket unit may have given it more than we may have: a new socket tells what that is
+        let new = sys::socket(Protocol::Udp, addr)?;
+        sys::set_option(new.as_fd(), plain, SOCKET_BUFFER_BYTES)?;
+        if sys::option(new.as_fd(), plain)? > has {
+            sys::set_option(fd, plain, SOCKET_BUFFER_BYTES)?;
         }
     }
     Ok(())
@@ -417,6 +431,16 @@ impl Listening {
     pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
         let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();
         let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
+        let failed = |step| failed(step, protocol, addr);
+        // NonBlocking=yes: every receive would end at once with EAGAIN
+        sys::set_blocking(fd.as_fd()).map_err(failed("set the flags of"))?;
+        match protocol {
+            // our tables have room for this many and no more
+            Protocol::Tcp => sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?,
+            // a .socket unit sets it; the next such socket would take everything
+            Protocol::Udp => sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 0)
+                .map_err(failed("set the socket options of"))?,
+        }
         prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
         Ok(Self { protocol, addr, fate: Fate::Outlives, fd })
