@@ -6,6 +6,7 @@ use super::{Launch, PATIENCE};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
@@ -156,6 +157,13 @@ impl Server {
     /// Lets the process run on.
     pub fn resume(&self) {
         self.signal(libc::SIGCONT);
+    }
+
+    /// Our own descriptors of the first `count` listening sockets. They are the first descriptors of the
+    /// process: address by address, TCP before UDP, one for each worker.
+    pub fn copy_sockets(&self, count: usize) -> Vec<OwnedFd> {
+        let copy = |number| self.pidfd.copy_descriptor(number).expect("pidfd_getfd");
+        (3..3 + count as i32).map(copy).collect()
     }
 
     /// The threads that the datapaths run on, by their number.

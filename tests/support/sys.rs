@@ -230,6 +230,16 @@ pub fn reset_on_close(socket: &impl AsFd) {
     set_option_bytes(socket, libc::SOL_SOCKET, libc::SO_LINGER, &on_and_zero).expect("SO_LINGER");
 }
 
+/// Bytes that a connection's socket has taken from us and its peer's kernel has not acknowledged
+/// (`SIOCOUTQ`, tcp(7)).
+pub fn unacknowledged_bytes(stream: &impl AsFd) -> usize {
+    let mut bytes: c_int = 0;
+    // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int, which outlives the call.
+    unsafe { checked(libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes).into()) }
+        .expect("SIOCOUTQ");
+    bytes as usize
+}
+
 /// One entry for [`poll`]; `events` as in poll(2).
 pub fn poll_entry(file: &impl AsFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd: file.as_fd().as_raw_fd(), events, revents: 0 }
