@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -19,10 +20,12 @@ use support::steer::{Dispatcher, SocketMap};
 use support::unit::{Unit, run, succeeded, systemctl};
 use support::walkthrough::{DESTINATIONS, dispatcher, walk_through};
 use support::{stuck, tcp, until};
+use tubular_echo::check::walk::walk;
+use tubular_echo::pidfd::PidFd;
 use tubular_echo::sys::Protocol;
 
 /// Where the dispatcher's sockets are found by the stand-in for tubectl.
-const SOCKETS: &str = "/sys/fs/bpf/sockets";
+const PINNED: &str = "/sys/fs/bpf/sockets";
 
 /// The four registrations of the walk-through.
 const REGISTER: [&str; 4] = [
@@ -61,15 +64,16 @@ fn main() -> ExitCode {
     }
     install();
     let dispatcher = dispatcher();
-    dispatcher.sockets.pin(Path::new(SOCKETS)).expect("pin the sockets");
-    let cases: [(&str, Case); 7] = [
+    dispatcher.sockets.pin(Path::new(PINNED)).expect("pin the sockets");
+    let cases: [(&str, Case); 8] = [
         ("50 starts, each registered by its hook", fifty_starts),
         ("active only after READY=1", active_only_after_ready),
         ("a failing start leaves one line", failing_starts),
         ("stop in time", stop_in_time),
         ("an idle server stays alive", idle_stays_alive),
         ("a stuck worker is replaced", stuck_worker_is_replaced),
-        ("the units of dist/", units_of_dist),
+        ("the service of dist/", service_of_dist),
+        ("the sockets of dist/", sockets_of_dist),
     ];
     for (name, case) in cases {
         let begun = Instant::now();
@@ -96,7 +100,7 @@ fn tubectl(arguments: &[String]) -> Result<String, String> {
     let pid = pid.parse().map_err(|error| format!("invalid pid {pid:?}: {error}"))?;
     let ip = ip.parse().map_err(|error| format!("invalid IP {ip:?}: {error}"))?;
     let port = port.parse().map_err(|error| format!("invalid port {port:?}: {error}"))?;
-    let sockets = SocketMap::open(Path::new(SOCKETS)).map_err(|error| format!("{SOCKETS}: {error}"))?;
+    let sockets = SocketMap::open(Path::new(PINNED)).map_err(|error| format!("{PINNED}: {error}"))?;
     let registered = register_pid(&sockets, pid, protocol, SocketAddr::new(ip, port))
         .map_err(|failure| format!("register-pid: pid {pid}: {failure}"))?;
     let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
@@ -116,7 +120,7 @@ fn install() {
     copy(env!("CARGO_BIN_EXE_tubular-echo"), "/usr/local/bin/tubular-echo");
     copy("/proc/self/exe", "/usr/local/bin/tubectl");
     fs::create_dir("/etc/systemd/system/tubular-echo.service.d").expect("a directory for the drop-in");
-    for file in ["tubular-echo.service", "tubular-echo.service.d/tubular.conf"] {
+    for file in ["tubular-echo.service", "tubular-echo.socket", "tubular-echo.service.d/tubular.conf"] {
         copy(&dist(file), &format!("/etc/systemd/system/{file}"));
     }
     succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
@@ -239,7 +243,7 @@ fn stuck_worker_is_replaced(_: &Dispatcher) -> String {
 }
 
 /// As they are shipped: started by its name, registered by its drop-in, sandboxed.
-fn units_of_dist(dispatcher: &Dispatcher) -> String {
+fn service_of_dist(dispatcher: &Dispatcher) -> String {
     succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
     let unit = Unit::start("tubular-echo").expect("the service starts");
     assert_eq!(registered(dispatcher), 4);
@@ -263,9 +267,43 @@ fn units_of_dist(dispatcher: &Dispatcher) -> String {
     let (_, score) = analysis.rsplit_once(": ").expect("an overall level");
     let exposure: f32 = score.split_whitespace().next().unwrap().parse().expect("a number");
     assert!(exposure <= 2.0, "{analysis}");
+    restarts_with_the_same_sockets(dispatcher, &unit);
     unit.stop();
     starts_where_filtered_calls_kill(dispatcher);
     format!("as DynamicUser, exposure {exposure} of at most 2.0")
+}
+
+/// By the manager's store, or because a .socket unit holds them. The store gives them back in any order, so
+/// another one of each group may be registered.
+fn restarts_with_the_same_sockets(dispatcher: &Dispatcher, unit: &Unit) {
+    let served = || -> BTreeSet<u64> {
+        let process = PidFd::open(unit.main_pid()).expect("the server's process");
+        walk(&process).found.iter().map(|found| found.socket.cookie).collect()
+    };
+    let (pid, before) = (unit.main_pid(), served());
+    assert!(before.len() >= 4);
+    succeeded(&systemctl(&["restart", &unit.0])).expect("the service starts again");
+    assert_ne!(unit.main_pid(), pid);
+    assert_eq!(served(), before);
+    assert_eq!(registered(dispatcher), 4);
+    walk_through(300, 5);
+}
+
+/// The first connection starts the service, whose hook registers what it was passed.
+fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
+    const SOCKETS: &str = "tubular-echo.socket";
+    succeeded(&run("systemd-analyze", &["verify", SOCKETS])).expect("a unit without a mistake");
+    succeeded(&systemctl(&["start", SOCKETS])).expect("the sockets are there");
+    assert_eq!(registered(dispatcher), 0);
+    tcp::echo(&mut tcp::connect("127.0.0.1:1234".parse().unwrap()), b"wake up");
+    let unit = Unit("tubular-echo".into());
+    until("the hook has registered", || unit.show("ActiveState") == "active");
+    assert_eq!(registered(dispatcher), 4);
+    walk_through(400, 20);
+    restarts_with_the_same_sockets(dispatcher, &unit);
+    succeeded(&systemctl(&["stop", SOCKETS, "tubular-echo.service"])).expect("both stop");
+    until("the sockets are gone", || registered(dispatcher) == 0);
+    "started by a connection, registered, kept over a restart".into()
 }
 
 /// The unit answers filtered system calls with an error, and the server would pass over most of those.
