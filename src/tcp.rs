@@ -199,6 +199,8 @@ struct Connection {
     listed: bool,
     /// It is in the list of those that wait for buffers.
     starved: bool,
+    /// It is in the list of those that wait for room to set bytes aside.
+    crowded: bool,
     /// Receives one by one, since its peer sends much at a time.
     streaming: bool,
     /// Received and not yet sent, still in provided buffers.
@@ -222,6 +224,7 @@ impl Connection {
             sending: false,
             listed: false,
             starved: false,
+            crowded: false,
             streaming: false,
             pieces: VecDeque::new(),
             piece_bytes_done: 0,
@@ -249,6 +252,10 @@ pub struct Tcp {
     listed: Vec<File>,
     /// Connections whose receive waits for buffers.
     starved: VecDeque<File>,
+    /// Connections that hold provided buffers, because there was no room to set their bytes aside.
+    crowded: Vec<File>,
+    /// The connection that is being closed to make room, and its generation.
+    given_up: Option<(File, u32)>,
     /// Connections accepted above the limit, in order.
     parked: VecDeque<File>,
     limit: usize,
@@ -297,6 +304,8 @@ impl Tcp {
             first_connection,
             listed: Vec::new(),
             starved: VecDeque::new(),
+            crowded: Vec::new(),
+            given_up: None,
             parked: VecDeque::new(),
             limit: limits.connections,
             served: 0,
@@ -446,6 +455,7 @@ impl Tcp {
             self.look_after(file, ring, counters);
         }
         self.listed = listed;
+        self.make_room(ring, counters);
         // who found no buffer is served in turn as buffers come back, one each: the rest wait on
         for _ in 0..self.buffers.available() {
             let Some(file) = self.starved.pop_front() else { break };
@@ -549,7 +559,9 @@ impl Tcp {
             return;
         }
 
-        if !connection.sending && connection.has_to_send() {
+        // bytes that wait for room would only be refused again
+        let waits = connection.crowded && connection.aside.is_empty();
+        if !connection.sending && !waits && connection.has_to_send() {
             connection.sending = true;
             if let Some(chunk) = connection.aside.front() {
                 let bytes = self.aside.span(chunk).skip(connection.chunk_bytes_done);
@@ -652,8 +664,7 @@ impl Tcp {
     }
 
     /// Copies what a connection has received out of the provided buffers, so that they need not wait
-    /// for its peer. When there is no room left, the connection whose peer has not read for the longest
-    /// time is closed, and what did not fit is tried again in a later turn.
+    /// for its peer. What finds no room is tried again at the end of each turn, see [`Self::make_room`].
     fn set_aside(&mut self, file: File, counters: &Counters) {
         let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
         if connection.aside.is_empty() {
@@ -663,7 +674,10 @@ impl Tcp {
         while let Some(piece) = connection.pieces.front() {
             let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];
             let Some(chunk) = self.aside.keep(rest) else {
-                self.give_up_longest_stalled();
+                if !connection.crowded {
+                    connection.crowded = true;
+                    self.crowded.push(file);
+                }
                 return;
             };
             connection.piece_bytes_done += chunk.bytes();
@@ -676,14 +690,42 @@ impl Tcp {
         }
     }
 
+    /// Sets aside what found no room before. As long as there is none, the connection whose peer has not
+    /// read for the longest time is closed, one after the other: otherwise peers that don't read would
+    /// keep the provided buffers from everybody else.
+    fn make_room(&mut self, ring: &mut Ring, counters: &Counters) {
+        if self.crowded.is_empty() {
+            return;
+        }
+        for file in std::mem::take(&mut self.crowded) {
+            // a file whose connection was closed meanwhile may have another one
+            let connection = self.connection(file);
+            if std::mem::take(&mut connection.crowded) {
+                self.set_aside(file, counters);
+                self.look_after(file, ring, counters);
+            }
+        }
+        let closing = self.given_up.is_some_and(|(file, generation)| {
+            let connection = self.connection(file);
+            connection.generation == generation && matches!(connection.phase, Phase::Closing(_))
+        });
+        if !self.crowded.is_empty() && !closing {
+            self.give_up_longest_stalled(ring, counters);
+        }
+    }
+
     /// Closes the connection whose peer has not read for the longest time.
-    fn give_up_longest_stalled(&mut self) {
-        let stalled = (0_u32..)
-            .zip(&self.connections)
-            .filter(|(_, connection)| !connection.aside.is_empty() && connection.phase.echoes());
-        if let Some((index, _)) = stalled.min_by_key(|(_, connection)| connection.stalled_turn) {
-            self.connections[index as usize].phase = Phase::Closing(Cause::Stalled);
-            self.list(File(self.first_connection + index));
+    fn give_up_longest_stalled(&mut self, ring: &mut Ring, counters: &Counters) {
+        let stalled = (0_u32..).zip(&self.connections).filter(|(_, connection)| {
+            !connection.aside.is_empty() && matches!(connection.phase, Phase::Open | Phase::Finishing(_))
+        });
+        let longest = stalled.min_by_key(|(_, connection)| connection.stalled_turn).map(|(index, _)| index);
+        if let Some(index) = longest {
+            let file = File(self.first_connection + index);
+            let connection = self.connection(file);
+            connection.phase = Phase::Closing(Cause::Stalled);
+            self.given_up = Some((file, self.connection(file).generation));
+            self.look_after(file, ring, counters);
         }
     }
 
