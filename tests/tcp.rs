@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
-use support::netns::setting;
+use support::netns::{ip, setting};
 use support::random::Random;
 use support::tcp::{Conversation, connect, converse, echo, expect_end, send_until_full};
 use support::{Server, bounded, private_network, sys};
@@ -210,7 +210,52 @@ fn peers_that_never_read_beside_peers_that_do() {
         echo(&mut connect(server.tcp()), b"still there");
         let end = server.stop();
         assert_eq!(end.counter("tcp_accepted"), 551);
+        assert_eq!(end.counter("tcp_closed_stalled"), 0);
+        // Otherwise the kernel took everything, and nothing was shown.
+        assert!(end.counter("tcp_stalls") >= 500, "{} stalls", end.counter("tcp_stalls"));
     });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn peers_that_never_read_beyond_the_memory_for_them() {
+    private_network(|| {
+        // Datagrams of 1,500 bytes let TCP work with buffers so small that thousands of connections fit.
+        ip("link set lo mtu 1500");
+        setting("ipv4/tcp_rmem", "4096 16384 16384");
+        setting("ipv4/tcp_wmem", "4096 16384 16384");
+        let server = on_one_address(&[]);
+        let mut silent: Vec<_> = (0..3000).map(|_| connect(server.tcp())).collect();
+        for stream in &silent {
+            stream.set_nonblocking(true).expect("a connection that does not block");
+        }
+        let mut closed = 0;
+        loop {
+            let before = silent.len();
+            silent.retain_mut(|stream| takes_no_more(stream));
+            closed += before - silent.len();
+            let mut entries: Vec<_> = silent.iter().map(|s| sys::poll_entry(s, libc::POLLOUT)).collect();
+            if sys::poll(&mut entries, Duration::from_millis(300)) == 0 {
+                break;
+            }
+        }
+        let mut lively = [Conversation::open(server.tcp(), 1, 1 << 20, 1 << 15)];
+        converse(&mut lively);
+        drop((silent, lively));
+        let end = server.stop();
+        assert!(closed > 0, "the memory was enough for everybody");
+        assert!(end.counter("tcp_closed_stalled") >= closed as u64);
+    });
+}
+
+/// Sends until the socket takes no more; false when the server has closed the connection.
+fn takes_no_more(stream: &mut TcpStream) -> bool {
+    loop {
+        match stream.write(&[0; 1 << 14]) {
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    }
 }
 
 #[test]
