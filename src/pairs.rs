@@ -4,17 +4,18 @@
 //! again. Every worker asks for every datagram, so asking takes no lock: a fixed table of fingerprints,
 //! eight to a cache line. Pairs come and go on the cold path, under a lock.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::flow;
 
 /// Fingerprints in one cache line.
 const WAYS: usize = 8;
-/// Places for each pair, so that a bucket is all but never full.
-const SPARE: usize = 4;
+/// Places for each pair: half a pair in a bucket on average, and once in 16 million times nine.
+const SPARE: usize = 16;
 /// An empty place; no pair has this fingerprint.
 const EMPTY: u64 = 0;
 
@@ -22,23 +23,24 @@ const EMPTY: u64 = 0;
 #[repr(align(64))]
 struct Bucket([AtomicU64; WAYS]);
 
-/// A set of pairs; one may be in it several times, once for each worker that uses it.
+/// A set of pairs; each stays in it until the last worker that uses it has taken it out.
 #[derive(Debug)]
 pub struct Pairs {
     buckets: Box<[Bucket]>,
     /// Drawn at the start.
     key: u64,
-    writer: Mutex<()>,
+    /// How many use a pair, by its fingerprint: however many they are, it has one place.
+    users: Mutex<HashMap<u64, usize>>,
 }
 
 impl Pairs {
-    /// Room for `count` pairs.
+    /// Room for `count` different pairs.
     pub fn new(count: usize) -> Self {
         let buckets = (count * SPARE).div_ceil(WAYS).next_power_of_two();
         Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             key: RandomState::new().hash_one(0),
-            writer: Mutex::new(()),
+            users: Mutex::default(),
         }
     }
 
@@ -56,20 +58,40 @@ impl Pairs {
         self.bucket(fingerprint).0.iter().any(|place| place.load(Ordering::Relaxed) == fingerprint)
     }
 
-    /// Adds a pair. False if there is no room: then it must not be used.
+    /// Adds a user of a pair. False if there is no room: then it must not be used.
     pub fn insert(&self, pair: SocketAddr) -> bool {
-        self.replace(pair, EMPTY, self.fingerprint(pair))
+        let fingerprint = self.fingerprint(pair);
+        let mut users = self.users();
+        let known = users.contains_key(&fingerprint);
+        let fits = known || self.replace(fingerprint, EMPTY, fingerprint);
+        if fits {
+            *users.entry(fingerprint).or_default() += 1;
+        }
+        fits
     }
 
-    /// Takes a pair out, once.
+    /// Takes a user of a pair away; with the last one the pair goes.
     pub fn remove(&self, pair: SocketAddr) {
-        self.replace(pair, self.fingerprint(pair), EMPTY);
+        let fingerprint = self.fingerprint(pair);
+        let mut users = self.users();
+        if let Some(count) = users.get_mut(&fingerprint) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&fingerprint);
+                self.replace(fingerprint, fingerprint, EMPTY);
+            }
+        }
     }
 
-    fn replace(&self, pair: SocketAddr, from: u64, to: u64) -> bool {
-        // a poisoned lock guards nothing that could be half done
-        let _writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let bucket = self.bucket(self.fingerprint(pair));
+    fn users(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        // nobody panics while holding it: there is nothing half done to see
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes to a place of the fingerprint's bucket that holds `from`, if there is one; for whoever holds
+    /// the lock.
+    fn replace(&self, fingerprint: u64, from: u64, to: u64) -> bool {
+        let bucket = self.bucket(fingerprint);
         let place = bucket.0.iter().find(|place| place.load(Ordering::Relaxed) == from);
         if let Some(place) = place {
             place.store(to, Ordering::Relaxed);
@@ -97,11 +119,24 @@ mod tests {
 
     #[test]
     fn as_many_as_announced_fit() {
-        let pairs = Pairs::new(1000);
         let pair = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        assert!((1..=1000).all(|port| pairs.insert(pair(port))));
-        assert!((1..=1000).all(|port| pairs.contains(pair(port))));
-        assert!(!(1001..=9000).any(|port| pairs.contains(pair(port))));
+        for key in 0..100 {
+            let pairs = Pairs { key, ..Pairs::new(1000) };
+            assert!((1..=1000).all(|port| pairs.insert(pair(port))), "with key {key}");
+            assert!((1..=1000).all(|port| pairs.contains(pair(port))));
+            assert!(!(1001..=9000).any(|port| pairs.contains(pair(port))));
+        }
+    }
+
+    #[test]
+    fn any_number_of_workers_may_use_a_pair() {
+        let pairs = Pairs::new(1);
+        let pair: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        assert!((0..500).all(|_| pairs.insert(pair)));
+        (0..499).for_each(|_| pairs.remove(pair));
+        assert!(pairs.contains(pair));
+        pairs.remove(pair);
+        assert!(!pairs.contains(pair));
     }
 
     #[test]
