@@ -100,6 +100,47 @@ impl Pairs {
     }
 }
 
+/// Places of a [`Lately`].
+const LATELY: usize = 1024;
+
+/// Pairs that were met lately. Each has one place, where the next one may push it out: to catch the
+/// answer to an answer it takes no long memory.
+#[derive(Debug)]
+pub struct Lately {
+    places: Box<[AtomicU64]>,
+    /// Drawn at the start.
+    key: u64,
+}
+
+impl Default for Lately {
+    fn default() -> Self {
+        let places = (0..LATELY).map(|_| AtomicU64::default()).collect();
+        Self { places, key: RandomState::new().hash_one(0) }
+    }
+}
+
+impl Lately {
+    fn place(&self, pair: SocketAddr) -> (&AtomicU64, u64) {
+        let fingerprint = flow::keyed_hash(pair, self.key).max(1);
+        (&self.places[(fingerprint >> 32) as usize % LATELY], fingerprint)
+    }
+
+    /// Whether the pair was met lately; the scope of a link-local address does not count.
+    pub fn contains(&self, pair: SocketAddr) -> bool {
+        let (place, fingerprint) = self.place(pair);
+        place.load(Ordering::Relaxed) == fingerprint
+    }
+
+    /// Remembers a pair for a while.
+    pub fn insert(&self, pair: SocketAddr) {
+        let (place, fingerprint) = self.place(pair);
+        // workers share the place's cache line: write to it only what is new
+        if place.load(Ordering::Relaxed) != fingerprint {
+            place.store(fingerprint, Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

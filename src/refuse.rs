@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::flow::Flow;
-use crate::pairs::Pairs;
+use crate::pairs::{Lately, Pairs};
 
 /// Ports below are servers' (RFC 6335, system ports): no client sends from them.
 const SYSTEM_PORTS_END: u16 = 1024;
@@ -34,22 +34,30 @@ pub enum Refusal {
 #[derive(Clone, Debug)]
 pub struct Rules {
     listening_ports: Vec<u16>,
+    /// Where we listen on ports that any client may have as well.
+    client_like: Vec<SocketAddr>,
     pairs: Arc<Pairs>,
+    /// Other addresses on those ports that we answered from.
+    answered: Arc<Lately>,
 }
 
 impl Rules {
     /// Rules for a server on `listening`, which are put into `pairs`. A listening port inside
-    /// `local_ports` (`net.ipv4.ip_local_port_range`) may be any client's as well, so there only the
-    /// pair itself is refused.
+    /// `local_ports` (`net.ipv4.ip_local_port_range`) may be any client's as well, so there only pairs are
+    /// refused: the one that is listened on, and those that were answered from lately.
     pub fn new(listening: &[SocketAddr], local_ports: RangeInclusive<u16>, pairs: Arc<Pairs>) -> Self {
-        let mut listening_ports = Vec::new();
+        let (mut listening_ports, mut client_like) = (Vec::new(), Vec::new());
         for addr in listening {
             pairs.insert(*addr);
-            if !local_ports.contains(&addr.port()) && !listening_ports.contains(&addr.port()) {
+            if local_ports.contains(&addr.port()) {
+                if !client_like.contains(addr) {
+                    client_like.push(*addr);
+                }
+            } else if !listening_ports.contains(&addr.port()) {
                 listening_ports.push(addr.port());
             }
         }
-        Self { listening_ports, pairs }
+        Self { listening_ports, client_like, pairs, answered: Arc::default() }
     }
 
     /// The pairs that we answer from.
@@ -66,14 +74,21 @@ impl Rules {
             Some(Refusal::BadSource)
         } else if is_many_hosts(origdst.ip()) {
             Some(Refusal::BadDestination)
-        } else if peer == origdst || self.pairs.contains(peer) {
+        } else if peer == origdst || self.pairs.contains(peer) || self.was_answered_from(peer) {
             // the second also where the listening socket is bound to all addresses
             Some(Refusal::OwnPair)
         } else if self.listening_ports.contains(&peer.port()) {
             Some(Refusal::OwnPort)
         } else {
+            if self.client_like.iter().any(|own| own.port() == origdst.port() && own.ip() != origdst.ip()) {
+                self.answered.insert(origdst);
+            }
             None
         }
+    }
+
+    fn was_answered_from(&self, peer: SocketAddr) -> bool {
+        self.client_like.iter().any(|own| own.port() == peer.port()) && self.answered.contains(peer)
     }
 }
 
@@ -102,6 +117,15 @@ mod tests {
     fn rules() -> Rules {
         let listening = ["127.0.0.1:1234", "[::1]:1234", "127.0.0.1:40000"].map(|addr| addr.parse().unwrap());
         Rules::new(&listening, 32768..=60999, Arc::new(Pairs::new(8)))
+    }
+
+    #[test]
+    fn what_was_answered_from_on_a_port_like_a_clients_is_no_client() {
+        let rules = rules();
+        let [one, other] = ["192.0.2.1:40000", "192.0.2.2:40000"].map(|addr| addr.parse().unwrap());
+        assert_eq!(rules.refuse(&Flow { peer: one, origdst: other }), None);
+        let answer = Flow { peer: other, origdst: one };
+        assert_eq!(rules.clone().refuse(&answer), Some(Refusal::OwnPair), "by any worker");
     }
 
     #[test]
