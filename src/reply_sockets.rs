@@ -96,6 +96,12 @@ impl ReplySockets {
         self.by_pair.is_empty()
     }
 
+    /// How long from `now` until the first of them has been idle for too long; `None` if none is open.
+    pub fn next_expiry(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.entries.get(self.oldest as usize)?;
+        Some(self.limits.idle_timeout.saturating_sub(now.saturating_duration_since(oldest.used_at)))
+    }
+
     /// The socket of `pair`, if there is one; it counts as used.
     pub fn get(&mut self, pair: SocketAddr, turn: u64, now: Instant) -> Option<File> {
         let index = *self.by_pair.get(&pair)?;
@@ -126,7 +132,7 @@ impl ReplySockets {
             _ => Refused::Failed,
         })?;
         if self.entries.len() - self.unused.len() == self.limits.count {
-            self.evict(self.oldest, ring, turn);
+            self.evict(self.oldest, ring);
         }
         let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_at: now };
         let index = self.unused.pop().unwrap_or(self.entries.len() as u32);
@@ -151,21 +157,19 @@ impl ReplySockets {
     }
 
     /// Closes what has been idle for too long.
-    pub fn expire(&mut self, ring: &mut Ring, turn: u64, now: Instant) {
+    pub fn expire(&mut self, ring: &mut Ring, now: Instant) {
         while self.oldest != NONE
             && now.duration_since(self.entries[self.oldest as usize].used_at) >= self.limits.idle_timeout
         {
-            self.evict(self.oldest, ring, turn);
+            self.evict(self.oldest, ring);
         }
     }
 
     /// Closes a socket. A send that is in flight on it keeps it open until it is done.
-    fn evict(&mut self, index: u32, ring: &mut Ring, turn: u64) {
-        let Entry { pair, used_turn, .. } = self.entries[index as usize];
-        if used_turn == turn {
-            // a reply may still be queued under the number of this file, and must not find another one
-            ring.flush();
-        }
+    fn evict(&mut self, index: u32, ring: &mut Ring) {
+        let pair = self.entries[index as usize].pair;
+        // a reply may still be queued under the number of this file, and must not find another one
+        ring.flush();
         self.unlink(index);
         self.by_pair.remove(&pair);
         ring.unregister_file(self.file(index));
@@ -292,10 +296,13 @@ mod tests {
         let now = Instant::now();
         sockets.get_or_make(pair(11), &mut ring, 1, now).unwrap();
         assert!(UdpSocket::bind(pair(11)).is_err(), "it is bound");
-        sockets.expire(&mut ring, 2, now + IDLE / 2);
+        sockets.expire(&mut ring, now + IDLE / 2);
         assert!(!sockets.is_empty());
-        sockets.expire(&mut ring, 2, now + IDLE);
+        assert_eq!(sockets.next_expiry(now + IDLE / 2), Some(IDLE / 2));
+        assert_eq!(sockets.next_expiry(now + IDLE * 2), Some(Duration::ZERO));
+        sockets.expire(&mut ring, now + IDLE);
         assert!(sockets.is_empty() && !pairs.contains(pair(11)));
+        assert_eq!(sockets.next_expiry(now), None);
         UdpSocket::bind(pair(11)).expect("the port is free again");
     }
 

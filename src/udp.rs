@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::addr::{self, datagram_bytes_max};
 use crate::cmsg;
@@ -391,7 +391,7 @@ impl Udp {
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
         if !self.reply_sockets.is_empty() {
             self.now = Instant::now();
-            self.reply_sockets.expire(ring, self.turn, self.now);
+            self.reply_sockets.expire(ring, self.now);
         }
         // refused trains first: they are older than what this turn brought
         self.send_singly(ring, counters);
@@ -413,9 +413,9 @@ impl Udp {
         self.turn += 1;
     }
 
-    /// Something has to be looked at again after a while, though nothing completes.
-    pub fn is_waiting_for_time(&self) -> bool {
-        !self.reply_sockets.is_empty()
+    /// How long nothing has to be looked at again, if nothing completes; `None`: for ever.
+    pub fn next_time(&self) -> Option<Duration> {
+        self.reply_sockets.next_expiry(self.now)
     }
 
     /// Sends this turn's groups in the order of their first datagrams; what may need a new reply socket

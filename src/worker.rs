@@ -30,7 +30,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(5);
 /// How long sockets that outlive us are read at the end, if they don't become empty before; and what the
 /// last replies may take after that.
 const LEAVING: Duration = Duration::from_millis(100);
-/// How often idle reply sockets and sockets that retire are looked after, while there are any.
+/// How often sockets that retire are looked after, while there are any.
 const TENDING_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker needs to know.
@@ -215,15 +215,11 @@ impl Worker {
 
     /// Serves until it is woken to end, then drains. An error is final.
     pub fn run(mut self) -> Result<(), WorkerError> {
-        let idle = self.config.turn_timeout.map_or(Wait::Completion, Wait::Timeout);
         loop {
-            let wait = if self.drain_deadline.is_some() {
-                Wait::Timeout(DRAIN_TICK)
-            } else if self.retiring || self.udp.is_waiting_for_time() {
-                Wait::Timeout(self.config.turn_timeout.unwrap_or(TENDING_TICK).min(TENDING_TICK))
-            } else {
-                idle
-            };
+            let draining = self.drain_deadline.map(|_| DRAIN_TICK);
+            let tending = self.retiring.then_some(TENDING_TICK);
+            let sleeps = [self.config.turn_timeout, draining, tending, self.udp.next_time()];
+            let wait = sleeps.into_iter().flatten().min().map_or(Wait::Completion, Wait::Timeout);
             self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
             self.counters.turns.add(1);
             self.handle_completions()?;
