@@ -456,10 +456,19 @@ impl Udp {
 
     /// How a group gets out, with a new reply socket if need be. `None`: not at all; it is dropped.
     fn make_via(&mut self, number: u16, first: u16, ring: &mut Ring, counters: &Counters) -> Option<Via> {
-        let socket = &mut self.sockets[usize::from(number)];
+        let socket = &self.sockets[usize::from(number)];
         let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
         if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn, self.now) {
             return Some(via);
+        }
+        // a socket of ours that listens on the port answers from every address; one that shared the port
+        // with it would take its datagrams
+        let port_and_family = |addr: SocketAddr| (addr.port(), addr.is_ipv4());
+        let own = |other: &&Socket| {
+            other.listening.is_some() && port_and_family(other.addr) == port_and_family(flow.origdst)
+        };
+        if let Some(own) = self.sockets.iter().find(own) {
+            return Some(Via { file: own.file, source: Some(flow.origdst.ip()) });
         }
         let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, self.now) {
             Ok(file) => {
@@ -472,7 +481,7 @@ impl Udp {
             Err(Refused::Failed) => &counters.udp_reply_socket_errors,
         };
         counter.add(segments.into());
-        socket.recycle(first);
+        self.sockets[usize::from(number)].recycle(first);
         None
     }
 
