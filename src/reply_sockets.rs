@@ -221,7 +221,7 @@ fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// So many a second, and up to a hundredth of that at once: other flows wait for those at most.
+/// So many a second, and at once what is due in 5 ms: other flows wait for those at most.
 #[derive(Debug)]
 struct Budget {
     per_second: f64,
@@ -232,7 +232,7 @@ struct Budget {
 
 impl Budget {
     fn new(per_second: u32) -> Self {
-        let burst = f64::from(per_second / 100).max(1.0);
+        let burst = f64::from(per_second / 200).max(1.0);
         Self { per_second: per_second.into(), burst, left: burst, at: None }
     }
 
@@ -319,11 +319,11 @@ mod tests {
 
     #[test]
     fn so_many_a_second_and_no_more() {
-        let mut budget = Budget::new(1000);
+        let mut budget = Budget::new(2000);
         let start = Instant::now();
         let taken = |budget: &mut Budget, at| (0..100).filter(|_| budget.take(at)).count();
         assert_eq!(taken(&mut budget, start), 10);
-        assert_eq!(taken(&mut budget, start + Duration::from_millis(5)), 5);
+        assert_eq!(taken(&mut budget, start + Duration::from_millis(2)), 4);
         assert_eq!(taken(&mut budget, start + Duration::from_secs(9)), 10, "nothing is saved up");
     }
 }
