@@ -8,6 +8,7 @@
 //! netns    private network namespaces, and cables between two of them
 //! udp      a client of datagrams and trains         tcp   conversations over many connections
 //! steer    an sk_lookup dispatcher                  registry     its `register-pid`
+//! steered  a server with all ports of a prefix         forge  datagrams with a forged source
 //! holder   a process that holds descriptors         walkthrough  steered addresses, exchanges with them
 //! unit     services of a real systemd               stuck        a thread held still from outside
 //! random   reproducible payloads                    strace   which thread makes which system call
@@ -16,6 +17,7 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
 #![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
 
+pub mod forge;
 pub mod holder;
 pub mod launch;
 pub mod lines;
@@ -24,6 +26,7 @@ pub mod random;
 pub mod registry;
 pub mod server;
 pub mod steer;
+pub mod steered;
 pub mod strace;
 pub mod stuck;
 pub mod sys;

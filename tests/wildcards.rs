@@ -1,0 +1,576 @@
+//! All ports of a prefix steered to one socket: every reply leaves from the address and port that was
+//! asked, and what can't be answered is dropped and counted.
+
+mod support;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::forge::forge;
+use support::random::{Random, payload};
+use support::server::End;
+use support::steered::Family::{self, V4, V6};
+use support::steered::{FREE_PORTS, LISTENING, PORT, Steered, User};
+use support::udp::UdpClient;
+use support::{PATIENCE, Server, netns, private_network, until};
+use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
+
+/// `nobody` has one account of locked memory, so those who use it take turns.
+fn nobody_alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// Ten thousand pairs ---------------------------------------------------------------------------------
+
+/// Datagrams of one client that are not answered yet, flow by flow, in order.
+#[derive(Default)]
+struct Unanswered {
+    flows: HashMap<SocketAddr, VecDeque<usize>>,
+    count: usize,
+}
+
+impl Unanswered {
+    fn send(&mut self, client: &UdpClient, to: SocketAddr, number: usize) {
+        client.send(to, &bytes(number));
+        self.flows.entry(to).or_default().push_back(number);
+        self.count += 1;
+    }
+
+    /// Takes one reply, which must be the next one of its flow.
+    fn receive(&mut self, client: &UdpClient) {
+        let arrival = client.receive();
+        let next = self.flows.get_mut(&arrival.from).and_then(VecDeque::pop_front);
+        let number = next.unwrap_or_else(|| panic!("misdirected: nothing was asked of {}", arrival.from));
+        assert!(arrival.payload == bytes(number), "reordered or damaged: {} from {}", number, arrival.from);
+        self.count -= 1;
+    }
+}
+
+fn bytes(number: usize) -> Vec<u8> {
+    payload(number, 8 + number % 57)
+}
+
+/// A client in a closed loop that asks every pair twice in a row, in an order of its own.
+fn ask_all(pairs: &[SocketAddr], seed: u64) -> usize {
+    const IN_FLIGHT: usize = 16;
+    let client = UdpClient::beside(pairs[0]);
+    let mut order: Vec<_> = pairs.to_vec();
+    let mut random = Random::new(seed);
+    for left in (1..order.len()).rev() {
+        order.swap(left, random.between(0, left));
+    }
+    let mut unanswered = Unanswered::default();
+    for (number, pair) in order.iter().flat_map(|pair| [pair, pair]).enumerate() {
+        if unanswered.count == IN_FLIGHT {
+            unanswered.receive(&client);
+        }
+        unanswered.send(&client, *pair, number);
+    }
+    while unanswered.count > 0 {
+        unanswered.receive(&client);
+    }
+    2 * pairs.len()
+}
+
+/// Every pair is asked by two clients, so that with two workers both need many a socket of one pair.
+fn ten_thousand_pairs(user: User, workers: u32) {
+    private_network(move || {
+        let _turn = (user == User::Nobody).then(nobody_alone);
+        let workers = format!("--workers={workers}");
+        let steered = Steered::start(user, &[&workers, "--reply-socket-rate=10000000"]);
+        let mut total = 0;
+        for family in [V4, V6] {
+            let pairs = family.pairs(6, 10_000);
+            let begun = Instant::now();
+            let asked: usize = thread::scope(|scope| {
+                let clients = [1, 2].map(|seed| {
+                    scope.spawn({
+                        let pairs = &pairs;
+                        move || ask_all(pairs, seed)
+                    })
+                });
+                clients.map(|client| client.join().expect("a client")).iter().sum()
+            });
+            println!("{family:?}: {asked} datagrams to 10,000 pairs in {:?}", begun.elapsed());
+            total += asked;
+        }
+        let end = steered.stop(&[]);
+        let made = end.counter("udp_reply_sockets_made");
+        println!("{made} reply sockets made, at most 1,000 at a time");
+        assert_eq!(end.counter("udp_datagrams_in"), total as u64);
+        assert!(made >= 20_000, "each pair needed one: {made}");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ten_thousand_pairs_one_worker() {
+    ten_thousand_pairs(User::Root, 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ten_thousand_pairs_two_workers() {
+    ten_thousand_pairs(User::Root, 2);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ten_thousand_pairs_one_worker_unprivileged() {
+    ten_thousand_pairs(User::Nobody, 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ten_thousand_pairs_two_workers_unprivileged() {
+    ten_thousand_pairs(User::Nobody, 2);
+}
+
+// Trains ---------------------------------------------------------------------------------------------
+
+/// Expects these datagrams of each flow, in order, however the flows mix and whatever comes together.
+fn expect_flows(client: &UdpClient, mut flows: HashMap<SocketAddr, VecDeque<Vec<u8>>>) {
+    while !flows.is_empty() {
+        let arrival = client.receive();
+        let size = arrival.segment_bytes.unwrap_or(arrival.payload.len()).max(1);
+        let mut received: Vec<_> = arrival.payload.chunks(size).collect();
+        if received.is_empty() {
+            received.push(&[]);
+        }
+        let expected = flows.get_mut(&arrival.from);
+        let expected = expected.unwrap_or_else(|| panic!("nothing more was asked of {}", arrival.from));
+        for datagram in received {
+            let wanted = expected.pop_front().expect("no more than was sent");
+            assert!(datagram == wanted, "{} bytes, not {}", datagram.len(), wanted.len());
+        }
+        if expected.is_empty() {
+            flows.remove(&arrival.from);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn trains_and_singles_keep_boundaries_and_sources() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for family in [V4, V6] {
+            // A bound port among them: the same turn answers both ways.
+            let mut pairs = family.pairs(7, 7);
+            pairs.push(SocketAddr::new(pairs[0].ip(), PORT));
+            for receives_trains in [false, true] {
+                let mut client = UdpClient::beside(pairs[0]);
+                if receives_trains {
+                    client = client.receiving_trains();
+                }
+                // The first round makes the sockets, the second one finds them.
+                for round in 0..2 {
+                    let mut random = Random::new(round);
+                    let mut flows: HashMap<SocketAddr, VecDeque<Vec<u8>>> = HashMap::new();
+                    steered.server.pause();
+                    for number in 0..200 {
+                        let pair = pairs[random.between(0, pairs.len() - 1)];
+                        let segment_bytes = random.between(1, 1400);
+                        let sent = flows.entry(pair).or_default();
+                        if number % 2 == 0 {
+                            let full = segment_bytes * random.between(2, 30);
+                            let train = payload(number, full + random.between(0, segment_bytes - 1));
+                            client.send_train(pair, &train, segment_bytes as u16);
+                            sent.extend(train.chunks(segment_bytes).map(<[u8]>::to_vec));
+                        } else {
+                            // Neighbours of one size, and now and then an empty one.
+                            for copy in 0..random.between(1, 9) {
+                                let bytes =
+                                    payload(number + copy, segment_bytes * usize::from(number % 7 > 0));
+                                client.send(pair, &bytes);
+                                sent.push_back(bytes);
+                            }
+                        }
+                    }
+                    steered.server.resume();
+                    expect_flows(&client, flows);
+                }
+            }
+        }
+        let end = steered.stop(&[]);
+        let (trains_in, trains_out) = (end.counter("udp_trains_in"), end.counter("udp_trains_out"));
+        println!("{trains_in} trains came, {trains_out} left; the others left singly");
+        assert_eq!(trains_in, 2 * 2 * 2 * 100);
+        assert!(trains_out > trains_in, "neighbours of one size leave together");
+        assert_eq!(end.counter("udp_reply_sockets_made"), 2 * 7);
+    });
+}
+
+// What can't be answered -----------------------------------------------------------------------------
+
+/// One exchange; the client's socket is new.
+fn exchange(target: SocketAddr) {
+    let client = UdpClient::beside(target);
+    client.echo(target, &[0, 1, 1200, 9000, 64, 64, 64], 2);
+}
+
+const SYSTEM_PORTS: [u16; 4] = [1, 7, 443, 1023];
+
+#[test]
+#[ignore = "needs root"]
+fn system_ports_without_the_capability_are_dropped_and_counted() {
+    private_network(|| {
+        let _turn = nobody_alone();
+        let steered = Steered::start(User::Nobody, &[]);
+        for family in [V4, V6] {
+            let ip = family.ip(&mut Random::new(8));
+            let client = UdpClient::beside(SocketAddr::new(ip, 1024));
+            for port in SYSTEM_PORTS {
+                client.send(SocketAddr::new(ip, port), b"who may answer from here?");
+            }
+            client.echo(SocketAddr::new(ip, 1024), &[64; 10], 1);
+        }
+        until_told(&steered.server, "CAP_NET_BIND_SERVICE");
+        let end = steered.stop(&["udp_reply_port_privileged"]);
+        assert_eq!(end.counter("udp_reply_port_privileged"), 2 * SYSTEM_PORTS.len() as u64);
+        assert_eq!(times_told(&end, "CAP_NET_BIND_SERVICE"), 1);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn system_ports_with_the_capability_are_answered() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for family in [V4, V6] {
+            let ip = family.ip(&mut Random::new(9));
+            for port in SYSTEM_PORTS {
+                exchange(SocketAddr::new(ip, port));
+            }
+        }
+        steered.stop(&[]);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_that_somebody_holds_is_dropped_and_counted() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for (family, [taken, free]) in
+            [V4, V6].map(|family| (family, <[SocketAddr; 2]>::try_from(family.pairs(10, 2)).unwrap()))
+        {
+            let holder = bind(taken).expect("the port is free");
+            holder.set_nonblocking(true).unwrap();
+            let client = UdpClient::beside(taken);
+            for _ in 0..5 {
+                client.send(taken, b"anybody there?");
+            }
+            client.echo(free, &[64; 10], 1);
+            assert!(holder.recv(&mut [0; 64]).is_err(), "{family:?}: it is steered past the holder");
+            drop(holder);
+            client.echo(taken, &[64; 10], 1);
+        }
+        until_told(&steered.server, "udp_reply_port_taken");
+        let end = steered.stop(&["udp_reply_port_taken"]);
+        assert_eq!(end.counter("udp_reply_port_taken"), 2 * 5);
+        assert_eq!(times_told(&end, "udp_reply_port_taken"), 1);
+    });
+}
+
+/// A socket bound to a pair alone; IPv6 addresses of a route take `IPV6_FREEBIND`.
+fn bind(pair: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = server_sys::socket(Protocol::Udp, pair)?;
+    if pair.is_ipv6() {
+        server_sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
+    }
+    server_sys::bind(socket.as_fd(), pair)?;
+    Ok(socket.into())
+}
+
+fn until_told(server: &Server, text: &str) {
+    let told = server.log.wait_for(PATIENCE, |lines| lines.iter().any(|line| is_news(line, text)));
+    assert!(told, "waited in vain for {text} in the log");
+}
+
+fn times_told(end: &End, text: &str) -> usize {
+    end.stderr.iter().filter(|line| is_news(line, text)).count()
+}
+
+fn is_news(line: &str, text: &str) -> bool {
+    line.contains(text) && !line.contains("counters:")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_pair_where_we_listen_ourselves_is_answered_and_not_joined() {
+    private_network(|| {
+        for workers in ["--workers=1", "--workers=2"] {
+            let (other, everywhere) = ("127.128.0.5:5678", "0.0.0.0:5679");
+            let udp = [other, everywhere].map(|address| format!("--udp={address}"));
+            let steered = Steered::start(User::Root, &[workers, &udp[0], &udp[1]]);
+            for target in [other, "127.128.0.6:5678", "127.128.0.6:5679"] {
+                exchange(target.parse().unwrap());
+            }
+            // Without the steering the sockets that listen there get all of it, no reply socket a share.
+            drop(steered.dispatcher);
+            (0..20).for_each(|_| exchange(other.parse().unwrap()));
+            let end = steered.server.stop();
+            assert_eq!(end.counter("udp_datagrams_in"), end.counter("udp_datagrams_out"));
+            assert_eq!(end.counter("udp_reply_port_taken"), 0);
+        }
+    });
+}
+
+// A sprayer ------------------------------------------------------------------------------------------
+
+/// Ping-pong on the bound port; the round trips, sorted. Any loss fails.
+fn ping_pong(target: SocketAddr, count: usize) -> Vec<Duration> {
+    let client = UdpClient::beside(target);
+    let mut times: Vec<_> = (0..count)
+        .map(|number| {
+            let bytes = bytes(number);
+            let begun = Instant::now();
+            client.send(target, &bytes);
+            client.expect(target, &bytes);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times
+}
+
+/// Sprays random addresses with one of these ports until told to stop: how many. Now and then it waits for
+/// an answer, so that never more of its datagrams are queued than the socket's buffer holds.
+fn spray(family: Family, ports: RangeInclusive<u16>, stop: &AtomicBool) -> u64 {
+    const PER_SECOND: f64 = 40_000.0;
+    const QUEUED_MAX: u64 = 200;
+    let mut random = Random::new(11);
+    let (client, bound) = (UdpClient::at(family.loopback()), SocketAddr::new(family.ip(&mut random), PORT));
+    server_sys::drop_incoming(client.socket.as_fd()).expect("SO_ATTACH_FILTER");
+    let begun = Instant::now();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        if (sent as f64) > begun.elapsed().as_secs_f64() * PER_SECOND {
+            thread::sleep(Duration::from_micros(100));
+            continue;
+        }
+        client.send(family.pair(&mut random, ports.clone()), b"spray");
+        sent += 1;
+        if sent % QUEUED_MAX == 0 {
+            ping_pong(bound, 1);
+        }
+    }
+    sent
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_spray_of_random_ports_costs_a_flow_on_the_bound_port_nothing() {
+    const PINGS: usize = 5_000;
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for family in [V4, V6] {
+            let target = SocketAddr::new(family.ip(&mut Random::new(12)), PORT);
+            let print = |when: &str, times: &[Duration]| {
+                println!("{family:?}, {when}: p50 {:?}, p99 {:?}", times[PINGS / 2], times[PINGS * 99 / 100]);
+            };
+            print("no spray", &ping_pong(target, PINGS));
+            // The first one to the bound port: what a spray costs that makes no sockets.
+            for ports in [PORT..=PORT, FREE_PORTS] {
+                let stop = AtomicBool::new(false);
+                let (sprayed, times) = thread::scope(|scope| {
+                    let sprayer = scope.spawn(|| spray(family, ports.clone(), &stop));
+                    let times = ping_pong(target, PINGS);
+                    stop.store(true, Ordering::Relaxed);
+                    (sprayer.join().expect("the sprayer"), times)
+                });
+                print(&format!("{sprayed} datagrams sprayed to {ports:?}"), &times);
+            }
+        }
+        let end = steered.stop(&["udp_reply_sockets_limited"]);
+        let (made, limited) =
+            (end.counter("udp_reply_sockets_made"), end.counter("udp_reply_sockets_limited"));
+        println!("{made} reply sockets made, {limited} datagrams dropped");
+        assert!(limited > 0, "the spray was too slow to meet the limit");
+    });
+}
+
+// Without the binding --------------------------------------------------------------------------------
+
+#[test]
+#[ignore = "needs root"]
+fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
+    const IDLE_TIMEOUT: Duration = Duration::from_millis(400);
+    private_network(|| {
+        for workers in ["--workers=1", "--workers=2"] {
+            let steered = Steered::start(User::Root, &[workers, "--reply-socket-idle=400ms"]);
+            let pairs: Vec<_> = [V4, V6].into_iter().flat_map(|family| family.pairs(13, 50)).collect();
+            let clients = [V4, V6].map(|family| UdpClient::at(family.loopback()));
+            let client = |pair: &SocketAddr| &clients[usize::from(pair.is_ipv6())];
+            for pair in &pairs {
+                client(pair).echo(*pair, &[64; 2], 1);
+            }
+            drop(steered.dispatcher);
+            let removed = Instant::now();
+            assert!(bind(pairs[99]).is_err(), "a reply socket is bound to it");
+            for pair in &pairs {
+                client(pair).send(*pair, b"not steered");
+            }
+            let mut taken = pairs.clone();
+            until("all ports are free", || {
+                taken.retain(|pair| bind(*pair).is_err());
+                taken.is_empty()
+            });
+            println!(
+                "all ports free {:?} after the binding, idle timeout {IDLE_TIMEOUT:?}",
+                removed.elapsed()
+            );
+            // The test itself looks every 10 ms, and waits for a processor.
+            assert!(removed.elapsed() < IDLE_TIMEOUT + Duration::from_millis(300));
+            for pair in &pairs {
+                client(pair).send(*pair, b"not steered");
+            }
+            for client in &clients {
+                client.expect_nothing_for(Duration::from_millis(20));
+            }
+            let end = steered.server.stop();
+            assert_eq!(end.counter("udp_datagrams_in"), 2 * pairs.len() as u64);
+            assert_eq!(end.counter("udp_datagrams_out"), 2 * pairs.len() as u64);
+        }
+    });
+}
+
+// Loops ----------------------------------------------------------------------------------------------
+
+/// Long enough for a loop to turn many times: exchanges that go the same way.
+fn let_loops_turn(target: SocketAddr) -> u64 {
+    const EXCHANGES: usize = 200;
+    ping_pong(target, EXCHANGES);
+    EXCHANGES as u64
+}
+
+/// Forged datagrams between two pairs of one server; each may be answered once, and that answer is the end.
+fn a_loop_between_two_pairs(workers: u32) {
+    const COUNT: usize = 50;
+    private_network(move || {
+        let workers = format!("--workers={workers}");
+        let steered = Steered::start(User::Root, &[&workers, "--reply-socket-rate=10000000"]);
+        let mut forged = 0;
+        let mut exchanged = 0;
+        for family in [V4, V6] {
+            let (from, to) = (family.pairs(14, COUNT), family.pairs(15, COUNT));
+            for (from, to) in from.iter().zip(&to) {
+                // Twice: the first time neither pair is in use.
+                for _ in 0..2 {
+                    forge(*from, *to, b"round and round");
+                    forged += 1;
+                }
+            }
+            exchanged += let_loops_turn(SocketAddr::new(to[0].ip(), PORT));
+            // And with a pair in use.
+            exchange(from[0]);
+            exchanged += 7;
+            forge(from[0], to[0], b"round and round");
+            forged += 1;
+        }
+        let end = steered.stop(&["udp_refused_own_pair"]);
+        let (answered, refused) =
+            (end.counter("udp_datagrams_out") - exchanged, end.counter("udp_refused_own_pair"));
+        println!("{forged} forged datagrams: {answered} answered to ourselves, {refused} refused");
+        assert_eq!(refused, forged, "each forged datagram ends in one refusal");
+        assert!(answered <= forged - 2, "no more than one answer each, none where the source is known");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_between_two_pairs_of_one_worker_ends_at_once() {
+    a_loop_between_two_pairs(1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_between_two_pairs_of_two_workers_ends_at_once() {
+    a_loop_between_two_pairs(2);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_datagram_from_the_server_to_itself_is_never_answered() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &["--workers=2"]);
+        let mut forged = 0;
+        for (family, bound) in [V4, V6].into_iter().zip(LISTENING) {
+            let bound: SocketAddr = bound.parse().unwrap();
+            let [one, other] = <[SocketAddr; 2]>::try_from(family.pairs(16, 2)).unwrap();
+            let on_port = |pair: SocketAddr| SocketAddr::new(pair.ip(), PORT);
+            for (from, to) in [
+                (bound, bound),
+                (one, one),
+                (bound, one),
+                (on_port(one), on_port(other)),
+                (on_port(one), other),
+                (bound, on_port(one)),
+            ] {
+                forge(from, to, b"who am I?");
+                forged += 1;
+            }
+            let_loops_turn(on_port(one));
+        }
+        let refusals = ["udp_refused_own_pair", "udp_refused_own_port"];
+        let end = steered.stop(&refusals);
+        assert_eq!(refusals.map(|name| end.counter(name)).iter().sum::<u64>(), forged);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_on_a_port_like_a_clients_ends_at_once() {
+    private_network(|| {
+        // 40000 lies in ip_local_port_range, where a client may have the number that we listen on.
+        let server = Server::start(&["--udp=0.0.0.0:40000", "--udp=[::]:40000", "--workers=2"]);
+        netns::ip("address add fd00::2/128 dev lo nodad");
+        for (one, other) in [("127.0.0.5:40000", "127.0.0.6:40000"), ("[::1]:40000", "[fd00::2]:40000")] {
+            let [one, other] = [one, other].map(|address| address.parse().unwrap());
+            forge(one, other, b"round and round");
+            let_loops_turn(one);
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("udp_refused_own_pair"), 2);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_servers_on_one_port_do_not_answer_each_other() {
+    private_network(|| {
+        for addresses in [["127.0.0.1:1234", "127.0.0.2:1234"], ["[::1]:1234", "[fd00::2]:1234"]] {
+            if addresses[1].starts_with('[') {
+                netns::ip("address add fd00::2/128 dev lo nodad");
+            }
+            let servers = addresses.map(|address| Server::start(&["--udp", address]));
+            let [one, other] = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
+            forge(one, other, b"after you");
+            forge(other, one, b"no, after you");
+            let exchanged = [one, other].map(let_loops_turn);
+            for (server, exchanged) in servers.into_iter().zip(exchanged) {
+                let end = server.stop();
+                assert_eq!(end.counter("udp_datagrams_out"), exchanged);
+                assert_eq!(end.counter("udp_refused_own_port"), 1);
+            }
+        }
+        // A wildcard server and another one on its port: the answer of the first ends at the second.
+        let steered = Steered::start(User::Root, &[]);
+        let plain = Server::start(&["--udp", "127.0.0.2:1234"]);
+        forge(plain.udp(), "127.128.0.9:1234".parse().unwrap(), b"after you");
+        forge(plain.udp(), "127.128.0.9:4321".parse().unwrap(), b"after you");
+        forge("127.128.0.9:1234".parse().unwrap(), plain.udp(), b"no, after you");
+        let_loops_turn(plain.udp());
+        let end = steered.stop(&["udp_refused_own_port"]);
+        assert_eq!((end.counter("udp_datagrams_out"), end.counter("udp_refused_own_port")), (0, 2));
+        assert_eq!(plain.stop().counter("udp_refused_own_port"), 1);
+    });
+}
