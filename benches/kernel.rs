@@ -70,6 +70,12 @@ pub(crate) fn connect(socket: &impl AsFd, to: &Name) -> Result<()> {
     check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), to.bytes.as_ptr().cast(), to.len) }).map(drop)
 }
 
+/// Whether namespaces and programs in the kernel are ours to make.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: no memory is passed, and the call cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Raises the soft limit of open files to the hard one.
 pub(crate) fn raise_open_files() -> Result<u64> {
     // SAFETY: both calls get a pointer to a whole `rlimit` that outlives them.

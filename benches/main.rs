@@ -5,6 +5,7 @@
 //! load    the bare client: closed loop, every reply verified, as fast as its core allows
 //! serve   the peers: echo servers as small and as good as they can be written
 //! kernel  the system calls beneath all of them; the only file with `unsafe`
+//! steering  the tests' dispatcher, for rows about wildcard ports
 //! ```
 //!
 //! `cargo bench --bench echo -- --help` lists the commands; `ci/bench` runs the table.
@@ -12,6 +13,7 @@
 mod kernel;
 mod load;
 mod peers;
+mod steering;
 mod table;
 
 use std::net::SocketAddr;

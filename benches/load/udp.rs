@@ -42,9 +42,12 @@ pub(crate) struct Udp {
     /// `UDP_GRO` on the client's sockets: replies may arrive as trains
     #[arg(long)]
     gro: bool,
-    /// Aim flows in turn at this many (address, port) pairs, counted up from the target
+    /// Aim flows in turn at this many addresses, counted up from the target's
     #[arg(long, default_value_t = 1)]
-    pairs: u16,
+    addresses: u16,
+    /// Aim flows in turn at this many ports, counted up from the target's
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
     /// Sockets without a peer: the source of each reply is compared here instead of by the kernel
     #[arg(long)]
     unconnected: bool,
@@ -174,7 +177,8 @@ impl Flow {
         if options.gro {
             kernel::set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
-        let target = pair(options.aim.target, (index % usize::from(options.pairs)) as u16);
+        let turn = |of: u16| (index % usize::from(of.max(1))) as u16;
+        let target = beyond(options.aim.target, turn(options.addresses), turn(options.ports));
         if !options.unconnected {
             socket.connect(target)?;
         }
@@ -320,11 +324,11 @@ impl Flow {
     }
 }
 
-/// The n-th (address, port) pair from `target` on.
-fn pair(target: SocketAddr, n: u16) -> SocketAddr {
+/// So many addresses and ports beyond the target.
+fn beyond(target: SocketAddr, addresses: u16, ports: u16) -> SocketAddr {
     let ip: IpAddr = match target.ip() {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() + u32::from(n)).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() + u128::from(n)).into(),
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() + u32::from(addresses)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() + u128::from(addresses)).into(),
     };
-    SocketAddr::new(ip, target.port() + n)
+    SocketAddr::new(ip, target.port() + ports)
 }

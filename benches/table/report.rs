@@ -62,9 +62,13 @@ impl Cells {
                 format!("{value:.0}")
             }
         };
-        let against = peer.map_or("itself", |peer| {
-            if peer.server.starts_with("tubular-echo") { "itself" } else { peer.server }
-        });
+        let against =
+            peer.map_or(
+                "itself",
+                |peer| {
+                    if peer.server.contains("tubular-echo") { "itself" } else { peer.server }
+                },
+            );
         let lost: u64 = outcome.ours.iter().chain(&outcome.peer).map(|sample| sample.lost).sum();
         let verdict = match &outcome.verdict {
             Verdict::Met => "met".into(),

@@ -57,6 +57,11 @@ const TWO: &str = "tubular-echo --workers 2";
 const POLLING: &str = "tubular-echo --workers 1 --busy-poll 20us";
 const EPOLL: &str = "epoll";
 
+const STEERED: &str = "steered tubular-echo --workers 1";
+const WILDCARD: &str = "wildcard tubular-echo --workers 1";
+/// More pairs are asked for in turn than it keeps sockets for: each reply makes one.
+const MISSES: &str = "wildcard tubular-echo --workers 1 --reply-sockets 16 --reply-socket-rate 1000000";
+
 const FLOWS: &str = "udp --flows 64 --in-flight 8";
 const FLOWS_GRO: &str = "udp --flows 64 --in-flight 8 --gro";
 const FLOWS_V6: &str = "udp --target [::1]:0 --flows 64 --in-flight 8";
@@ -72,6 +77,10 @@ const TRAINS: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 32 --gro
 const LARGE: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 50 --bytes 1200 --gro";
 const ONE: &str = "udp --flows 1 --in-flight 1";
 const TRICKLE: &str = "udp --flows 1 --in-flight 1 --pause-us 10000";
+const PAIRS: &str = "udp --flows 64 --in-flight 8 --addresses 16 --ports 16";
+const PAIRS_FIXED: &str = "udp --flows 64 --in-flight 8 --addresses 16";
+const SCATTERED: &str = "udp --flows 64 --in-flight 1 --addresses 64 --ports 64";
+const SCATTERED_FIXED: &str = "udp --flows 64 --in-flight 1 --addresses 64";
 const TCP_100: &str = "tcp --connections 100";
 const TCP_1000: &str = "tcp --connections 1000";
 const TCP_FULL: &str = "tcp --connections 1000 --mode batches";
@@ -136,6 +145,26 @@ pub(super) const ROWS: &[Row] = &[
         with(POLLING, cpu("udp-pingpong-poll", "1 flow × 1, busy-poll, rate", ONE, "recvmsg", AtLeast(4.0))),
     ),
     with(POLLING, cpu("udp-trickle-poll", "100/s, busy-poll against none", TRICKLE, OURS, AtMost(1.05))),
+    with(
+        WILDCARD,
+        under(
+            PAIRS,
+            cpu(
+                "wildcard-cached",
+                "16 pairs, replies from cached sockets",
+                PAIRS_FIXED,
+                STEERED,
+                AtMost(1.0),
+            ),
+        ),
+    ),
+    with(
+        MISSES,
+        under(
+            SCATTERED,
+            cpu("wildcard-missed", "64 pairs, a socket per reply", SCATTERED_FIXED, STEERED, AtMost(7.0)),
+        ),
+    ),
     cpu("tcp-full", "1,000 connections, full batches", TCP_FULL, EPOLL, AtMost(0.85)),
     cpu("tcp-1000", "1,000 connections, ping-pong", TCP_1000, EPOLL, AtMost(0.95)),
     cpu("tcp-16k", "64 connections, ping-pong 16 KiB", TCP_16K, EPOLL, AtMost(1.02)),

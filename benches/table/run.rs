@@ -1,6 +1,7 @@
 //! A row, run: fresh servers and clients in each round, measured in turn in short slices, A B A B.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use super::rows::Side;
 use super::server::{Available, Server};
 use crate::kernel;
 use crate::load::{Load, Result, Sample};
+use crate::steering::{self, Steering};
 
 /// One core each, so that the server's CPU time is its own.
 pub(super) struct Cores {
@@ -19,6 +21,8 @@ pub(super) struct Cores {
 /// A server and its client.
 struct Duel {
     name: &'static str,
+    /// Ends after the server: what is steered has somewhere to go
+    _steering: Option<Steering>,
     server: Server,
     client: Client,
     sample: Sample,
@@ -48,13 +52,34 @@ pub(super) fn round(
 
 impl Duel {
     fn start(side: &Side, unconnected: bool, cores: &Cores, available: &Available) -> Result<Self> {
-        let name = side.server;
-        kernel::pin(&[cores.server])?;
-        let server = Server::start(name, side.load()?.family(), available);
-        kernel::pin(&[cores.client])?;
-        let server = server?;
-        let client = Client::start(side.load, unconnected, &server)?;
-        Ok(Self { name, server, client, sample: Sample::default() })
+        let Some((steered, line)) = side.steered() else {
+            let server = start_server(side.server, side, cores, available)?;
+            let client = Client::start(side.load, unconnected, &server, server.address)?;
+            return Ok(Self {
+                name: side.server,
+                _steering: None,
+                server,
+                client,
+                sample: Sample::default(),
+            });
+        };
+        steering::elsewhere(|| {
+            let server = start_server(line, side, cores, available)?;
+            let (binding, asked) = match steered {
+                Steered::Port => (server.address.port(), server.address.port()),
+                Steered::AllPorts => (0, WILDCARD_PORT),
+            };
+            let steering = Steering::to(server.pid(), server.address, binding)?;
+            let target = SocketAddr::new(steering::STEERED, asked);
+            let client = Client::start(side.load, unconnected, &server, target)?;
+            Ok(Self {
+                name: side.server,
+                _steering: Some(steering),
+                server,
+                client,
+                sample: Sample::default(),
+            })
+        })
     }
 
     fn slice(&mut self, seconds: f64) -> Result<()> {
@@ -82,7 +107,37 @@ impl Duel {
     }
 }
 
+fn start_server(line: &str, side: &Side, cores: &Cores, available: &Available) -> Result<Server> {
+    kernel::pin(&[cores.server])?;
+    let server = Server::start(line, side.load()?.family(), available);
+    kernel::pin(&[cores.client])?;
+    server
+}
+
+/// Which ports of the steered addresses lead to the server.
+#[derive(Clone, Copy)]
+pub(super) enum Steered {
+    /// The one that it is bound to
+    Port,
+    /// Every one
+    AllPorts,
+}
+
+/// The first of the ports that clients ask for when all are steered: not in the range that sockets get theirs
+/// from.
+const WILDCARD_PORT: u16 = 20_000;
+
 impl Side {
+    /// What is steered to the server, and its own command line; None for a server that clients ask directly.
+    pub(super) fn steered(&self) -> Option<(Steered, &'static str)> {
+        let (first, line) = self.server.split_once(' ')?;
+        match first {
+            "steered" => Some((Steered::Port, line)),
+            "wildcard" => Some((Steered::AllPorts, line)),
+            _ => None,
+        }
+    }
+
     /// The load as its command line says it.
     fn load(&self) -> Result<Load> {
         #[derive(Parser)]
@@ -103,11 +158,11 @@ struct Client {
 }
 
 impl Client {
-    fn start(load: &str, unconnected: bool, server: &Server) -> Result<Self> {
+    fn start(load: &str, unconnected: bool, server: &Server, target: SocketAddr) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         // A row names a target for its family alone; what comes later on the line counts.
         command.arg("load").args(load.split_whitespace());
-        command.args(["--target", &server.address.to_string(), "--server-pid", &server.pid().to_string()]);
+        command.args(["--target", &target.to_string(), "--server-pid", &server.pid().to_string()]);
         command.arg("--on-demand");
         if unconnected && load.starts_with("udp") {
             command.arg("--unconnected");

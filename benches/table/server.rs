@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::rows::Side;
+use crate::kernel;
 use crate::load::Result;
 
 const OURS: &str = env!("CARGO_BIN_EXE_tubular-echo");
@@ -29,7 +30,12 @@ impl Available {
 
     /// What a side needs and this machine does not have.
     pub(super) fn missing(&self, side: &Side) -> Option<String> {
-        let mut words = side.server.split_whitespace();
+        let line = match side.steered() {
+            Some(_) if !kernel::is_root() => return Some("steering needs root".into()),
+            Some((_, line)) => line,
+            None => side.server,
+        };
+        let mut words = line.split_whitespace();
         match words.next() {
             Some("tubular-echo") => words
                 .find(|word| word.starts_with("--") && !self.help.contains(word))
