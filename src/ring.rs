@@ -344,12 +344,14 @@ impl Ring {
     fn turn_polling(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         let begun = Instant::now();
         if let Some(duration) = self.polling.duration() {
-            self.enter(Wait::No, completions)?;
-            while completions.is_empty() && begun.elapsed() < duration {
+            loop {
                 if self.has_work() {
                     self.enter(Wait::No, completions)?;
                 } else {
                     std::hint::spin_loop();
+                }
+                if !completions.is_empty() || begun.elapsed() >= duration {
+                    break;
                 }
             }
             self.polling.polled(!completions.is_empty());
@@ -362,10 +364,12 @@ impl Ring {
         Ok(())
     }
 
-    /// There are completions, or the kernel has some ready for us to come for.
+    /// There is something to submit, or to take out, or the kernel has something ready for us to come for.
     fn has_work(&self) -> bool {
         // SAFETY: no other views of the queues exist: they are made in this room only, and dropped here
-        unsafe { self.uring.submission_shared().taskrun() || !self.uring.completion_shared().is_empty() }
+        let (submission, completion) =
+            unsafe { (self.uring.submission_shared(), self.uring.completion_shared()) };
+        !submission.is_empty() || submission.taskrun() || !completion.is_empty()
     }
 
     /// Copies out what the completion queue holds.
