@@ -1,6 +1,8 @@
 //! The load tester against servers whose every fault is known, and against the real one.
 
 mod misbehaving;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
+use support::sys::{Confinement, Denied, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
@@ -347,6 +350,24 @@ fn what_can_not_be_done_is_said_in_one_line() {
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{command}: {text}");
         assert!(text.lines().count() == 1 && text.contains(words), "{command}: {text}");
+    }
+}
+
+#[test]
+fn a_blocked_io_uring_is_said_in_one_line() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    for protocol in ["udp", "tcp"] {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            let mut command = Command::new(BLASTER);
+            command.args([protocol, &addr.to_string(), "--count", "1", "--threads", "2"]);
+            let denied = Denied { call: libc::SYS_io_uring_setup, second_argument: None, errno };
+            confine(&mut command, Confinement { limits: Vec::new(), denied: vec![denied] });
+            let output = command.output().unwrap();
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{protocol}: {text}");
+            let names_it = text.contains("io_uring_disabled") && text.contains("seccomp");
+            assert!(text.lines().count() == 1 && names_it, "{protocol}: {text}");
+        }
     }
 }
 

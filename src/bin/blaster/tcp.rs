@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_uring::Runtime;
 use tokio_uring::net::TcpStream;
 use tubular_echo::sys;
 
@@ -43,6 +44,11 @@ pub(crate) enum TcpError {
     Limit(io::Error),
     #[error("connecting to {peer}: {error}{}", cure(error))]
     Connect { peer: SocketAddr, error: io::Error },
+    #[error(
+        "setting up an io_uring: {0}; it must not be blocked (kernel.io_uring_disabled, a seccomp filter), and \
+         without CAP_IPC_LOCK it counts into RLIMIT_MEMLOCK (`ulimit -l`)"
+    )]
+    Runtime(io::Error),
     #[error("starting a thread: {0}; see `ulimit -u`")]
     Thread(#[from] io::Error),
 }
@@ -172,6 +178,7 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
             let workers = u64::from(load.workers);
             count / workers + u64::from(u64::from(number) < count % workers)
         });
+        let runtime = runtime(&ids)?;
         let ready = prepare(&load, &ids)?;
         let Some(clock) = post.ready() else { return Ok(None) };
         let shared = Shared {
@@ -187,8 +194,14 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
             is_over: Cell::new(false),
             streams: RefCell::default(),
         };
-        Ok(Some(work(shared, ids, ready)))
+        Ok(Some(work(&runtime, shared, ids, ready)))
     })
+}
+
+/// A runtime with room for an operation in each direction on each connection.
+fn runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
+    let entries = (ids.len() * 2).next_power_of_two().clamp(256, 4096) as u32;
+    Runtime::new(tokio_uring::builder().entries(entries)).map_err(TcpError::Runtime)
 }
 
 /// Connects before the clock starts. Where connecting is the load itself, one connection shows that it
@@ -209,11 +222,9 @@ fn prepare(load: &Load, ids: &[u32]) -> Result<Vec<StdStream>, TcpError> {
 }
 
 /// One thread's runtime, from the first message to the closed books.
-fn work(shared: Shared, ids: Vec<u32>, ready: Vec<StdStream>) -> Tally {
+fn work(runtime: &Runtime, shared: Shared, ids: Vec<u32>, ready: Vec<StdStream>) -> Tally {
     let shared = Rc::new(shared);
-    let entries = (ids.len() * 2).next_power_of_two().clamp(256, 4096) as u32;
-    let supervisor = supervise(Rc::clone(&shared), ids, ready);
-    tokio_uring::builder().entries(entries).start(supervisor);
+    runtime.block_on(supervise(Rc::clone(&shared), ids, ready));
     let warmup = shared.load.warmup;
     shared.tally.replace(Tally::new(warmup))
 }

@@ -33,10 +33,15 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             busiest * 100.0
         ));
     }
+    let elsewhere = if busiest < BUSY / 2.0 {
+        ", though it used little of its processors: something else keeps them busy"
+    } else {
+        ""
+    };
     if generator.unsent > 0 {
         warn(format!(
             "blaster was the bottleneck: {} datagrams of the schedule were never sent, {}/s is more than it \
-             can do here",
+             can do here{elsewhere}",
             count(generator.unsent),
             report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
         ));
@@ -44,7 +49,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     if let Some(slip) = generator.slip.filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
         warn(format!(
             "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
-             intended send time includes that",
+             intended send time includes that{elsewhere}",
             duration(slip.p99_ns)
         ));
     }
