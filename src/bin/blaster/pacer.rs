@@ -66,6 +66,36 @@ impl Pacer {
     }
 }
 
+/// How long before an intended send time to stop sleeping and look at the clock instead: twice what
+/// recent sleeps overran by. A quiet machine wakes us within microseconds, a virtual or busy one does not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    ns: u64,
+}
+
+impl Guard {
+    /// No shorter than looking at the clock and entering the kernel takes.
+    const SHORTEST_NS: u64 = 4_000;
+    /// No longer than is worth the processor time: who is that late is not late by oversleeping.
+    const LONGEST_NS: u64 = 100_000;
+
+    /// What is reasonable before anything is known.
+    pub(crate) fn new() -> Self {
+        Self { ns: 20_000 }
+    }
+
+    /// In nanoseconds.
+    pub(crate) fn ns(self) -> u64 {
+        self.ns
+    }
+
+    /// Takes into account that a sleep ended `overrun_ns` too late.
+    pub(crate) fn learn(&mut self, overrun_ns: u64) {
+        let wanted_ns = overrun_ns.saturating_mul(2).clamp(Self::SHORTEST_NS, Self::LONGEST_NS);
+        self.ns = (self.ns * 7 + wanted_ns) / 8;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +148,18 @@ mod tests {
                     std::iter::from_fn(|| end_ns.checked_sub(1).and_then(|now_ns| pacer.take(now_ns)));
                 assert_eq!(left, taken.count() as u64, "{text}, until {end_ns}");
             }
+        }
+    }
+
+    #[test]
+    fn the_guard_follows_how_punctually_sleeps_end() {
+        let mut guard = Guard::new();
+        for (overrun_ns, wanted_ns) in [(0, 4_000), (5_000, 10_000), (30_000, 60_000), (10_000_000, 100_000)]
+        {
+            for _ in 0..200 {
+                guard.learn(overrun_ns);
+            }
+            assert!(guard.ns().abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", guard.ns());
         }
     }
 

@@ -22,7 +22,7 @@ use super::{Load, Mode, UdpError};
 use crate::books::Class;
 use crate::clock::Clock;
 use crate::live::{Live, Shown, Stop};
-use crate::pacer::Pacer;
+use crate::pacer::{Guard, Pacer};
 use crate::tally::{Complaint, Effort, Tally};
 
 /// Trains in one turn at the most. More would only make each other wait.
@@ -31,9 +31,6 @@ const BATCH: u32 = 64;
 const BUFFERS: u16 = 256;
 /// Room for the largest datagram, or the largest train, in each.
 const BUFFER_BYTES: u32 = 65_536 + DATAGRAM_HEADER_BYTES as u32;
-/// The kernel is trusted to wake us this much before or after the time asked for: so long before an
-/// intended send time we stop sleeping and look at the clock instead.
-const GUARD_NS: u64 = 20_000;
 /// How long nothing may come before a worker whose books are complete believes that nothing will:
 /// a duplicate travels close behind its original.
 const QUIET_NS: u64 = 100_000_000;
@@ -76,6 +73,7 @@ pub(super) struct Worker {
     flows: Vec<Flow>,
     sockets: Vec<UdpSocket>,
     source: Source,
+    guard: Guard,
     /// The flow that sends next, where flows take turns.
     turn_of: u32,
     /// What the slots hold in this turn.
@@ -146,6 +144,7 @@ impl Worker {
             flows,
             sockets,
             source,
+            guard: Guard::new(),
             turn_of: 0,
             sending: Vec::with_capacity(BATCH as usize),
             again: Vec::with_capacity(BATCH as usize),
@@ -186,8 +185,14 @@ impl Worker {
             let idle = self.sending.is_empty();
             let wait = self.wait(now_ns);
             self.exchange(wait)?;
-            if idle && wait == Wait::No && self.completions.is_empty() {
-                pacing_ns += self.clock.now_ns() - now_ns;
+            if idle && self.completions.is_empty() {
+                let passed_ns = self.clock.now_ns() - now_ns;
+                match wait {
+                    Wait::Timeout(asked) => {
+                        self.guard.learn(passed_ns.saturating_sub(asked.as_nanos() as u64));
+                    }
+                    Wait::No | Wait::Completion => pacing_ns += passed_ns,
+                }
             }
             self.handle()?;
         }
@@ -261,7 +266,7 @@ impl Worker {
         let longest_ns = self.look_every_ns();
         match &self.source {
             Source::Open(pacer) => {
-                match pacer.next_ns().saturating_sub(now_ns).min(longest_ns).checked_sub(GUARD_NS) {
+                match pacer.next_ns().saturating_sub(now_ns).min(longest_ns).checked_sub(self.guard.ns()) {
                     None | Some(0) => Wait::No,
                     Some(sleep_ns) => Wait::Timeout(Duration::from_nanos(sleep_ns)),
                 }
