@@ -148,7 +148,10 @@ fn measure_loop(requests: &mut dyn Requests, server: Option<u32>, duration: Dura
                 (sample.echoes, sample.bytes, turns) = (0, 0, 0);
                 from = Some(Mark::now(server)?);
             }
-            Some(mark) if now - mark.at >= duration && turns >= TURNS_MIN => {
+            Some(_) if now - start > duration + REST => {
+                return Err(format!("no answer within {REST:?}").into());
+            }
+            Some(mark) if now - mark.at >= duration && turns >= TURNS_MIN && sample.echoes > 0 => {
                 mark.fill(server, &mut sample)?;
                 break;
             }

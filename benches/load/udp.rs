@@ -16,7 +16,7 @@ use crate::kernel::{self, Batch, Name, STRIDE_BYTES};
 const HEADER_BYTES: usize = 8;
 const BATCH: usize = 64;
 /// Beyond this a request counts as lost.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `load udp`
 #[derive(Clone, clap::Args)]

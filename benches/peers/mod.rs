@@ -18,6 +18,8 @@ use crate::kernel;
 pub(crate) enum Peer {
     /// UDP, one recvmsg and one sendmsg per datagram
     Recvmsg,
+    /// The same without ever sleeping: what polling can bring at best
+    RecvmsgSpin,
     /// UDP, recvmmsg and sendmmsg of up to 64 datagrams
     Recvmmsg,
     /// The same; a received train is answered by one GSO send
@@ -40,7 +42,8 @@ impl Peer {
     /// Serves on `listen` until it is killed.
     pub(crate) fn serve(self, listen: SocketAddr) -> Result<()> {
         match self {
-            Self::Recvmsg => udp::one_by_one(&udp_socket(listen)?),
+            Self::Recvmsg => udp::one_by_one(&udp_socket(listen)?, 0),
+            Self::RecvmsgSpin => udp::one_by_one(&udp_socket(listen)?, libc::MSG_DONTWAIT),
             Self::Recvmmsg => udp::batches(&udp_socket(listen)?),
             Self::Gro => udp::trains(&gro_socket(listen)?),
             Self::Coalesce => coalesce::serve(&gro_socket(listen)?),

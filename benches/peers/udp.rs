@@ -8,12 +8,12 @@ use crate::kernel::{Batch, STRIDE_BYTES};
 /// Datagrams of one recvmmsg.
 pub(super) const BATCH: usize = 64;
 
-/// One recvmsg and one sendmsg per datagram.
-pub(super) fn one_by_one(socket: &UdpSocket) -> Result<()> {
+/// One recvmsg and one sendmsg per datagram; with `MSG_DONTWAIT` among the flags it never sleeps.
+pub(super) fn one_by_one(socket: &UdpSocket, flags: i32) -> Result<()> {
     let mut batch = Batch::new(1, STRIDE_BYTES);
     loop {
-        match batch.receive_one(socket, 0) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+        match batch.receive_one(socket, flags) {
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
             result => result?,
         }
         if let Some(message) = batch.message(0) {

@@ -7,6 +7,7 @@ mod rows;
 mod run;
 mod server;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -122,7 +123,16 @@ fn choose(options: &Options) -> Vec<Row> {
     }
     let named =
         |row: &&Row| options.rows.is_empty() || options.rows.iter().any(|word| row.name.contains(word));
-    ROWS.iter().filter(named).copied().collect()
+    let mut rows: Vec<Row> = ROWS.iter().filter(named).copied().collect();
+    if options.short {
+        // Once is enough for what is only checked to be right.
+        let mut seen = HashSet::new();
+        rows.retain(|row| {
+            let new = seen.insert((row.ours.server, row.ours.load));
+            row.peer.is_some_and(|peer| seen.insert((peer.server, peer.load))) || new
+        });
+    }
+    rows
 }
 
 fn run_row(row: Row, options: &Options, cores: &Cores, available: &Available) -> Outcome {

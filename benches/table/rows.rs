@@ -144,6 +144,19 @@ pub(super) const ROWS: &[Row] = &[
         EchoesPerSecond,
         with(POLLING, cpu("udp-pingpong-poll", "1 flow × 1, busy-poll, rate", ONE, "recvmsg", AtLeast(4.0))),
     ),
+    by(
+        EchoesPerSecond,
+        with(
+            POLLING,
+            cpu(
+                "udp-pingpong-spin",
+                "the same against a peer that never sleeps",
+                ONE,
+                "recvmsg-spin",
+                Report,
+            ),
+        ),
+    ),
     with(POLLING, cpu("udp-trickle-poll", "100/s, busy-poll against none", TRICKLE, OURS, AtMost(1.05))),
     with(
         WILDCARD,
