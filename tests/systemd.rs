@@ -1,31 +1,19 @@
-//! Under a real service manager: `cargo test --test systemd -- --rig`, as root. The program runs itself
-//! inside tests/support/systemd-rig, where it installs units and programs without a trace.
-//!
-//! Called by the name `tubectl`, this program is the tests' stand-in for it and knows `register-pid` alone,
-//! so that units name tubectl exactly as they do in production.
+//! Under a real service manager: `cargo test --test systemd -- --rig`, as root (support/rig.rs).
 
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::fs;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use std::{env, fs, panic};
 
-use support::registry::register_pid;
 use support::server::worker_threads_of;
-use support::steer::{Dispatcher, SocketMap};
+use support::steer::Dispatcher;
 use support::unit::{Unit, run, succeeded, systemctl};
-use support::walkthrough::{DESTINATIONS, dispatcher, walk_through};
-use support::{stuck, tcp, until};
+use support::walkthrough::{DESTINATIONS, walk_through};
+use support::{rig, stuck, tcp, until};
 use tubular_echo::check::walk::walk;
 use tubular_echo::pidfd::PidFd;
-use tubular_echo::sys::Protocol;
-
-/// Where the dispatcher's sockets are found by the stand-in for tubectl.
-const PINNED: &str = "/sys/fs/bpf/sockets";
 
 /// The four registrations of the walk-through.
 const REGISTER: [&str; 4] = [
@@ -35,37 +23,8 @@ const REGISTER: [&str; 4] = [
     "ExecStartPost=+tubectl register-pid $MAINPID echo udp ::1 1234",
 ];
 
-/// Does something with the dispatcher of this network and tells its figures; panics when it fails.
-type Case = fn(&Dispatcher) -> String;
-
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().collect();
-    if arguments[0].ends_with("tubectl") {
-        return match tubectl(&arguments[1..]) {
-            Ok(registered) => {
-                println!("{registered}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("Error: {error}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    if !arguments.iter().any(|argument| argument == "--rig") {
-        println!("test under_systemd ... ignored, run by ci/service-manager");
-        return ExitCode::SUCCESS;
-    }
-    if env::var("container").as_deref() != Ok("systemd-rig") {
-        let rig = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/systemd-rig");
-        let error =
-            Command::new(rig).arg(env::current_exe().expect("our own name")).args(&arguments[1..]).exec();
-        panic!("run {rig}: {error}");
-    }
-    install();
-    let dispatcher = dispatcher();
-    dispatcher.sockets.pin(Path::new(PINNED)).expect("pin the sockets");
-    let cases: [(&str, Case); 8] = [
+    rig::main(install, &[
         ("50 starts, each registered by its hook", fifty_starts),
         ("active only after READY=1", active_only_after_ready),
         ("a failing start leaves one line", failing_starts),
@@ -74,56 +33,12 @@ fn main() -> ExitCode {
         ("a stuck worker is replaced", stuck_worker_is_replaced),
         ("the service of dist/", service_of_dist),
         ("the sockets of dist/", sockets_of_dist),
-    ];
-    for (name, case) in cases {
-        let begun = Instant::now();
-        let Ok(figures) = panic::catch_unwind(|| case(&dispatcher)) else {
-            println!("FAILED  {name}; the end of the journal:");
-            println!("{}", succeeded(&run("journalctl", &["--no-pager", "--lines=40"])).unwrap_or_default());
-            return ExitCode::FAILURE;
-        };
-        println!("ok  {name}: {figures} ({:.1} s)", begun.elapsed().as_secs_f32());
-    }
-    ExitCode::SUCCESS
+    ])
 }
 
-/// `tubectl register-pid PID LABEL PROTOCOL IP PORT`.
-fn tubectl(arguments: &[String]) -> Result<String, String> {
-    let [command, pid, label, protocol, ip, port] = arguments else {
-        return Err("expected register-pid PID LABEL PROTOCOL IP PORT".into());
-    };
-    let protocol = match (command.as_str(), protocol.as_str()) {
-        ("register-pid", "tcp") => Protocol::Tcp,
-        ("register-pid", "udp") => Protocol::Udp,
-        other => return Err(format!("unknown command or protocol: {other:?}")),
-    };
-    let pid = pid.parse().map_err(|error| format!("invalid pid {pid:?}: {error}"))?;
-    let ip = ip.parse().map_err(|error| format!("invalid IP {ip:?}: {error}"))?;
-    let port = port.parse().map_err(|error| format!("invalid port {port:?}: {error}"))?;
-    let sockets = SocketMap::open(Path::new(PINNED)).map_err(|error| format!("{PINNED}: {error}"))?;
-    let registered = register_pid(&sockets, pid, protocol, SocketAddr::new(ip, port))
-        .map_err(|failure| format!("register-pid: pid {pid}: {failure}"))?;
-    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
-    Ok(format!(
-        "registered socket sk:{:x}: updated destination {family}:{protocol}:{label}",
-        registered.cookie
-    ))
-}
-
-/// Puts the server, the stand-in for tubectl and the units where they belong. In the rig, this changes
-/// nothing outside it.
+/// Puts the units where they belong.
 fn install() {
-    let copy = |from: &str, to: &str| {
-        fs::copy(from, to).unwrap_or_else(|error| panic!("copy {from} to {to}: {error}"));
-    };
-    let dist = |file: &str| format!("{}/dist/{file}", env!("CARGO_MANIFEST_DIR"));
-    copy(env!("CARGO_BIN_EXE_tubular-echo"), "/usr/local/bin/tubular-echo");
-    copy("/proc/self/exe", "/usr/local/bin/tubectl");
-    fs::create_dir("/etc/systemd/system/tubular-echo.service.d").expect("a directory for the drop-in");
-    for file in ["tubular-echo.service", "tubular-echo.socket", "tubular-echo.service.d/tubular.conf"] {
-        copy(&dist(file), &format!("/etc/systemd/system/{file}"));
-    }
-    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
+    rig::install_dist(&["tubular-echo.service", "tubular-echo.socket", "tubular-echo.service.d/tubular.conf"]);
 }
 
 /// The properties of a service like in the README, and more of them.

@@ -7,9 +7,10 @@
 //! lines    text that arrives while the test runs: the log, the service manager's messages
 //! netns    private network namespaces, and cables between two of them
 //! udp      a client of datagrams and trains         tcp   conversations over many connections
-//! steer    an sk_lookup dispatcher                  registry     its `register-pid`
+//! steer    an sk_lookup dispatcher                  registry     its `register-pid` and `register`
 //! steered  a server with all ports of a prefix         forge  datagrams with a forged source
 //! holder   a process that holds descriptors         walkthrough  steered addresses, exchanges with them
+//! rig      test programs beside a real systemd      tubectl      the stand-in that units name
 //! unit     services of a real systemd               stuck        a thread held still from outside
 //! random   reproducible payloads                    strace   which thread makes which system call
 //! sys      every unsafe system call of the tests
@@ -24,6 +25,7 @@ pub mod lines;
 pub mod netns;
 pub mod random;
 pub mod registry;
+pub mod rig;
 pub mod server;
 pub mod steer;
 pub mod steered;
@@ -31,6 +33,7 @@ pub mod strace;
 pub mod stuck;
 pub mod sys;
 pub mod tcp;
+pub mod tubectl;
 pub mod udp;
 pub mod unit;
 pub mod walkthrough;

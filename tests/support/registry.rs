@@ -1,12 +1,14 @@
-//! `tubectl register-pid` as the tests' dispatcher does it: the exact walk, then the socket map.
+//! `tubectl register-pid` and `tubectl register` as the tests' dispatcher does them: the exact walk or what
+//! was passed, then the socket map.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::{fs, io};
 
 use tubular_echo::check::walk::{Refusal, register, walk};
-use tubular_echo::pidfd::PidFd;
+use tubular_echo::pidfd::{Descriptor, PidFd, describe};
 use tubular_echo::sys::Protocol;
 
 use super::steer::SocketMap;
@@ -18,7 +20,11 @@ pub struct Registered {
     pub fd: i32,
     /// Its `SO_COOKIE`.
     pub cookie: u64,
-    /// How many calls of `pidfd_getfd(2)` the walk took.
+    /// What it serves.
+    pub protocol: Protocol,
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// How many calls of `pidfd_getfd(2)` the walk took; none where it was passed.
     pub calls: u32,
 }
 
@@ -31,6 +37,8 @@ pub enum Failure {
     Aborted(i32, String),
     /// The walk's sockets do not make one destination.
     Refused(Refusal),
+    /// Two sockets that were passed make one destination.
+    Twice(Protocol, SocketAddr),
     /// The kernel refused something else.
     Kernel(io::Error),
 }
@@ -41,6 +49,9 @@ impl fmt::Display for Failure {
             Self::OtherNamespace => f.write_str("can't register sockets from different network namespace"),
             Self::Aborted(fd, why) => write!(f, "target fd {fd}: {why}"),
             Self::Refused(refusal) => write!(f, "{refusal:?}"),
+            Self::Twice(protocol, address) => {
+                write!(f, "found multiple sockets for destination {protocol} {address}")
+            }
             Self::Kernel(error) => write!(f, "{error}"),
         }
     }
@@ -72,10 +83,34 @@ pub fn register_pid(
         let found = walk.found.iter().find(|found| found.fd == fd).expect("only sockets found register");
         let duplicate = found.duplicate.as_ref().expect("kept for every socket that may register");
         sockets.register(protocol, address.ip(), duplicate.as_fd())?;
-        last = Some(Registered { fd, cookie: found.socket.cookie, calls: walk.calls });
+        last = Some(Registered { fd, cookie: found.socket.cookie, protocol, address, calls: walk.calls });
     }
     match (outcome.refused, last) {
         (None, Some(registered)) => Ok(registered),
         (refused, _) => Err(Failure::Refused(refused.unwrap_or(Refusal::NoSocket))),
     }
+}
+
+/// Steers to sockets that were passed: of each reuseport group the first one, each destination once.
+pub fn register_passed(sockets: &SocketMap, passed: &[OwnedFd]) -> Result<Vec<Registered>, Failure> {
+    let (mut groups, mut destinations) = (HashSet::new(), HashSet::new());
+    let mut registered = Vec::new();
+    for socket in passed {
+        let fd = socket.as_raw_fd();
+        let described =
+            describe(socket.as_fd()).map_err(|refused| Failure::Aborted(fd, refused.to_string()))?;
+        let Descriptor::Inet(found) = described else {
+            return Err(Failure::Aborted(fd, "no internet socket".into()));
+        };
+        let (protocol, address) = (found.protocol, found.local);
+        if found.reuseport && !groups.insert((protocol, address)) {
+            continue;
+        }
+        sockets.register(protocol, address.ip(), socket.as_fd())?;
+        if !destinations.insert((protocol, address.is_ipv4())) {
+            return Err(Failure::Twice(protocol, address));
+        }
+        registered.push(Registered { fd, cookie: found.cookie, protocol, address, calls: 0 });
+    }
+    Ok(registered)
 }

@@ -104,16 +104,21 @@ impl SocketMap {
 
     /// Whether a socket is registered; the kernel removes one when its last holder closes it.
     pub fn has(&self, protocol: Protocol, ip: IpAddr) -> bool {
+        self.cookie(protocol, ip).is_some()
+    }
+
+    /// The `SO_COOKIE` of the registered socket.
+    pub fn cookie(&self, protocol: Protocol, ip: IpAddr) -> Option<u64> {
         let key = slot(protocol, ip);
-        let mut socket_number = 0_u64;
+        let mut cookie = 0_u64;
         let element = MapElement {
             map: self.0.as_raw_fd() as u32,
             padding: 0,
             key: &raw const key as u64,
-            value: &raw mut socket_number as u64,
+            value: &raw mut cookie as u64,
             flags: 0,
         };
-        bpf(MAP_LOOKUP, &element).is_ok()
+        bpf(MAP_LOOKUP, &element).ok().map(|_| cookie)
     }
 }
 
