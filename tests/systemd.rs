@@ -24,21 +24,28 @@ const REGISTER: [&str; 4] = [
 ];
 
 fn main() -> ExitCode {
-    rig::main(install, &[
-        ("50 starts, each registered by its hook", fifty_starts),
-        ("active only after READY=1", active_only_after_ready),
-        ("a failing start leaves one line", failing_starts),
-        ("stop in time", stop_in_time),
-        ("an idle server stays alive", idle_stays_alive),
-        ("a stuck worker is replaced", stuck_worker_is_replaced),
-        ("the service of dist/", service_of_dist),
-        ("the sockets of dist/", sockets_of_dist),
-    ])
+    rig::main(
+        install,
+        &[
+            ("50 starts, each registered by its hook", fifty_starts),
+            ("active only after READY=1", active_only_after_ready),
+            ("a failing start leaves one line", failing_starts),
+            ("stop in time", stop_in_time),
+            ("an idle server stays alive", idle_stays_alive),
+            ("a stuck worker is replaced", stuck_worker_is_replaced),
+            ("the service of dist/", service_of_dist),
+            ("the sockets of dist/", sockets_of_dist),
+        ],
+    )
 }
 
 /// Puts the units where they belong.
 fn install() {
-    rig::install_dist(&["tubular-echo.service", "tubular-echo.socket", "tubular-echo.service.d/tubular.conf"]);
+    rig::install_dist(&[
+        "tubular-echo.service",
+        "tubular-echo.socket",
+        "tubular-echo.service.d/tubular.conf",
+    ]);
 }
 
 /// The properties of a service like in the README, and more of them.
