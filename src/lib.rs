@@ -8,12 +8,13 @@
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          reply_sockets.rs  answers from other ports
+//!                          udp/group.rs  what one send carries   reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
-//!                          ring.rs    one ring; ring/{token, buffers, message, memory, arena}.rs
+//!                          ring.rs    one ring; ring/{token, buffers, message, memory,
+//!                          arena, outgoing, poll}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors

@@ -17,13 +17,16 @@
 //! one size but the last, which may be shorter and closes the group. A received train (GRO) joins like
 //! the datagrams it consists of. Groups are sent at the end of the turn that opened them; nothing waits.
 
+mod group;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::addr::{self, datagram_bytes_max};
+use self::group::{Arrival, Group};
+use crate::addr;
 use crate::cmsg;
 use crate::flow::{Flow, Refusals};
 use crate::refuse::{Refusal, Rules};
@@ -49,11 +52,6 @@ const BUFFER_BYTES: u32 = {
 const FLOW_PLACES: usize = 256;
 /// Messages that can be under way for trains that have to be sent singly.
 const SINGLES: u16 = 256;
-
-/// Datagrams that came singly are made a train only up to a size that fits every Ethernet path.
-fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
-    if peer.is_ipv4() { 1472 } else { 1452 }
-}
 
 /// A group was sent, or one datagram of a group that was refused: what a completion's generation says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,76 +85,6 @@ struct Reply {
     next: u16,
     /// What the group is, if this buffer is its first.
     group: Group,
-}
-
-/// Datagrams of one flow that leave together.
-#[derive(Clone, Copy, Debug)]
-struct Group {
-    flow: Flow,
-    /// Bytes of each datagram but perhaps the last.
-    segment_bytes: u32,
-    /// Datagrams.
-    segments: u32,
-    /// Bytes of all payloads.
-    bytes: u32,
-    /// Nothing more may join.
-    closed: bool,
-    /// Its last buffer.
-    last: u16,
-    /// Completions still to come.
-    in_flight: u16,
-}
-
-/// What was received into one buffer: one datagram or a train.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Arrival {
-    segment_bytes: u32,
-    segments: u32,
-    bytes: u32,
-}
-
-impl Arrival {
-    fn new(bytes: u32, segment_bytes: Option<u16>) -> Self {
-        match segment_bytes.map(u32::from) {
-            Some(segment_bytes) if segment_bytes > 0 && segment_bytes < bytes => {
-                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes }
-            }
-            _ => Self { segment_bytes: bytes, segments: 1, bytes },
-        }
-    }
-
-    /// All datagrams have the full size.
-    fn is_even(self) -> bool {
-        self.bytes == self.segments * self.segment_bytes
-    }
-}
-
-impl Group {
-    fn new(flow: Flow, arrival: Arrival, buffer: u16) -> Self {
-        let Arrival { segment_bytes, segments, bytes } = arrival;
-        let closed = bytes == 0
-            || !arrival.is_even()
-            || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
-        Self { flow, segment_bytes, segments, bytes, closed, last: buffer, in_flight: 0 }
-    }
-
-    /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.
-    fn join(&mut self, arrival: Arrival) -> bool {
-        let Arrival { segment_bytes, segments, bytes } = arrival;
-        let same_size = segment_bytes == self.segment_bytes;
-        let shorter_last = segments == 1 && bytes < self.segment_bytes;
-        let fits = !self.closed
-            && bytes > 0
-            && (same_size || shorter_last)
-            && (self.segments + segments) as usize <= SEGMENTS_MAX
-            && (self.bytes + bytes) as usize <= datagram_bytes_max(self.flow.peer.ip());
-        if fits {
-            self.segments += segments;
-            self.bytes += bytes;
-            self.closed = !same_size || !arrival.is_even();
-        }
-        fits
-    }
 }
 
 /// How a drain leaves the sockets that outlive us.
@@ -716,72 +644,5 @@ impl Socket {
             self.buffers.recycle(reply.piece.take().expect("a buffer of a group is out"));
             buffer = reply.next;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flow() -> Flow {
-        Flow { peer: "192.0.2.1:9".parse().unwrap(), origdst: "192.0.2.2:1234".parse().unwrap() }
-    }
-
-    fn group(bytes: u32, segment_bytes: Option<u16>) -> Group {
-        Group::new(flow(), Arrival::new(bytes, segment_bytes), 0)
-    }
-
-    #[test]
-    fn an_arrival_is_counted_in_datagrams() {
-        for (bytes, segment_bytes, segments) in
-            [(0, None, 1), (100, None, 1), (100, Some(100), 1), (101, Some(100), 2), (300, Some(100), 3)]
-        {
-            assert_eq!(Arrival::new(bytes, segment_bytes).segments, segments, "{bytes} / {segment_bytes:?}");
-        }
-        assert_eq!(Arrival::new(100, Some(0)), Arrival::new(100, None), "a size of zero is no size");
-    }
-
-    #[test]
-    fn equal_sizes_join_and_a_shorter_one_closes() {
-        let mut open = group(100, None);
-        assert!(open.join(Arrival::new(100, None)));
-        assert!(open.join(Arrival::new(300, Some(100))));
-        assert!(!open.join(Arrival::new(101, None)), "a larger one never joins");
-        assert!(!open.join(Arrival::new(0, None)), "an empty one never joins");
-        assert!(!open.join(Arrival::new(80, Some(40))), "a train of another size never joins");
-        assert!(open.join(Arrival::new(99, None)));
-        assert!(!open.join(Arrival::new(100, None)), "behind a shorter one nothing joins");
-        assert_eq!((open.segments, open.bytes), (6, 599));
-    }
-
-    #[test]
-    fn a_train_with_a_short_tail_is_closed() {
-        let mut open = group(250, Some(100));
-        assert!(!open.join(Arrival::new(100, None)));
-        let mut open = group(200, Some(100));
-        assert!(open.join(Arrival::new(250, Some(100))));
-        assert!(!open.join(Arrival::new(100, None)));
-        assert_eq!((open.segments, open.bytes), (5, 450));
-    }
-
-    #[test]
-    fn one_send_carries_so_many_datagrams_and_bytes() {
-        let mut open = group(1, None);
-        let joined = (0..100).filter(|_| open.join(Arrival::new(1, None))).count();
-        assert_eq!(joined + 1, SEGMENTS_MAX);
-        let mut open = group(1400, None);
-        let joined = (0..100).filter(|_| open.join(Arrival::new(1400, None))).count();
-        assert_eq!(joined + 1, 65_507 / 1400);
-    }
-
-    #[test]
-    fn what_may_not_fit_a_path_is_not_made_a_train() {
-        assert!(!group(1473, None).join(Arrival::new(1473, None)));
-        assert!(group(1472, None).join(Arrival::new(1472, None)));
-        assert!(
-            group(4000, Some(2000)).join(Arrival::new(4000, Some(2000))),
-            "what came as a train may leave so"
-        );
-        assert!(!group(0, None).join(Arrival::new(0, None)));
     }
 }
