@@ -432,8 +432,6 @@ impl Listening {
         let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();
         let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
         let failed = |step| failed(step, protocol, addr);
-        // NonBlocking=yes: every receive would end at once with EAGAIN
-        sys::set_blocking(fd.as_fd()).map_err(failed("set the flags of"))?;
         match protocol {
             // our tables have room for this many and no more
             Protocol::Tcp => sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?,

@@ -116,15 +116,6 @@ pub fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog as i32) }).map(drop)
 }
 
-/// Takes `O_NONBLOCK` away from an open file (fcntl(2)).
-pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: fcntl(2) takes no memory for F_GETFL and F_SETFL
-    unsafe {
-        let flags = check(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
-        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)).map(drop)
-    }
-}
-
 /// getsockname(2): where the socket is bound.
 pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     let mut bytes = [0_u8; addr::SOCKADDR_V6_BYTES];
