@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A connection whose peer sends much at a time receives once for each send instead of by multishot, so
-//! that a peer that sends but does not read can make us keep little more than one receive's bytes.
+//! that a peer that sends but does not read can make us keep one receive's bytes and no more.
 //!
 //! Each connection has at most one send in flight: two could overtake each other. A direct descriptor
 //! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
@@ -35,8 +35,9 @@ const WHOLE_BUFFERS: BufferConfig =
     BufferConfig { group: 0, count: 128, buffer_bytes: 32 << 10, incremental: false };
 /// A receive of more bytes shows a peer that streams.
 const STREAMING_BYTES: u32 = 16 << 10;
-/// What such a peer's receives are limited to, so that what has to be set aside is at most twice that.
-const STREAMING_RECEIVE_BYTES_MAX: u32 = 32 << 10;
+/// What such a peer's receives are limited to. The next one begins when all of it is out, so that no more
+/// has to be set aside for the connection.
+const STREAMING_RECEIVE_BYTES_MAX: u32 = 64 << 10;
 /// Bytes set aside for all connections whose peers don't read, all workers together.
 const ASIDE_BYTES: u32 = 64 << 20;
 /// What a connection may still bring at the end of the server: more than its receive queue holds, unless
@@ -574,8 +575,7 @@ impl Tcp {
 
         match (connection.phase, connection.receiving) {
             (Phase::Open | Phase::Emptying(_), Receiving::Off) => {
-                // a piece that is sent inline is out before the receive behind it begins
-                let ready = connection.aside.is_empty() && connection.pieces.len() <= 1;
+                let ready = !connection.has_to_send();
                 if ready && self.buffers.available() == 0 {
                     if !connection.starved {
                         connection.starved = true;
