@@ -136,19 +136,6 @@ fn statement(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// CPU time of a whole process, all its threads, in the kernel and outside (`clock_getcpuclockid(3)`).
-pub fn cpu_time(pid: u32) -> Duration {
-    let mut clock: libc::clockid_t = 0;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write to whole objects that outlive them.
-    let failed = unsafe {
-        libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) != 0
-            || libc::clock_gettime(clock, &raw mut time) != 0
-    };
-    assert!(!failed, "the CPU time of process {pid}: {}", io::Error::last_os_error());
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 /// Raises our own soft limit of descriptors to the hard one: a thousand connections need room.
 pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
