@@ -84,7 +84,7 @@ pub struct Options {
     stats_interval: Option<Duration>,
 
     /// How long the end may take, from SIGTERM on
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
 
     /// Have systemd keep the listening sockets for the next process (FileDescriptorStoreMax=), so that a
@@ -168,11 +168,22 @@ fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+/// Longer than anybody waits, and short enough to be added to any clock.
+const DURATION_MAX: Duration = Duration::from_hours(24 * 36_525);
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) => Err("must be at most 100 years".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
         Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
         Ok(_) => Err("must be at least 10ms".into()),
-        Err(error) => Err(error.to_string()),
+        error => error,
     }
 }
 
@@ -220,6 +231,9 @@ mod tests {
             ("--workers 0", "must be a number from 1 on"),
             ("--workers two", "must be a number from 1 on"),
             ("--stats-interval 1ms", "at least 10ms"),
+            ("--stats-interval 101years", "at most 100 years"),
+            ("--drain-timeout 101years", "at most 100 years"),
+            ("--reply-socket-idle 101years", "at most 100 years"),
             ("--busy-poll 2ms", "at most 1ms"),
             ("--max-connections 0", "--max-connections"),
             ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
