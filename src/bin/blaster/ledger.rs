@@ -57,6 +57,8 @@ pub(crate) struct Ledger {
     oldest: u64,
     /// How many are waiting.
     waiting: u32,
+    /// How many are waiting or overdue.
+    open: u32,
     /// One past the highest sequence number answered.
     answered_end: u64,
 }
@@ -71,6 +73,7 @@ impl Ledger {
             next: 0,
             oldest: 0,
             waiting: 0,
+            open: 0,
             answered_end: 0,
         }
     }
@@ -78,6 +81,11 @@ impl Ledger {
     /// How many datagrams are waiting for their answer.
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting
+    }
+
+    /// How many datagrams would be lost, were the run over now.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.open
     }
 
     /// The sequence number that the next datagram gets.
@@ -90,14 +98,12 @@ impl Ledger {
     pub(crate) fn post(&mut self, intended_ns: u64, sent_ns: u64) -> (u64, Option<Entry>) {
         let sequence = self.next;
         self.next += 1;
-        let entry = &mut self.entries[(sequence & self.mask) as usize];
-        let forgotten = entry.is_open().then_some(*entry);
-        if entry.state == State::Waiting {
-            self.waiting -= 1;
-        }
-        *entry = Entry { intended_ns, sent_ns, state: State::Waiting };
+        let entry = Entry { intended_ns, sent_ns, state: State::Waiting };
+        let before = std::mem::replace(&mut self.entries[(sequence & self.mask) as usize], entry);
+        self.leave(before.state);
         self.waiting += 1;
-        (sequence, forgotten)
+        self.open += 1;
+        (sequence, before.is_open().then_some(before))
     }
 
     /// The datagram `sequence`, if it was sent and is remembered.
@@ -121,12 +127,15 @@ impl Ledger {
 
     /// Takes back a datagram that the kernel refused, and returns it.
     pub(crate) fn unsend(&mut self, sequence: u64) -> Option<Entry> {
-        let entry = self.get_mut(sequence)?;
-        let before = std::mem::take(entry);
-        if before.state == State::Waiting {
-            self.waiting -= 1;
-        }
+        let before = std::mem::take(self.get_mut(sequence)?);
+        self.leave(before.state);
         Some(before)
+    }
+
+    /// Counts a datagram that is no longer in `state`.
+    fn leave(&mut self, state: State) {
+        self.waiting -= u32::from(state == State::Waiting);
+        self.open -= u32::from(matches!(state, State::Waiting | State::Overdue));
     }
 
     /// Notes an answer to `sequence` and returns the datagram as it stood before: its first answer
@@ -148,9 +157,7 @@ impl Ledger {
         let entry = self.get_mut(sequence)?;
         let before = *entry;
         entry.state = state;
-        if before.state == State::Waiting {
-            self.waiting -= 1;
-        }
+        self.leave(before.state);
         Some(before)
     }
 
@@ -215,7 +222,7 @@ mod tests {
         ledger.post(1, 1);
         assert_eq!(ledger.unsend(0).unwrap().state, State::Waiting);
         assert_eq!(ledger.answer(0), None);
-        assert_eq!((ledger.waiting(), ledger.open().count()), (0, 0));
+        assert_eq!((ledger.waiting(), ledger.unanswered(), ledger.open().count()), (0, 0, 0));
     }
 
     #[test]
@@ -228,7 +235,7 @@ mod tests {
         assert_eq!(ledger.post(4, 4).1.map(|entry| entry.intended_ns), Some(0));
         assert_eq!(ledger.post(5, 5).1, None);
         assert_eq!(ledger.answer(0), None, "forgotten");
-        assert_eq!(ledger.waiting(), 4);
+        assert_eq!((ledger.waiting(), ledger.unanswered()), (4, 4));
         assert_eq!(ledger.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3, 4, 5]);
     }
 
@@ -242,9 +249,9 @@ mod tests {
         assert_eq!(ledger.settle(9), 0);
         assert_eq!(ledger.settle(30), 2);
         assert_eq!(ledger.settle(30), 0);
-        assert_eq!(ledger.waiting(), 1);
+        assert_eq!((ledger.waiting(), ledger.unanswered()), (1, 3));
         assert_eq!(ledger.answer(0).unwrap().state, State::Overdue);
-        assert_eq!(ledger.waiting(), 1);
+        assert_eq!((ledger.waiting(), ledger.unanswered()), (1, 2));
         assert_eq!(ledger.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3]);
     }
 

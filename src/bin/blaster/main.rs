@@ -215,7 +215,7 @@ fn run_udp(
         mode,
         flows: udp.flows,
         workers,
-        window: udp::window(udp.flows, rate, common.timeout),
+        window: udp::window(udp.flows, mode, udp.gso, common.timeout),
         gro: udp.gro == Switch::On,
         warmup: common.warmup,
         duration: common.duration(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::quantity::{self, Rate, Sizes};
 use crate::target::Target;
 use crate::tcp;
+use crate::udp;
 use crate::verdict::Conditions;
 
 const MANUAL: &str = "\
@@ -248,6 +249,8 @@ pub(crate) enum Contradiction {
     TrainOfTooMany(u32),
     #[error("a datagram of {size} bytes is more than IPv4 carries: 65507")]
     TooLargeForV4 { size: u32 },
+    #[error("{0} datagrams in flight for each flow are more than blaster remembers: {max}", max = udp::IN_FLIGHT_MAX)]
+    TooManyInFlight(u64),
     #[error("--count 0 measures nothing")]
     CountOfNothing,
 }
@@ -278,6 +281,10 @@ impl Udp {
             (UdpMode::Open, Some(_)) => return Err(Contradiction::InFlightWithoutClosed("--rate")),
             (UdpMode::Flood, Some(_)) => return Err(Contradiction::InFlightWithoutClosed("--mode flood")),
             _ => {}
+        }
+        let in_flight = u64::from(self.in_flight.unwrap_or(1)) * u64::from(self.gso);
+        if in_flight > u64::from(udp::IN_FLIGHT_MAX) {
+            return Err(Contradiction::TooManyInFlight(in_flight));
         }
         let size = self.sizes().max_bytes();
         let most = if self.common.targets.iter().any(Target::is_ipv4) { 65_507 } else { 65_527 };
@@ -351,6 +358,10 @@ mod tests {
             "--gso 129",
             "--gso 64 --size 1400",
             "--size 65510",
+            "--in-flight 5M",
+            "--in-flight 200k --gso 32",
+            "--in-flight 5M",
+            "--in-flight 200k --gso 32 --size 64",
             "--count 0",
         ] {
             assert!(!udp(flags).expect_err(flags).contains('\n'), "{flags:?}");

@@ -100,12 +100,23 @@ impl Load {
     }
 }
 
-/// How many datagrams each of `flows` flows should remember: those of `timeout` and a second more at
-/// `rate`, and in any case about a million in all, at least 256.
-pub(crate) fn window(flows: u32, rate: Option<Rate>, timeout: Duration) -> usize {
-    let in_all = rate.map_or(0.0, |rate| rate.per_s() * (timeout.as_secs_f64() + 1.0)).min(16_777_216.0);
-    let of_each = (in_all as usize).max(1 << 20).div_ceil(flows as usize);
-    of_each.next_power_of_two().clamp(256, 1 << 24)
+/// The most datagrams that a flow can remember.
+const WINDOW_MAX: usize = 1 << 24;
+
+/// The most datagrams of a flow that may be in flight in a closed loop.
+pub(crate) const IN_FLIGHT_MAX: u32 = 1 << 22;
+
+/// How many datagrams each of `flows` flows should remember: in the open loop those of `timeout` and a second
+/// more, in the closed loop four times those `in_flight`, and in any case about a million in all, at least 256.
+pub(crate) fn window(flows: u32, mode: Mode, train: u32, timeout: Duration) -> usize {
+    let (in_all, of_each) = match mode {
+        Mode::Open(rate) => (rate.per_s() * (timeout.as_secs_f64() + 1.0), 0),
+        Mode::Closed { in_flight } => (0.0, in_flight.saturating_mul(train).saturating_mul(4)),
+        Mode::Flood => (0.0, 0),
+    };
+    let in_all = (in_all.min(WINDOW_MAX as f64) as usize).max(1 << 20);
+    let of_each = in_all.div_ceil(flows as usize).max(of_each as usize);
+    of_each.clamp(256, WINDOW_MAX).next_power_of_two()
 }
 
 /// Runs `load` on its threads while `watch` looks on.
@@ -129,12 +140,22 @@ mod tests {
 
     #[test]
     fn windows_hold_what_may_be_waiting() {
-        let rate = |text: &str| Some(text.parse().unwrap());
-        assert_eq!(window(1, None, Duration::from_secs(1)), 1 << 20);
-        assert_eq!(window(64, None, Duration::from_secs(1)), 1 << 14);
-        assert_eq!(window(10_000, None, Duration::from_secs(1)), 256);
-        assert_eq!(window(1, rate("4M"), Duration::from_secs(1)), 1 << 23);
-        assert_eq!(window(4, rate("4M"), Duration::from_secs(3)), 1 << 22);
-        assert_eq!(window(1, rate("1G"), Duration::from_secs(9)), 1 << 24);
+        let open = |rate: &str| Mode::Open(rate.parse().unwrap());
+        let closed = |in_flight| Mode::Closed { in_flight };
+        let table = [
+            (1, Mode::Flood, 1, 1, 1 << 20),
+            (64, closed(8), 1, 1, 1 << 14),
+            (10_000, closed(1), 1, 1, 256),
+            (64, closed(100_000), 1, 1, 1 << 19),
+            (64, closed(100_000), 32, 1, WINDOW_MAX),
+            (1, open("4M"), 1, 1, 1 << 23),
+            (4, open("4M"), 1, 3, 1 << 22),
+            (1, open("1G"), 1, 9, WINDOW_MAX),
+        ];
+        for (flows, mode, train, timeout_s, wanted) in table {
+            let found = window(flows, mode, train, Duration::from_secs(timeout_s));
+            assert_eq!(found, wanted, "{flows} flows, {mode:?}, trains of {train}, {timeout_s} s");
+        }
+        assert!(window(1, closed(IN_FLIGHT_MAX), 1, Duration::from_secs(1)) >= 4 * IN_FLIGHT_MAX as usize);
     }
 }

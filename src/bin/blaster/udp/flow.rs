@@ -79,6 +79,11 @@ impl Flow {
         self.ledger.waiting()
     }
 
+    /// How many datagrams would be lost, were the run over now.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.ledger.unanswered()
+    }
+
     fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
         if plan.targets.spray() {
             // a train has one destination: that of its first datagram
@@ -178,8 +183,7 @@ impl Flow {
             page.counts.duplicated += 1;
             return None;
         }
-        let was_settled = before.state == State::Unreachable;
-        if was_settled {
+        if before.state == State::Unreachable {
             *page.counts.of(Class::Unreachable) -= 1;
         }
         if let Some(distance) = self.ledger.overtaken(sequence) {
@@ -206,7 +210,7 @@ impl Flow {
                 }
             }
         }
-        (!was_settled).then_some(class)
+        Some(class)
     }
 
     /// Which of our datagrams `reply` answers, and how well.

@@ -85,8 +85,6 @@ pub(super) struct Worker {
     completions: Vec<Completion>,
     tally: Tally,
     shown: Shown,
-    /// Datagrams sent that neither an answer nor an ICMP error has settled.
-    unsettled: u64,
     /// Measured datagrams still to be sent.
     remaining: u64,
     /// Intended send times end here.
@@ -126,7 +124,7 @@ impl Worker {
         let source = match load.mode {
             Mode::Open(rate) => Source::Open(Pacer::new(rate, plan.train, number, load.workers)),
             Mode::Closed { in_flight } => Source::Closed {
-                in_flight: in_flight * plan.train,
+                in_flight: in_flight.saturating_mul(plan.train),
                 ready: (0..flows.len() as u32).collect(),
                 is_ready: vec![true; flows.len()],
             },
@@ -152,7 +150,6 @@ impl Worker {
             completions: Vec::with_capacity(4096),
             tally,
             shown: Shown::default(),
-            unsettled: 0,
             remaining: load.share_of_count(number),
             end_ns: load.end_ns(),
             linger_ns: load.linger.as_nanos() as u64,
@@ -252,7 +249,6 @@ impl Worker {
                 self.outgoing.payload(slot),
                 &mut self.tally,
             );
-            self.unsettled += u64::from(datagrams);
             if self.tally.books.is_measured(intended_ns) {
                 self.remaining -= u64::from(datagrams);
             }
@@ -352,7 +348,6 @@ impl Worker {
             sending.is_refused = true;
             self.flows[flow as usize].refused(&train, errno.0, &mut self.tally);
             self.shown.refused += u64::from(train.datagrams);
-            self.unsettled -= u64::from(train.datagrams);
             self.make_ready(flow);
         }
     }
@@ -390,7 +385,6 @@ impl Worker {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
             let judged = self.flows[flow as usize].judge(&self.plan, source, reply, now_ns, &mut self.tally);
             if let Some(class) = judged {
-                self.unsettled -= 1;
                 if class == Class::Ok { self.shown.ok += 1 } else { self.shown.damaged += 1 }
             }
             rest = next;
@@ -409,7 +403,6 @@ impl Worker {
             let quote = &quoted[..error.quoted_bytes];
             let flow = &mut self.flows[flow as usize];
             if flow.unreachable(&self.plan, error.destination, quote, &mut self.tally) {
-                self.unsettled -= 1;
                 self.shown.damaged += 1;
             }
             self.tally.complain(Complaint {
@@ -460,7 +453,8 @@ impl Worker {
             let now_ns = self.clock.now_ns();
             let quiet_ns = now_ns - begun_ns.max(self.last_received_ns).min(now_ns);
             let linger_left_ns = (begun_ns + self.linger_ns).saturating_sub(now_ns);
-            if linger_left_ns == 0 || self.stop.is_urgent() || (self.unsettled == 0 && quiet_ns >= QUIET_NS) {
+            let is_complete = || self.flows.iter().all(|flow| flow.unanswered() == 0);
+            if linger_left_ns == 0 || self.stop.is_urgent() || (quiet_ns >= QUIET_NS && is_complete()) {
                 return Ok(());
             }
             let sleep_ns = linger_left_ns.min(QUIET_NS / 4);
