@@ -231,10 +231,9 @@ impl Worker {
                     let Some(intended_ns) = pacer.take(until_ns) else { break };
                     (self.turn_of, intended_ns)
                 }
-                Source::Closed { ready, is_ready, .. } => {
-                    let Some(flow) = ready.pop_front() else { break };
-                    is_ready[flow as usize] = false;
-                    (flow, now_ns)
+                Source::Closed { ready, .. } => {
+                    let Some(flow) = ready.front() else { break };
+                    (*flow, now_ns)
                 }
                 Source::Flood => (self.turn_of, now_ns),
             };
@@ -253,7 +252,17 @@ impl Worker {
                 self.remaining -= u64::from(datagrams);
             }
             self.sending.push(Sending { flow, train, tries: 0, is_refused: false });
-            self.make_ready(flow);
+            self.leave_line(flow);
+        }
+    }
+
+    /// Ends the turn of the closed loop's first flow in line when it has no more room in flight: what was
+    /// answered together is sent together, so that its datagrams may travel as one.
+    fn leave_line(&mut self, flow: u32) {
+        let Source::Closed { in_flight, ready, is_ready } = &mut self.source else { return };
+        if self.flows[flow as usize].waiting() + self.plan.train > *in_flight {
+            ready.pop_front();
+            is_ready[flow as usize] = false;
         }
     }
 
