@@ -126,7 +126,6 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
     if u64::from(load.flows) + SPARE_FILES > limit {
         return Err(UdpError::OpenFiles { flows: load.flows, limit });
     }
-    socket::probe(load.plan.targets.of_flow(0))?;
     let stop = Arc::clone(stop);
     crew::run(load.workers, load.warmup, watch, move |number, live, post| {
         let worker = Worker::new(number, &load, Arc::clone(&stop), live)?;

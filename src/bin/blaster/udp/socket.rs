@@ -22,14 +22,17 @@ pub(super) struct Made {
 pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
     let peer = flow.home();
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
+    let mut local = local_addr(peer)?;
+    if plan.targets.spray() {
+        // other destinations may be reached from other addresses
+        local = any(peer);
+    }
     let socket = sys::socket(Protocol::Udp, peer).map_err(failed("opening a socket"))?;
     let fd = socket.as_fd();
-    let (any, errors): (SocketAddr, _) = if peer.is_ipv4() {
-        ((Ipv4Addr::UNSPECIFIED, 0).into(), IntOption::RECEIVE_ERRORS_V4)
-    } else {
+    if peer.is_ipv6() {
         sys::set_option(fd, IntOption::ONLY_V6, 1).map_err(failed("setting IPV6_V6ONLY"))?;
-        ((Ipv6Addr::UNSPECIFIED, 0).into(), IntOption::RECEIVE_ERRORS_V6)
-    };
+    }
+    let errors = if peer.is_ipv4() { IntOption::RECEIVE_ERRORS_V4 } else { IntOption::RECEIVE_ERRORS_V6 };
     sys::set_option(fd, errors, 1).map_err(failed("asking for ICMP errors"))?;
     if gro {
         sys::set_option(fd, IntOption::GRO, 1).map_err(failed("setting UDP_GRO (try --gro off)"))?;
@@ -39,8 +42,26 @@ pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError
         sys::set_option(fd, IntOption::SEGMENT, size_bytes).map_err(failed("setting UDP_SEGMENT"))?;
     }
     let receive_buffer_bytes = enlarge(fd).map_err(failed("reading SO_RCVBUF"))?;
-    sys::bind(fd, any).map_err(failed("binding a socket to a free port"))?;
+    sys::bind(fd, local).map_err(failed("binding a socket to a free port"))?;
     Ok(Made { socket: socket.into(), receive_buffer_bytes })
+}
+
+/// The address, with port 0, that the routing table sends to `peer` from. Bound to it, a socket saves the
+/// kernel the choice with each datagram. Nothing is sent.
+fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
+    let ask = || {
+        let socket = UdpSocket::bind(any(peer))?;
+        socket.connect(peer)?;
+        socket.local_addr()
+    };
+    let mut local = ask().map_err(|error| UdpError::NoRoute { peer, error })?;
+    local.set_port(0);
+    Ok(local)
+}
+
+/// Any address of the family of `peer`, any port.
+fn any(peer: SocketAddr) -> SocketAddr {
+    if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
 /// Asks for a large receive buffer, beyond the host's cap where we may; returns what was given.
@@ -49,13 +70,4 @@ fn enlarge(socket: BorrowedFd<'_>) -> io::Result<u64> {
         sys::set_option(socket, IntOption::RECEIVE_BUFFER, RECEIVE_BUFFER_BYTES)?;
     }
     Ok(sys::option(socket, IntOption::RECEIVE_BUFFER)? as u64)
-}
-
-/// Asks the routing table about `peer`; nothing is sent.
-pub(super) fn probe(peer: SocketAddr) -> Result<(), UdpError> {
-    let any: SocketAddr =
-        if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    UdpSocket::bind(any)
-        .and_then(|socket| socket.connect(peer))
-        .map_err(|error| UdpError::NoRoute { peer, error })
 }
