@@ -86,12 +86,12 @@ impl RingError {
                  io_uring_enter and io_uring_register; kernels before 6.1 lack parts of it"
             }
             (libc::ENOMEM, _) => {
-                "locked memory is short: raise RLIMIT_MEMLOCK (LimitMEMLOCK= in a unit, `ulimit -l`) or use \
-                 fewer workers"
+                "locked memory is short: raise RLIMIT_MEMLOCK (LimitMEMLOCK= in a unit, `ulimit -l`) or ask for \
+                 fewer workers or threads"
             }
             (libc::EMFILE | libc::ENFILE, _) => {
-                "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`) or lower \
-                 --max-connections"
+                "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`) or ask for \
+                 fewer connections or flows"
             }
             (libc::EINVAL, _) => {
                 "the kernel is too old or its io_uring is cut down: Linux 6.1 or newer is needed"
