@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
-//! `notify`, `libc` on floor 0 and in `ring`.
+//! `notify`. `libc` is called on floor 0 and in `ring`; elsewhere it lends its error numbers only.
 //!
 //! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms; the lint denies it everywhere else.
 

@@ -115,17 +115,6 @@ pub struct RingConfig {
     pub busy_poll: Duration,
 }
 
-/// How the ring was set up, as far as the kernel went along.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// Completions are run when we enter to wait (Linux 6.1); else cooperatively.
-    pub defer_taskrun: bool,
-    /// No indirection in the submission queue (Linux 6.6).
-    pub no_sqarray: bool,
-    /// The ring's own descriptor is registered.
-    pub registered_ring: bool,
-}
-
 /// A registered file: its number in the ring's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File(pub u32);
@@ -200,7 +189,6 @@ pub struct Ring {
     /// Never dropped, as nothing that it points at is ever unmapped.
     uring: &'static IoUring,
     submitter: Submitter<'static>,
-    features: Features,
     polling: Polling,
     /// Completions that had to be copied out in the middle of a turn.
     early: Vec<Completion>,
@@ -211,20 +199,21 @@ pub struct Ring {
 impl Ring {
     /// Sets a ring up for the calling thread, which must be the one that uses it.
     pub fn new(config: RingConfig) -> Result<Self, RingError> {
-        let (uring, mut features) =
-            Self::build(config).map_err(|error| RingError::new(Step::Setup, &error))?;
+        let uring = Self::build(config).map_err(|error| RingError::new(Step::Setup, &error))?;
         let uring: &'static IoUring = Box::leak(Box::new(uring));
         let mut submitter = uring.submitter();
         submitter
             .register_files_sparse(config.files)
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
-        features.registered_ring = submitter.register_ring_fd().is_ok();
+        // saves a look-up at each enter (Linux 5.18); without it everything works the same
+        let _ = submitter.register_ring_fd();
         let polling = Polling::new(config.busy_poll);
-        Ok(Self { uring, submitter, features, polling, early: Vec::new(), failed: None })
+        Ok(Self { uring, submitter, polling, early: Vec::new(), failed: None })
     }
 
-    /// The best set-up that the kernel knows; `EINVAL` means that it doesn't know a flag.
-    fn build(config: RingConfig) -> io::Result<(IoUring, Features)> {
+    /// The best set-up that the kernel knows; `EINVAL` means that it doesn't know a flag: completions run when
+    /// we enter to wait (Linux 6.1), else cooperatively; no indirection in the submission queue (Linux 6.6).
+    fn build(config: RingConfig) -> io::Result<IoUring> {
         let candidates = [(true, true), (true, false), (false, false)];
         let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
         for (defer_taskrun, no_sqarray) in candidates {
@@ -240,19 +229,12 @@ impl Ring {
                 builder.setup_no_sqarray();
             }
             match builder.build(config.submission_entries) {
-                Ok(uring) => {
-                    return Ok((uring, Features { defer_taskrun, no_sqarray, registered_ring: false }));
-                }
+                Ok(uring) => return Ok(uring),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
                 Err(error) => return Err(error),
             }
         }
         Err(refused)
-    }
-
-    /// What the kernel went along with.
-    pub fn features(&self) -> Features {
-        self.features
     }
 
     fn submitter(&self) -> &Submitter<'static> {

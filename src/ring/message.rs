@@ -68,11 +68,6 @@ impl<const PARTS: usize> Messages<PARTS> {
         slot.used += 1;
     }
 
-    /// How many parts `slot` holds.
-    pub fn parts(&self, slot: usize) -> usize {
-        self.slots[slot].used
-    }
-
     /// The finished message of `slot`, addressed as `transmit` says. The slot must be left alone until
     /// the message's completion: what it says meanwhile is what is sent.
     pub fn finish(&mut self, slot: usize, transmit: &Transmit) -> Message {
