@@ -14,6 +14,7 @@ mod memory;
 mod message;
 mod outgoing;
 mod poll;
+mod restrictions;
 mod token;
 
 use std::io;
@@ -197,7 +198,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Sets a ring up for the calling thread, which must be the one that uses it.
+    /// Sets a ring up for the calling thread, which must be the one that uses it. It can do what the methods
+    /// of this type do, and nothing else.
     pub fn new(config: RingConfig) -> Result<Self, RingError> {
         let uring = Self::build(config).map_err(|error| RingError::new(Step::Setup, &error))?;
         let uring: &'static IoUring = Box::leak(Box::new(uring));
@@ -207,6 +209,7 @@ impl Ring {
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
         // saves a look-up at each enter (Linux 5.18); without it everything works the same
         let _ = submitter.register_ring_fd();
+        restrictions::restrict_and_enable(&submitter).map_err(|error| RingError::new(Step::Setup, &error))?;
         let polling = Polling::new(config.busy_poll);
         Ok(Self { uring, submitter, polling, early: Vec::new(), failed: None })
     }
@@ -219,7 +222,8 @@ impl Ring {
         for (defer_taskrun, no_sqarray) in candidates {
             let mut builder = IoUring::builder();
             builder.setup_submit_all().setup_cqsize(config.completion_entries).setup_single_issuer();
-            builder.setup_taskrun_flag();
+            // the thread that enables it, see `new`, is the one that uses it
+            builder.setup_taskrun_flag().setup_r_disabled();
             if defer_taskrun {
                 builder.setup_defer_taskrun();
             } else {

@@ -14,6 +14,9 @@ use support::{Launch, bounded, private_network};
 /// `IORING_REGISTER_PBUF_RING`, the operation of `io_uring_register(2)` that came with buffer rings.
 const REGISTER_BUFFER_RING: u32 = 22;
 
+/// `IORING_REGISTER_RESTRICTIONS`, the operation that limits what a ring can do.
+const REGISTER_RESTRICTIONS: u32 = 11;
+
 /// `nobody` has one account of locked memory, so those who use it take turns.
 fn nobody_alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -134,6 +137,17 @@ fn a_kernel_too_old() {
         let no_buffers = Launch::new(&["--listen", "127.0.0.1:0"]);
         let no_buffers = no_buffers.deny_register(REGISTER_BUFFER_RING, libc::EINVAL);
         expect_refusal(no_buffers, 1, &["kernel", "6.1"]);
+    });
+}
+
+#[test]
+fn a_kernel_that_can_not_restrict_a_ring_is_served_all_the_same() {
+    bounded(|| {
+        let launch = Launch::new(&["--listen", "127.0.0.1:0"]);
+        let server = launch.deny_register(REGISTER_RESTRICTIONS, libc::EINVAL).ready();
+        UdpClient::beside(server.udp()).echo(server.udp(), &[100; 10], 2);
+        echo(&mut connect(server.tcp()), b"unrestricted");
+        server.stop();
     });
 }
 

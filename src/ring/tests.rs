@@ -268,3 +268,18 @@ fn a_socket_set_to_segments_cuts_a_train() {
     let lens: Vec<_> = (0..3).map(|_| peer.recv(&mut received).unwrap()).collect();
     assert_eq!(lens, [40, 40, 20]);
 }
+
+#[test]
+fn a_ring_does_what_it_has_words_for_and_nothing_else() {
+    let (mut ring, _buffers, file, _peer) = connection(false).unwrap();
+    let refused = Err(Errno(libc::EACCES));
+    let foreign = io_uring::opcode::Nop::new().build();
+    let shutdown = opcode::Shutdown::new(Fixed::from(file), libc::SHUT_WR).build();
+    for (number, entry) in (0..).zip([foreign, shutdown.flags(squeue::Flags::ASYNC)]) {
+        let token = Token::new(9, 0, number);
+        ring.push(&entry.user_data(token.user_data()));
+        assert_eq!(next(&mut ring, token).result(), refused);
+    }
+    let error = ring.submitter().register_probe(&mut io_uring::Probe::new()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "a registration that is not on the list");
+}
