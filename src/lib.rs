@@ -8,7 +8,8 @@
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          udp/group.rs  what one send carries   reply_sockets.rs  other ports
+//!                          udp/group.rs  what one send carries   tcp/{connection, listener}.rs
+//!                          reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done

@@ -14,16 +14,21 @@
 //! Each connection has at most one send in flight: two could overtake each other. A direct descriptor
 //! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
 
+mod connection;
+mod listener;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use self::connection::{Cause, Connection, Phase, Receiving};
+use self::listener::{Accepting, Listener};
 use crate::ring::{
-    Arena, BufferConfig, BufferRing, Chunk, Completion, Errno, File, Patience, Piece, Ring, RingError, Token,
+    Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, Ring, RingError, Token,
 };
 use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
-use crate::stats::{Counter, Counters};
+use crate::stats::Counters;
 use crate::sys;
 use crate::verdict::{self, StreamSend};
 
@@ -79,164 +84,6 @@ impl Operations {
 
     fn cancel(self) -> Token {
         Token::new(self.cancel, 0, 0)
-    }
-}
-
-/// How far accepting on a listener is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepting {
-    Armed,
-    /// Being cancelled at the limit of connections.
-    Cancelling,
-    /// Being cancelled for good.
-    Leaving,
-    Ended,
-    /// For good.
-    Off,
-}
-
-struct Listener {
-    /// `None` once it was retired.
-    listening: Option<Listening>,
-    addr: SocketAddr,
-    fate: Fate,
-    file: File,
-    accepting: Accepting,
-}
-
-impl Listener {
-    /// Ends accepting, unless there are connections in the queue that nobody else will accept. One that
-    /// another processor was just putting there as the filter came is accepted all the same.
-    fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {
-        let left = match &self.listening {
-            Some(listening) if self.fate != Fate::Outlives => sys::accept_queue_len(listening.as_fd())? == 0,
-            _ => true,
-        };
-        match self.accepting {
-            Accepting::Armed if left => {
-                self.accepting = Accepting::Leaving;
-                ring.cancel(accept, cancel);
-            }
-            Accepting::Ended if left => self.accepting = Accepting::Off,
-            // cancelled at the limit of connections: for good, now
-            Accepting::Cancelling if left => self.accepting = Accepting::Leaving,
-            Accepting::Off if !left => self.accepting = Accepting::Ended,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// No connection has this file.
-    Free,
-    /// Accepted above the limit: waits like in the accept queue.
-    Parked,
-    /// Echoing.
-    Open,
-    /// The end of the server: what the kernel has received so far is echoed, then it is finished. Counts
-    /// the bytes, lest a peer that goes on sending keeps us here.
-    Emptying(u32),
-    /// Nothing more is received; what was received is sent, then the connection is closed.
-    Finishing(Cause),
-    /// Our FIN is out; the peer's remaining bytes are read and dropped, since closing on them would
-    /// reset the connection and destroy what it has not read yet.
-    Lingering,
-    /// It is over; it is closed as soon as nothing is in flight on it.
-    Closing(Cause),
-}
-
-impl Phase {
-    /// What was received is sent.
-    fn echoes(self) -> bool {
-        matches!(self, Self::Open | Self::Emptying(_) | Self::Finishing(_))
-    }
-}
-
-/// Why a connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Finished,
-    Reset,
-    Error,
-    Stalled,
-    Drained,
-}
-
-impl Cause {
-    fn counter(self, counters: &Counters) -> &Counter {
-        match self {
-            Self::Finished => &counters.tcp_closed_finished,
-            Self::Reset => &counters.tcp_closed_reset,
-            Self::Error => &counters.tcp_closed_error,
-            Self::Stalled => &counters.tcp_closed_stalled,
-            Self::Drained => &counters.tcp_closed_drained,
-        }
-    }
-}
-
-/// How far receiving on a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Receiving {
-    Off,
-    Multishot,
-    Once,
-    /// One by one, until nothing is there.
-    Rest,
-    Cancelling,
-}
-
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // they are independent of each other
-struct Connection {
-    generation: u32,
-    phase: Phase,
-    receiving: Receiving,
-    /// A send or a shutdown is in flight.
-    sending: bool,
-    /// It is in the list of connections to look after at the end of the turn.
-    listed: bool,
-    /// It is in the list of those that wait for buffers.
-    starved: bool,
-    /// It is in the list of those that wait for room to set bytes aside.
-    crowded: bool,
-    /// Receives one by one, since its peer sends much at a time.
-    streaming: bool,
-    /// Received and not yet sent, still in provided buffers.
-    pieces: VecDeque<Piece>,
-    /// Bytes of the first piece that need not be sent any more.
-    piece_bytes_done: u32,
-    /// Received before the pieces and not yet sent, set aside.
-    aside: VecDeque<Chunk>,
-    /// Bytes of the first chunk that are out already.
-    chunk_bytes_done: u32,
-    /// The turn in which its peer was found not to read.
-    stalled_turn: u64,
-}
-
-impl Connection {
-    fn new(generation: u32) -> Self {
-        Self {
-            generation,
-            phase: Phase::Free,
-            receiving: Receiving::Off,
-            sending: false,
-            listed: false,
-            starved: false,
-            crowded: false,
-            streaming: false,
-            pieces: VecDeque::new(),
-            piece_bytes_done: 0,
-            aside: VecDeque::new(),
-            chunk_bytes_done: 0,
-            stalled_turn: 0,
-        }
-    }
-
-    fn has_to_send(&self) -> bool {
-        !self.pieces.is_empty() || !self.aside.is_empty()
     }
 }
 

@@ -1,0 +1,119 @@
+//! A connection of the TCP datapath: how far it is, and what it holds.
+
+use std::collections::VecDeque;
+
+use crate::ring::{Chunk, Piece};
+use crate::stats::{Counter, Counters};
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No connection has this file.
+    Free,
+    /// Accepted above the limit: waits like in the accept queue.
+    Parked,
+    /// Echoing.
+    Open,
+    /// The end of the server: what the kernel has received so far is echoed, then it is finished. Counts
+    /// the bytes, lest a peer that goes on sending keeps us here.
+    Emptying(u32),
+    /// Nothing more is received; what was received is sent, then the connection is closed.
+    Finishing(Cause),
+    /// Our FIN is out; the peer's remaining bytes are read and dropped, since closing on them would
+    /// reset the connection and destroy what it has not read yet.
+    Lingering,
+    /// It is over; it is closed as soon as nothing is in flight on it.
+    Closing(Cause),
+}
+
+impl Phase {
+    /// What was received is sent.
+    pub(super) fn echoes(self) -> bool {
+        matches!(self, Self::Open | Self::Emptying(_) | Self::Finishing(_))
+    }
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Finished,
+    Reset,
+    Error,
+    Stalled,
+    Drained,
+}
+
+impl Cause {
+    pub(super) fn counter(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::Finished => &counters.tcp_closed_finished,
+            Self::Reset => &counters.tcp_closed_reset,
+            Self::Error => &counters.tcp_closed_error,
+            Self::Stalled => &counters.tcp_closed_stalled,
+            Self::Drained => &counters.tcp_closed_drained,
+        }
+    }
+}
+
+/// How far receiving on a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Off,
+    Multishot,
+    Once,
+    /// One by one, until nothing is there.
+    Rest,
+    Cancelling,
+}
+
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
+pub(super) struct Connection {
+    pub(super) generation: u32,
+    pub(super) phase: Phase,
+    pub(super) receiving: Receiving,
+    /// A send or a shutdown is in flight.
+    pub(super) sending: bool,
+    /// It is in the list of connections to look after at the end of the turn.
+    pub(super) listed: bool,
+    /// It is in the list of those that wait for buffers.
+    pub(super) starved: bool,
+    /// It is in the list of those that wait for room to set bytes aside.
+    pub(super) crowded: bool,
+    /// Receives one by one, since its peer sends much at a time.
+    pub(super) streaming: bool,
+    /// Received and not yet sent, still in provided buffers.
+    pub(super) pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that need not be sent any more.
+    pub(super) piece_bytes_done: u32,
+    /// Received before the pieces and not yet sent, set aside.
+    pub(super) aside: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are out already.
+    pub(super) chunk_bytes_done: u32,
+    /// The turn in which its peer was found not to read.
+    pub(super) stalled_turn: u64,
+}
+
+impl Connection {
+    pub(super) fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            phase: Phase::Free,
+            receiving: Receiving::Off,
+            sending: false,
+            listed: false,
+            starved: false,
+            crowded: false,
+            streaming: false,
+            pieces: VecDeque::new(),
+            piece_bytes_done: 0,
+            aside: VecDeque::new(),
+            chunk_bytes_done: 0,
+            stalled_turn: 0,
+        }
+    }
+
+    pub(super) fn has_to_send(&self) -> bool {
+        !self.pieces.is_empty() || !self.aside.is_empty()
+    }
+}

@@ -1,0 +1,54 @@
+//! A listener of the TCP datapath: how far accepting on it is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use crate::ring::{File, Ring, Token};
+use crate::sockets::{Fate, Listening};
+use crate::sys;
+
+/// How far accepting on a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepting {
+    Armed,
+    /// Being cancelled at the limit of connections.
+    Cancelling,
+    /// Being cancelled for good.
+    Leaving,
+    Ended,
+    /// For good.
+    Off,
+}
+
+pub(super) struct Listener {
+    /// `None` once it was retired.
+    pub(super) listening: Option<Listening>,
+    pub(super) addr: SocketAddr,
+    pub(super) fate: Fate,
+    pub(super) file: File,
+    pub(super) accepting: Accepting,
+}
+
+impl Listener {
+    /// Ends accepting, unless there are connections in the queue that nobody else will accept. One that
+    /// another processor was just putting there as the filter came is accepted all the same.
+    pub(super) fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {
+        let left = match &self.listening {
+            Some(listening) if self.fate != Fate::Outlives => sys::accept_queue_len(listening.as_fd())? == 0,
+            _ => true,
+        };
+        match self.accepting {
+            Accepting::Armed if left => {
+                self.accepting = Accepting::Leaving;
+                ring.cancel(accept, cancel);
+            }
+            Accepting::Ended if left => self.accepting = Accepting::Off,
+            // cancelled at the limit of connections: for good, now
+            Accepting::Cancelling if left => self.accepting = Accepting::Leaving,
+            Accepting::Off if !left => self.accepting = Accepting::Ended,
+            _ => {}
+        }
+        Ok(())
+    }
+}
