@@ -8,7 +8,7 @@
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          udp/group.rs  what one send carries   tcp/{connection, listener}.rs
+//!                          udp/group.rs  what one send carries   tcp/{connection, listener, idle}.rs
 //!                          reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          adopt.rs   those that systemd passes

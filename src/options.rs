@@ -79,6 +79,16 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
 
+    /// Close TCP connections on which nothing was sent or received for so long, or up to an eighth longer,
+    /// like 1min. 0s: never
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_timeout)]
+    idle_timeout: Duration,
+
+    /// Give up TCP connections whose peer acknowledges nothing, or takes nothing, for so long while its
+    /// echo waits (TCP_USER_TIMEOUT). 0s: the system's own patience, about 15 minutes
+    #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = parse_timeout)]
+    tcp_user_timeout: Duration,
+
     /// Log all counters so often, like 10s or 1min. Default: at the end only
     #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
     stats_interval: Option<Duration>,
@@ -138,6 +148,8 @@ impl Options {
             workers: self.workers,
             pin: self.pin,
             max_connections: self.max_connections,
+            idle_timeout: self.idle_timeout,
+            tcp_user_timeout: self.tcp_user_timeout,
             stats_interval: self.stats_interval,
             busy_poll: self.busy_poll,
             drain_timeout: self.drain_timeout,
@@ -183,6 +195,15 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
         Ok(_) => Err("must be at least 10ms".into()),
+        error => error,
+    }
+}
+
+/// Zero for never.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(timeout) if timeout.is_zero() || timeout >= Duration::from_millis(10) => Ok(timeout),
+        Ok(_) => Err("must be at least 10ms, or 0s".into()),
         error => error,
     }
 }
@@ -234,6 +255,8 @@ mod tests {
             ("--stats-interval 101years", "at most 100 years"),
             ("--drain-timeout 101years", "at most 100 years"),
             ("--reply-socket-idle 101years", "at most 100 years"),
+            ("--idle-timeout 9ms", "at least 10ms, or 0s"),
+            ("--tcp-user-timeout 101years", "at most 100 years"),
             ("--busy-poll 2ms", "at most 1ms"),
             ("--max-connections 0", "--max-connections"),
             ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),

@@ -155,6 +155,18 @@ pub enum Wait {
     Timeout(Duration),
 }
 
+/// A time for [`Ring::wake_after`], in memory that lives as long as the process: the kernel reads it when the
+/// operation is submitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval(&'static Timespec);
+
+impl Interval {
+    /// So long.
+    pub fn new(duration: Duration) -> Self {
+        Self(Box::leak(Box::new(Timespec::from(duration))))
+    }
+}
+
 /// What the kernel says of an operation.
 #[derive(Debug)]
 pub struct Completion {
@@ -484,6 +496,12 @@ impl Ring {
     /// again at once, so nothing else may be in flight on it.
     pub fn close(&mut self, file: File, token: Token) {
         let entry = opcode::Close::new(Fixed::from(file)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Completes once, with `ETIME`, when `interval` has passed.
+    pub fn wake_after(&mut self, interval: Interval, token: Token) {
+        let entry = opcode::Timeout::new(interval.0).build();
         self.push(&entry.user_data(token.user_data()));
     }
 

@@ -62,6 +62,10 @@ pub struct ServerConfig {
     pub pin: bool,
     /// Connections served at a time, all workers together.
     pub max_connections: Option<NonZeroUsize>,
+    /// Close connections on which nothing happened for so long; zero for never.
+    pub idle_timeout: Duration,
+    /// Give up connections whose peer acknowledges nothing for so long; zero for the system's patience.
+    pub tcp_user_timeout: Duration,
     /// Print the counters so often.
     pub stats_interval: Option<Duration>,
     /// Workers look for work for so long before they sleep; zero for never.
@@ -163,6 +167,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let binding =
         Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
     let mut bound = sockets::bind_all(binding, adopted)?;
+    bound.set_user_timeout(config.tcp_user_timeout)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -178,7 +183,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let worker_config = WorkerConfig {
         rules: Rules::new(&listening, sys::local_ports(), pairs),
         reply_sockets: config.reply_sockets,
-        limits: tcp::Limits { connections, workers: count },
+        limits: tcp::Limits { connections, workers: count, idle_timeout: config.idle_timeout },
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
         workers_with_tcp: Arc::new(AtomicUsize::new(count)),

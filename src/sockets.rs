@@ -461,6 +461,22 @@ fn with_patience<T>(
     }
 }
 
+impl Sockets {
+    /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
+    /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
+    pub fn set_user_timeout(&self, timeout: Duration) -> Result<(), SocketError> {
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        for socket in self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp) {
+            sys::set_option(socket.as_fd(), IntOption::USER_TIMEOUT, timeout_ms).map_err(failed(
+                "set the socket options of",
+                Protocol::Tcp,
+                socket.addr,
+            ))?;
+        }
+        Ok(())
+    }
+}
+
 /// One line if the kernel gave smaller receive buffers than asked for.
 fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
     let smallest = sockets

@@ -77,6 +77,10 @@ counters! {
     tcp_closed_reset,
     /// Connections closed for another error.
     tcp_closed_error,
+    /// Connections whose peer acknowledged nothing for too long (--tcp-user-timeout).
+    tcp_closed_vanished,
+    /// Connections closed because nothing was sent or received on them for too long (--idle-timeout).
+    tcp_closed_idle,
     /// Connections closed because their peer did not read and memory for its echo ran out.
     tcp_closed_stalled,
     /// Connections that the end of the server closed.

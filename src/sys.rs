@@ -66,6 +66,9 @@ impl IntOption {
     pub const RECEIVE_ERRORS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVERR);
     /// No waiting for more bytes to send.
     pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
+    /// Milliseconds that a peer may leave what was sent unacknowledged, or its window closed, before the
+    /// connection is given up; 0: as long as `net.ipv4.tcp_retries2` says. Connections inherit it.
+    pub const USER_TIMEOUT: Self = Self(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
 }
 
 /// A new socket for `addr`'s family, close-on-exec. Errors as socket(2): `EAFNOSUPPORT` when the host

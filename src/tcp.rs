@@ -15,14 +15,17 @@
 //! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
 
 mod connection;
+mod idle;
 mod listener;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use self::connection::{Cause, Connection, Phase, Receiving};
+use self::idle::IdleClock;
 use self::listener::{Accepting, Listener};
 use crate::ring::{
     Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, Ring, RingError, Token,
@@ -58,6 +61,8 @@ pub struct Limits {
     pub connections: usize,
     /// Workers that share the memory for bytes set aside.
     pub workers: usize,
+    /// Connections on which nothing was sent or received for so long are closed; zero for never.
+    pub idle_timeout: Duration,
 }
 
 /// The numbers of the operations that this datapath submits.
@@ -75,6 +80,8 @@ pub struct Operations {
     pub close: u8,
     /// Cancellation of an accept or a receive.
     pub cancel: u8,
+    /// A tick of the clock that finds idle connections.
+    pub tick: u8,
 }
 
 impl Operations {
@@ -109,6 +116,7 @@ pub struct Tcp {
     limit: usize,
     served: usize,
     turn: u64,
+    clock: IdleClock,
     draining: bool,
 }
 
@@ -158,6 +166,7 @@ impl Tcp {
             limit: limits.connections,
             served: 0,
             turn: 0,
+            clock: IdleClock::new(limits.idle_timeout),
             draining: false,
         })
     }
@@ -242,8 +251,7 @@ impl Tcp {
                     }
                 }
                 verdict::Receive::Reset | verdict::Receive::Fatal => {
-                    let reset = errno.0 == libc::ECONNRESET;
-                    connection.phase = Phase::Closing(if reset { Cause::Reset } else { Cause::Error });
+                    connection.phase = Phase::Closing(Cause::of(errno));
                 }
             },
         }
@@ -275,8 +283,7 @@ impl Tcp {
                 StreamSend::Reset => {
                     // a send that was cancelled has its cause already
                     if !matches!(connection.phase, Phase::Closing(_)) {
-                        let reset = matches!(errno.0, libc::ECONNRESET | libc::EPIPE);
-                        connection.phase = Phase::Closing(if reset { Cause::Reset } else { Cause::Error });
+                        connection.phase = Phase::Closing(Cause::of(errno));
                     }
                 }
             },
@@ -291,6 +298,19 @@ impl Tcp {
         connection.sending = false;
         if completion.result().is_err() {
             connection.phase = Phase::Closing(Cause::Drained);
+        }
+    }
+
+    /// Handles a tick of the clock: closes the connections that were idle for too long.
+    pub fn ticked(&mut self) {
+        self.clock.ticked();
+        for index in 0..self.connections.len() {
+            let connection = &mut self.connections[index];
+            let waits = matches!(connection.phase, Phase::Free | Phase::Parked | Phase::Closing(_));
+            if !waits && self.clock.is_idle(connection.active_tick) {
+                connection.phase = Phase::Closing(Cause::Idle);
+                self.list(File(self.first_connection + index as u32));
+            }
         }
     }
 
@@ -313,8 +333,14 @@ impl Tcp {
         while self.served < self.limit || self.draining {
             let Some(file) = self.parked.pop_front() else { break };
             self.served += 1;
-            self.connection(file).phase = if self.draining { Phase::Emptying(0) } else { Phase::Open };
+            let (now, draining) = (self.clock.now(), self.draining);
+            let connection = self.connection(file);
+            connection.active_tick = now;
+            connection.phase = if draining { Phase::Emptying(0) } else { Phase::Open };
             self.look_after(file, ring, counters);
+        }
+        if self.served > 0 {
+            self.clock.run(ring, Token::new(self.operations.tick, 0, 0));
         }
         self.arm_listeners(ring, counters);
     }
@@ -588,9 +614,11 @@ impl Tcp {
         &mut self.connections[(file.0 - self.first_connection) as usize]
     }
 
-    /// Has `file` looked after at the end of the turn.
+    /// Something has happened on `file`: it is looked after at the end of the turn.
     fn list(&mut self, file: File) {
+        let now = self.clock.now();
         let connection = self.connection(file);
+        connection.active_tick = now;
         if !connection.listed {
             connection.listed = true;
             self.listed.push(file);

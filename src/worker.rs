@@ -98,10 +98,11 @@ enum Operation {
     TcpSend,
     TcpShutdown,
     TcpClose,
+    TcpTick,
 }
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Wake,
         Self::Cancel,
         Self::UdpReceive,
@@ -111,6 +112,7 @@ impl Operation {
         Self::TcpSend,
         Self::TcpShutdown,
         Self::TcpClose,
+        Self::TcpTick,
     ];
 
     fn of(token: Token) -> Self {
@@ -131,6 +133,7 @@ const TCP_OPERATIONS: tcp::Operations = tcp::Operations {
     shutdown: Operation::TcpShutdown as u8,
     close: Operation::TcpClose as u8,
     cancel: Operation::Cancel as u8,
+    tick: Operation::TcpTick as u8,
 };
 
 /// The file that wakes the worker; the listening sockets follow it, then the reply sockets, then the
@@ -266,6 +269,7 @@ impl Worker {
                 Operation::TcpReceive => tcp.received(&completion, counters),
                 Operation::TcpSend => tcp.sent(&completion, counters),
                 Operation::TcpShutdown => tcp.shut_down(&completion),
+                Operation::TcpTick => tcp.ticked(),
                 Operation::Wake => ending = true,
                 Operation::Cancel | Operation::TcpClose => {}
             }

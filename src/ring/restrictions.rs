@@ -12,7 +12,7 @@ use io_uring::{Submitter, opcode, squeue};
 
 /// The operations of [`super::Ring`]: multishots and those with buffers of ours share a number with the
 /// plain ones.
-const OPERATIONS: [u8; 9] = [
+const OPERATIONS: [u8; 10] = [
     opcode::Accept::CODE,
     opcode::AsyncCancel::CODE,
     opcode::Close::CODE,
@@ -22,6 +22,7 @@ const OPERATIONS: [u8; 9] = [
     opcode::Send::CODE,
     opcode::SendMsg::CODE,
     opcode::Shutdown::CODE,
+    opcode::Timeout::CODE,
 ];
 
 /// What is registered after the ring was enabled: the numbers are those of io_uring_register(2).

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ring::{Chunk, Piece};
+use crate::ring::{Chunk, Errno, Piece};
 use crate::stats::{Counter, Counters};
 
 /// What a connection is doing.
@@ -39,16 +39,30 @@ pub(super) enum Cause {
     Finished,
     Reset,
     Error,
+    /// Its peer acknowledged nothing for too long.
+    Vanished,
     Stalled,
+    Idle,
     Drained,
 }
 
 impl Cause {
+    /// What an error of a connection's socket means.
+    pub(super) fn of(errno: Errno) -> Self {
+        match errno.0 {
+            libc::ECONNRESET | libc::EPIPE => Self::Reset,
+            libc::ETIMEDOUT => Self::Vanished,
+            _ => Self::Error,
+        }
+    }
+
     pub(super) fn counter(self, counters: &Counters) -> &Counter {
         match self {
             Self::Finished => &counters.tcp_closed_finished,
             Self::Reset => &counters.tcp_closed_reset,
             Self::Error => &counters.tcp_closed_error,
+            Self::Vanished => &counters.tcp_closed_vanished,
+            Self::Idle => &counters.tcp_closed_idle,
             Self::Stalled => &counters.tcp_closed_stalled,
             Self::Drained => &counters.tcp_closed_drained,
         }
@@ -92,6 +106,8 @@ pub(super) struct Connection {
     pub(super) chunk_bytes_done: u32,
     /// The turn in which its peer was found not to read.
     pub(super) stalled_turn: u64,
+    /// The tick of the idle clock when something happened last.
+    pub(super) active_tick: u32,
 }
 
 impl Connection {
@@ -110,6 +126,7 @@ impl Connection {
             aside: VecDeque::new(),
             chunk_bytes_done: 0,
             stalled_turn: 0,
+            active_tick: 0,
         }
     }
 

@@ -1,0 +1,72 @@
+//! Which connections are idle, told by a coarse clock.
+//!
+//! The clock ticks a few times within the timeout, by one timer of the ring, and only while there are
+//! connections. A connection is marked with the tick of what happened to it last: no clock is read and no timer
+//! is set for an echo, and a server without connections sleeps undisturbed.
+
+use std::time::Duration;
+
+use crate::ring::{Interval, Ring, Token};
+
+/// Ticks within the timeout: a connection is closed at most one tick late.
+const TICKS: u32 = 8;
+
+/// The clock; without a timeout it stands still.
+pub(super) struct IdleClock {
+    tick: u32,
+    interval: Option<Interval>,
+    armed: bool,
+}
+
+impl IdleClock {
+    /// A clock for this timeout; zero for none.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let interval = (!timeout.is_zero()).then(|| Interval::new(timeout / TICKS));
+        Self { tick: 0, interval, armed: false }
+    }
+
+    /// What a connection is marked with when something happens to it.
+    pub(super) fn now(&self) -> u32 {
+        self.tick
+    }
+
+    /// Has the clock tick once more, if it is wanted and does not already.
+    pub(super) fn run(&mut self, ring: &mut Ring, token: Token) {
+        if let Some(interval) = self.interval
+            && !self.armed
+        {
+            self.armed = true;
+            ring.wake_after(interval, token);
+        }
+    }
+
+    /// The timer has ended.
+    pub(super) fn ticked(&mut self) {
+        self.armed = false;
+        self.tick = self.tick.wrapping_add(1);
+    }
+
+    /// Nothing has happened for the whole timeout to what was marked so.
+    pub(super) fn is_idle(&self, mark: u32) -> bool {
+        // the tick after the mark may have come at once
+        self.tick.wrapping_sub(mark) > TICKS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeout_has_passed_in_full_and_no_more_than_a_tick_longer() {
+        let mut clock = IdleClock { tick: u32::MAX - 3, ..IdleClock::new(Duration::from_secs(8)) };
+        let mark = clock.now();
+        for _ in 0..TICKS {
+            clock.ticked();
+            assert!(!clock.is_idle(mark));
+        }
+        clock.ticked();
+        assert!(clock.is_idle(mark));
+        assert!(!clock.is_idle(clock.now()));
+    }
+}
