@@ -15,7 +15,7 @@
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          ring.rs    one ring; ring/{token, buffers, message, memory,
-//!                          arena, outgoing, poll, restrictions}.rs
+//!                          arena, outgoing, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors

@@ -16,13 +16,14 @@ mod outgoing;
 mod poll;
 mod restrictions;
 mod token;
+mod uring;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, Submitter, cqueue, opcode, squeue};
+use io_uring::types::{Fixed, Timespec};
+use io_uring::{cqueue, opcode, squeue};
 
 pub use self::arena::{Arena, Chunk};
 pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
@@ -31,6 +32,7 @@ pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::outgoing::{Addressed, Outgoing};
 use self::poll::Polling;
 pub use self::token::Token;
+use self::uring::Uring;
 
 /// An error number of the kernel, positive (errno(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,9 +201,7 @@ impl Completion {
 
 /// An `io_uring` of the thread that made it.
 pub struct Ring {
-    /// Never dropped, as nothing that it points at is ever unmapped.
-    uring: &'static IoUring,
-    submitter: Submitter<'static>,
+    uring: Uring,
     polling: Polling,
     /// Completions that had to be copied out in the middle of a turn.
     early: Vec<Completion>,
@@ -213,95 +213,42 @@ impl Ring {
     /// Sets a ring up for the calling thread, which must be the one that uses it. It can do what the methods
     /// of this type do, and nothing else.
     pub fn new(config: RingConfig) -> Result<Self, RingError> {
-        let uring = Self::build(config).map_err(|error| RingError::new(Step::Setup, &error))?;
-        let uring: &'static IoUring = Box::leak(Box::new(uring));
-        let mut submitter = uring.submitter();
-        submitter
-            .register_files_sparse(config.files)
-            .map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
-        // saves a look-up at each enter (Linux 5.18); without it everything works the same
-        let _ = submitter.register_ring_fd();
-        restrictions::restrict_and_enable(&submitter).map_err(|error| RingError::new(Step::Setup, &error))?;
+        let mut uring = Uring::new(&config).map_err(|error| RingError::new(Step::Setup, &error))?;
+        uring.register_files(config.files).map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
+        // without it everything works the same
+        let _ = uring.register_ring_fd();
+        uring.enable().map_err(|error| RingError::new(Step::Setup, &error))?;
         let polling = Polling::new(config.busy_poll);
-        Ok(Self { uring, submitter, polling, early: Vec::new(), failed: None })
+        Ok(Self { uring, polling, early: Vec::new(), failed: None })
     }
 
-    /// The best set-up that the kernel knows; `EINVAL` means that it doesn't know a flag: completions run when
-    /// we enter to wait (Linux 6.1), else cooperatively; no indirection in the submission queue (Linux 6.6).
-    fn build(config: RingConfig) -> io::Result<IoUring> {
-        let candidates = [(true, true), (true, false), (false, false)];
-        let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
-        for (defer_taskrun, no_sqarray) in candidates {
-            let mut builder = IoUring::builder();
-            builder.setup_submit_all().setup_cqsize(config.completion_entries).setup_single_issuer();
-            // the thread that enables it, see `new`, is the one that uses it
-            builder.setup_taskrun_flag().setup_r_disabled();
-            if defer_taskrun {
-                builder.setup_defer_taskrun();
-            } else {
-                builder.setup_coop_taskrun();
-            }
-            if no_sqarray {
-                builder.setup_no_sqarray();
-            }
-            match builder.build(config.submission_entries) {
-                Ok(uring) => return Ok(uring),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused)
-    }
-
-    fn submitter(&self) -> &Submitter<'static> {
-        &self.submitter
+    fn uring(&self) -> &Uring {
+        &self.uring
     }
 
     /// Registers `fd` as `file`; the descriptor itself stays open and ordinary.
     pub fn register_file(&self, file: File, fd: BorrowedFd<'_>) -> Result<(), RingError> {
-        self.submitter
-            .register_files_update(file.0, &[fd.as_raw_fd()])
-            .map(drop)
+        self.uring
+            .update_file(file, fd.as_raw_fd())
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
     /// Takes a file out of the table: if nothing else holds it open it is closed, once what is in flight
     /// on it is done. A file that is not there is left alone.
     pub fn unregister_file(&self, file: File) {
-        let _ = self.submitter.register_files_update(file.0, &[-1]);
+        let _ = self.uring.update_file(file, -1);
     }
 
-    /// Takes direct descriptors from `files` on only (`IORING_REGISTER_FILE_ALLOC_RANGE`, Linux 6.0), so
-    /// that those below can be registered and unregistered by number.
+    /// Takes direct descriptors from `files` on only, so that those below can be registered and
+    /// unregistered by number.
     pub fn reserve_files_below(&self, first: File, count: u32) -> Result<(), RingError> {
-        const REGISTER_FILE_ALLOC_RANGE: u32 = 25;
-        #[repr(C)]
-        struct FileIndexRange {
-            offset: u32,
-            len: u32,
-            reserved: u64,
-        }
-        let range = FileIndexRange { offset: first.0, len: count, reserved: 0 };
-        // SAFETY: io_uring_register(2) reads one live io_uring_file_index_range
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_io_uring_register,
-                self.uring.as_raw_fd(),
-                REGISTER_FILE_ALLOC_RANGE,
-                &raw const range,
-                0,
-            )
-        };
-        if result < 0 {
-            return Err(RingError::new(Step::RegisterFiles, &io::Error::last_os_error()));
-        }
-        Ok(())
+        self.uring.allocate_files(first, count).map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
     /// Takes every file out of the table, direct descriptors included: what nothing else holds open is
     /// closed.
     pub fn unregister_files(&self) -> io::Result<()> {
-        self.submitter.unregister_files()
+        self.uring.unregister_files()
     }
 
     /// Submits what is queued, sleeps as `wait` says, and appends the completions to `completions`.
@@ -322,19 +269,11 @@ impl Ring {
 
     /// Submits, sleeps, and takes out the completions.
     fn enter(&self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let entered = match wait {
-            Wait::No => self.submitter.submit(),
-            Wait::Completion => self.submitter.submit_and_wait(1),
-            Wait::Timeout(timeout) => {
-                let timespec = Timespec::from(timeout);
-                self.submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
-            }
-        };
-        self.reap(completions);
+        let entered = self.uring.enter(wait);
+        self.uring.reap(completions);
         match entered {
-            Ok(_) => Ok(()),
-            Err(error) if is_passing(&error) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -343,7 +282,7 @@ impl Ring {
         let begun = Instant::now();
         if let Some(duration) = self.polling.duration() {
             loop {
-                if self.has_work() {
+                if self.uring.has_work() {
                     self.enter(Wait::No, completions)?;
                 } else {
                     std::hint::spin_loop();
@@ -362,30 +301,10 @@ impl Ring {
         Ok(())
     }
 
-    /// There is something to submit, or to take out, or the kernel has something ready for us to come for.
-    fn has_work(&self) -> bool {
-        // SAFETY: no other views of the queues exist: they are made in this room only, and dropped here
-        let (submission, completion) =
-            unsafe { (self.uring.submission_shared(), self.uring.completion_shared()) };
-        !submission.is_empty() || submission.taskrun() || !completion.is_empty()
-    }
-
-    /// Copies out what the completion queue holds.
-    fn reap(&self, completions: &mut Vec<Completion>) {
-        // SAFETY: no other view of the completion queue exists: it is made here only, and dropped here
-        let queue = unsafe { self.uring.completion_shared() };
-        completions.extend(queue.map(|entry| Completion {
-            token: Token::from_user_data(entry.user_data()),
-            result: entry.result(),
-            flags: entry.flags(),
-        }));
-    }
-
     /// Queues an operation; submits those before it if the queue is full.
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: no other view of the submission queue exists: it is made here and in `flush` only. All
-        // that an entry points at lives as long as the process: the operations below see to it
-        while unsafe { self.uring.submission_shared().push(entry) }.is_err() {
+        // SAFETY: all that an entry points at lives as long as the process: the operations below see to it
+        while !unsafe { self.uring.push(entry) } {
             self.flush();
             if self.failed.is_some() {
                 return;
@@ -396,16 +315,11 @@ impl Ring {
     /// Submits what is queued, now. Operations that end inline have ended when this returns; their
     /// completions are in the next turn.
     pub fn flush(&mut self) {
-        // SAFETY: see `push`
-        while self.failed.is_none() && !unsafe { self.uring.submission_shared() }.is_empty() {
-            match self.submitter.submit() {
-                Ok(_) => {}
-                Err(error) if is_passing(&error) => {
-                    // EBUSY: completions must be taken out before more operations go in
-                    let mut early = std::mem::take(&mut self.early);
-                    self.reap(&mut early);
-                    self.early = early;
-                }
+        while self.failed.is_none() && self.uring.has_queued() {
+            match self.uring.enter(Wait::No) {
+                Ok(()) => {}
+                // EBUSY: completions must be taken out before more operations go in
+                Err(error) if is_passing(&error) => self.uring.reap(&mut self.early),
                 Err(error) => self.failed = Some(error),
             }
         }

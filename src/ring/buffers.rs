@@ -131,9 +131,7 @@ impl BufferRing {
         let register = |flags| {
             // SAFETY: io_uring_register_buf_ring(3) wants page-aligned memory of `count` entries that
             // stays valid until the group is unregistered; a Mapping is both, and is never unmapped
-            unsafe {
-                ring.submitter().register_buf_ring_with_flags(entries.base() as u64, count, group, flags)
-            }
+            unsafe { ring.uring().register_buffers(entries.base(), count, group, flags) }
         };
         register(if incremental { INCREMENTAL } else { 0 }).map_err(failed)?;
         // SAFETY: msghdr is plain data, and all zeroes is an empty one

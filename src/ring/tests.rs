@@ -280,6 +280,6 @@ fn a_ring_does_what_it_has_words_for_and_nothing_else() {
         ring.push(&entry.user_data(token.user_data()));
         assert_eq!(next(&mut ring, token).result(), refused);
     }
-    let error = ring.submitter().register_probe(&mut io_uring::Probe::new()).unwrap_err();
+    let error = ring.uring().probe().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "a registration that is not on the list");
 }
