@@ -8,12 +8,13 @@
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          udp/group.rs  what one send carries   tcp/{connection, listener, idle}.rs
+//!                          udp/group.rs  what one send carries   tcp/{connection, listener}.rs
 //!                          reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
+//!                          idle.rs    a coarse clock
 //!                          ring.rs    one ring; ring/{token, buffers, message, memory,
 //!                          arena, outgoing, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
@@ -33,6 +34,7 @@ pub mod adopt;
 pub mod check;
 pub mod cmsg;
 pub mod flow;
+pub mod idle;
 pub mod notify;
 pub mod options;
 pub mod pairs;

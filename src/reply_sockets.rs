@@ -10,15 +10,19 @@
 //! descriptor closed: nothing is half made. A fixed number, least recently used first out; idle ones go
 //! after a while; so many new ones a second, or a sprayer of ports could make a socket factory of us.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashTable;
+
+use crate::flow;
+use crate::idle::{IdleClock, TICKS};
 use crate::pairs::Pairs;
-use crate::ring::{File, Ring};
+use crate::ring::{File, Ring, Token};
 use crate::sockets::SOCKET_BUFFER_BYTES;
 use crate::sys::{self, IntOption, Protocol};
 
@@ -57,7 +61,7 @@ struct Entry {
     older: u32,
     newer: u32,
     used_turn: u64,
-    used_at: Instant,
+    used_tick: u32,
 }
 
 /// The reply sockets of a worker.
@@ -65,12 +69,15 @@ struct Entry {
 pub struct ReplySockets {
     limits: Limits,
     first_file: u32,
-    by_pair: HashMap<SocketAddr, u32>,
+    /// Entries by their pair's hash under `key`, which was drawn at the start.
+    by_pair: HashTable<u32>,
+    key: u64,
     entries: Vec<Entry>,
     unused: Vec<u32>,
     oldest: u32,
     newest: u32,
     budget: Budget,
+    clock: IdleClock,
     pairs: Arc<Pairs>,
 }
 
@@ -81,12 +88,15 @@ impl ReplySockets {
         Self {
             limits,
             first_file,
-            by_pair: HashMap::new(),
+            by_pair: HashTable::new(),
+            key: RandomState::new().hash_one(0),
             entries: Vec::new(),
             unused: Vec::new(),
             oldest: NONE,
             newest: NONE,
             budget: Budget::new(limits.per_second),
+            // a tick sooner than a tick late: the port may be wanted by somebody
+            clock: IdleClock::new(limits.idle_timeout * TICKS / (TICKS + 1)),
             pairs,
         }
     }
@@ -96,18 +106,20 @@ impl ReplySockets {
         self.by_pair.is_empty()
     }
 
-    /// How long from `now` until the first of them has been idle for too long; `None` if none is open.
-    pub fn next_expiry(&self, now: Instant) -> Option<Duration> {
-        let oldest = self.entries.get(self.oldest as usize)?;
-        Some(self.limits.idle_timeout.saturating_sub(now.saturating_duration_since(oldest.used_at)))
+    /// Has the clock tick, which ends in [`Self::ticked`], if any socket is open.
+    pub fn run_clock(&mut self, ring: &mut Ring, token: Token) {
+        if !self.is_empty() {
+            self.clock.run(ring, token);
+        }
     }
 
     /// The socket of `pair`, if there is one; it counts as used.
-    pub fn get(&mut self, pair: SocketAddr, turn: u64, now: Instant) -> Option<File> {
-        let index = *self.by_pair.get(&pair)?;
+    pub fn get(&mut self, pair: SocketAddr, turn: u64) -> Option<File> {
+        let hash = flow::keyed_hash(pair, self.key);
+        let index = *self.by_pair.find(hash, |&index| self.entries[index as usize].pair == pair)?;
         if self.entries[index as usize].used_turn != turn {
             self.unlink(index);
-            self.link_newest(index, turn, now);
+            self.link_newest(index, turn);
         }
         Some(self.file(index))
     }
@@ -120,7 +132,7 @@ impl ReplySockets {
         turn: u64,
         now: Instant,
     ) -> Result<File, Refused> {
-        if let Some(file) = self.get(pair, turn, now) {
+        if let Some(file) = self.get(pair, turn) {
             return Ok(file);
         }
         if self.limits.count == 0 || !self.budget.take(now) {
@@ -134,7 +146,7 @@ impl ReplySockets {
         if self.entries.len() - self.unused.len() == self.limits.count {
             self.evict(self.oldest, ring);
         }
-        let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_at: now };
+        let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_tick: 0 };
         let index = self.unused.pop().unwrap_or(self.entries.len() as u32);
         let known = self.pairs.insert(pair);
         if !known || ring.register_file(self.file(index), socket.as_fd()).is_err() {
@@ -151,15 +163,18 @@ impl ReplySockets {
         } else {
             self.entries[index as usize] = entry;
         }
-        self.by_pair.insert(pair, index);
-        self.link_newest(index, turn, now);
+        let Self { by_pair, entries, key, .. } = self;
+        let hash = |&index: &u32| flow::keyed_hash(entries[index as usize].pair, *key);
+        by_pair.insert_unique(hash(&index), index, hash);
+        self.link_newest(index, turn);
         Ok(self.file(index))
     }
 
-    /// Closes what has been idle for too long.
-    pub fn expire(&mut self, ring: &mut Ring, now: Instant) {
-        while self.oldest != NONE
-            && now.duration_since(self.entries[self.oldest as usize].used_at) >= self.limits.idle_timeout
+    /// The clock has ticked: closes what has been idle for too long.
+    pub fn ticked(&mut self, ring: &mut Ring) {
+        self.clock.ticked();
+        while let Some(oldest) = self.entries.get(self.oldest as usize)
+            && self.clock.is_idle(oldest.used_tick)
         {
             self.evict(self.oldest, ring);
         }
@@ -171,7 +186,10 @@ impl ReplySockets {
         // a reply may still be queued under the number of this file, and must not find another one
         ring.flush();
         self.unlink(index);
-        self.by_pair.remove(&pair);
+        let hash = flow::keyed_hash(pair, self.key);
+        if let Ok(entry) = self.by_pair.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
         ring.unregister_file(self.file(index));
         self.pairs.remove(pair);
         self.unused.push(index);
@@ -193,10 +211,10 @@ impl ReplySockets {
         }
     }
 
-    fn link_newest(&mut self, index: u32, turn: u64, now: Instant) {
+    fn link_newest(&mut self, index: u32, turn: u64) {
         let newest = std::mem::replace(&mut self.newest, index);
         let entry = &mut self.entries[index as usize];
-        (entry.older, entry.newer, entry.used_turn, entry.used_at) = (newest, NONE, turn, now);
+        (entry.older, entry.newer, entry.used_turn, entry.used_tick) = (newest, NONE, turn, self.clock.now());
         match newest {
             NONE => self.oldest = index,
             newest => self.entries[newest as usize].newer = index,
@@ -287,7 +305,7 @@ mod tests {
         assert_eq!(sockets.get_or_make(pair(1), &mut ring, 2, now), Ok(first));
         assert_eq!(sockets.get_or_make(pair(3), &mut ring, 3, now), Ok(second), "the place of the second");
         assert!(pairs.contains(pair(1)) && !pairs.contains(pair(2)) && pairs.contains(pair(3)));
-        assert_eq!(sockets.get(pair(2), 3, now), None);
+        assert_eq!(sockets.get(pair(2), 3), None);
     }
 
     #[test]
@@ -296,13 +314,12 @@ mod tests {
         let now = Instant::now();
         sockets.get_or_make(pair(11), &mut ring, 1, now).unwrap();
         assert!(UdpSocket::bind(pair(11)).is_err(), "it is bound");
-        sockets.expire(&mut ring, now + IDLE / 2);
+        (0..TICKS).for_each(|_| sockets.ticked(&mut ring));
+        assert!(sockets.get(pair(11), 2).is_some(), "and is used once more");
+        (0..TICKS).for_each(|_| sockets.ticked(&mut ring));
         assert!(!sockets.is_empty());
-        assert_eq!(sockets.next_expiry(now + IDLE / 2), Some(IDLE / 2));
-        assert_eq!(sockets.next_expiry(now + IDLE * 2), Some(Duration::ZERO));
-        sockets.expire(&mut ring, now + IDLE);
+        sockets.ticked(&mut ring);
         assert!(sockets.is_empty() && !pairs.contains(pair(11)));
-        assert_eq!(sockets.next_expiry(now), None);
         UdpSocket::bind(pair(11)).expect("the port is free again");
     }
 

@@ -15,7 +15,6 @@
 //! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
 
 mod connection;
-mod idle;
 mod listener;
 
 use std::collections::VecDeque;
@@ -25,8 +24,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use self::connection::{Cause, Connection, Phase, Receiving};
-use self::idle::IdleClock;
 use self::listener::{Accepting, Listener};
+use crate::idle::IdleClock;
 use crate::ring::{
     Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, Ring, RingError, Token,
 };

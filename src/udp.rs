@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::group::{Arrival, Group};
 use crate::addr;
@@ -69,6 +69,8 @@ pub struct Operations {
     pub send: u8,
     /// Cancellation of a receive.
     pub cancel: u8,
+    /// A tick of the clock that finds idle reply sockets.
+    pub tick: u8,
 }
 
 /// No buffer.
@@ -156,8 +158,6 @@ pub struct Udp {
     reply_sockets: ReplySockets,
     /// Groups that may need a new reply socket: socket and first buffer.
     deferred: Vec<(u16, u16)>,
-    /// When the turn began; kept only while there are reply sockets, whose idle time it counts.
-    now: Instant,
     /// Sockets that are not wanted any more.
     retiring: Vec<usize>,
     turn: u64,
@@ -218,7 +218,6 @@ impl Udp {
             rules,
             reply_sockets,
             deferred: Vec::new(),
-            now: Instant::now(),
             retiring,
             turn: 1,
         })
@@ -282,7 +281,7 @@ impl Udp {
             Err(errno) => match verdict::of_reply(errno, splittable) {
                 verdict::Send::Wait if !single => {
                     counters.udp_send_waits.add(1);
-                    if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn, self.now) {
+                    if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn) {
                         let message = socket.messages.again(first.into());
                         let token = self.operations.group(number, first);
                         ring.send_message(via.file, message, Patience::Wait, token);
@@ -317,10 +316,6 @@ impl Udp {
 
     /// Ends the turn: sends what its datagrams ask for, and arms what has ended.
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
-        if !self.reply_sockets.is_empty() {
-            self.now = Instant::now();
-            self.reply_sockets.expire(ring, self.now);
-        }
         // refused trains first: they are older than what this turn brought
         self.send_singly(ring, counters);
         for number in 0..self.sockets.len() {
@@ -341,9 +336,10 @@ impl Udp {
         self.turn += 1;
     }
 
-    /// How long nothing has to be looked at again, if nothing completes; `None`: for ever.
-    pub fn next_time(&self) -> Option<Duration> {
-        self.reply_sockets.next_expiry(self.now)
+    /// Handles a tick of the clock: closes the reply sockets that were idle for too long.
+    pub fn ticked(&mut self, ring: &mut Ring) {
+        self.reply_sockets.ticked(ring);
+        self.reply_sockets.run_clock(ring, self.operations.tick());
     }
 
     /// Sends this turn's groups in the order of their first datagrams; what may need a new reply socket
@@ -356,7 +352,7 @@ impl Udp {
             let splittable = group.segments > 1 && group.segments <= SINGLES.into();
             if splittable && self.refusals.contains(group.flow.peer.ip(), Instant::now) {
                 self.singles.waiting.push_back((socket.number, first));
-            } else if let Some(via) = socket.via(&group.flow, &mut self.reply_sockets, self.turn, self.now) {
+            } else if let Some(via) = socket.via(&group.flow, &mut self.reply_sockets, self.turn) {
                 socket.send(first, via, ring, self.operations);
             } else {
                 self.deferred.push((socket.number, first));
@@ -372,7 +368,6 @@ impl Udp {
         }
         // making sockets takes time that nobody else shall wait
         ring.flush();
-        self.now = Instant::now();
         let mut deferred = std::mem::take(&mut self.deferred);
         for (number, first) in deferred.drain(..) {
             if let Some(via) = self.make_via(number, first, ring, counters) {
@@ -380,13 +375,14 @@ impl Udp {
             }
         }
         self.deferred = deferred;
+        self.reply_sockets.run_clock(ring, self.operations.tick());
     }
 
     /// How a group gets out, with a new reply socket if need be. `None`: not at all; it is dropped.
     fn make_via(&mut self, number: u16, first: u16, ring: &mut Ring, counters: &Counters) -> Option<Via> {
         let socket = &self.sockets[usize::from(number)];
         let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
-        if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn, self.now) {
+        if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn) {
             return Some(via);
         }
         // a socket of ours that listens on the port answers from every address; one that shared the port
@@ -398,7 +394,7 @@ impl Udp {
         if let Some(own) = self.sockets.iter().find(own) {
             return Some(Via { file: own.file, source: Some(flow.origdst.ip()) });
         }
-        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, self.now) {
+        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, Instant::now()) {
             Ok(file) => {
                 counters.udp_reply_sockets_made.add(1);
                 return Some(Via { file, source: None });
@@ -487,6 +483,10 @@ impl Udp {
 impl Operations {
     fn receive(self, number: u16) -> Token {
         Token::new(self.receive, 0, number.into())
+    }
+
+    fn tick(self) -> Token {
+        Token::new(self.tick, 0, 0)
     }
 
     fn group(self, number: u16, first: u16) -> Token {
@@ -599,11 +599,11 @@ impl Socket {
     }
 
     /// How a reply of `flow` gets out, if no new reply socket is needed for it.
-    fn via(&self, flow: &Flow, reply_sockets: &mut ReplySockets, turn: u64, now: Instant) -> Option<Via> {
+    fn via(&self, flow: &Flow, reply_sockets: &mut ReplySockets, turn: u64) -> Option<Via> {
         if flow.origdst.port() == self.addr.port() {
             Some(Via { file: self.file, source: Some(flow.origdst.ip()) })
         } else {
-            reply_sockets.get(flow.origdst, turn, now).map(|file| Via { file, source: None })
+            reply_sockets.get(flow.origdst, turn).map(|file| Via { file, source: None })
         }
     }
 

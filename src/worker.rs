@@ -99,10 +99,11 @@ enum Operation {
     TcpShutdown,
     TcpClose,
     TcpTick,
+    UdpTick,
 }
 
 impl Operation {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Wake,
         Self::Cancel,
         Self::UdpReceive,
@@ -113,6 +114,7 @@ impl Operation {
         Self::TcpShutdown,
         Self::TcpClose,
         Self::TcpTick,
+        Self::UdpTick,
     ];
 
     fn of(token: Token) -> Self {
@@ -123,6 +125,7 @@ impl Operation {
 const UDP_OPERATIONS: udp::Operations = udp::Operations {
     receive: Operation::UdpReceive as u8,
     send: Operation::UdpSend as u8,
+    tick: Operation::UdpTick as u8,
     cancel: Operation::Cancel as u8,
 };
 
@@ -221,7 +224,7 @@ impl Worker {
         loop {
             let draining = self.drain_deadline.map(|_| DRAIN_TICK);
             let tending = self.retiring.then_some(TENDING_TICK);
-            let sleeps = [self.config.turn_timeout, draining, tending, self.udp.next_time()];
+            let sleeps = [self.config.turn_timeout, draining, tending];
             let wait = sleeps.into_iter().flatten().min().map_or(Wait::Completion, Wait::Timeout);
             self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
             self.counters.turns.add(1);
@@ -270,6 +273,7 @@ impl Worker {
                 Operation::TcpSend => tcp.sent(&completion, counters),
                 Operation::TcpShutdown => tcp.shut_down(&completion),
                 Operation::TcpTick => tcp.ticked(),
+                Operation::UdpTick => udp.ticked(ring),
                 Operation::Wake => ending = true,
                 Operation::Cancel | Operation::TcpClose => {}
             }

@@ -1,18 +1,19 @@
-//! Which connections are idle, told by a coarse clock.
+//! What is idle, told by a coarse clock: connections and reply sockets.
 //!
-//! The clock ticks a few times within the timeout, by one timer of the ring, and only while there are
-//! connections. A connection is marked with the tick of what happened to it last: no clock is read and no timer
-//! is set for an echo, and a server without connections sleeps undisturbed.
+//! The clock ticks a few times within the timeout, by one timer of the ring, and only while there is
+//! anything to watch. It is marked with the tick of what happened to it last: no clock is read and no timer
+//! is set for an echo, and a server that has nothing to watch sleeps undisturbed.
 
 use std::time::Duration;
 
 use crate::ring::{Interval, Ring, Token};
 
-/// Ticks within the timeout: a connection is closed at most one tick late.
-const TICKS: u32 = 8;
+/// Ticks within the timeout: what is idle is found at most one tick late.
+pub const TICKS: u32 = 8;
 
 /// The clock; without a timeout it stands still.
-pub(super) struct IdleClock {
+#[derive(Debug)]
+pub struct IdleClock {
     tick: u32,
     interval: Option<Interval>,
     armed: bool,
@@ -20,18 +21,18 @@ pub(super) struct IdleClock {
 
 impl IdleClock {
     /// A clock for this timeout; zero for none.
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub fn new(timeout: Duration) -> Self {
         let interval = (!timeout.is_zero()).then(|| Interval::new(timeout / TICKS));
         Self { tick: 0, interval, armed: false }
     }
 
-    /// What a connection is marked with when something happens to it.
-    pub(super) fn now(&self) -> u32 {
+    /// What is marked when something happens to it.
+    pub fn now(&self) -> u32 {
         self.tick
     }
 
     /// Has the clock tick once more, if it is wanted and does not already.
-    pub(super) fn run(&mut self, ring: &mut Ring, token: Token) {
+    pub fn run(&mut self, ring: &mut Ring, token: Token) {
         if let Some(interval) = self.interval
             && !self.armed
         {
@@ -41,13 +42,13 @@ impl IdleClock {
     }
 
     /// The timer has ended.
-    pub(super) fn ticked(&mut self) {
+    pub fn ticked(&mut self) {
         self.armed = false;
         self.tick = self.tick.wrapping_add(1);
     }
 
     /// Nothing has happened for the whole timeout to what was marked so.
-    pub(super) fn is_idle(&self, mark: u32) -> bool {
+    pub fn is_idle(&self, mark: u32) -> bool {
         // the tick after the mark may have come at once
         self.tick.wrapping_sub(mark) > TICKS
     }
