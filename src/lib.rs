@@ -14,9 +14,9 @@
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
-//!                          idle.rs    a coarse clock
-//!                          ring.rs    one ring; ring/{token, buffers, message, memory,
-//!                          arena, outgoing, poll, restrictions, uring}.rs
+//!                          idle.rs    a coarse clock             limits.rs   how much one source may have
+//!                          ring.rs    one ring; ring/{token, buffers, message, name,
+//!                          memory, arena, outgoing, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors
@@ -35,6 +35,7 @@ pub mod check;
 pub mod cmsg;
 pub mod flow;
 pub mod idle;
+pub mod limits;
 pub mod notify;
 pub mod options;
 pub mod pairs;

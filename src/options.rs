@@ -79,6 +79,11 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
 
+    /// TCP connections served for one source, an IPv4 address or an IPv6 /64; more from there are closed
+    /// at once. 0: any number
+    #[arg(long, value_name = "N", default_value = "0")]
+    max_connections_per_prefix: usize,
+
     /// Close TCP connections on which nothing was sent or received for so long, or up to an eighth longer,
     /// like 1min. 0s: never
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_timeout)]
@@ -148,6 +153,7 @@ impl Options {
             workers: self.workers,
             pin: self.pin,
             max_connections: self.max_connections,
+            max_connections_per_prefix: NonZeroUsize::new(self.max_connections_per_prefix),
             idle_timeout: self.idle_timeout,
             tcp_user_timeout: self.tcp_user_timeout,
             stats_interval: self.stats_interval,

@@ -12,6 +12,7 @@ mod arena;
 mod buffers;
 mod memory;
 mod message;
+mod name;
 mod outgoing;
 mod poll;
 mod restrictions;
@@ -22,13 +23,14 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fixed, Timespec};
+use io_uring::types::{DestinationSlot, Fixed, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 pub use self::arena::{Arena, Chunk};
 pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
 pub use self::memory::Span;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
+pub use self::name::PeerName;
 pub use self::outgoing::{Addressed, Outgoing};
 use self::poll::Polling;
 pub use self::token::Token;
@@ -329,6 +331,16 @@ impl Ring {
     /// each completion's result is the new file's number.
     pub fn accept(&mut self, listener: File, token: Token) {
         let entry = opcode::AcceptMulti::new(Fixed::from(listener)).allocate_file_index(true).build();
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Accepts one connection of `listener` into a direct descriptor, and has its peer's name written to `name`: a
+    /// multishot has only one place for the names of all.
+    pub fn accept_one(&mut self, listener: File, name: &mut PeerName, token: Token) {
+        let (addr, len) = name.prepare();
+        let entry = opcode::Accept::new(Fixed::from(listener), addr, len)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build();
         self.push(&entry.user_data(token.user_data()));
     }
 

@@ -17,6 +17,7 @@ use std::{io, thread};
 use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
+use crate::limits::ConnectionsPerPrefix;
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
@@ -62,6 +63,8 @@ pub struct ServerConfig {
     pub pin: bool,
     /// Connections served at a time, all workers together.
     pub max_connections: Option<NonZeroUsize>,
+    /// Connections that one source may have, an IPv4 address or an IPv6 /64, all workers together.
+    pub max_connections_per_prefix: Option<NonZeroUsize>,
     /// Close connections on which nothing happened for so long; zero for never.
     pub idle_timeout: Duration,
     /// Give up connections whose peer acknowledges nothing for so long; zero for the system's patience.
@@ -183,7 +186,14 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let worker_config = WorkerConfig {
         rules: Rules::new(&listening, sys::local_ports(), pairs),
         reply_sockets: config.reply_sockets,
-        limits: tcp::Limits { connections, workers: count, idle_timeout: config.idle_timeout },
+        limits: tcp::Limits {
+            connections,
+            workers: count,
+            idle_timeout: config.idle_timeout,
+            per_prefix: config
+                .max_connections_per_prefix
+                .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
+        },
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
         workers_with_tcp: Arc::new(AtomicUsize::new(count)),

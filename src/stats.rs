@@ -81,6 +81,8 @@ counters! {
     tcp_closed_vanished,
     /// Connections closed because nothing was sent or received on them for too long (--idle-timeout).
     tcp_closed_idle,
+    /// Connections closed at once because their source has as many as it may have (--max-connections-per-prefix).
+    tcp_closed_prefix_limit,
     /// Connections closed because their peer did not read and memory for its echo ran out.
     tcp_closed_stalled,
     /// Connections that the end of the server closed.

@@ -21,13 +21,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::connection::{Cause, Connection, Phase, Receiving};
 use self::listener::{Accepting, Listener};
 use crate::idle::IdleClock;
+use crate::limits::ConnectionsPerPrefix;
 use crate::ring::{
-    Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, Ring, RingError, Token,
+    Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, PeerName, Ring, RingError, Token,
 };
 use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
 use crate::stats::Counters;
@@ -54,7 +56,7 @@ const EMPTYING_BYTES_MAX: u32 = 8 << 20;
 const CHUNK_BYTES: u32 = 16 << 10;
 
 /// How much a worker takes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections served at a time.
     pub connections: usize,
@@ -62,6 +64,8 @@ pub struct Limits {
     pub workers: usize,
     /// Connections on which nothing was sent or received for so long are closed; zero for never.
     pub idle_timeout: Duration,
+    /// How many each source may have, all workers together; `None`: any number.
+    pub per_prefix: Option<Arc<ConnectionsPerPrefix>>,
 }
 
 /// The numbers of the operations that this datapath submits.
@@ -112,6 +116,7 @@ pub struct Tcp {
     given_up: Option<(File, u32)>,
     /// Connections accepted above the limit, in order.
     parked: VecDeque<File>,
+    per_prefix: Option<Arc<ConnectionsPerPrefix>>,
     limit: usize,
     served: usize,
     turn: u64,
@@ -145,6 +150,7 @@ impl Tcp {
                 listening: Some(listening),
                 file,
                 accepting: Accepting::Ended,
+                peer: limits.per_prefix.is_some().then(PeerName::default),
             });
         }
         let buffers = BufferRing::new(ring, BUFFERS).or_else(|_| BufferRing::new(ring, WHOLE_BUFFERS))?;
@@ -162,6 +168,7 @@ impl Tcp {
             crowded: Vec::new(),
             given_up: None,
             parked: VecDeque::new(),
+            per_prefix: limits.per_prefix,
             limit: limits.connections,
             served: 0,
             turn: 0,
@@ -186,13 +193,23 @@ impl Tcp {
         match completion.result() {
             Ok(file) => {
                 let file = File(file);
+                let peer = listener.peer.as_ref().and_then(PeerName::get);
+                let source =
+                    self.per_prefix.as_ref().zip(peer).map(|(sources, peer)| sources.admit(peer.ip()));
                 let connection = self.connection(file);
                 debug_assert_eq!(connection.phase, Phase::Free, "the kernel gave out a file in use");
                 *connection = Connection::new(connection.generation.wrapping_add(1));
-                connection.phase = Phase::Parked;
-                self.parked.push_back(file);
                 counters.tcp_accepted.add(1);
                 counters.tcp_open.add(1);
+                if let Some(None) = source {
+                    connection.phase = Phase::Closing(Cause::PrefixLimit);
+                    self.served += 1;
+                    self.list(file);
+                } else {
+                    connection.prefix = source.flatten();
+                    connection.phase = Phase::Parked;
+                    self.parked.push_back(file);
+                }
             }
             Err(errno) => match verdict::of_accept(errno) {
                 verdict::Receive::Cancelled => {}
@@ -354,10 +371,7 @@ impl Tcp {
                     listener.accepting = Accepting::Cancelling;
                     ring.cancel(self.operations.accept(number), self.operations.cancel());
                 }
-                Accepting::Ended if !full => {
-                    listener.accepting = Accepting::Armed;
-                    ring.accept(listener.file, self.operations.accept(number));
-                }
+                Accepting::Ended if !full => listener.accept(ring, self.operations.accept(number)),
                 _ => {}
             }
         }
@@ -506,6 +520,9 @@ impl Tcp {
         }
         for chunk in closed.aside {
             self.aside.release(chunk);
+        }
+        if let (Some(sources), Some(prefix)) = (&self.per_prefix, closed.prefix) {
+            sources.leave(prefix);
         }
         ring.close(file, Token::new(self.operations.close, generation, file.0));
         self.served -= 1;

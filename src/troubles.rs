@@ -6,7 +6,7 @@ use crate::stats::Snapshot;
 /// How a kind of loss is read off the counters, and what is said of it.
 type Trouble = (fn(&Snapshot) -> u64, &'static str);
 
-const TROUBLES: [Trouble; 16] = [
+const TROUBLES: [Trouble; 17] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -69,6 +69,11 @@ const TROUBLES: [Trouble; 16] = [
         "a filter forbade a reply, it was dropped (udp_send_forbidden): see nftables, iptables, tc and cgroup filters",
     ),
     (|now| now.udp_send_errors, "a reply could not be sent and was dropped (udp_send_errors)"),
+    (
+        |now| now.tcp_closed_prefix_limit,
+        "a source has more connections than it may have, they are closed (tcp_closed_prefix_limit): \
+         --max-connections-per-prefix",
+    ),
     (
         |now| now.tcp_closed_stalled,
         "a connection whose peer does not read was closed to make room for others' echoes (tcp_closed_stalled)",

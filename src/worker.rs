@@ -195,7 +195,8 @@ impl Worker {
         let pairs = config.rules.pairs();
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, pairs);
         let udp = Udp::new(&ring, udp, 1, reply_sockets, config.rules.clone(), UDP_OPERATIONS)?;
-        let tcp = Tcp::new(&ring, tcp, first_listener, first_connection, config.limits, TCP_OPERATIONS)?;
+        let tcp =
+            Tcp::new(&ring, tcp, first_listener, first_connection, config.limits.clone(), TCP_OPERATIONS)?;
         ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
         let mut this = Self {
             ring,

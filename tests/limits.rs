@@ -3,13 +3,16 @@
 mod support;
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::netns::{Netns, ip};
-use support::tcp::{Conversation, connect, echo, expect_end, send_until_full};
-use support::{Server, bounded, private_network, sys};
+use support::tcp::{connect, echo, expect_end};
+use support::{PATIENCE, Server, bounded, private_network, sys};
+use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
 
 // Connections that stand still ---------------------------------------------------------------------------
 
@@ -47,14 +50,14 @@ fn a_connection_that_stands_still_is_closed_and_one_that_speaks_is_not() {
 fn a_peer_that_never_reads_stands_still_in_the_end() {
     bounded(|| {
         let server = Server::start(&["--tcp=127.0.0.1:0", "--idle-timeout=300ms"]);
-        let mut silent = [Conversation::open(server.tcp(), 1, 64 << 20, 1 << 16)];
-        send_until_full(&mut silent, Duration::from_millis(100));
-        let [Conversation { mut stream, .. }] = silent;
-        stream.set_nonblocking(false).expect("a connection that blocks");
-        // What it does not know is that it was closed; so it is told on the next attempt to send.
-        support::until("it is closed", || {
-            stream.write(&[0]).is_err_and(|e| e.kind() != ErrorKind::WouldBlock)
-        });
+        let mut stream = connect(server.tcp());
+        // Once every buffer on the way is full it stands still, and is closed with bytes that nobody read.
+        let error = loop {
+            if let Err(error) = stream.write(&[0; 1 << 14]) {
+                break error;
+            }
+        };
+        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
         let end = server.stop();
         assert_eq!((end.counter("tcp_closed_idle"), end.counter("tcp_open")), (1, 0));
     });
@@ -88,6 +91,100 @@ fn without_connections_nothing_wakes_the_server() {
     });
 }
 
+// Sources that want too much -----------------------------------------------------------------------------
+
+/// A connection from this very address.
+fn connect_from(source: IpAddr, target: SocketAddr) -> TcpStream {
+    let socket = server_sys::socket(Protocol::Tcp, target).expect("a socket");
+    if source.is_ipv6() {
+        server_sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1).expect("IPV6_FREEBIND");
+    }
+    server_sys::bind(socket.as_fd(), SocketAddr::new(source, 0)).expect("bind to the source");
+    sys::connect(&socket, target).expect("connect");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("set the patience");
+    stream
+}
+
+/// The server has closed it without a byte: by a FIN, or by a reset if it had not read what we sent.
+fn expect_refusal(mut stream: TcpStream) {
+    match stream.read(&mut [0; 1]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("the connection should have been closed: {other:?}"),
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_source_has_its_share_of_connections_and_no_more() {
+    private_network(|| {
+        ip("-6 route add local 2001:db8::/32 dev lo");
+        for workers in ["--workers=1", "--workers=2"] {
+            let server = Server::start(&[
+                workers,
+                "--tcp=127.0.0.1:1234",
+                "--tcp=[::1]:1234",
+                "--max-connections-per-prefix=3",
+            ]);
+            // Each pair: a source, and another address that counts as the same or not.
+            let mut refused = 0;
+            for (source, same, another) in [
+                ("127.0.0.5", "127.0.0.5", "127.0.0.6"),
+                ("2001:db8:0:1::5", "2001:db8:0:1:ffff::6", "2001:db8:0:2::5"),
+            ] {
+                let [source, same, another] = [source, same, another].map(|ip| ip.parse::<IpAddr>().unwrap());
+                let target =
+                    server.addresses().iter().find(|(_, target)| target.is_ipv4() == source.is_ipv4());
+                let target = target.expect("a target of the family").1;
+                let mut admitted: Vec<_> = (0..3).map(|_| connect_from(source, target)).collect();
+                for stream in &mut admitted {
+                    echo(stream, b"within the share");
+                }
+                for _ in 0..10 {
+                    expect_refusal(connect_from(same, target));
+                    refused += 1;
+                }
+                echo(&mut connect_from(another, target), b"another source");
+                // Who leaves makes room, as soon as the server has seen the FIN.
+                expect_finished(admitted.remove(0));
+                admitted.push(connect_from(same, target));
+                for stream in &mut admitted {
+                    echo(stream, b"still, or at last");
+                }
+                drop(admitted);
+            }
+            let end = server.stop();
+            assert_eq!(end.counter("tcp_closed_prefix_limit"), refused);
+            assert_eq!(end.counter("tcp_accepted"), refused + 2 * 5);
+            assert_eq!(end.counter("tcp_open"), 0);
+        }
+    });
+}
+
+/// Ends a connection, and waits for the server's end of it.
+fn expect_finished(mut stream: TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("send a FIN");
+    expect_end(&mut stream);
+}
+
+#[test]
+fn many_sources_at_once_are_all_accepted_one_by_one() {
+    bounded(|| {
+        let server = Server::start(&["--tcp=127.0.0.1:0", "--max-connections-per-prefix=20"]);
+        let target = server.tcp();
+        let mut streams: Vec<_> = (0..1000_u32)
+            .map(|number| connect_from([127, 1, 0, (number / 20) as u8].into(), target))
+            .collect();
+        for stream in &mut streams {
+            echo(stream, b"one of a thousand");
+        }
+        streams.into_iter().for_each(expect_finished);
+        let end = server.stop();
+        assert_eq!((end.counter("tcp_accepted"), end.counter("tcp_closed_finished")), (1000, 1000));
+    });
+}
+
 // Peers that have gone -----------------------------------------------------------------------------------
 
 #[test]
@@ -113,7 +210,7 @@ fn a_peer_that_vanished_with_data_outstanding_is_given_up() {
         there.run(|| ip("link set far down"));
         server.resume();
         let counted = |lines: &[String]| lines.iter().any(|line| line.contains("tcp_closed_vanished=1"));
-        assert!(server.log.wait_for(support::PATIENCE, counted), "the connection is still held");
+        assert!(server.log.wait_for(PATIENCE, counted), "the connection is still held");
         let end = server.stop();
         assert_eq!(end.counter("tcp_open"), 0);
     });

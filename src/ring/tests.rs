@@ -283,3 +283,32 @@ fn a_ring_does_what_it_has_words_for_and_nothing_else() {
     let error = ring.uring().probe().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "a registration that is not on the list");
 }
+
+#[test]
+fn an_accept_of_one_names_its_peer() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(address).unwrap();
+        let mut ring = ring();
+        ring.register_file(LISTENER, listener.as_fd()).unwrap();
+        let mut name = PeerName::default();
+        assert_eq!(name.get(), None);
+        for _ in 0..2 {
+            ring.accept_one(LISTENER, &mut name, RECEIVE);
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let completion = next(&mut ring, RECEIVE);
+            assert!(!completion.more());
+            assert_ne!(File(completion.result().unwrap()), LISTENER);
+            assert_eq!(name.get(), Some(peer.local_addr().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn an_interval_passes_before_it_is_told() {
+    let mut ring = ring();
+    let interval = Duration::from_millis(10);
+    let begun = Instant::now();
+    ring.wake_after(Interval::new(interval), RECEIVE);
+    assert_eq!(next(&mut ring, RECEIVE).result(), Err(Errno(libc::ETIME)));
+    assert!(begun.elapsed() >= interval);
+}

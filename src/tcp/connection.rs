@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::limits::Prefix;
 use crate::ring::{Chunk, Errno, Piece};
 use crate::stats::{Counter, Counters};
 
@@ -43,6 +44,8 @@ pub(super) enum Cause {
     Vanished,
     Stalled,
     Idle,
+    /// Its source has as many as it may have.
+    PrefixLimit,
     Drained,
 }
 
@@ -63,6 +66,7 @@ impl Cause {
             Self::Error => &counters.tcp_closed_error,
             Self::Vanished => &counters.tcp_closed_vanished,
             Self::Idle => &counters.tcp_closed_idle,
+            Self::PrefixLimit => &counters.tcp_closed_prefix_limit,
             Self::Stalled => &counters.tcp_closed_stalled,
             Self::Drained => &counters.tcp_closed_drained,
         }
@@ -108,6 +112,8 @@ pub(super) struct Connection {
     pub(super) stalled_turn: u64,
     /// The tick of the idle clock when something happened last.
     pub(super) active_tick: u32,
+    /// Where it is counted, if sources are limited.
+    pub(super) prefix: Option<Prefix>,
 }
 
 impl Connection {
@@ -127,6 +133,7 @@ impl Connection {
             chunk_bytes_done: 0,
             stalled_turn: 0,
             active_tick: 0,
+            prefix: None,
         }
     }
 

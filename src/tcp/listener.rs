@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use crate::ring::{File, Ring, Token};
+use crate::ring::{File, PeerName, Ring, Token};
 use crate::sockets::{Fate, Listening};
 use crate::sys;
 
@@ -28,9 +28,20 @@ pub(super) struct Listener {
     pub(super) fate: Fate,
     pub(super) file: File,
     pub(super) accepting: Accepting,
+    /// The peer of the connection that was accepted last; only where sources are limited.
+    pub(super) peer: Option<PeerName>,
 }
 
 impl Listener {
+    /// Accepts what comes; one by one where it matters from whom.
+    pub(super) fn accept(&mut self, ring: &mut Ring, accept: Token) {
+        self.accepting = Accepting::Armed;
+        match &mut self.peer {
+            None => ring.accept(self.file, accept),
+            Some(peer) => ring.accept_one(self.file, peer, accept),
+        }
+    }
+
     /// Ends accepting, unless there are connections in the queue that nobody else will accept. One that
     /// another processor was just putting there as the filter came is accepted all the same.
     pub(super) fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {

@@ -389,6 +389,14 @@ pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     }
 }
 
+/// Connects a socket, `connect(2)`.
+pub fn connect(socket: &impl AsFd, target: SocketAddr) -> io::Result<()> {
+    let (name, len) = to_kernel(target);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and the length describe a local that outlives the call.
+    unsafe { checked(libc::connect(fd, (&raw const name).cast(), len).into()) }.map(drop)
+}
+
 /// Whether the socket has a peer, as `getpeername(2)` tells.
 pub fn has_peer(socket: &impl AsFd) -> bool {
     // SAFETY: as in `local_address`.
