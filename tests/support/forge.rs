@@ -13,7 +13,8 @@ pub fn forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         .unwrap_or_else(|error| panic!("forge a datagram from {from} to {to}: {error}"));
 }
 
-fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
+/// The same where it may fail: the network may be down.
+pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
     /// Where the checksum stands in a UDP header.
     const CHECKSUM_OFFSET: i32 = 6;
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };

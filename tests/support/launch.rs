@@ -1,6 +1,6 @@
 //! How a server is started: arguments, environment, user, limits and denied system calls.
 
-use super::lines::{self, NotifySocket};
+use super::lines::{self, NotifySocket, Stored};
 use super::server::Server;
 use super::sys::{self, Confinement, Denied, Pidfd};
 use super::{PATIENCE, server};
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// The uid and gid of Debian's `nobody` and `nogroup`.
 const NOBODY: u32 = 65_534;
+
+/// Where a process with passed sockets finds its program: further from them than `tubectl register-pid` looks.
+const PROGRAM_NUMBER: i32 = 900;
 
 /// What a service manager says in `NOTIFY_SOCKET`.
 enum Manager {
@@ -33,6 +36,7 @@ pub struct Launch {
     manager: Manager,
     unprivileged: bool,
     confinement: Confinement,
+    passed: Vec<Stored>,
 }
 
 /// A server that did not become ready, by its own decision.
@@ -54,6 +58,7 @@ impl Launch {
             manager: Manager::Listening,
             unprivileged: false,
             confinement: Confinement { limits: Vec::new(), denied: Vec::new() },
+            passed: Vec::new(),
         }
     }
 
@@ -72,6 +77,16 @@ impl Launch {
     /// With `NOTIFY_SOCKET` set to this, whatever is there; `None` leaves it unset.
     pub fn notify_nobody(mut self, name: Option<&str>) -> Self {
         self.manager = Manager::Absent(name.map(str::to_owned));
+        self
+    }
+
+    /// With these sockets, which the service manager has kept from an earlier process (sd_listen_fds(3)).
+    pub fn passing(mut self, stored: &[Stored]) -> Self {
+        let copy = |stored: &Stored| Stored {
+            name: stored.name.clone(),
+            descriptor: stored.descriptor.try_clone().expect("copy a descriptor"),
+        };
+        self.passed = stored.iter().map(copy).collect();
         self
     }
 
@@ -133,9 +148,18 @@ impl Launch {
         let program = env::var("SERVER_UNDER_TEST").unwrap_or(env!("CARGO_BIN_EXE_tubular-echo").into());
         // Opened here and executed by descriptor, because `nobody` may have no way to the file's name.
         let opened = File::open(&program).unwrap_or_else(|error| panic!("open {program}: {error}"));
-        let mut command = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-        command.arg0("tubular-echo").args(&self.arguments);
-        command.env_clear().envs(self.environment);
+        let mut command = if self.passed.is_empty() {
+            let mut command = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+            command.arg0("tubular-echo");
+            command
+        } else {
+            // LISTEN_PID has to be the number of the process, which only that process knows.
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(format!("LISTEN_PID=$$ exec /proc/self/fd/{PROGRAM_NUMBER} \"$@\""));
+            command.arg("tubular-echo");
+            command
+        };
+        command.args(&self.arguments).env_clear().envs(self.environment);
         let notify = match self.manager {
             Manager::Listening => Some(NotifySocket::in_directory()),
             Manager::Abstract => Some(NotifySocket::in_abstract_namespace()),
@@ -150,6 +174,13 @@ impl Launch {
         }
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::confine(&mut command, self.confinement);
+        if !self.passed.is_empty() {
+            let names: Vec<_> = self.passed.iter().map(|stored| stored.name.as_str()).collect();
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            let descriptors = self.passed.into_iter().map(|stored| stored.descriptor).collect();
+            let program = opened.try_clone().expect("copy a descriptor").into();
+            sys::pass(&mut command, descriptors, program, PROGRAM_NUMBER);
+        }
         let mut child = command.spawn().expect("start the server");
         let (log, reader) = lines::collect(child.stderr.take().expect("the server's stderr"));
         let pidfd = Pidfd::open(child.id()).expect("pidfd_open");

@@ -1,6 +1,8 @@
 //! Text that arrives while the test runs, and the wish to wait for some of it.
 
+use super::sys;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -57,12 +59,22 @@ pub fn collect(source: impl Read + Send + 'static) -> (Arc<Lines>, JoinHandle<()
     (lines, reader)
 }
 
+/// A descriptor that the service had kept for the next process, and under what name (`FDSTORE=1`, sd_notify(3)).
+pub struct Stored {
+    /// What `FDNAME=` said.
+    pub name: String,
+    /// The descriptor.
+    pub descriptor: OwnedFd,
+}
+
 /// Where a service manager would listen: the socket that `NOTIFY_SOCKET` names.
 pub struct NotifySocket {
     /// The value for `NOTIFY_SOCKET`.
     pub name: String,
     /// Every assignment received (`READY=1`, `STATUS=…`), one line each.
     pub messages: Arc<Lines>,
+    /// What a manager with a store would pass to the next process.
+    pub stored: Arc<Mutex<Vec<Stored>>>,
     socket: UnixDatagram,
     reader: Option<JoinHandle<()>>,
     directory: Option<PathBuf>,
@@ -95,17 +107,20 @@ impl NotifySocket {
 
     fn listen(name: String, socket: UnixDatagram, directory: Option<PathBuf>) -> Self {
         let messages = Arc::new(Lines::default());
-        let adding = Arc::clone(&messages);
+        let stored = Arc::new(Mutex::new(Vec::new()));
+        let (adding, keeping) = (Arc::clone(&messages), Arc::clone(&stored));
         let receiving = socket.try_clone().expect("a second handle on the notify socket");
         let reader = thread::spawn(move || {
             let mut message = [0; 4096];
-            while let Ok(len @ 1..) = receiving.recv(&mut message) {
-                for line in String::from_utf8_lossy(&message[..len]).lines() {
-                    adding.add(line.to_owned());
-                }
+            while let Ok((len @ 1.., descriptors)) = sys::receive_descriptors(&receiving, &mut message) {
+                let text = String::from_utf8_lossy(&message[..len]);
+                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("");
+                let keep = |descriptor| Stored { name: name.to_owned(), descriptor };
+                keeping.lock().unwrap().extend(descriptors.into_iter().map(keep));
+                text.lines().for_each(|line| adding.add(line.to_owned()));
             }
         });
-        Self { name, messages, socket, reader: Some(reader), directory }
+        Self { name, messages, stored, socket, reader: Some(reader), directory }
     }
 
     /// Stops listening; what was sent before is all received then, because a datagram socket that

@@ -50,7 +50,8 @@ pub struct End {
     pub ready_count: usize,
     /// All that it told the service manager.
     pub messages: Vec<String>,
-    counters: BTreeMap<String, u64>,
+    /// The counters of its last line; none when it was killed.
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl End {
@@ -216,7 +217,8 @@ impl Drop for Server {
     }
 }
 
-fn parse_counters(line: &str) -> BTreeMap<String, u64> {
+/// `name=value` pairs, as the server logs its counters.
+pub fn parse_counters(line: &str) -> BTreeMap<String, u64> {
     let number = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         Some((name.to_owned(), value.parse().ok()?))

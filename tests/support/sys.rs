@@ -6,10 +6,13 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 use std::time::Duration;
+
+use sendfd::RecvWithFd;
 
 /// -1 and errno to an error, anything else is the result.
 fn checked(result: c_long) -> io::Result<c_long> {
@@ -51,6 +54,39 @@ impl Pidfd {
             let fd = checked(libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0))?;
             Ok(OwnedFd::from_raw_fd(fd as RawFd))
         }
+    }
+}
+
+/// Receives one message and the descriptors that came with it, at most eight (unix(7), SCM_RIGHTS).
+pub fn receive_descriptors(socket: &UnixDatagram, message: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut numbers = [-1; 8];
+    let (len, count) = socket.recv_with_fd(message, &mut numbers)?;
+    // SAFETY: the kernel has just made these descriptors, for us alone.
+    let own = |number: &RawFd| unsafe { OwnedFd::from_raw_fd(*number) };
+    // A copy is closed when another program is executed, the received one is not.
+    let copies = numbers[..count].iter().map(|number| own(number).try_clone());
+    Ok((len, copies.collect::<io::Result<_>>()?))
+}
+
+/// Has the command pass these descriptors to its process, which finds them from number 3 on, and one more at
+/// `extra_number`.
+pub fn pass(command: &mut Command, descriptors: Vec<OwnedFd>, extra: OwnedFd, extra_number: RawFd) {
+    /// Free in every test program: each opens far fewer files when it starts a process like this.
+    const PARKED_FROM: RawFd = 1000;
+    // SAFETY: the closure makes system calls only: it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            // First out of each other's way.
+            for from in descriptors.iter().chain([&extra]) {
+                checked(libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PARKED_FROM).into())?;
+            }
+            let parked = PARKED_FROM..;
+            let places = (3..3 + descriptors.len() as RawFd).chain([extra_number]);
+            for (parked, place) in parked.zip(places) {
+                checked(libc::dup2(parked, place).into())?;
+            }
+            Ok(())
+        });
     }
 }
 
@@ -145,6 +181,23 @@ pub fn raise_file_limit() {
         limit.rlim_cur = limit.rlim_max;
         checked(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into()).expect("raise the limit");
     }
+}
+
+/// Processor time of this process and of all that it has started and waited for (getrusage(2)).
+pub fn cpu_time() -> Duration {
+    let of = |who| {
+        // SAFETY: rusage is plain data, for which all zeroes is a valid value; the call fills it in.
+        let usage = unsafe {
+            let mut usage: libc::rusage = mem::zeroed();
+            checked(libc::getrusage(who, &raw mut usage).into()).expect("getrusage");
+            usage
+        };
+        let time = |time: libc::timeval| {
+            Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+        };
+        time(usage.ru_utime) + time(usage.ru_stime)
+    };
+    of(libc::RUSAGE_SELF) + of(libc::RUSAGE_CHILDREN)
 }
 
 /// Whether we run as root.
