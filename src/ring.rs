@@ -281,6 +281,14 @@ impl Ring {
 
     /// A turn that looks for completions for a while before it sleeps.
     fn turn_polling(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        // what ends by its own submission says nothing of whether polling pays
+        if self.uring.has_queued() {
+            self.enter(Wait::No, completions)?;
+        }
+        if !completions.is_empty() {
+            self.polling.turned(completions.len());
+            return Ok(());
+        }
         let begun = Instant::now();
         if let Some(duration) = self.polling.duration() {
             loop {

@@ -72,6 +72,7 @@ impl Cells {
         let lost: u64 = outcome.ours.iter().chain(&outcome.peer).map(|sample| sample.lost).sum();
         let verdict = match &outcome.verdict {
             Verdict::Met => "met".into(),
+            Verdict::Missed if !outcome.row.limit.is_empty() => format!("MISSED ({})", outcome.row.limit),
             Verdict::Missed => "MISSED".into(),
             Verdict::Reported => "reported".into(),
             Verdict::Skipped(why) => format!("skipped: {why}"),

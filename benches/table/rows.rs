@@ -15,6 +15,8 @@ pub(super) struct Row {
     pub(super) peer: Option<Side>,
     pub(super) metric: Metric,
     pub(super) bar: Bar,
+    /// Why the bar can be out of reach, and what shows it.
+    pub(super) limit: &'static str,
 }
 
 /// A server under a load.
@@ -51,6 +53,10 @@ impl fmt::Display for Bar {
         }
     }
 }
+
+/// What a ring can spare a server of small messages.
+const SYSTEM_CALLS: &str =
+    "two system calls a message are all that the ring saves; the rest is the kernel's TCP";
 
 const OURS: &str = "tubular-echo --workers 1";
 const TWO: &str = "tubular-echo --workers 2";
@@ -99,12 +105,28 @@ const fn cpu(
     bar: Bar,
 ) -> Row {
     let (ours, peer) = (Side { server: OURS, load }, Some(Side { server: peer, load }));
-    Row { name, work, ours, peer, metric: Metric::CpuNsPerEcho, bar }
+    Row { name, work, ours, peer, metric: Metric::CpuNsPerEcho, bar, limit: "" }
 }
 
 /// A row of the command line's.
 pub(super) const fn compared(ours: &'static str, peer: &'static str, load: &'static str) -> Row {
     with(ours, cpu("compared", load, load, peer, Bar::None))
+}
+
+/// The same, with what may keep it from its bar.
+const fn limited(limit: &'static str, row: Row) -> Row {
+    Row { limit, ..row }
+}
+
+/// A peer in our place: what can be reached at all.
+const fn floor(
+    name: &'static str,
+    work: &'static str,
+    load: &'static str,
+    best: &'static str,
+    peer: &'static str,
+) -> Row {
+    with(best, cpu(name, work, load, peer, Bar::None))
 }
 
 /// The same with another figure.
@@ -126,7 +148,10 @@ use Bar::{AtLeast, AtMost, None as Report};
 use Metric::{BytesPerConnection, CpuMsPerGb, EchoesPerSecond};
 
 pub(super) const ROWS: &[Row] = &[
-    cpu("udp-gro", "64 flows × 8, client with UDP_GRO", FLOWS_GRO, "recvmmsg", AtMost(0.75)),
+    limited(
+        "the kernel's path of datagrams that come singly; the same tricks without a ring reach floor-gro",
+        cpu("udp-gro", "64 flows × 8, client with UDP_GRO", FLOWS_GRO, "recvmmsg", AtMost(0.75)),
+    ),
     cpu("udp-plain", "64 flows × 8", FLOWS, "recvmmsg", AtMost(1.0)),
     cpu("udp-plain-v6", "64 flows × 8, IPv6", FLOWS_V6, "recvmmsg", AtMost(0.95)),
     cpu("udp-mixed", "16 flows of trains, 48 × 8", MIXED, "recvmmsg", AtMost(0.58)),
@@ -142,7 +167,13 @@ pub(super) const ROWS: &[Row] = &[
     cpu("udp-trains-same", "16 flows × 4 trains of 32", TRAINS, "gro", AtMost(1.05)),
     by(
         EchoesPerSecond,
-        with(POLLING, cpu("udp-pingpong-poll", "1 flow × 1, busy-poll, rate", ONE, "recvmsg", AtLeast(4.0))),
+        limited(
+            "client and kernel take the rest of the time: a server that never sleeps reaches floor-pingpong",
+            with(
+                POLLING,
+                cpu("udp-pingpong-poll", "1 flow × 1, busy-poll, rate", ONE, "recvmsg", AtLeast(4.0)),
+            ),
+        ),
     ),
     by(
         EchoesPerSecond,
@@ -158,16 +189,19 @@ pub(super) const ROWS: &[Row] = &[
         ),
     ),
     with(POLLING, cpu("udp-trickle-poll", "100/s, busy-poll against none", TRICKLE, OURS, AtMost(1.05))),
-    with(
-        WILDCARD,
-        under(
-            PAIRS,
-            cpu(
-                "wildcard-cached",
-                "16 pairs, replies from cached sockets",
-                PAIRS_FIXED,
-                STEERED,
-                AtMost(1.0),
+    limited(
+        "equal within the noise: a reply without IP_PKTINFO saves what finding its socket costs",
+        with(
+            WILDCARD,
+            under(
+                PAIRS,
+                cpu(
+                    "wildcard-cached",
+                    "16 pairs, replies from cached sockets",
+                    PAIRS_FIXED,
+                    STEERED,
+                    AtMost(1.0),
+                ),
             ),
         ),
     ),
@@ -178,12 +212,15 @@ pub(super) const ROWS: &[Row] = &[
             cpu("wildcard-missed", "64 pairs, a socket per reply", SCATTERED_FIXED, STEERED, AtMost(7.0)),
         ),
     ),
-    cpu("tcp-full", "1,000 connections, full batches", TCP_FULL, EPOLL, AtMost(0.85)),
+    limited(SYSTEM_CALLS, cpu("tcp-full", "1,000 connections, full batches", TCP_FULL, EPOLL, AtMost(0.85))),
     cpu("tcp-1000", "1,000 connections, ping-pong", TCP_1000, EPOLL, AtMost(0.95)),
     cpu("tcp-16k", "64 connections, ping-pong 16 KiB", TCP_16K, EPOLL, AtMost(1.02)),
-    by(CpuMsPerGb, cpu("tcp-stream", "4 connections, streaming", STREAM, EPOLL, AtMost(0.88))),
+    limited(
+        "copying from the cache: all connections are received before any is sent, so less is still in it",
+        by(CpuMsPerGb, cpu("tcp-stream", "4 connections, streaming", STREAM, EPOLL, AtMost(0.88))),
+    ),
     cpu("tcp-connect", "connect, one echo, close", CONNECT, EPOLL, AtMost(0.92)),
-    cpu("tcp-10000", "10,000 connections, ping-pong", TCP_10000, EPOLL, AtMost(0.88)),
+    limited(SYSTEM_CALLS, cpu("tcp-10000", "10,000 connections, ping-pong", TCP_10000, EPOLL, AtMost(0.88))),
     under(MANY, cpu("growth-udp", "10,000 flows × 1 against 16 × 1", FEW, OURS, AtMost(1.2))),
     under(TCP_10000, cpu("growth-tcp", "10,000 connections against 100", TCP_100, OURS, AtMost(1.6))),
     Row {
@@ -192,6 +229,11 @@ pub(super) const ROWS: &[Row] = &[
     },
     with(TWO, cpu("workers-udp", "2 workers against 1, 64 flows × 8", FLOWS, OURS, AtMost(1.10))),
     with(TWO, cpu("workers-tcp", "2 workers against 1, 1,000 connections", TCP_1000, OURS, AtMost(1.10))),
+    floor("floor-gro", "udp-gro without a ring", FLOWS_GRO, "coalesce", "recvmmsg"),
+    by(
+        EchoesPerSecond,
+        floor("floor-pingpong", "udp-pingpong without sleeping", ONE, "recvmsg-spin", "recvmsg"),
+    ),
     cpu("same-tricks-gro", "64 flows × 8, client with UDP_GRO", FLOWS_GRO, "coalesce", Report),
     cpu("same-tricks-plain", "64 flows × 8", FLOWS, "coalesce", Report),
     cpu("same-tricks-mixed", "16 flows of trains, 48 × 8", MIXED, "coalesce", Report),

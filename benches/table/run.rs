@@ -40,7 +40,9 @@ pub(super) fn round(
 ) -> Result<Vec<Sample>> {
     let mut duels = vec![];
     for side in sides {
-        duels.push(Duel::start(side, unconnected, cores, available)?);
+        let duel = Duel::start(side, unconnected, cores, available)?;
+        duel.pause(libc::SIGSTOP)?;
+        duels.push(duel);
     }
     for _ in 0..slices {
         for duel in &mut duels {
@@ -83,8 +85,17 @@ impl Duel {
     }
 
     fn slice(&mut self, seconds: f64) -> Result<()> {
+        self.pause(libc::SIGCONT)?;
         let slice = self.client.measure(seconds).map_err(|e| self.failed(&e.to_string()))?;
         self.sample.add(slice);
+        self.pause(libc::SIGSTOP)
+    }
+
+    /// A server that never sleeps would take the core from the other one.
+    fn pause(&self, signal: i32) -> Result<()> {
+        if self.name.contains("spin") {
+            kernel::signal(self.server.pid(), signal)?;
+        }
         Ok(())
     }
 

@@ -12,14 +12,11 @@ const LISTENER: File = File(0);
 const RECEIVE: Token = Token::new(1, 0, 0);
 const SEND: Token = Token::new(2, 0, 0);
 
+const CONFIG: RingConfig =
+    RingConfig { submission_entries: 8, completion_entries: 64, files: 16, busy_poll: Duration::ZERO };
+
 fn ring() -> Ring {
-    Ring::new(RingConfig {
-        submission_entries: 8,
-        completion_entries: 64,
-        files: 16,
-        busy_poll: Duration::ZERO,
-    })
-    .unwrap()
+    Ring::new(CONFIG).unwrap()
 }
 
 /// Takes turns until there is a completion with `token`, and returns all that came meanwhile.
@@ -267,6 +264,17 @@ fn a_socket_set_to_segments_cuts_a_train() {
     let mut received = [0; 128];
     let lens: Vec<_> = (0..3).map(|_| peer.recv(&mut received).unwrap()).collect();
     assert_eq!(lens, [40, 40, 20]);
+}
+
+#[test]
+fn what_ends_by_its_own_submission_does_not_keep_polling_alive() {
+    let mut ring = Ring::new(RingConfig { busy_poll: Duration::from_micros(1), ..CONFIG }).unwrap();
+    for _ in 0..10 {
+        ring.cancel(RECEIVE, SEND); // there is nothing to cancel: it ends at once
+        assert_eq!(next(&mut ring, SEND).result(), Err(Errno(libc::ENOENT)));
+        ring.turn(Wait::Timeout(Duration::from_millis(1)), &mut Vec::new()).unwrap();
+    }
+    assert_eq!(ring.polling.duration(), None, "after so many fruitless polls");
 }
 
 #[test]
