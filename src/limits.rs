@@ -3,28 +3,19 @@
 //! A source is a prefix, since one host has many addresses: an IPv6 subscriber a /64 and often a /56.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The network that an address belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Prefix {
-    /// The address without its host bits.
-    V4(u32),
-    /// The same, of the upper half.
-    V6(u64),
-}
+use crate::flow;
 
-impl Prefix {
-    /// The network of `ip`: the first `v4_bits` or `v6_bits` bits of it, at most 64 of the latter.
-    pub fn of(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> Self {
-        match ip {
-            IpAddr::V4(ip) => Self::V4(u32::from(ip) & !u32::MAX.checked_shr(v4_bits).unwrap_or(0)),
-            IpAddr::V6(ip) => {
-                let upper = (u128::from(ip) >> 64) as u64;
-                Self::V6(upper & !u64::MAX.checked_shr(v6_bits).unwrap_or(0))
-            }
-        }
+/// The network of `ip`: what is left of it without the bits behind the first `v4_bits` or `v6_bits`.
+fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !u32::MAX.unbounded_shr(v4_bits)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::MAX.unbounded_shr(v6_bits)).into(),
     }
 }
 
@@ -37,7 +28,7 @@ const CONNECTION_BITS: (u32, u32) = (32, 64);
 #[derive(Debug)]
 pub struct ConnectionsPerPrefix {
     limit: usize,
-    counts: Mutex<HashMap<Prefix, usize>>,
+    counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl ConnectionsPerPrefix {
@@ -47,9 +38,9 @@ impl ConnectionsPerPrefix {
     }
 
     /// Counts one more connection of `ip`'s source, for [`Self::leave`]; `None` if that has its share.
-    pub fn admit(&self, ip: IpAddr) -> Option<Prefix> {
+    pub fn admit(&self, ip: IpAddr) -> Option<IpAddr> {
         let (v4_bits, v6_bits) = CONNECTION_BITS;
-        let prefix = Prefix::of(ip, v4_bits, v6_bits);
+        let prefix = network(ip, v4_bits, v6_bits);
         let mut counts = self.counts();
         let count = counts.entry(prefix).or_default();
         let admitted = *count < self.limit;
@@ -58,7 +49,7 @@ impl ConnectionsPerPrefix {
     }
 
     /// A connection of this source has gone.
-    pub fn leave(&self, prefix: Prefix) {
+    pub fn leave(&self, prefix: IpAddr) {
         let mut counts = self.counts();
         if let Some(count) = counts.get_mut(&prefix) {
             *count -= 1;
@@ -68,9 +59,153 @@ impl ConnectionsPerPrefix {
         }
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Prefix, usize>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         // nobody panics while holding it: there is nothing half done to see
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Datagrams that are answered per second, by one worker; `None`: any number.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// For each source.
+    pub per_prefix: Option<NonZeroU32>,
+    /// For all together.
+    pub replies: Option<NonZeroU32>,
+}
+
+/// Which rate a datagram exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    /// Its source's.
+    PerPrefix,
+    /// That of all together.
+    Replies,
+}
+
+/// The prefix of one victim of forged sources, or of one user with a handful of machines: where limits on
+/// replies of DNS servers draw the line, too.
+const RATE_BITS: (u32, u32) = (24, 56);
+/// What a source may have at once, if it asked for nothing before.
+const PREFIX_BURST: Duration = Duration::from_secs(1);
+/// The same of all sources together.
+const REPLIES_BURST: Duration = Duration::from_millis(100);
+
+/// Rate limits of one worker.
+#[derive(Debug)]
+pub struct RateLimits {
+    per_prefix: Option<PrefixRates>,
+    replies: Option<(Rate, Ahead)>,
+    start: Instant,
+    /// Nanoseconds from the start to the first datagram of this turn: one look at the clock serves them all.
+    now_ns: Option<u64>,
+}
+
+impl RateLimits {
+    /// Limits for these rates, `None` if there are none to keep.
+    pub fn new(rates: Rates) -> Option<Self> {
+        let per_prefix = rates.per_prefix.map(|rate| PrefixRates::new(Rate::new(rate, PREFIX_BURST)));
+        let replies = rates.replies.map(|rate| (Rate::new(rate, REPLIES_BURST), Ahead::default()));
+        let any = per_prefix.is_some() || replies.is_some();
+        any.then(|| Self { per_prefix, replies, start: Instant::now(), now_ns: None })
+    }
+
+    /// Counts `datagrams` from `peer`, unless that is too much.
+    pub fn exceeded(&mut self, peer: IpAddr, datagrams: u32) -> Option<Exceeded> {
+        let now_ns = *self.now_ns.get_or_insert_with(|| self.start.elapsed().as_nanos() as u64);
+        if let Some(prefixes) = &mut self.per_prefix
+            && !prefixes.take(peer, datagrams, now_ns)
+        {
+            return Some(Exceeded::PerPrefix);
+        }
+        if let Some((rate, ahead)) = &mut self.replies
+            && !rate.take(ahead, datagrams, now_ns)
+        {
+            return Some(Exceeded::Replies);
+        }
+        None
+    }
+
+    /// The turn ends: the next datagram has a time of its own.
+    pub fn end_turn(&mut self) {
+        self.now_ns = None;
+    }
+}
+
+/// A rate as the time that each datagram takes, and the time that may be taken ahead.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    interval_ns: u64,
+    burst_ns: u64,
+}
+
+/// Until when somebody's time is taken, in nanoseconds from the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead(u64);
+
+impl Rate {
+    fn new(per_second: NonZeroU32, burst: Duration) -> Self {
+        let interval_ns = 1_000_000_000 / u64::from(per_second.get());
+        Self { interval_ns, burst_ns: (burst.as_nanos() as u64).max(interval_ns) }
+    }
+
+    /// Takes the time of so many datagrams, if any is left. A train is not cut: what it takes too much is
+    /// missing afterwards.
+    fn take(self, ahead: &mut Ahead, datagrams: u32, now_ns: u64) -> bool {
+        let from_ns = ahead.0.max(now_ns);
+        let left = from_ns - now_ns < self.burst_ns;
+        if left {
+            ahead.0 = from_ns + self.interval_ns * u64::from(datagrams);
+        }
+        left
+    }
+}
+
+/// Sources in one cache line.
+const WAYS: usize = 4;
+/// Cache lines: 1 MiB, for 65,536 sources that are active at a time.
+const SETS: usize = 16_384;
+
+/// A source, known by its fingerprint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    fingerprint: u64,
+    ahead: Ahead,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Set([Source; WAYS]);
+
+/// A rate for each source, in a table of fixed size.
+///
+/// A source that is not in it takes the place of the one that has the least ahead, and what that has: somebody who
+/// sprays sources, or waits for a place, gains nothing by being forgotten.
+#[derive(Debug)]
+struct PrefixRates {
+    rate: Rate,
+    sets: Box<[Set]>,
+    /// Drawn at the start, so that nobody can aim at another's place.
+    key: u64,
+}
+
+impl PrefixRates {
+    fn new(rate: Rate) -> Self {
+        Self { rate, sets: vec![Set::default(); SETS].into(), key: RandomState::new().hash_one(0) }
+    }
+
+    fn take(&mut self, peer: IpAddr, datagrams: u32, now_ns: u64) -> bool {
+        let (v4_bits, v6_bits) = RATE_BITS;
+        let prefix = SocketAddr::new(network(peer, v4_bits, v6_bits), 0);
+        let fingerprint = flow::keyed_hash(prefix, self.key);
+        let Set(sources) = &mut self.sets[(fingerprint >> 32) as usize % SETS];
+        let known = sources.iter().position(|source| source.fingerprint == fingerprint);
+        let place = known.unwrap_or_else(|| {
+            let least = (0..WAYS).min_by_key(|&place| sources[place].ahead.0);
+            least.expect("a set has places")
+        });
+        sources[place].fingerprint = fingerprint;
+        self.rate.take(&mut sources[place].ahead, datagrams, now_ns)
     }
 }
 
@@ -83,14 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_the_first_bits() {
-        let of = |text, v4_bits, v6_bits| Prefix::of(ip(text), v4_bits, v6_bits);
-        assert_eq!(of("192.0.2.77", 24, 56), Prefix::V4(0xc000_0200));
-        assert_eq!(of("192.0.2.77", 32, 64), Prefix::V4(0xc000_024d));
-        assert_eq!(of("192.0.2.77", 0, 0), Prefix::V4(0));
-        assert_eq!(of("2001:db8:1:2345::9", 24, 56), Prefix::V6(0x2001_0db8_0001_2300));
-        assert_eq!(of("2001:db8:1:2345::9", 32, 64), Prefix::V6(0x2001_0db8_0001_2345));
-        assert_eq!(of("2001:db8:1:2345::9", 0, 0), Prefix::V6(0));
+    fn a_network_is_the_first_bits() {
+        for (text, v4_bits, v6_bits, wanted) in [
+            ("192.0.2.77", 24, 56, "192.0.2.0"),
+            ("192.0.2.77", 32, 64, "192.0.2.77"),
+            ("192.0.2.77", 0, 0, "0.0.0.0"),
+            ("2001:db8:1:2345::9", 24, 56, "2001:db8:1:2300::"),
+            ("2001:db8:1:2345::9", 32, 64, "2001:db8:1:2345::"),
+            ("2001:db8:1:2345::9", 32, 128, "2001:db8:1:2345::9"),
+            ("2001:db8:1:2345::9", 0, 0, "::"),
+        ] {
+            assert_eq!(network(ip(text), v4_bits, v6_bits), ip(wanted));
+        }
     }
 
     #[test]
@@ -106,5 +245,89 @@ mod tests {
         connections.leave(first);
         connections.leave(first);
         assert_eq!(connections.counts().len(), 3, "who has nothing is forgotten");
+    }
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn rate(per_second: u32, burst: Duration) -> Rate {
+        Rate::new(NonZeroU32::new(per_second).unwrap(), burst)
+    }
+
+    /// How many of 1,000 datagrams at that time are answered.
+    fn answered(mut take: impl FnMut() -> bool) -> usize {
+        (0..1000).filter(|_| take()).count()
+    }
+
+    #[test]
+    fn so_many_a_second_and_a_burst_and_no_more() {
+        let rate = rate(200, Duration::from_secs(1));
+        let mut ahead = Ahead::default();
+        let start_ns = 5 * SECOND_NS;
+        for (after_ns, wanted) in
+            [(0, 200), (0, 0), (SECOND_NS / 100, 2), (SECOND_NS / 2, 98), (9 * SECOND_NS, 200)]
+        {
+            assert_eq!(
+                answered(|| rate.take(&mut ahead, 1, start_ns + after_ns)),
+                wanted,
+                "after {after_ns} ns"
+            );
+        }
+        assert!(rate.take(&mut ahead, 64, 99 * SECOND_NS), "a train passes whole");
+        assert_eq!(answered(|| rate.take(&mut ahead, 1, 99 * SECOND_NS)), 200 - 64);
+    }
+
+    #[test]
+    fn the_smallest_rate_answers_trains_and_makes_up_for_them() {
+        let rate = rate(1, Duration::from_millis(1));
+        let mut ahead = Ahead::default();
+        assert!(rate.take(&mut ahead, 64, SECOND_NS));
+        assert!(!rate.take(&mut ahead, 1, 64 * SECOND_NS));
+        assert!(rate.take(&mut ahead, 1, 65 * SECOND_NS));
+    }
+
+    #[test]
+    fn each_source_has_a_rate_of_its_own() {
+        let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));
+        let mut of = |text| answered(|| prefixes.take(ip(text), 1, SECOND_NS));
+        assert_eq!((of("192.0.2.1"), of("192.0.2.200"), of("192.0.3.1")), (100, 0, 100));
+        assert_eq!((of("2001:db8::1"), of("2001:db8:0:ff::1"), of("2001:db8:0:100::1")), (100, 0, 100));
+    }
+
+    #[test]
+    fn a_spray_of_sources_makes_no_room_for_one() {
+        let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));
+        let victim = ip("192.0.2.1");
+        assert_eq!(answered(|| prefixes.take(victim, 1, SECOND_NS)), 100);
+        // every place is taken by somebody else many times over
+        for number in 0..20 * (SETS * WAYS) as u32 {
+            prefixes.take(Ipv4Addr::from_bits(number << 8).into(), 100, SECOND_NS);
+        }
+        assert_eq!(answered(|| prefixes.take(victim, 1, SECOND_NS)), 0, "a newcomer starts with nothing");
+        assert_eq!(
+            answered(|| prefixes.take(victim, 1, 2 * SECOND_NS)),
+            100,
+            "a second later it is answered"
+        );
+    }
+
+    #[test]
+    fn all_together_have_a_rate_too_and_the_clock_is_read_once_a_turn() {
+        assert!(RateLimits::new(Rates::default()).is_none());
+        let rates = Rates { per_prefix: NonZeroU32::new(20), replies: NonZeroU32::new(500) };
+        let mut limits = RateLimits::new(rates).unwrap();
+        let of = |limits: &mut RateLimits, ip: u8| {
+            (0..100).map(|_| limits.exceeded(IpAddr::from([192, 0, ip, 1]), 1)).collect::<Vec<_>>()
+        };
+        let first = of(&mut limits, 1);
+        assert!(first[..20].iter().all(Option::is_none));
+        assert!(first[20..].iter().all(|exceeded| *exceeded == Some(Exceeded::PerPrefix)));
+        of(&mut limits, 2);
+        let third = of(&mut limits, 3);
+        assert_eq!(third[10], Some(Exceeded::Replies), "50 at once");
+        let now_ns = limits.now_ns;
+        assert!(now_ns.is_some());
+        limits.end_turn();
+        of(&mut limits, 4);
+        assert!(limits.now_ns > now_ns);
     }
 }

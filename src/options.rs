@@ -1,7 +1,7 @@
 //! The server's command line.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -15,6 +15,7 @@ const AFTER_HELP: &str = "\
 Examples:
   tubular-echo                                    loopback, port 1234, TCP and UDP, IPv4 and IPv6
   tubular-echo --listen 192.0.2.1:7 --workers auto
+  tubular-echo --listen 192.0.2.1:7 --public      on the open Internet
   tubular-echo check 4242                         what tubectl would make of process 4242
   tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
   systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
@@ -31,11 +32,33 @@ Signals:
 Exit status:
   0 ended by a signal   1 could not start, or a worker failed   2 wrong usage";
 
+/// Limits that nobody has given; zero for none.
+struct Limits {
+    udp_prefix_rate: u32,
+    udp_reply_rate: u32,
+    connections_per_prefix: usize,
+    idle_timeout: Duration,
+}
+
+/// Without `--public` there are none: an echo server among friends is there to be loaded.
+const ELSEWHERE: Limits =
+    Limits { udp_prefix_rate: 0, udp_reply_rate: 0, connections_per_prefix: 0, idle_timeout: Duration::ZERO };
+
+/// With `--public`: enough for people who try things out, and too little to harm whoever's address is forged:
+/// 2.4 Mbit/s of full-sized datagrams to one victim, 240 Mbit/s altogether.
+const ON_THE_INTERNET: Limits = Limits {
+    udp_prefix_rate: 200,
+    udp_reply_rate: 20_000,
+    connections_per_prefix: 100,
+    idle_timeout: Duration::from_mins(1),
+};
+
 /// A TCP and UDP echo server on io_uring that answers from the very address that was asked, anywhere in
 /// a prefix that tubular (BPF sk_lookup) steers to it. What comes in goes back byte for byte.
 #[derive(Parser, Debug)]
 #[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub struct Options {
     /// What to do instead of serving
     #[command(subcommand)]
@@ -79,15 +102,31 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
 
+    /// Serve the open Internet, where sources are forged every day. Sets the limits below, unless they are
+    /// given: --idle-timeout 1min, --max-connections-per-prefix 100, --udp-prefix-rate 200,
+    /// --udp-reply-rate 20000; and datagrams from ports of services that are known to reflect are not
+    /// answered
+    #[arg(long)]
+    public: bool,
+
+    /// Datagrams that one source, an IPv4 /24 or an IPv6 /56, is answered per second, by each worker; it
+    /// may have a second's worth at once. What is over is dropped and counted. 0: any number
+    #[arg(long, value_name = "N")]
+    udp_prefix_rate: Option<u32>,
+
+    /// Datagrams that are answered per second, shared evenly by the workers. 0: any number
+    #[arg(long, value_name = "N")]
+    udp_reply_rate: Option<u32>,
+
     /// TCP connections served for one source, an IPv4 address or an IPv6 /64; more from there are closed
     /// at once. 0: any number
-    #[arg(long, value_name = "N", default_value = "0")]
-    max_connections_per_prefix: usize,
+    #[arg(long, value_name = "N")]
+    max_connections_per_prefix: Option<usize>,
 
     /// Close TCP connections on which nothing was sent or received for so long, or up to an eighth longer,
     /// like 1min. 0s: never
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_timeout)]
-    idle_timeout: Duration,
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    idle_timeout: Option<Duration>,
 
     /// Give up TCP connections whose peer acknowledges nothing, or takes nothing, for so long while its
     /// echo waits (TCP_USER_TIMEOUT). 0s: the system's own patience, about 15 minutes
@@ -144,6 +183,7 @@ impl Options {
             .chain(named(self.udp, false, true))
             .collect();
         let named = !endpoints.is_empty();
+        let limits = if self.public { ON_THE_INTERNET } else { ELSEWHERE };
         let endpoints = if named { endpoints } else { sockets::default_endpoints() };
         Ok(ServerConfig {
             endpoints: sockets::merge(endpoints).map_err(Twice)?,
@@ -153,8 +193,13 @@ impl Options {
             workers: self.workers,
             pin: self.pin,
             max_connections: self.max_connections,
-            max_connections_per_prefix: NonZeroUsize::new(self.max_connections_per_prefix),
-            idle_timeout: self.idle_timeout,
+            public: self.public,
+            udp_prefix_rate: NonZeroU32::new(self.udp_prefix_rate.unwrap_or(limits.udp_prefix_rate)),
+            udp_reply_rate: NonZeroU32::new(self.udp_reply_rate.unwrap_or(limits.udp_reply_rate)),
+            max_connections_per_prefix: NonZeroUsize::new(
+                self.max_connections_per_prefix.unwrap_or(limits.connections_per_prefix),
+            ),
+            idle_timeout: self.idle_timeout.unwrap_or(limits.idle_timeout),
             tcp_user_timeout: self.tcp_user_timeout,
             stats_interval: self.stats_interval,
             busy_poll: self.busy_poll,
@@ -249,6 +294,26 @@ mod tests {
             .map(|endpoint| (endpoint.addr.port(), endpoint.tcp, endpoint.udp, endpoint.optional))
             .collect();
         assert_eq!(found, [(9, true, true, false), (7, true, false, false), (8, false, true, false)]);
+    }
+
+    #[test]
+    fn on_the_internet_there_are_limits_unless_they_are_given() {
+        let limits = |line| {
+            let config = parse(line).unwrap();
+            (
+                config.udp_prefix_rate.map(NonZeroU32::get),
+                config.udp_reply_rate.map(NonZeroU32::get),
+                config.max_connections_per_prefix.map(NonZeroUsize::get),
+                config.idle_timeout.as_secs(),
+            )
+        };
+        assert_eq!(limits(""), (None, None, None, 0));
+        assert_eq!(limits("--public"), (Some(200), Some(20_000), Some(100), 60));
+        assert_eq!(
+            limits("--public --udp-prefix-rate 5 --idle-timeout 0s"),
+            (Some(5), Some(20_000), Some(100), 0)
+        );
+        assert_eq!(limits("--udp-reply-rate 7 --max-connections-per-prefix 8"), (None, Some(7), Some(8), 0));
     }
 
     #[test]

@@ -9,8 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::addr;
 use crate::flow::Flow;
+use crate::limits::{Exceeded, RateLimits, Rates};
 use crate::pairs::{Lately, Pairs};
+use crate::stats::{Counter, Counters};
 
 /// Ports below are servers' (RFC 6335, system ports): no client sends from them.
 const SYSTEM_PORTS_END: u16 = 1024;
@@ -28,7 +31,62 @@ pub enum Refusal {
     OwnPair,
     /// It claims to come from a port that we listen on, where another one of us may listen.
     OwnPort,
+    /// It claims to come from the port of a service that is known to answer anybody.
+    ReflectorPort,
+    /// Its source has had as many answers as it may have at present.
+    PrefixRate,
+    /// There were as many answers as there may be at present.
+    ReplyRate,
 }
+
+impl Refusal {
+    /// Where it is counted.
+    pub fn counter(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::SystemPort => &counters.udp_refused_system_port,
+            Self::BadSource => &counters.udp_refused_bad_source,
+            Self::BadDestination => &counters.udp_refused_bad_destination,
+            Self::OwnPair => &counters.udp_refused_own_pair,
+            Self::OwnPort => &counters.udp_refused_own_port,
+            Self::ReflectorPort => &counters.udp_refused_reflector_port,
+            Self::PrefixRate => &counters.udp_refused_prefix_rate,
+            Self::ReplyRate => &counters.udp_refused_reply_rate,
+        }
+    }
+}
+
+/// Ports of UDP services that answer anybody, by which floods are reflected and loops begun, as far as they are
+/// neither system ports nor ports that Linux gives to clients: the services that CISA's alert TA14-017A and
+/// Shadowserver's daily reports count. In ascending order.
+const REFLECTOR_PORTS: [u16; 27] = [
+    1194,  // OpenVPN
+    1434,  // Microsoft SQL Server Resolution Protocol
+    1604,  // Citrix ICA browser
+    1900,  // SSDP
+    2049,  // NFS
+    2123,  // GTP control
+    3283,  // Apple Remote Desktop
+    3389,  // Remote Desktop
+    3478,  // STUN
+    3702,  // WS-Discovery
+    4500,  // IPsec, past NATs
+    5060,  // SIP
+    5093,  // Sentinel licences
+    5351,  // NAT-PMP
+    5353,  // multicast DNS
+    5683,  // CoAP
+    6881,  // BitTorrent
+    9987,  // TeamSpeak
+    10001, // Ubiquiti discovery
+    10074, // Mitel TP-240
+    11211, // memcached
+    17185, // VxWorks debugging
+    20800, // Call of Duty
+    26000, // Quake
+    27015, // Steam
+    27960, // Quake III
+    32414, // Plex discovery
+];
 
 /// The rules, with what they need to know of this process.
 #[derive(Clone, Debug)]
@@ -39,6 +97,8 @@ pub struct Rules {
     pairs: Arc<Pairs>,
     /// Other addresses on those ports that we answered from.
     answered: Arc<Lately>,
+    /// The Internet is served on purpose.
+    public: bool,
 }
 
 impl Rules {
@@ -57,7 +117,18 @@ impl Rules {
                 listening_ports.push(addr.port());
             }
         }
-        Self { listening_ports, client_like, pairs, answered: Arc::default() }
+        Self { listening_ports, client_like, pairs, answered: Arc::default(), public: false }
+    }
+
+    /// The same rules for a server of the open Internet, where sources are forged every day.
+    #[must_use]
+    pub fn public(self) -> Self {
+        Self { public: true, ..self }
+    }
+
+    /// Whether a datagram came to the open Internet without anybody having said that it is served.
+    pub fn is_exposed(&self, flow: &Flow) -> bool {
+        !self.public && addr::is_public(flow.origdst.ip())
     }
 
     /// The pairs that we answer from.
@@ -79,6 +150,8 @@ impl Rules {
             Some(Refusal::OwnPair)
         } else if self.listening_ports.contains(&peer.port()) {
             Some(Refusal::OwnPort)
+        } else if self.public && REFLECTOR_PORTS.binary_search(&peer.port()).is_ok() {
+            Some(Refusal::ReflectorPort)
         } else {
             if self.client_like.iter().any(|own| own.port() == origdst.port() && own.ip() != origdst.ip()) {
                 self.answered.insert(origdst);
@@ -89,6 +162,44 @@ impl Rules {
 
     fn was_answered_from(&self, peer: SocketAddr) -> bool {
         self.client_like.iter().any(|own| own.port() == peer.port()) && self.answered.contains(peer)
+    }
+}
+
+/// Decides for a worker what is answered: by the rules, and then by the rates.
+#[derive(Debug)]
+pub struct Gate {
+    rules: Rules,
+    rates: Option<RateLimits>,
+}
+
+impl Gate {
+    /// A gate with these rules and rates.
+    pub fn new(rules: Rules, rates: Rates) -> Self {
+        Self { rules, rates: RateLimits::new(rates) }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether, and why, so many `datagrams` of one flow are not answered.
+    pub fn refuse(&mut self, flow: &Flow, datagrams: u32) -> Option<Refusal> {
+        let refusal = self.rules.refuse(flow);
+        match &mut self.rates {
+            Some(rates) if refusal.is_none() => match rates.exceeded(flow.peer.ip(), datagrams)? {
+                Exceeded::PerPrefix => Some(Refusal::PrefixRate),
+                Exceeded::Replies => Some(Refusal::ReplyRate),
+            },
+            _ => refusal,
+        }
+    }
+
+    /// The turn ends.
+    pub fn end_turn(&mut self) {
+        if let Some(rates) = &mut self.rates {
+            rates.end_turn();
+        }
     }
 }
 
@@ -112,6 +223,8 @@ fn is_one_host(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn rules() -> Rules {
@@ -126,6 +239,34 @@ mod tests {
         assert_eq!(rules.refuse(&Flow { peer: one, origdst: other }), None);
         let answer = Flow { peer: other, origdst: one };
         assert_eq!(rules.clone().refuse(&answer), Some(Refusal::OwnPair), "by any worker");
+    }
+
+    #[test]
+    fn on_the_internet_ports_that_reflect_are_not_answered() {
+        assert!(REFLECTOR_PORTS.is_sorted());
+        assert!(
+            REFLECTOR_PORTS.iter().all(|port| (SYSTEM_PORTS_END..32_768).contains(port)),
+            "clients have others"
+        );
+        let rules = rules();
+        for port in REFLECTOR_PORTS {
+            let peer = SocketAddr::from(([192, 0, 2, 1], port));
+            let flow = Flow { peer, origdst: "127.0.0.1:1234".parse().unwrap() };
+            assert_eq!(rules.refuse(&flow), None, "{port}");
+            assert_eq!(rules.clone().public().refuse(&flow), Some(Refusal::ReflectorPort), "{port}");
+        }
+    }
+
+    #[test]
+    fn what_the_rules_refuse_costs_no_rate() {
+        let rates = Rates { per_prefix: NonZeroU32::new(1), replies: None };
+        let mut gate = Gate::new(rules(), rates);
+        let origdst = "127.0.0.1:1234".parse().unwrap();
+        let [system, client] =
+            ["192.0.2.1:7", "192.0.2.1:5000"].map(|peer| Flow { peer: peer.parse().unwrap(), origdst });
+        assert_eq!(gate.refuse(&system, 1), Some(Refusal::SystemPort));
+        assert_eq!(gate.refuse(&client, 1), None);
+        assert_eq!(gate.refuse(&client, 1), Some(Refusal::PrefixRate));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! group and swallow a share of the flows.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -17,7 +17,7 @@ use std::{io, thread};
 use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
-use crate::limits::ConnectionsPerPrefix;
+use crate::limits::{ConnectionsPerPrefix, Rates};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
@@ -63,6 +63,12 @@ pub struct ServerConfig {
     pub pin: bool,
     /// Connections served at a time, all workers together.
     pub max_connections: Option<NonZeroUsize>,
+    /// The open Internet is served.
+    pub public: bool,
+    /// Datagrams that one source is answered per second, by each worker.
+    pub udp_prefix_rate: Option<NonZeroU32>,
+    /// Datagrams that are answered per second, all workers together.
+    pub udp_reply_rate: Option<NonZeroU32>,
     /// Connections that one source may have, an IPv4 address or an IPv6 /64, all workers together.
     pub max_connections_per_prefix: Option<NonZeroUsize>,
     /// Close connections on which nothing happened for so long; zero for never.
@@ -183,8 +189,11 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let (events, inbox) = mpsc::channel();
     let listening: Vec<_> = bound.shares.iter().flatten().map(|socket| socket.addr).collect();
     let pairs = Arc::new(Pairs::new(listening.len() + count * config.reply_sockets.count));
+    let rules = Rules::new(&listening, sys::local_ports(), pairs);
+    let share = |rate: NonZeroU32| NonZeroU32::new(rate.get().div_ceil(count as u32));
     let worker_config = WorkerConfig {
-        rules: Rules::new(&listening, sys::local_ports(), pairs),
+        rules: if config.public { rules.public() } else { rules },
+        rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
         reply_sockets: config.reply_sockets,
         limits: tcp::Limits {
             connections,

@@ -121,6 +121,14 @@ counters! {
     udp_refused_own_pair,
     /// Not answered: came from a port that we listen on.
     udp_refused_own_port,
+    /// Not answered: came from the port of a service that is known to reflect (--public).
+    udp_refused_reflector_port,
+    /// Not answered: its source had as many answers as it may have (--udp-prefix-rate).
+    udp_refused_prefix_rate,
+    /// Not answered: there were as many answers as there may be (--udp-reply-rate).
+    udp_refused_reply_rate,
+    /// Datagrams to a public address without --public, answered or not.
+    udp_exposed,
     /// Reply sockets made, to answer from another port than the bound one.
     udp_reply_sockets_made,
     /// Dropped: too many new reply sockets at that moment.

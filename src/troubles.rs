@@ -6,7 +6,7 @@ use crate::stats::Snapshot;
 /// How a kind of loss is read off the counters, and what is said of it.
 type Trouble = (fn(&Snapshot) -> u64, &'static str);
 
-const TROUBLES: [Trouble; 17] = [
+const TROUBLES: [Trouble; 21] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -37,6 +37,23 @@ const TROUBLES: [Trouble; 17] = [
         |now| now.udp_refused_own_port,
         "not answering datagrams from a port that we listen on (udp_refused_own_port): their sender may be an echo \
          server too",
+    ),
+    (
+        |now| now.udp_refused_reflector_port,
+        "not answering datagrams from ports of services that are known to reflect (udp_refused_reflector_port)",
+    ),
+    (
+        |now| now.udp_refused_prefix_rate,
+        "a source sends faster than it may be answered, some is dropped (udp_refused_prefix_rate): --udp-prefix-rate",
+    ),
+    (
+        |now| now.udp_refused_reply_rate,
+        "datagrams come faster than they may be answered, some are dropped (udp_refused_reply_rate): --udp-reply-rate",
+    ),
+    (
+        |now| now.udp_exposed,
+        "datagrams come to a public address (udp_exposed): on the Internet sources are forged; --public limits what \
+         they can make us send",
     ),
     (
         |now| now.udp_reply_sockets_limited,

@@ -29,7 +29,7 @@ use self::group::{Arrival, Group};
 use crate::addr;
 use crate::cmsg;
 use crate::flow::{Flow, Refusals};
-use crate::refuse::{Refusal, Rules};
+use crate::refuse::Gate;
 use crate::reply_sockets::{Refused, ReplySockets};
 use crate::ring::{
     BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Messages, Patience, Piece,
@@ -154,7 +154,7 @@ pub struct Udp {
     sockets: Vec<Socket>,
     singles: Singles,
     refusals: Refusals,
-    rules: Rules,
+    gate: Gate,
     reply_sockets: ReplySockets,
     /// Groups that may need a new reply socket: socket and first buffer.
     deferred: Vec<(u16, u16)>,
@@ -171,7 +171,7 @@ impl Udp {
         listening: Vec<Listening>,
         first: u32,
         reply_sockets: ReplySockets,
-        rules: Rules,
+        gate: Gate,
         operations: Operations,
     ) -> Result<Self, RingError> {
         let mut sockets = Vec::new();
@@ -215,7 +215,7 @@ impl Udp {
             sockets,
             singles,
             refusals: Refusals::default(),
-            rules,
+            gate,
             reply_sockets,
             deferred: Vec::new(),
             retiring,
@@ -238,7 +238,7 @@ impl Udp {
         }
         match (completion.result(), socket.buffers.take(completion)) {
             (Ok(_), Some(piece)) => {
-                socket.arrived(piece, self.turn, &self.rules, &mut self.refusals, counters);
+                socket.arrived(piece, self.turn, &mut self.gate, &mut self.refusals, counters);
             }
             // no result without a buffer: nothing was received
             (Ok(_), None) => counters.udp_receive_errors.add(1),
@@ -333,6 +333,7 @@ impl Udp {
                 ring.receive_datagrams(socket.file, &socket.buffers, self.operations.receive(socket.number));
             }
         }
+        self.gate.end_turn();
         self.turn += 1;
     }
 
@@ -504,7 +505,7 @@ impl Socket {
         &mut self,
         piece: Piece,
         turn: u64,
-        rules: &Rules,
+        gate: &mut Gate,
         refusals: &mut Refusals,
         counters: &Counters,
     ) {
@@ -532,15 +533,11 @@ impl Socket {
         counters.udp_trains_in.add((arrival.segments > 1).into());
 
         let flow = Flow { peer, origdst };
-        if let Some(refusal) = rules.refuse(&flow) {
-            let counter = match refusal {
-                Refusal::SystemPort => &counters.udp_refused_system_port,
-                Refusal::BadSource => &counters.udp_refused_bad_source,
-                Refusal::BadDestination => &counters.udp_refused_bad_destination,
-                Refusal::OwnPair => &counters.udp_refused_own_pair,
-                Refusal::OwnPort => &counters.udp_refused_own_port,
-            };
-            counter.add(arrival.segments.into());
+        if gate.rules().is_exposed(&flow) {
+            counters.udp_exposed.add(arrival.segments.into());
+        }
+        if let Some(refusal) = gate.refuse(&flow, arrival.segments) {
+            refusal.counter(counters).add(arrival.segments.into());
             self.buffers.recycle(piece);
             return;
         }

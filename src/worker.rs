@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::refuse::Rules;
+use crate::limits::Rates;
+use crate::refuse::{Gate, Rules};
 use crate::reply_sockets::{self, ReplySockets};
 use crate::ring::{Completion, Errno, File, Ring, RingConfig, RingError, Token, Wait};
 use crate::sockets::Listening;
@@ -38,6 +39,8 @@ const TENDING_TICK: Duration = Duration::from_secs(1);
 pub struct WorkerConfig {
     /// Which datagrams are not answered; all workers have the same rules.
     pub rules: Rules,
+    /// How many datagrams it answers per second.
+    pub rates: Rates,
     /// Reply sockets for ports other than the bound ones.
     pub reply_sockets: reply_sockets::Limits,
     /// How much TCP it takes on.
@@ -194,7 +197,8 @@ impl Worker {
         let first_listener = 1 + udp.len() as u32;
         let pairs = config.rules.pairs();
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, pairs);
-        let udp = Udp::new(&ring, udp, 1, reply_sockets, config.rules.clone(), UDP_OPERATIONS)?;
+        let gate = Gate::new(config.rules.clone(), config.rates);
+        let udp = Udp::new(&ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS)?;
         let tcp =
             Tcp::new(&ring, tcp, first_listener, first_connection, config.limits.clone(), TCP_OPERATIONS)?;
         ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));

@@ -1,8 +1,8 @@
 //! A connection of the TCP datapath: how far it is, and what it holds.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
-use crate::limits::Prefix;
 use crate::ring::{Chunk, Errno, Piece};
 use crate::stats::{Counter, Counters};
 
@@ -113,7 +113,7 @@ pub(super) struct Connection {
     /// The tick of the idle clock when something happened last.
     pub(super) active_tick: u32,
     /// Where it is counted, if sources are limited.
-    pub(super) prefix: Option<Prefix>,
+    pub(super) prefix: Option<IpAddr>,
 }
 
 impl Connection {
