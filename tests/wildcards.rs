@@ -543,6 +543,44 @@ fn a_loop_on_a_port_like_a_clients_ends_at_once() {
     });
 }
 
+/// One server on all addresses, on two ports that clients may have as well: a datagram from one of its pairs to
+/// another is answered once, and that answer is the end.
+fn a_loop_between_two_wildcards(workers: u32) {
+    const FORGED: u64 = 20;
+    private_network(move || {
+        netns::ip("address add fd00::2/128 dev lo nodad");
+        let (workers, ports) = (format!("--workers={workers}"), [40_000, 40_001]);
+        let udp = ports.map(|port| [format!("--udp=0.0.0.0:{port}"), format!("--udp=[::]:{port}")]);
+        let server = Server::start(&[&[workers][..], &udp.concat()].concat());
+        let mut exchanged = 0;
+        for [one, other] in [["127.0.0.5", "127.0.0.6"], ["::1", "fd00::2"]] {
+            let pair = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+            for _ in 0..FORGED {
+                forge(pair(one, ports[0]), pair(other, ports[1]), b"round and round");
+            }
+            exchanged += let_loops_turn(pair(one, ports[0]));
+        }
+        let end = server.stop();
+        let (answered, refused) =
+            (end.counter("udp_datagrams_out") - exchanged, end.counter("udp_refused_own_pair"));
+        println!("{answered} answered to ourselves, {refused} refused");
+        assert_eq!(refused, 2 * FORGED, "each forged datagram ends in one refusal");
+        assert!(answered <= 2 * FORGED, "no more than one answer each");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_between_two_wildcards_of_one_worker_ends_at_once() {
+    a_loop_between_two_wildcards(1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_between_two_wildcards_of_two_workers_ends_at_once() {
+    a_loop_between_two_wildcards(2);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn two_servers_on_one_port_do_not_answer_each_other() {
