@@ -12,6 +12,33 @@ pub const SOCKADDR_V6_BYTES: usize = size_of::<libc::sockaddr_in6>();
 const FAMILY_V4: u16 = libc::AF_INET as u16;
 const FAMILY_V6: u16 = libc::AF_INET6 as u16;
 
+/// The family of a socket's addresses, called as tubular calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Domain {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The one that an address belongs to.
+    pub fn of(addr: SocketAddr) -> Self {
+        if addr.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// `ipv4` or `ipv6`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
 /// A socket address in the kernel's layout, ready for `msg_name`, bind(2) or connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]

@@ -13,7 +13,7 @@ use crate::addr;
 use crate::flow::Flow;
 use crate::limits::{Exceeded, RateLimits, Rates};
 use crate::pairs::{Lately, Pairs};
-use crate::stats::{Counter, Counters};
+use crate::stats::{Counter, Traffic};
 
 /// Ports below are servers' (RFC 6335, system ports): no client sends from them.
 const SYSTEM_PORTS_END: u16 = 1024;
@@ -41,7 +41,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Where it is counted.
-    pub fn counter(self, counters: &Counters) -> &Counter {
+    pub fn counter(self, counters: &Traffic) -> &Counter {
         match self {
             Self::SystemPort => &counters.udp_refused_system_port,
             Self::BadSource => &counters.udp_refused_bad_source,

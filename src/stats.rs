@@ -1,7 +1,10 @@
 //! Counters: each written by one worker, read by whoever prints them.
 
 use std::fmt;
+use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::Domain;
 
 /// A number with one writer. Readers see it a moment late, never half written.
 #[derive(Debug, Default)]
@@ -27,19 +30,38 @@ impl Counter {
     }
 }
 
+/// One counter, read: its name, what it means, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As in the log.
+    pub name: &'static str,
+    /// The comment of its definition.
+    pub meaning: &'static str,
+    /// The value.
+    pub value: u64,
+}
+
 macro_rules! counters {
-    ($($(#[$doc:meta])+ $name:ident,)+) => {
-        /// What one worker has done. Aligned so that two workers' counters share no cache line.
+    ($(#[doc = $meaning:literal] $name:ident,)+) => {
+        /// What one worker has done for the addresses of one family.
         #[derive(Debug, Default)]
-        #[repr(align(128))]
-        pub struct Counters {
-            $($(#[$doc])+ pub $name: Counter,)+
+        pub struct Traffic {
+            $(#[doc = $meaning] pub $name: Counter,)+
         }
 
-        /// The counters of one worker or the sum of several, at one moment.
+        impl Traffic {
+            /// All counters, in the order of their definition.
+            pub fn entries(&self) -> impl Iterator<Item = Entry> {
+                [$(Entry { name: stringify!($name), meaning: $meaning, value: self.$name.get() },)+].into_iter()
+            }
+        }
+
+        /// The sum of the counters of several workers, both families together, at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Snapshot {
-            $($(#[$doc])+ pub $name: u64,)+
+            /// Turns of the rings.
+            pub turns: u64,
+            $(#[doc = $meaning] pub $name: u64,)+
         }
 
         impl Snapshot {
@@ -47,22 +69,40 @@ macro_rules! counters {
             pub fn of<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> Self {
                 let mut sum = Self::default();
                 for counters in workers {
-                    $(sum.$name += counters.$name.get();)+
+                    sum.turns += counters.turns.get();
+                    for traffic in &counters.traffic {
+                        $(sum.$name += traffic.$name.get();)+
+                    }
                 }
                 sum
             }
 
             /// Names and values, in the order of their definition.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)+].into_iter()
+                [("turns", self.turns), $((stringify!($name), self.$name),)+].into_iter()
             }
         }
     };
 }
 
-counters! {
+/// What one worker has done. Aligned so that two workers' counters share no cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
     /// Turns of the ring.
-    turns,
+    pub turns: Counter,
+    traffic: [Traffic; Domain::ALL.len()],
+}
+
+impl Index<Domain> for Counters {
+    type Output = Traffic;
+
+    fn index(&self, domain: Domain) -> &Traffic {
+        &self.traffic[domain as usize]
+    }
+}
+
+counters! {
     /// Connections accepted.
     tcp_accepted,
     /// Connections open now.
@@ -172,15 +212,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_add_up() {
+    fn workers_and_families_add_up() {
         let workers = [Counters::default(), Counters::default()];
-        workers[0].udp_datagrams_in.add(3);
-        workers[1].udp_datagrams_in.add(4);
-        workers[1].tcp_open.add(2);
-        workers[1].tcp_open.subtract(1);
+        workers[0].turns.add(9);
+        workers[0][Domain::Ipv4].udp_datagrams_in.add(3);
+        workers[1][Domain::Ipv6].udp_datagrams_in.add(4);
+        workers[1][Domain::Ipv4].tcp_open.add(2);
+        workers[1][Domain::Ipv4].tcp_open.subtract(1);
         let sum = Snapshot::of(&workers);
         assert_eq!((sum.udp_datagrams_in, sum.tcp_open), (7, 1));
         let text = sum.to_string();
-        assert!(text.starts_with("turns=0 ") && text.contains(" udp_datagrams_in=7 "), "{text}");
+        assert!(text.starts_with("turns=9 ") && text.contains(" udp_datagrams_in=7 "), "{text}");
+    }
+
+    #[test]
+    fn every_counter_is_found_with_its_meaning() {
+        let counters = Counters::default();
+        counters[Domain::Ipv6].udp_send_waits.add(2);
+        let found = |domain: Domain| counters[domain].entries().find(|entry| entry.name == "udp_send_waits");
+        let (ipv4, ipv6) = (found(Domain::Ipv4).unwrap(), found(Domain::Ipv6).unwrap());
+        assert_eq!((ipv4.value, ipv6.value), (0, 2));
+        assert_eq!(ipv6.meaning.trim(), "Times a reply found the send buffer full and had to wait.");
     }
 }

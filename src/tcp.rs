@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use self::connection::{Cause, Connection, Phase, Receiving};
 use self::listener::{Accepting, Listener};
+use crate::addr::Domain;
 use crate::idle::IdleClock;
 use crate::limits::ConnectionsPerPrefix;
 use crate::ring::{
@@ -146,6 +147,7 @@ impl Tcp {
             ring.register_file(file, listening.as_fd())?;
             listeners.push(Listener {
                 addr: listening.addr,
+                domain: Domain::of(listening.addr),
                 fate: listening.fate,
                 listening: Some(listening),
                 file,
@@ -161,7 +163,7 @@ impl Tcp {
             listeners,
             buffers,
             aside: Arena::new(chunks, CHUNK_BYTES)?,
-            connections: (0..table).map(|_| Connection::new(0)).collect(),
+            connections: (0..table).map(|_| Connection::new(0, Domain::Ipv4)).collect(),
             first_connection,
             listed: Vec::new(),
             starved: VecDeque::new(),
@@ -186,6 +188,8 @@ impl Tcp {
     /// is unusable.
     pub fn accepted(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
         let listener = &mut self.listeners[completion.token().index() as usize];
+        let domain = listener.domain;
+        let counters = &counters[domain];
         if !completion.more() {
             let for_good = listener.accepting == Accepting::Leaving;
             listener.accepting = if for_good { Accepting::Off } else { Accepting::Ended };
@@ -198,7 +202,7 @@ impl Tcp {
                     self.per_prefix.as_ref().zip(peer).map(|(sources, peer)| sources.admit(peer.ip()));
                 let connection = self.connection(file);
                 debug_assert_eq!(connection.phase, Phase::Free, "the kernel gave out a file in use");
-                *connection = Connection::new(connection.generation.wrapping_add(1));
+                *connection = Connection::new(connection.generation.wrapping_add(1), domain);
                 counters.tcp_accepted.add(1);
                 counters.tcp_open.add(1);
                 if let Some(None) = source {
@@ -231,6 +235,7 @@ impl Tcp {
         };
         self.list(file);
         let connection = self.connection(file);
+        let traffic = &counters[connection.domain];
         let was = connection.receiving;
         if !completion.more() {
             connection.receiving = Receiving::Off;
@@ -247,7 +252,7 @@ impl Tcp {
             }
             Ok(bytes) => {
                 if connection.phase.echoes() {
-                    counters.tcp_bytes_in.add(bytes.into());
+                    traffic.tcp_bytes_in.add(bytes.into());
                 }
                 connection.streaming |= bytes > STREAMING_BYTES;
                 if let Phase::Emptying(before) = connection.phase {
@@ -258,7 +263,7 @@ impl Tcp {
                 }
             }
             Err(errno) => match verdict::of_stream(errno) {
-                verdict::Receive::Starved => counters.tcp_no_buffers.add(1),
+                verdict::Receive::Starved => traffic.tcp_no_buffers.add(1),
                 verdict::Receive::Cancelled => {}
                 verdict::Receive::Rearm => {
                     let emptied = was == Receiving::Rest && errno.0 == libc::EAGAIN;
@@ -290,7 +295,7 @@ impl Tcp {
         connection.sending = false;
         match completion.result() {
             Ok(bytes) => {
-                counters.tcp_bytes_out.add(bytes.into());
+                counters[connection.domain].tcp_bytes_out.add(bytes.into());
                 self.advance(file, bytes, counters);
             }
             Err(errno) => match verdict::of_stream_send(errno) {
@@ -367,7 +372,7 @@ impl Tcp {
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             match listener.accepting {
                 Accepting::Armed if full => {
-                    counters.tcp_limit_reached.add(1);
+                    counters[listener.domain].tcp_limit_reached.add(1);
                     listener.accepting = Accepting::Cancelling;
                     ring.cancel(self.operations.accept(number), self.operations.cancel());
                 }
@@ -513,8 +518,8 @@ impl Tcp {
     /// Closes a connection on which nothing is in flight.
     fn close(&mut self, file: File, cause: Cause, ring: &mut Ring, counters: &Counters) {
         let index = (file.0 - self.first_connection) as usize;
-        let generation = self.connections[index].generation;
-        let closed = std::mem::replace(&mut self.connections[index], Connection::new(generation));
+        let Connection { generation, domain, .. } = self.connections[index];
+        let closed = std::mem::replace(&mut self.connections[index], Connection::new(generation, domain));
         for piece in closed.pieces {
             self.buffers.recycle(piece);
         }
@@ -526,6 +531,7 @@ impl Tcp {
         }
         ring.close(file, Token::new(self.operations.close, generation, file.0));
         self.served -= 1;
+        let counters = &counters[domain];
         counters.tcp_open.subtract(1);
         cause.counter(counters).add(1);
     }
@@ -558,7 +564,7 @@ impl Tcp {
         let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
         if connection.aside.is_empty() {
             connection.stalled_turn = self.turn;
-            counters.tcp_stalls.add(1);
+            counters[connection.domain].tcp_stalls.add(1);
         }
         while let Some(piece) = connection.pieces.front() {
             let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];

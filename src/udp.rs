@@ -26,7 +26,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use self::group::{Arrival, Group};
-use crate::addr;
+use crate::addr::{self, Domain};
 use crate::cmsg;
 use crate::flow::{Flow, Refusals};
 use crate::refuse::Gate;
@@ -36,7 +36,7 @@ use crate::ring::{
     Ring, RingError, SEGMENTS_MAX, Span, Token, Transmit, Unusable,
 };
 use crate::sockets::{Fate, Listening};
-use crate::stats::Counters;
+use crate::stats::{Counters, Traffic};
 use crate::sys;
 use crate::verdict;
 
@@ -117,6 +117,7 @@ struct Socket {
     /// `None` once it was retired.
     listening: Option<Listening>,
     addr: SocketAddr,
+    domain: Domain,
     fate: Fate,
     file: File,
     number: u16,
@@ -188,6 +189,7 @@ impl Udp {
             let empty = Group::new(nobody, Arrival::new(0, None), NONE);
             sockets.push(Socket {
                 addr: listening.addr,
+                domain: Domain::of(listening.addr),
                 fate: listening.fate,
                 listening: Some(listening),
                 file,
@@ -232,6 +234,7 @@ impl Udp {
     /// unusable.
     pub fn received(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
         let socket = &mut self.sockets[completion.token().index() as usize];
+        let counters = &counters[socket.domain];
         if !completion.more() {
             let for_good = socket.receiving == Receiving::Cancelling;
             socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
@@ -269,6 +272,7 @@ impl Udp {
             ((index >> 16) as u16, index as u16)
         };
         let socket = &mut self.sockets[usize::from(number)];
+        let counters = &counters[socket.domain];
         let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
         let train = !single && segments > 1;
         let splittable = train && segments <= SINGLES.into();
@@ -382,6 +386,7 @@ impl Udp {
     /// How a group gets out, with a new reply socket if need be. `None`: not at all; it is dropped.
     fn make_via(&mut self, number: u16, first: u16, ring: &mut Ring, counters: &Counters) -> Option<Via> {
         let socket = &self.sockets[usize::from(number)];
+        let counters = &counters[socket.domain];
         let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
         if let Some(via) = socket.via(&flow, &mut self.reply_sockets, self.turn) {
             return Some(via);
@@ -507,7 +512,7 @@ impl Socket {
         turn: u64,
         gate: &mut Gate,
         refusals: &mut Refusals,
-        counters: &Counters,
+        counters: &Traffic,
     ) {
         let datagram = match self.buffers.datagram(&piece) {
             Ok(datagram) => datagram,

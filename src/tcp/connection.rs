@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use crate::addr::Domain;
 use crate::ring::{Chunk, Errno, Piece};
-use crate::stats::{Counter, Counters};
+use crate::stats::{Counter, Traffic};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Cause {
         }
     }
 
-    pub(super) fn counter(self, counters: &Counters) -> &Counter {
+    pub(super) fn counter(self, counters: &Traffic) -> &Counter {
         match self {
             Self::Finished => &counters.tcp_closed_finished,
             Self::Reset => &counters.tcp_closed_reset,
@@ -88,6 +89,7 @@ pub(super) enum Receiving {
 #[allow(clippy::struct_excessive_bools)] // they are independent of each other
 pub(super) struct Connection {
     pub(super) generation: u32,
+    pub(super) domain: Domain,
     pub(super) phase: Phase,
     pub(super) receiving: Receiving,
     /// A send or a shutdown is in flight.
@@ -117,9 +119,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(generation: u32) -> Self {
+    pub(super) fn new(generation: u32, domain: Domain) -> Self {
         Self {
             generation,
+            domain,
             phase: Phase::Free,
             receiving: Receiving::Off,
             sending: false,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use crate::addr::Domain;
 use crate::ring::{File, PeerName, Ring, Token};
 use crate::sockets::{Fate, Listening};
 use crate::sys;
@@ -25,6 +26,7 @@ pub(super) struct Listener {
     /// `None` once it was retired.
     pub(super) listening: Option<Listening>,
     pub(super) addr: SocketAddr,
+    pub(super) domain: Domain,
     pub(super) fate: Fate,
     pub(super) file: File,
     pub(super) accepting: Accepting,
