@@ -5,6 +5,7 @@
 //! floor 3  the life        main.rs    log and exit code           options.rs  the command line
 //!                          server.rs  bind → arm → ready → serve → drain
 //!                          notify.rs  what the service manager hears
+//!                          metrics.rs what Prometheus sees; metrics/{families, health, http, process}.rs
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
@@ -25,7 +26,7 @@
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
-//! `notify`. `libc` is called on floor 0 and in `ring`; elsewhere it lends its error numbers only.
+//! `notify`, `hyper` in `metrics::http`, `prometheus` in `metrics::families`. `libc` is called on floor 0 and in `ring`; elsewhere it lends its error numbers only.
 //!
 //! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms; the lint denies it everywhere else.
 
@@ -36,6 +37,7 @@ pub mod cmsg;
 pub mod flow;
 pub mod idle;
 pub mod limits;
+pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod pairs;

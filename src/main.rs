@@ -3,13 +3,12 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tubular_echo::options::{Command, Options};
 use tubular_echo::{check, server};
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = Options::read();
     if let Some(Command::Check(check)) = &options.command {
         return check::run(check).unwrap_or_else(|error| {
             eprintln!("error: {error}");

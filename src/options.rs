@@ -1,10 +1,14 @@
 //! The server's command line.
 
+use std::env;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::process;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
 use crate::reply_sockets;
@@ -21,6 +25,10 @@ Examples:
   systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
 
 Environment:
+  TUBULAR_ECHO_…   each option by its name: TUBULAR_ECHO_DRAIN_TIMEOUT=5s is --drain-timeout 5s, and
+                   TUBULAR_ECHO_PIN=true is --pin; several addresses are separated by commas. An option
+                   on the command line comes first, then its variable, unless that is empty, then the
+                   default
   RUST_LOG         what is logged to stderr: error, warn, info (default), debug
   LISTEN_FDS       sockets passed by systemd; without --listen, --tcp and --udp they replace the default
   NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
@@ -137,6 +145,16 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
     stats_interval: Option<Duration>,
 
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz, which answers 200 while every
+    /// worker turns and 503 before that, after that and during the end. Only for whom you trust: there is
+    /// no password
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+
+    /// What tubular's bindings call these sockets: a label on the metrics, to join them with tubular's
+    #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
+    label: Option<String>,
+
     /// How long the end may take, from SIGTERM on
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
@@ -172,7 +190,44 @@ pub enum Command {
 #[error("{0} is named twice for the same protocol; name each address once")]
 pub struct Twice(SocketAddr);
 
+/// What begins the name of each option's variable.
+const VARIABLE_PREFIX: &str = "TUBULAR_ECHO_";
+
+/// The variable that stands for an option, such as `TUBULAR_ECHO_FD_STORE` for `--fd-store`.
+fn variable(long: &str) -> String {
+    VARIABLE_PREFIX.to_owned() + &long.replace('-', "_").to_uppercase()
+}
+
+/// The definition of the command line, where each option may come from its variable in the environment.
+pub fn command() -> clap::Command {
+    Options::command().mut_args(|arg| {
+        let Some(variable) = arg.get_long().map(variable) else { return arg };
+        let arg = match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            ArgAction::Append => arg.value_delimiter(','),
+            _ => arg,
+        };
+        let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
+        // one rule tells all the names
+        let name: &'static str = variable.leak();
+        if is_empty { arg } else { arg.env(name).hide_env(true) }
+    })
+}
+
 impl Options {
+    /// Reads the command line and the environment; ends the process where they are wrong, or ask for help.
+    pub fn read() -> Self {
+        let read = || Self::from_arg_matches(&command().try_get_matches()?);
+        read().unwrap_or_else(|error| {
+            // standard output may be closed; then nobody is told, as nobody listens
+            let _ = error.print();
+            if let Some(variable) = culprit(&error, env::args()) {
+                eprintln!("The value is that of {variable} in the environment.");
+            }
+            process::exit(error.exit_code())
+        })
+    }
+
     /// What the server is to do.
     pub fn server(self) -> Result<ServerConfig, Twice> {
         let named = |addrs: Vec<SocketAddr>, tcp, udp| {
@@ -209,8 +264,19 @@ impl Options {
                 per_second: self.reply_socket_rate,
                 idle_timeout: self.reply_socket_idle,
             },
+            metrics: self.metrics,
+            label: self.label,
         })
     }
+}
+
+/// The variable that brought a wrong value; `None` if it was the command line.
+fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = String>) -> Option<String> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
+    let option = option.split_whitespace().next()?;
+    let has_value = |argument: String| argument.split('=').next() == Some(option);
+    let variable = variable(option.strip_prefix("--")?);
+    (!arguments.any(has_value) && env::var_os(&variable).is_some()).then_some(variable)
 }
 
 fn parse_workers(text: &str) -> Result<Workers, String> {
@@ -261,19 +327,37 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::Arg;
 
     use super::*;
 
     fn parse(line: &str) -> Result<ServerConfig, String> {
         let words = std::iter::once("tubular-echo").chain(line.split_whitespace());
-        let options = Options::try_parse_from(words).map_err(|error| error.to_string())?;
+        let matches = command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+        let options = Options::from_arg_matches(&matches).map_err(|error| error.to_string())?;
         options.server().map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Options::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn each_option_has_a_variable_named_after_it() {
+        let command = command();
+        let options: Vec<&Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
+        assert!(options.len() > 10);
+        for option in options {
+            let name = format!("TUBULAR_ECHO_{}", option.get_id().as_str().to_uppercase());
+            assert_eq!(option.get_env(), Some(name.as_ref()), "{}", option.get_id());
+        }
+    }
+
+    #[test]
+    fn addresses_are_separated_by_commas_too() {
+        let config = parse("--listen 127.0.0.2:7,[::1]:7 --listen 127.0.0.3:7").unwrap();
+        assert_eq!(config.endpoints.len(), 3);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! group and swallow a share of the flows.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
 use crate::limits::{ConnectionsPerPrefix, Rates};
+use crate::metrics::{self, MetricsError};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
@@ -85,6 +87,10 @@ pub struct ServerConfig {
     pub fd_store: bool,
     /// Sockets to answer from other UDP ports than the bound ones, per worker.
     pub reply_sockets: reply_sockets::Limits,
+    /// Where to serve metrics.
+    pub metrics: Option<SocketAddr>,
+    /// What tubular's bindings call our sockets, for the metrics.
+    pub label: Option<String>,
 }
 
 /// Why the server did not start, or ended before its time.
@@ -102,6 +108,9 @@ pub enum ServerError {
     /// The service manager can't be told.
     #[error(transparent)]
     Notify(#[from] NotifyError),
+    /// Metrics can't be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A worker could not start, or can't go on.
     #[error("worker {index}: {error}")]
     Worker {
@@ -206,17 +215,25 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
         workers_with_tcp: Arc::new(AtomicUsize::new(count)),
-        turn_timeout: watchdog.map(|interval| interval / 4),
+        turn_timeout: turn_timeout(watchdog, config.metrics.is_some()),
     };
+    let counters: Vec<Arc<Counters>> = bound.shares.iter().map(|_| Arc::default()).collect();
+    let phase = Arc::new(metrics::Phase::default());
+    if let Some(addr) = config.metrics {
+        let (workers, phase, label) = (counters.clone(), Arc::clone(&phase), config.label.clone());
+        let source = metrics::Source { workers, phase, label, open_files_max: open_files };
+        info!("metrics on http://{}/metrics", metrics::start(addr, source)?);
+    }
     let mut handles = Vec::new();
-    for (index, share) in bound.shares.into_iter().enumerate() {
+    for (index, (share, counters)) in bound.shares.into_iter().zip(counters).enumerate() {
         let processor = config.pin.then(|| processors[index % processors.len()]);
-        handles.push(start_worker(index, share, processor, worker_config.clone(), events.clone())?);
+        handles.push(start_worker(index, share, counters, processor, worker_config.clone(), events.clone())?);
     }
     let armed = wait_until_armed(&inbox, count)?;
     for address in &addresses {
         info!("listening on {address}");
     }
+    phase.serving();
     let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
     info!("ready");
 
@@ -233,9 +250,19 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         .map_err(system("start the thread that waits for signals"))?;
     let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
     serve(&inbox, &handles, &ready, clock)?;
+    phase.draining();
     drain(&inbox, &handles, &ready, config.drain_timeout)?;
     info!("final counters: {}", snapshot(&handles));
     Ok(())
+}
+
+/// How long a worker may sleep, so that whoever looks at its count of turns sees it move.
+fn turn_timeout(watchdog: Option<Duration>, has_metrics: bool) -> Option<Duration> {
+    watchdog
+        .map(|interval| interval / 4)
+        .into_iter()
+        .chain(has_metrics.then_some(metrics::TURN_TIMEOUT))
+        .min()
 }
 
 /// Has the service manager's store give up what retires, and keep what was bound here, so that it outlives
@@ -318,11 +345,11 @@ fn connections_per_worker(
 fn start_worker(
     index: usize,
     share: Vec<Listening>,
+    counters: Arc<Counters>,
     processor: Option<usize>,
     config: WorkerConfig,
     events: Sender<Event>,
 ) -> Result<Handle, ServerError> {
-    let counters = Arc::new(Counters::default());
     let wake = Arc::new(sys::eventfd().map_err(system("make an eventfd"))?);
     let handle = Handle { counters: Arc::clone(&counters), wake: Arc::clone(&wake) };
     let body = move || {

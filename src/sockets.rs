@@ -101,7 +101,8 @@ impl SocketError {
     }
 }
 
-fn cure(errno: Errno, addr: SocketAddr) -> String {
+/// What the operator can do about an address that can't be listened on.
+pub(crate) fn cure(errno: Errno, addr: SocketAddr) -> String {
     match errno.0 {
         libc::EADDRINUSE => format!(
             "`ss -lnp 'sport = :{}'` (as root) shows who has it; choose another port, or share it on purpose \

@@ -11,7 +11,7 @@ use support::server::worker_threads_of;
 use support::steer::Dispatcher;
 use support::unit::{Unit, run, succeeded, systemctl};
 use support::walkthrough::{DESTINATIONS, walk_through};
-use support::{rig, stuck, tcp, until};
+use support::{metrics, rig, stuck, tcp, until};
 use tubular_echo::check::walk::walk;
 use tubular_echo::pidfd::PidFd;
 
@@ -229,16 +229,21 @@ fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
 }
 
 /// The unit answers filtered system calls with an error, and the server would pass over most of those.
-/// Here each is deadly, and pinning makes one call more.
+/// Here each is deadly, and pinning and metrics make more of them.
 fn starts_where_filtered_calls_kill(dispatcher: &Dispatcher) {
     const DROP_IN: &str = "/etc/systemd/system/tubular-echo.service.d/strict.conf";
-    const STRICT: &str =
-        "[Service]\nSystemCallErrorNumber=\nExecStart=\nExecStart=tubular-echo --workers auto --pin\n";
+    const STRICT: &str = "[Service]\nSystemCallErrorNumber=\nExecStart=\nExecStart=tubular-echo --workers auto --pin --metrics 127.0.0.1:9469\n";
     fs::write(DROP_IN, STRICT).expect("a drop-in");
     succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
     let unit = Unit::start("tubular-echo").expect("the service starts without a filtered call");
     assert_eq!(registered(dispatcher), 4);
     walk_through(200, 5);
+    let sent = metrics::sum(
+        &metrics::scrape("127.0.0.1:9469".parse().unwrap()),
+        "tubular_echo_sent_bytes_total",
+        &[r#"label="echo""#],
+    );
+    assert!(sent > 0.0);
     assert_eq!(unit.number("NRestarts"), 0);
     unit.stop();
     assert_eq!(Unit("tubular-echo".into()).show("Result"), "success");

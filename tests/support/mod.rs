@@ -13,6 +13,7 @@
 //! rig      test programs beside a real systemd      tubectl      the stand-in that units name
 //! unit     services of a real systemd               stuck        a thread held still from outside
 //! random   reproducible payloads                    strace   which thread makes which system call
+//! metrics  scrapes, and a strict reader of them
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
@@ -22,6 +23,7 @@ pub mod forge;
 pub mod holder;
 pub mod launch;
 pub mod lines;
+pub mod metrics;
 pub mod netns;
 pub mod random;
 pub mod registry;

@@ -1,0 +1,67 @@
+//! Options from the environment: what a unit's EnvironmentFile= brings.
+
+mod support;
+
+use std::process::Command;
+
+use support::server::Protocol;
+use support::{Launch, bounded};
+
+#[test]
+fn variables_stand_for_options() {
+    bounded(|| {
+        let server = Launch::new::<&str>(&[])
+            .env("TUBULAR_ECHO_LISTEN", "127.0.0.1:0,[::1]:0")
+            .env("TUBULAR_ECHO_UDP", "127.0.0.2:0")
+            .env("TUBULAR_ECHO_WORKERS", "2")
+            .env("TUBULAR_ECHO_PIN", "yes")
+            .env("TUBULAR_ECHO_METRICS", "")
+            .ready();
+        let ips = |protocol| server.addresses().iter().filter(|(p, _)| *p == protocol).count();
+        assert_eq!((ips(Protocol::Tcp), ips(Protocol::Udp)), (2, 3));
+        assert_eq!(server.worker_threads().len(), 2);
+        assert!(!server.log.all().iter().any(|line| line.contains("metrics")), "an empty variable is none");
+        server.stop();
+    });
+}
+
+#[test]
+fn the_command_line_comes_first() {
+    bounded(|| {
+        let server = Launch::new(&["--tcp", "127.0.0.1:0", "--workers", "1"])
+            .env("TUBULAR_ECHO_TCP", "127.0.0.2:0")
+            .env("TUBULAR_ECHO_WORKERS", "2")
+            .ready();
+        assert_eq!(server.tcp().ip().to_string(), "127.0.0.1");
+        assert_eq!(server.worker_threads().len(), 1);
+        server.stop();
+    });
+}
+
+#[test]
+fn a_wrong_value_is_told_with_the_name_of_its_variable() {
+    bounded(|| {
+        let refused = Launch::new::<&str>(&[]).env("TUBULAR_ECHO_DRAIN_TIMEOUT", "soon").refused();
+        assert_eq!(refused.code, Some(2));
+        let text = refused.stderr.join("\n");
+        assert!(text.contains("--drain-timeout") && text.contains("TUBULAR_ECHO_DRAIN_TIMEOUT"), "{text}");
+
+        let refused =
+            Launch::new(&["--drain-timeout=now"]).env("TUBULAR_ECHO_DRAIN_TIMEOUT", "soon").refused();
+        let text = refused.stderr.join("\n");
+        assert!(text.contains("'now'") && !text.contains("TUBULAR_ECHO"), "{text}");
+    });
+}
+
+#[test]
+fn the_server_s_variables_are_not_those_of_check() {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
+    // above PID_MAX_LIMIT (4 Mi), so never a process
+    check
+        .args(["check", "1073741824"])
+        .env("TUBULAR_ECHO_LISTEN", "127.0.0.1:7")
+        .env("TUBULAR_ECHO_LABEL", "a");
+    let output = check.output().expect("run tubular-echo check");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("pidfd_open"), "{text}");
+}

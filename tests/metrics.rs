@@ -1,0 +1,287 @@
+//! What Prometheus and health checks see, and that neither they nor anybody worse disturbs the echo.
+
+#![allow(clippy::float_cmp, reason = "counts of whole things are exact")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::metrics::{Samples, address_of, ask, get, scrape, sum};
+use support::server::Protocol;
+use support::udp::UdpClient;
+use support::{Launch, PATIENCE, Server, bounded, private_network, stuck, tcp, until};
+use tubular_echo::check::walk::walk;
+use tubular_echo::pidfd::PidFd;
+
+const EVERYWHERE: [&str; 6] = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--metrics", "127.0.0.1:0"];
+
+fn server(more: &[&str]) -> Server {
+    Server::start(&[&EVERYWHERE[..], more].concat())
+}
+
+fn of(server: &Server, wanted: Protocol, like: &str) -> SocketAddr {
+    let ip: IpAddr = like.parse().unwrap();
+    let found = server.addresses().iter().find(|(protocol, addr)| *protocol == wanted && addr.ip() == ip);
+    found.expect("an address of the server").1
+}
+
+#[test]
+fn counts_are_true_and_never_fall_under_load() {
+    const EACH: usize = 2_000;
+    bounded(|| {
+        let server = server(&["--workers", "2", "--label", "test"]);
+        let metrics = address_of(&server);
+        let clients = ["127.0.0.1", "::1"].map(|ip| {
+            let (udp, tcp) = (of(&server, Protocol::Udp, ip), of(&server, Protocol::Tcp, ip));
+            thread::spawn(move || {
+                let client = UdpClient::beside(udp);
+                for _ in 0..EACH / 10 {
+                    client.echo(udp, &[20; 10], 7);
+                }
+                tcp::echo(&mut tcp::connect(tcp), &[1; 5_000]);
+            })
+        });
+        let mut before = Samples::new();
+        let mut scrapes = 0;
+        while clients.iter().any(|client| !client.is_finished()) || scrapes < 5 {
+            let now = scrape(metrics);
+            for (sample, was) in before.iter().filter(|(sample, _)| sample.contains("_total")) {
+                assert!(now[sample] >= *was, "{sample} fell from {was} to {}", now[sample]);
+            }
+            before = now;
+            scrapes += 1;
+        }
+        for client in clients {
+            client.join().expect("every echo is right");
+        }
+        until("the connections are closed", || {
+            sum(&scrape(metrics), "tubular_echo_open_connections", &[]) == 0.0
+        });
+        let now = scrape(metrics);
+        for domain in [r#"domain="ipv4""#, r#"domain="ipv6""#] {
+            let udp = [r#"label="test""#, domain, r#"protocol="udp""#];
+            let tcp = [r#"label="test""#, domain, r#"protocol="tcp""#];
+            let total =
+                |name: &str, labels: &[&str]| sum(&now, &format!("tubular_echo_{name}_total"), labels);
+            assert_eq!(total("received_datagrams", &udp), EACH as f64);
+            assert_eq!(total("sent_datagrams", &udp), EACH as f64);
+            assert_eq!(total("sent_bytes", &udp), (EACH * 20) as f64);
+            assert_eq!(total("dropped_datagrams", &udp), 0.0);
+            assert_eq!(total("accepted_connections", &tcp), 1.0);
+            assert_eq!(total("received_bytes", &tcp), 5_000.0);
+            assert_eq!(total("closed_connections", &[&tcp[..], &[r#"reason="finished""#]].concat()), 1.0);
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("udp_datagrams_in"), 2 * EACH as u64);
+        println!("{scrapes} scrapes under load");
+    });
+}
+
+#[test]
+fn the_process_tells_what_every_process_tells() {
+    bounded(|| {
+        let server = server(&["--workers", "3"]);
+        let now = scrape(address_of(&server));
+        assert_eq!(
+            now[concat!(r#"tubular_echo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""}"#)],
+            1.0
+        );
+        assert_eq!(now.keys().filter(|key| key.starts_with("tubular_echo_worker_turns_total")).count(), 3);
+        let running_s =
+            std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - now["process_start_time_seconds"];
+        assert!((0.0..60.0).contains(&running_s), "{running_s}");
+        // main, signals, metrics, workers
+        assert_eq!(now["process_threads"], 6.0);
+        assert!(now["process_open_fds"] >= 3.0 + 4.0 * 3.0 && now["process_open_fds"] < 64.0, "{now:?}");
+        assert!(now["process_max_fds"] >= now["process_open_fds"]);
+        assert!(now["process_resident_memory_bytes"] > 1e6);
+        assert!(now["process_virtual_memory_bytes"] > now["process_resident_memory_bytes"]);
+        assert!(now["process_cpu_seconds_total"] > 0.0);
+        server.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs promtool: ci/promtool brings it and runs this"]
+fn promtool_finds_nothing_to_complain_of() {
+    bounded(|| {
+        let server = server(&["--label", "echo"]);
+        let promtool = std::env::var("PROMTOOL").unwrap_or("promtool".into());
+        let mut check = Command::new(promtool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run promtool");
+        let answer = get(address_of(&server), "/metrics");
+        check.stdin.take().unwrap().write_all(answer.body.as_bytes()).unwrap();
+        let output = check.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+        server.stop();
+    });
+}
+
+#[test]
+fn what_is_not_there_is_told() {
+    bounded(|| {
+        let server = server(&[]);
+        let metrics = address_of(&server);
+        assert_eq!(get(metrics, "/").status, 404);
+        let refused = ask(metrics, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert!(refused.status == 405 && refused.head.contains("allow: get, head"), "{}", refused.head);
+        let head = ask(metrics, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        assert_eq!(ask(metrics, "GET /healthz HTTP/1.0\r\n\r\n").body, "ok\n");
+        server.stop();
+    });
+}
+
+#[test]
+fn healthy_until_the_end_begins() {
+    bounded(|| {
+        let server = server(&["--drain-timeout", "20s"]);
+        let metrics = address_of(&server);
+        assert_eq!(get(metrics, "/healthz").status, 200);
+        let mut stays = tcp::connect(of(&server, Protocol::Tcp, "127.0.0.1"));
+        tcp::echo(&mut stays, b"here");
+        server.signal(libc::SIGTERM);
+        // ours gets a FIN, and is waited for as long as it doesn't answer that
+        until("it is unhealthy", || get(metrics, "/healthz").status == 503);
+        let answer = get(metrics, "/healthz");
+        assert!(answer.body.starts_with("draining"), "{}", answer.body);
+        assert_eq!(sum(&scrape(metrics), "tubular_echo_open_connections", &[]), 1.0);
+        drop(stays);
+        assert!(server.pidfd.ends_within(PATIENCE));
+        assert_eq!(server.wait().code, Some(0));
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_stuck_worker_is_unhealthy() {
+    bounded(|| {
+        let server = server(&["--workers", "2"]);
+        let metrics = address_of(&server);
+        let begun = Instant::now();
+        until("idle workers were watched for longer than it takes to find one stuck", || {
+            assert_eq!(get(metrics, "/healthz").status, 200);
+            begun.elapsed() > Duration::from_secs(4)
+        });
+        let tracer = stuck::hold(server.worker_threads()[1]).expect("hold a worker");
+        until("the worker is found stuck", || get(metrics, "/healthz").status == 503);
+        let answer = get(metrics, "/healthz");
+        assert!(answer.body.starts_with("worker 1 has not turned"), "{}", answer.body);
+        drop(server);
+        tracer.join().expect("the tracer");
+    });
+}
+
+#[test]
+fn a_taken_address_is_told_before_anything_is_served() {
+    bounded(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap().to_string();
+        let refusal = Launch::new(&["--listen", "127.0.0.1:0", "--metrics", &addr]).refused();
+        assert_eq!((refusal.code, refusal.ready_count, refusal.stderr.len()), (Some(1), 0, 1));
+        let line = &refusal.stderr[0];
+        assert!(line.starts_with(&format!("error: cannot serve metrics on {addr}: ")), "{line}");
+        assert!(line.contains("choose another port"), "{line}");
+    });
+}
+
+/// Silent connections, unfinished requests, floods: a scrape is answered at once, the echo goes on, and nothing
+/// stays.
+#[test]
+fn nobody_can_keep_the_scraper_away() {
+    const HOSTILE: usize = 300;
+    bounded(|| {
+        let server = server(&[]);
+        let metrics = address_of(&server);
+        let (udp, fds_before) = (of(&server, Protocol::Udp, "127.0.0.1"), descriptors_of_metrics(&server));
+        let mut hostile: Vec<TcpStream> = (0..HOSTILE)
+            .map(|number| {
+                let mut stream = tcp::connect(metrics);
+                let _ = stream
+                    .write_all([&b""[..], b"GET /metrics HTTP/1.1\r\nX: ", b"\xff\x00\r\n\r\n"][number % 3]);
+                stream
+            })
+            .collect();
+        let begun = Instant::now();
+        scrape(metrics);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(get(metrics, "/healthz").status, 200);
+        UdpClient::beside(udp).echo(udp, &[100; 10], 1);
+        // 32 at a time, and the listener's and the runtime's own
+        assert!(descriptors_of_metrics(&server) <= 32 + fds_before, "connections are bounded");
+
+        let endless = TcpStream::connect(metrics).unwrap();
+        let finished = Arc::new(AtomicBool::new(false));
+        let writer = thread::spawn({
+            let finished = Arc::clone(&finished);
+            let mut stream = endless.try_clone().unwrap();
+            move || {
+                let mut sent = stream.write(b"GET /metrics HTTP/1.1\r\n").unwrap_or(0);
+                while stream.write_all(&[b'a'; 1024]).is_ok() {
+                    sent += 1024;
+                }
+                finished.store(true, Ordering::Relaxed);
+                sent
+            }
+        });
+        until("an endless request is cut off", || finished.load(Ordering::Relaxed));
+        println!("an endless request was cut off after {} KiB", writer.join().unwrap() >> 10);
+
+        for stream in &mut hostile {
+            // closed or reset: what matters is that it ends
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        until("their descriptors are closed", || descriptors_of_metrics(&server) == fds_before);
+        server.stop();
+    });
+}
+
+/// The open descriptors of the thread that serves metrics, which has a table of its own.
+fn descriptors_of_metrics(server: &Server) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server's threads");
+    let metrics = tasks
+        .map(|task| task.unwrap().path())
+        .find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "metrics"));
+    std::fs::read_dir(metrics.expect("a thread named metrics").join("fd")).expect("its descriptors").count()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn register_pid_never_meets_the_metrics() {
+    private_network(|| {
+        let plain = ["--listen", "127.0.0.1:1234", "--listen", "[::1]:1234"];
+        let walked = |server: &Server| {
+            let walk = walk(&PidFd::open(server.pid()).expect("the server's process"));
+            assert!(walk.aborted.is_none());
+            (walk.calls, walk.found.iter().map(|found| found.socket.local).collect::<Vec<_>>())
+        };
+        let without = Server::start(&plain);
+        let expected = walked(&without);
+        assert_eq!(expected.1.len(), 4);
+        without.stop();
+
+        let server = Server::start(&[&plain[..], &["--metrics", "127.0.0.1:9469"]].concat());
+        let _connections: Vec<_> = (0..20).map(|_| tcp::connect("127.0.0.1:9469".parse().unwrap())).collect();
+        scrape(address_of(&server));
+        assert_eq!(walked(&server), expected);
+        let check = Command::new(env!("CARGO_BIN_EXE_tubular-echo"))
+            .args(["check", &server.pid().to_string()])
+            .output()
+            .expect("run tubular-echo check");
+        let text = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success() && !text.contains("9469"), "{text}");
+        server.stop();
+    });
+}
