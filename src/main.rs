@@ -47,3 +47,15 @@ fn start_log() {
         log.init();
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/support/pages.rs"]
+mod pages;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn pages_tell_every_option() {
+        super::pages::make(tubular_echo::options::command());
+    }
+}

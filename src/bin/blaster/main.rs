@@ -18,6 +18,8 @@ mod ledger;
 mod live;
 mod options;
 mod pacer;
+#[cfg(test)]
+mod pages;
 mod payload;
 mod progress;
 mod quantity;
