@@ -1,0 +1,141 @@
+//! The Debian package from dist/build-deb, which `PACKAGE` names, in a system of its own (support/rig.rs): `ci/package`.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use support::steer::Dispatcher;
+use support::unit::{Unit, run, succeeded, systemctl};
+use support::walkthrough::{DESTINATIONS, walk_through};
+use support::{metrics, rig, until};
+
+const SERVICE: &str = "tubular-echo";
+const DEFAULTS: &str = "/etc/default/tubular-echo";
+const METRICS: &str = "127.0.0.1:9469";
+
+fn main() -> ExitCode {
+    rig::main(
+        make_room,
+        &[
+            ("the package installs, serves, and leaves nothing", life_of_the_package),
+            ("an administrator's decisions outlive an upgrade", upgrades),
+        ],
+    )
+}
+
+/// What the package brings shall be found, not what other tests put before it.
+fn make_room() {
+    for program in ["tubular-echo", "blaster"] {
+        fs::remove_file(format!("/usr/local/bin/{program}")).expect("the rig's copy");
+    }
+    // images of machines forbid packages to start services; and man-db would read every page at each step
+    for file in ["/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"] {
+        let _ = fs::remove_file(file);
+    }
+}
+
+fn life_of_the_package(dispatcher: &Dispatcher) -> String {
+    let before = files();
+    install();
+    let unit = Unit(SERVICE.into());
+    assert_eq!((unit.show("ActiveState").as_str(), is_enabled()), ("active", "enabled".into()));
+    let brought = files().difference(&before).count();
+
+    for load in ["udp", "tcp"] {
+        let arguments = [load, "127.0.0.1:1234", "[::1]:1234", "--count", "1000", "--quiet"];
+        let judge = ["--fail-if", "ok<1000,lost>0,corrupted>0,misdirected>0"];
+        succeeded(&run("/usr/bin/blaster", &[&arguments[..], &judge].concat())).expect("every echo is right");
+    }
+    pages_are_found();
+
+    // as the file itself tells
+    let defaults = fs::read_to_string(DEFAULTS).expect("the defaults");
+    let line = format!("#TUBULAR_ECHO_METRICS={METRICS}\n");
+    assert!(defaults.contains(&line), "{defaults}");
+    fs::write(DEFAULTS, defaults.replace(&line, &line[1..])).expect("write the defaults");
+    let drop_in = format!("/etc/systemd/system/{SERVICE}.service.d");
+    fs::create_dir(&drop_in).expect("a directory for the drop-in");
+    fs::copy("/usr/share/doc/tubular-echo/examples/tubular.conf", format!("{drop_in}/tubular.conf"))
+        .expect("the example");
+    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
+    succeeded(&systemctl(&["restart", SERVICE])).expect("the service starts again");
+    assert!(DESTINATIONS.iter().all(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip)));
+    walk_through(1, 20);
+    let samples = metrics::scrape(METRICS.parse::<SocketAddr>().unwrap());
+    for (protocol, family) in [("udp", "sent_datagrams"), ("tcp", "accepted_connections")] {
+        for domain in ["ipv4", "ipv6"] {
+            let labels =
+                [r#"label="echo""#, &format!(r#"domain="{domain}""#), &format!(r#"protocol="{protocol}""#)];
+            let counted = metrics::sum(&samples, &format!("tubular_echo_{family}_total"), &labels);
+            assert!(counted >= 20.0, "{family} {labels:?}: {counted}");
+        }
+    }
+    fs::remove_dir_all(drop_in).expect("remove the drop-in");
+
+    succeeded(&run("dpkg", &["--remove", SERVICE])).expect("removed");
+    assert_ne!(unit.show("ActiveState"), "active");
+    assert!(fs::exists(DEFAULTS).unwrap(), "settings outlive a removal");
+    succeeded(&run("dpkg", &["--purge", SERVICE])).expect("purged");
+    let left: Vec<_> = files().difference(&before).cloned().collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+    format!("{brought} files came and went; all echoes right, registered, scraped")
+}
+
+fn upgrades(_: &Dispatcher) -> String {
+    install();
+    let unit = Unit(SERVICE.into());
+    let first = unit.main_pid();
+    let changed = fs::read_to_string(DEFAULTS).expect("the defaults") + "RUST_LOG=debug\n";
+    fs::write(DEFAULTS, &changed).expect("write the defaults");
+    install();
+    assert_eq!(unit.show("ActiveState"), "active");
+    assert_ne!(unit.main_pid(), first, "the new program runs");
+    assert_eq!(fs::read_to_string(DEFAULTS).expect("the defaults"), changed);
+
+    succeeded(&systemctl(&["disable", "--now", SERVICE])).expect("disabled");
+    install();
+    assert_eq!(is_enabled(), "disabled");
+    succeeded(&run("dpkg", &["--purge", SERVICE])).expect("purged");
+    until("the service is gone", || unit.show("LoadState") == "not-found");
+    "settings kept, new program running, disabled stays disabled".into()
+}
+
+fn install() {
+    let package = std::env::var("PACKAGE").expect("PACKAGE names the package; ci/package builds it");
+    succeeded(&run("dpkg", &["--install", "--force-confdef", &package])).expect("installed");
+}
+
+fn is_enabled() -> String {
+    let output = systemctl(&["is-enabled", SERVICE]);
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn pages_are_found() {
+    for page in ["tubular-echo", "tubular-echo-check", "blaster", "blaster-udp", "blaster-tcp"] {
+        succeeded(&run("man", &["--where", page])).expect("a manual page");
+    }
+    for program in ["tubular-echo", "blaster"] {
+        let script =
+            format!("source /usr/share/bash-completion/completions/{program} && complete -p {program}");
+        succeeded(&run("bash", &["-c", &script])).expect("a completion");
+        for file in [
+            format!("/usr/share/zsh/vendor-completions/_{program}"),
+            format!("/usr/share/fish/vendor_completions.d/{program}.fish"),
+        ] {
+            assert!(fs::exists(&file).unwrap(), "{file}");
+        }
+    }
+}
+
+/// Every file and directory, but for what others write on the occasion: dpkg's and man-db's own books.
+fn files() -> BTreeSet<String> {
+    let list = run("find", &["/etc", "/usr", "/var/lib", "/var/cache", "/opt", "/home", "/root", "-xdev"]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let others = ["/var/lib/dpkg/", "/var/cache/man/", "/var/lib/systemd/catalog/"];
+    let ours =
+        |path: &&str| !others.iter().any(|other| path.starts_with(other)) || path.contains("tubular-echo");
+    list.lines().filter(ours).map(str::to_owned).collect()
+}
