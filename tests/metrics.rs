@@ -108,11 +108,13 @@ fn the_process_tells_what_every_process_tells() {
 }
 
 #[test]
-#[ignore = "needs promtool: ci/promtool brings it and runs this"]
 fn promtool_finds_nothing_to_complain_of() {
     bounded(|| {
+        let Some(promtool) = std::env::var_os("PROMTOOL") else {
+            println!("not asked for: ci/promtool brings promtool and names it");
+            return;
+        };
         let server = server(&["--label", "echo"]);
-        let promtool = std::env::var("PROMTOOL").unwrap_or("promtool".into());
         let mut check = Command::new(promtool)
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
