@@ -13,12 +13,14 @@
 //! rig      test programs beside a real systemd      tubectl      the stand-in that units name
 //! unit     services of a real systemd               stuck        a thread held still from outside
 //! random   reproducible payloads                    strace   which thread makes which system call
+//! container  a program alone in a directory, under a seccomp profile
 //! metrics  scrapes, and a strict reader of them
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
 #![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
 
+pub mod container;
 pub mod forge;
 pub mod holder;
 pub mod launch;

@@ -1,0 +1,171 @@
+//! The pieces of dist/Containerfile without a container engine: the static programs, alone in a directory, as nobody
+//! in a user namespace, under dist/seccomp.json. `STATIC_DIRECTORY` names the programs: `ci/container`.
+
+mod support;
+
+use std::ffi::c_long;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use support::lines::{Lines, collect};
+use support::sys::Pidfd;
+use support::{PATIENCE, container, metrics, private_network};
+
+const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/seccomp.json");
+const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+fn allowed() -> Vec<String> {
+    let text = fs::read_to_string(PROFILE).expect("the profile");
+    container::allowed(&serde_json::from_str(&text).expect("JSON"))
+}
+
+/// A directory with the programs and the two devices of random numbers, which every container has, and nothing
+/// else; removed at the end.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(test: &str) -> Option<Self> {
+        let Some(programs) = std::env::var_os("STATIC_DIRECTORY") else {
+            println!("not asked for: ci/container builds the static programs and names them");
+            return None;
+        };
+        let root = std::env::temp_dir().join(format!("tubular-echo-container-{test}-{}", std::process::id()));
+        fs::create_dir(&root).expect("a directory");
+        for program in ["tubular-echo", "blaster"] {
+            fs::copy(PathBuf::from(&programs).join(program), root.join(program)).expect("a static program");
+        }
+        fs::create_dir(root.join("dev")).expect("a directory for devices");
+        for (device, minor) in [("random", "8"), ("urandom", "9")] {
+            let path = root.join("dev").join(device);
+            let made = Command::new("mknod").args(["-m", "666"]).arg(path).args(["c", "1", minor]).status();
+            assert!(made.expect("run mknod").success());
+        }
+        Some(Self(root))
+    }
+
+    /// Any call that the profile does not name ends the program, where a container only refuses it.
+    fn command(&self, program: &str, but: &[&str], otherwise: u32) -> Command {
+        let numbers = container::numbers();
+        let calls: Vec<c_long> = allowed()
+            .iter()
+            .filter(|name| !but.contains(&name.as_str()))
+            .filter_map(|name| numbers.get(name).copied())
+            .collect();
+        container::contained(&self.0, program, &calls, otherwise)
+    }
+
+    fn blaster(&self, arguments: &[&str]) {
+        let judge = ["--quiet", "--fail-if", "ok<1000,lost>0,corrupted>0,misdirected>0"];
+        let mut command = self.command("blaster", &[], libc::SECCOMP_RET_KILL_PROCESS);
+        let output = command.args(arguments).args(judge).output().expect("run blaster");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success(), "blaster {arguments:?}: {}: {said}", output.status);
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server that ends with its test.
+struct Contained {
+    child: Child,
+    log: Arc<Lines>,
+}
+
+impl Contained {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("start the server");
+        let (log, _) = collect(child.stderr.take().expect("its log"));
+        Self { child, log }
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        println!("---- the server's stderr\n{}\n----", self.log.all().join("\n"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn both_programs_work_where_nothing_else_is() {
+    private_network(|| {
+        let Some(root) = Root::new("works") else { return };
+        let mut command = root.command("tubular-echo", &[], libc::SECCOMP_RET_KILL_PROCESS);
+        command.env("TUBULAR_ECHO_LISTEN", "0.0.0.0:1234,[::1]:1234").args([
+            "--workers=2",
+            "--pin",
+            "--busy-poll=20us",
+            "--stats-interval=1s",
+            "--metrics=127.0.0.1:9469",
+        ]);
+        let mut server = Contained::start(command);
+        let ready = |lines: &[String]| lines.iter().any(|line| line.ends_with(" ready"));
+        assert!(
+            server.log.wait_for(PATIENCE, ready),
+            "{:?}: {:?}",
+            server.child.try_wait(),
+            server.log.all()
+        );
+
+        root.blaster(&["udp", "127.0.0.1:1234", "[::1]:1234", "--count", "1000"]);
+        root.blaster(&[
+            "udp",
+            "127.0.0.0/8:1234",
+            "--spray",
+            "--gso",
+            "8",
+            "--flows",
+            "8",
+            "--count",
+            "2000",
+        ]);
+        root.blaster(&["udp", "127.0.0.1:1234", "--rate", "2k", "--duration", "1s", "--threads", "2"]);
+        root.blaster(&["tcp", "127.0.0.1:1234", "[::1]:1234", "--count", "1000", "--size", "20k"]);
+        let samples = metrics::scrape("127.0.0.1:9469".parse().unwrap());
+        let sent = metrics::sum(&samples, "tubular_echo_sent_datagrams_total", &[r#"domain="ipv4""#]);
+        assert!(sent >= 2000.0, "{samples:#?}");
+        assert_eq!(metrics::get("127.0.0.1:9469".parse().unwrap(), "/healthz").status, 200);
+
+        let pidfd = Pidfd::open(server.child.id()).expect("the server's process");
+        pidfd.signal(libc::SIGTERM).expect("send a signal");
+        assert!(pidfd.ends_within(PATIENCE), "the server did not end");
+        let status = server.child.wait().expect("how it ended");
+        assert!(status.success(), "{status}");
+    });
+}
+
+/// As under docker's own profile, which refuses the three calls.
+#[test]
+#[ignore = "needs root"]
+fn without_io_uring_the_error_names_the_profile() {
+    private_network(|| {
+        let Some(root) = Root::new("refused") else { return };
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let output = root.command("tubular-echo", &IO_URING, refused).output().expect("run the server");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains("seccomp"), "{}: {text}", output.status);
+    });
+}
+
+#[test]
+fn the_profile_names_system_calls_that_exist_each_once() {
+    let (numbers, mut names) = (container::numbers(), allowed());
+    assert!(IO_URING.iter().all(|name| names.contains(&(*name).to_owned())));
+    for name in &names {
+        // another architecture may lack an old one
+        let known = numbers.contains_key(name) || cfg!(not(target_arch = "x86_64"));
+        assert!(known, "{name} is no system call");
+    }
+    names.sort();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert_eq!(twice, None);
+}
