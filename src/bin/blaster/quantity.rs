@@ -47,8 +47,13 @@ fn thousandths(text: &str) -> Result<u64, QuantityError> {
         return Err(bad());
     }
     let number: u128 = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
-    let value = number * u128::from(scale) * 1_000 / 10_u128.pow(fraction.len() as u32);
-    u64::try_from(value).map_err(|_| QuantityError::OutOfRange(text.into(), "too large"))
+    let unit = 10_u128.pow(fraction.len() as u32);
+    let too_large = || QuantityError::OutOfRange(text.into(), "too large");
+    let scaled = number.checked_mul(u128::from(scale) * 1_000).ok_or_else(too_large)?;
+    if scaled % unit != 0 {
+        return Err(QuantityError::OutOfRange(text.into(), "thousandths are the finest"));
+    }
+    u64::try_from(scaled / unit).map_err(|_| too_large())
 }
 
 /// A whole number: `500`, `200k`, `1.5M`.
@@ -239,6 +244,8 @@ mod tests {
             ("1e3", None),
             ("1 k", None),
             ("99999999999999999999", None),
+            ("1.0001", None),
+            ("999999999999999999.999999999999G", None),
         ];
         for (text, wanted) in table {
             assert_eq!(count(text).ok(), wanted, "{text:?}");
