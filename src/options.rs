@@ -279,7 +279,7 @@ fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = String>) -> 
     (!arguments.any(has_value) && env::var_os(&variable).is_some()).then_some(variable)
 }
 
-fn parse_workers(text: &str) -> Result<Workers, String> {
+pub(crate) fn parse_workers(text: &str) -> Result<Workers, String> {
     if text == "auto" {
         return Ok(Workers::Auto);
     }
@@ -289,7 +289,7 @@ fn parse_workers(text: &str) -> Result<Workers, String> {
     }
 }
 
-fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= Duration::from_millis(1) => Ok(duration),
         Ok(_) => Err("must be at most 1ms: it is time that a processor burns".into()),
@@ -300,7 +300,7 @@ fn parse_busy_poll(text: &str) -> Result<Duration, String> {
 /// Longer than anybody waits, and short enough to be added to any clock.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 36_525);
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= DURATION_MAX => Ok(duration),
         Ok(_) => Err("must be at most 100 years".into()),
@@ -308,7 +308,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
         Ok(_) => Err("must be at least 10ms".into()),

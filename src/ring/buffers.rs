@@ -78,6 +78,36 @@ pub struct Datagram<'a> {
     pub payload_bytes: u32,
 }
 
+impl<'a> Datagram<'a> {
+    /// Reads `bytes`, the whole piece that a multishot RECVMSG brought: name and control messages stand where
+    /// [`BufferRing`] made room for them, the lengths before them say how much of that room was used
+    /// (io_uring_recvmsg_out(3)). Lengths beyond the room or the piece count as all of it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Unusable> {
+        let out = RecvMsgOut::parse(bytes, &layout()).map_err(|()| Unusable::Malformed)?;
+        if out.is_payload_truncated() {
+            Err(Unusable::PayloadTruncated)
+        } else if out.is_control_data_truncated() {
+            Err(Unusable::ControlTruncated)
+        } else {
+            Ok(Self {
+                name: &bytes[OUT_BYTES..][..out.name_data().len()],
+                control: &bytes[OUT_BYTES + NAME_BYTES..][..out.control_data().len()],
+                payload_offset: DATAGRAM_HEADER_BYTES as u32,
+                payload_bytes: out.payload_data().len() as u32,
+            })
+        }
+    }
+}
+
+/// Tells a multishot RECVMSG how much room the name and the control messages get.
+fn layout() -> libc::msghdr {
+    // SAFETY: msghdr is plain data, and all zeroes is an empty one
+    let mut layout: libc::msghdr = unsafe { std::mem::zeroed() };
+    layout.msg_namelen = NAME_BYTES as u32;
+    layout.msg_controllen = CONTROL_IN_BYTES as _;
+    layout
+}
+
 /// Why a received datagram can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
@@ -113,7 +143,7 @@ pub struct BufferRing {
     usage: Vec<Usage>,
     /// Buffers that the kernel can take.
     available: u16,
-    /// Tells a multishot RECVMSG how much room the name and the control messages get.
+    /// What a multishot RECVMSG is told of the room in a buffer.
     layout: &'static libc::msghdr,
 }
 
@@ -134,10 +164,6 @@ impl BufferRing {
             unsafe { ring.uring().register_buffers(entries.base(), count, group, flags) }
         };
         register(if incremental { INCREMENTAL } else { 0 }).map_err(failed)?;
-        // SAFETY: msghdr is plain data, and all zeroes is an empty one
-        let mut layout: libc::msghdr = unsafe { std::mem::zeroed() };
-        layout.msg_namelen = NAME_BYTES as u32;
-        layout.msg_controllen = CONTROL_IN_BYTES as _;
         let mut this = Self {
             group,
             buffer_bytes,
@@ -147,7 +173,7 @@ impl BufferRing {
             buffers,
             usage: vec![Usage::default(); count.into()],
             available: 0,
-            layout: Box::leak(Box::new(layout)),
+            layout: Box::leak(Box::new(layout())),
         };
         for buffer in 0..count {
             this.provide(buffer);
@@ -207,20 +233,7 @@ impl BufferRing {
 
     /// Reads a piece that a multishot RECVMSG brought.
     pub fn datagram(&self, piece: &Piece) -> Result<Datagram<'_>, Unusable> {
-        let bytes = self.bytes(piece);
-        let out = RecvMsgOut::parse(bytes, self.layout).map_err(|()| Unusable::Malformed)?;
-        if out.is_payload_truncated() {
-            Err(Unusable::PayloadTruncated)
-        } else if out.is_control_data_truncated() {
-            Err(Unusable::ControlTruncated)
-        } else {
-            Ok(Datagram {
-                name: &bytes[OUT_BYTES..][..out.name_data().len()],
-                control: &bytes[OUT_BYTES + NAME_BYTES..][..out.control_data().len()],
-                payload_offset: DATAGRAM_HEADER_BYTES as u32,
-                payload_bytes: out.payload_data().len() as u32,
-            })
-        }
+        Datagram::parse(self.bytes(piece))
     }
 
     /// Gives a piece back. With its last piece the buffer returns to the kernel.

@@ -1,0 +1,31 @@
+//! blaster's `--fail-if`.
+
+use crate::quantity::{self, Rate};
+use crate::verdict::Conditions;
+
+/// Any text as conditions: each is read by itself, and is a known name, a comparison and a number of its kind.
+pub fn check(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let all = text.split(',').all(|one| is_condition(one.trim()));
+    assert_eq!(text.parse::<Conditions>().is_ok(), all, "{text:?}");
+}
+
+fn is_condition(text: &str) -> bool {
+    let Some((name, value)) = text.split_once(['<', '>']) else { return false };
+    let value = value.strip_prefix('=').unwrap_or(value).trim();
+    let name = name.trim();
+    match name.strip_prefix("actual_").or(name.strip_prefix("slip_")).unwrap_or(name) {
+        "p50" | "p90" | "p99" | "p99.9" | "p99.99" | "max" => quantity::duration_or_zero(value).is_ok(),
+        _ if name == "rate" => value.parse::<Rate>().is_ok(),
+        "sent" | "ok" | "corrupted" | "truncated" | "misdirected" | "late" | "lost" | "loss"
+        | "unreachable" | "duplicated" | "reordered" | "unattributed" | "send_failures" | "own_drops"
+            if !name.starts_with("actual_") && !name.starts_with("slip_") =>
+        {
+            match value.strip_suffix('%') {
+                Some(share) => share.trim().parse().is_ok_and(|share: f64| (0.0..=f64::MAX).contains(&share)),
+                None => quantity::count(value).is_ok(),
+            }
+        }
+        _ => false,
+    }
+}

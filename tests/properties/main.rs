@@ -1,0 +1,53 @@
+//! What must hold for whatever bytes or words come from outside. Each module has a `check` that takes any
+//! input and panics when a property is violated; mostly it compares with a second, slow way to the same
+//! answer. `cargo test` feeds them the inputs in `corpus/` and random ones, and fuzz/ is built of the same
+//! functions: this file is its library, too.
+
+#![allow(dead_code)] // of the parts of the programs below not everything is used
+#![allow(unreachable_pub)] // fuzz/ reaches it
+
+#[path = "../../src/bin/blaster/books.rs"]
+mod books;
+#[path = "../../src/bin/blaster/draw.rs"]
+mod draw;
+#[path = "../../src/udp/group.rs"]
+mod group;
+#[path = "../../src/bin/blaster/latency.rs"]
+mod latency;
+#[path = "../../src/options.rs"]
+mod options;
+#[path = "../../src/bin/blaster/pacer.rs"]
+mod pacer;
+#[path = "../../src/bin/blaster/payload.rs"]
+mod payload;
+#[path = "../../src/bin/blaster/quantity.rs"]
+mod quantity;
+#[path = "../../src/bin/blaster/report.rs"]
+mod report;
+#[path = "../../src/bin/blaster/schema.rs"]
+mod schema;
+#[path = "../../src/bin/blaster/tally.rs"]
+mod tally;
+#[path = "../../src/bin/blaster/target.rs"]
+mod target;
+#[path = "../../src/bin/blaster/verdict.rs"]
+mod verdict;
+// where those modules look for the library's
+use tubular_echo::{addr, check, flow, reply_sockets, ring, server, sockets};
+
+mod input;
+
+pub mod ancillary;
+pub mod conditions;
+pub mod datagram;
+pub mod durations;
+pub mod judgement;
+pub mod numbers;
+pub mod schedule;
+pub mod targets;
+pub mod trains;
+
+#[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod generated;

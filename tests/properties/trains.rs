@@ -1,0 +1,57 @@
+//! Groups of datagrams: what leaves in one GSO send is cut by the kernel into what had come in.
+
+use tubular_echo::flow::Flow;
+use tubular_echo::ring::SEGMENTS_MAX;
+
+use crate::group::{Arrival, Group};
+use crate::input::Input;
+
+/// A row of datagrams and trains of any sizes, each offered to the group that the first one opens.
+pub fn check(data: &[u8]) {
+    let mut input = Input(data);
+    let v4 = input.u8() & 1 == 0;
+    let peer = if v4 { "192.0.2.1:9" } else { "[2001:db8::1]:9" }.parse().unwrap();
+    let bytes_max = if v4 { 65_507 } else { 65_527 };
+    let flow = Flow { peer, origdst: peer };
+    let mut sent: Option<(Group, Vec<u32>)> = None;
+    while !input.is_empty() {
+        let (bytes, segment_bytes) = (u32::from(input.u16()), input.u16());
+        let segment_bytes = (segment_bytes != u16::MAX).then_some(segment_bytes);
+        // the kernel gathers 64 datagrams at the most
+        if bytes > bytes_max || segment_bytes.is_some_and(|size| size > 0 && bytes / u32::from(size) > 100) {
+            continue;
+        }
+        let arrival = Arrival::new(bytes, segment_bytes);
+        let datagrams = match segment_bytes.map(u32::from) {
+            None | Some(0) => vec![bytes],
+            Some(size) if size >= bytes => vec![bytes],
+            Some(size) => cut(bytes, size),
+        };
+        assert_eq!((arrival.segments as usize, arrival.bytes), (datagrams.len(), bytes));
+        let Some((group, before)) = &mut sent else {
+            sent = Some((Group::new(flow, arrival, 0), datagrams));
+            continue;
+        };
+        let (first, size) = (before[0], group.segment_bytes);
+        let all: Vec<u32> = before.iter().chain(&datagrams).copied().collect();
+        let total: u32 = all.iter().sum();
+        // a datagram that came singly may be larger than what fits a path as a train: it stays alone
+        let alone = before.len() == 1 && first > if v4 { 1472 } else { 1452 };
+        let wanted = first > 0
+            && !alone
+            && total <= bytes_max
+            && all.len() <= SEGMENTS_MAX
+            && all.iter().all(|bytes| *bytes > 0)
+            && cut(total, size) == all;
+        assert_eq!(group.join(arrival), wanted, "{before:?} and {datagrams:?}");
+        if wanted {
+            *before = all;
+        }
+        assert_eq!((group.segments as usize, group.bytes), (before.len(), before.iter().sum()));
+    }
+}
+
+/// Sizes of the datagrams that the kernel cuts a payload of `bytes` into.
+fn cut(bytes: u32, size: u32) -> Vec<u32> {
+    (0..bytes).step_by(size as usize).map(|at| size.min(bytes - at)).collect()
+}
