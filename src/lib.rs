@@ -21,8 +21,9 @@
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors
+//! beside                   duration.rs  durations as people write them
 //! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
-//! beside                   src/bin/blaster/  the load tester: uses ring, sys and cmsg only
+//! beside                   src/bin/blaster/  the load tester: uses ring, sys, cmsg and duration only
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
@@ -34,6 +35,7 @@ pub mod addr;
 pub mod adopt;
 pub mod check;
 pub mod cmsg;
+pub mod duration;
 pub mod flow;
 pub mod idle;
 pub mod limits;

@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
+use crate::duration;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, Workers};
 use crate::sockets::{self, Endpoint};
@@ -156,7 +157,7 @@ pub struct Options {
     label: Option<String>,
 
     /// How long the end may take, from SIGTERM on
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     drain_timeout: Duration,
 
     /// Have systemd keep the listening sockets for the next process (FileDescriptorStoreMax=), so that a
@@ -290,38 +291,27 @@ pub(crate) fn parse_workers(text: &str) -> Result<Workers, String> {
 }
 
 pub(crate) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    match duration::parse(text) {
         Ok(duration) if duration <= Duration::from_millis(1) => Ok(duration),
         Ok(_) => Err("must be at most 1ms: it is time that a processor burns".into()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Longer than anybody waits, and short enough to be added to any clock.
-const DURATION_MAX: Duration = Duration::from_hours(24 * 36_525);
-
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
-        Ok(_) => Err("must be at most 100 years".into()),
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
+        Ok(_) => Err("must be at least 10ms".into()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
-        Ok(_) => Err("must be at least 10ms".into()),
-        error => error,
-    }
-}
-
 /// Zero for never.
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
         Ok(timeout) if timeout.is_zero() || timeout >= Duration::from_millis(10) => Ok(timeout),
         Ok(_) => Err("must be at least 10ms, or 0s".into()),
-        error => error,
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -2,25 +2,27 @@
 
 use std::time::Duration;
 
+use tubular_echo::duration;
 use tubular_echo::server::Workers;
 
-use crate::options::{parse_busy_poll, parse_duration, parse_interval, parse_workers};
+use crate::options::{parse_busy_poll, parse_interval, parse_timeout, parse_workers};
 
 const CENTURY: Duration = Duration::from_hours(24 * 36_525);
 
 /// Any text as a duration, an interval, a time to poll and a number of workers.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let parsed = parse_duration(text);
-    let refused = parsed.as_ref().err().filter(|refused| refused.contains('\n'));
-    assert_eq!(refused, None, "one line");
+    let parsed = duration::parse(text).map_err(|error| error.to_string());
+    let two_lines = parsed.as_ref().err().filter(|refused| refused.contains('\n'));
+    assert_eq!(two_lines, None);
     let duration = parsed.ok();
     assert_eq!(parse_interval(text).ok(), duration.filter(|time| time.as_millis() >= 10));
+    assert_eq!(parse_timeout(text).ok(), duration.filter(|time| time.is_zero() || time.as_millis() >= 10));
     assert_eq!(parse_busy_poll(text).ok(), duration.filter(|time| time.as_nanos() <= 1_000_000));
     if let Some(duration) = duration {
         assert!(duration <= CENTURY, "{text:?}");
         let shown = humantime::format_duration(duration).to_string();
-        assert_eq!(parse_duration(&shown), Ok(duration), "{text:?}, shown as {shown:?}");
+        assert_eq!(duration::parse(&shown), Ok(duration), "{text:?}, shown as {shown:?}");
     }
     match parse_workers(text) {
         Ok(Workers::Auto) => assert_eq!(text, "auto"),

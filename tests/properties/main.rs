@@ -33,7 +33,7 @@ mod target;
 #[path = "../../src/bin/blaster/verdict.rs"]
 mod verdict;
 // where those modules look for the library's
-use tubular_echo::{addr, check, flow, reply_sockets, ring, server, sockets};
+use tubular_echo::{addr, check, duration, flow, reply_sockets, ring, server, sockets};
 
 mod input;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use tubular_echo::duration;
 
 use crate::draw;
 use crate::payload::HEADER_BYTES;
@@ -77,7 +78,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     let bad = || QuantityError::NotADuration(text.into());
     let duration = match thousandths(text) {
         Ok(value) if !text.ends_with(|last: char| last.is_ascii_alphabetic()) => Duration::from_millis(value),
-        _ => humantime::parse_duration(text).map_err(|_| bad())?,
+        _ => duration::parse(text).map_err(|_| bad())?,
     };
     if duration.is_zero() {
         return Err(QuantityError::OutOfRange(text.into(), "longer than nothing is wanted"));
@@ -88,7 +89,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     Ok(duration)
 }
 
-/// As [`duration`], but nothing at all (`0`, `0s`) is fine.
+/// As [`duration()`], but nothing at all (`0`, `0s`) is fine.
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, QuantityError> {
     match text.trim() {
         "0" | "0s" | "0ms" => Ok(Duration::ZERO),

@@ -1,0 +1,67 @@
+//! Durations as people write them: `500ms`, `1h 30m`.
+
+use std::time::Duration;
+
+/// Longer than anybody waits, and short enough to be added to any clock.
+const LONGEST: Duration = Duration::from_hours(24 * 36_525);
+const YEAR_S: u64 = 31_557_600; // humantime's longest unit
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DurationError {
+    /// Not numbers with units.
+    #[error(transparent)]
+    Syntax(#[from] humantime::DurationError),
+    /// More than anybody waits.
+    #[error("must be at most 100 years")]
+    TooLong,
+}
+
+/// Reads a duration of at most 100 years.
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    if number_sum(text).is_none_or(|sum| sum > u64::MAX / YEAR_S - 1) {
+        return Err(DurationError::TooLong);
+    }
+    match humantime::parse_duration(text)? {
+        duration if duration <= LONGEST => Ok(duration),
+        _ => Err(DurationError::TooLong),
+    }
+}
+
+/// The sum of all numbers in `text`, whatever their units; `None` above 64 bits. humantime 2.4 panics when
+/// seconds near the end of 64 bits meet a whole second of nanoseconds; so many numbers of years can't make.
+fn number_sum(text: &str) -> Option<u64> {
+    let digits: String = text.chars().filter(|char| !char.is_whitespace()).collect();
+    let numbers = digits.split(|char: char| !char.is_ascii_digit()).filter(|number| !number.is_empty());
+    numbers.map(|number| number.parse::<u64>().ok()).try_fold(0_u64, |sum, number| sum.checked_add(number?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_duration() {
+        for (text, ms) in [("500ms", 500), ("1h 30m", 5_400_000), ("0s", 0), ("1 0s", 10_000)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text:?}");
+        }
+        assert!(parse("100years").is_ok());
+        for text in ["", "5", "soon", "-1s", "1.s"] {
+            assert!(matches!(parse(text), Err(DurationError::Syntax(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn however_long() {
+        for text in [
+            "101years",
+            "18446744073709551615s 1000000000ns",
+            "18446744073709551615.5s 0.5s",
+            "1844674407370955161 5.5s0.5s",
+            "584542046090years 19766415.5s 0.5s",
+            "99999999999999999999999s",
+        ] {
+            assert_eq!(parse(text), Err(DurationError::TooLong), "{text:?}");
+        }
+    }
+}
