@@ -17,7 +17,7 @@
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
 //!                          ring.rs    one ring; ring/{token, buffers, message, name,
-//!                          memory, arena, outgoing, poll, restrictions, uring}.rs
+//!                          memory, arena, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors

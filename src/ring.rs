@@ -14,6 +14,8 @@ mod memory;
 mod message;
 mod name;
 mod outgoing;
+#[cfg(ring_poison)]
+mod poison;
 mod poll;
 mod restrictions;
 mod token;

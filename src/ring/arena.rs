@@ -1,6 +1,8 @@
 //! A store for bytes that have to outlive the buffer they were received into.
 
 use super::memory::{Mapping, Span};
+#[cfg(ring_poison)]
+use super::poison;
 use super::{RingError, Step};
 
 /// A fixed store of equal chunks for bytes that have to outlive the buffer they were received into.
@@ -24,6 +26,9 @@ impl Arena {
     pub fn new(chunks: u32, chunk_bytes: u32) -> Result<Self, RingError> {
         let memory = Mapping::new(chunks as usize * chunk_bytes as usize)
             .map_err(|error| RingError::new(Step::ReserveMemory, &error))?;
+        // the kernel reads chunks, nobody here does: they are allowed for as long as they are written
+        #[cfg(ring_poison)]
+        poison::forbid(memory.span(0, chunks as usize * chunk_bytes as usize));
         Ok(Self { memory, chunk_bytes, free: (0..chunks).rev().collect() })
     }
 
@@ -32,6 +37,8 @@ impl Arena {
     pub fn keep(&mut self, bytes: &[u8]) -> Option<Chunk> {
         let index = self.free.pop()?;
         let len = bytes.len().min(self.chunk_bytes as usize);
+        #[cfg(ring_poison)]
+        poison::allow(self.span(&Chunk { index, bytes: len as u32 }));
         let place = self.memory.base();
         // SAFETY: the chunk is inside the mapping and free, so nobody else refers to it; source and
         // destination are different memory
@@ -39,7 +46,10 @@ impl Arena {
             let chunk = place.add(index as usize * self.chunk_bytes as usize);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), chunk, len);
         }
-        Some(Chunk { index, bytes: len as u32 })
+        let chunk = Chunk { index, bytes: len as u32 };
+        #[cfg(ring_poison)]
+        poison::forbid(self.span(&chunk));
+        Some(chunk)
     }
 
     /// Where the chunk's bytes are, to send from.

@@ -12,6 +12,8 @@ use io_uring::cqueue;
 use io_uring::types::{BufRingEntry, RecvMsgOut};
 
 use super::memory::{Mapping, Span};
+#[cfg(ring_poison)]
+use super::poison;
 use super::{Completion, Ring, RingError, Step};
 use crate::addr::SOCKADDR_V6_BYTES;
 use crate::cmsg::CONTROL_IN_BYTES;
@@ -213,7 +215,10 @@ impl BufferRing {
             usage.kernel = false;
             self.available -= 1;
         }
-        Some(Piece { buffer, offset, bytes })
+        let piece = Piece { buffer, offset, bytes };
+        #[cfg(ring_poison)]
+        poison::allow(self.span(&piece));
+        Some(piece)
     }
 
     /// The received bytes.
@@ -238,6 +243,8 @@ impl BufferRing {
 
     /// Gives a piece back. With its last piece the buffer returns to the kernel.
     pub fn recycle(&mut self, piece: Piece) {
+        #[cfg(ring_poison)]
+        poison::forbid(self.span(&piece));
         let Piece { buffer, .. } = piece;
         let usage = &mut self.usage[usize::from(buffer)];
         usage.pieces -= 1;
@@ -251,6 +258,8 @@ impl BufferRing {
         self.available += 1;
         let place =
             self.buffers.span(usize::from(buffer) * self.buffer_bytes as usize, self.buffer_bytes as usize);
+        #[cfg(ring_poison)]
+        poison::forbid(place);
         #[allow(clippy::cast_ptr_alignment)] // a mapping is aligned to a page
         let base = self.entries.base().cast::<BufRingEntry>();
         // SAFETY: the index is masked to the entries of this ring, and an entry at or past the tail is

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::memory::{Mapping, Span};
+#[cfg(ring_poison)]
+use super::poison;
 use crate::addr::RawAddr;
 
 /// Slots that hold a payload and the address it goes to. They live as long as the process, since a send
@@ -25,6 +27,8 @@ impl Outgoing {
     /// in flight: what it says meanwhile is what is sent.
     pub fn payload(&mut self, slot: u32) -> &mut [u8] {
         let span = self.span(slot, self.payload_bytes);
+        #[cfg(ring_poison)]
+        poison::allow(span);
         // SAFETY: the span lies in a mapping that is never unmapped and that only this method gives out
         // as Rust memory, for as long as `self` is borrowed. The kernel only ever reads it
         unsafe { std::slice::from_raw_parts_mut(span.as_ptr().cast_mut(), self.payload_bytes as usize) }
@@ -33,6 +37,8 @@ impl Outgoing {
     /// Addresses the first `bytes` bytes of `slot` to `peer`.
     pub fn address(&mut self, slot: u32, peer: SocketAddr, bytes: u32) -> Addressed {
         let payload = self.span(slot, bytes);
+        #[cfg(ring_poison)]
+        poison::forbid(self.span(slot, self.payload_bytes)); // until it is to be written again
         let name = &mut self.names[slot as usize];
         *name = RawAddr::from(peer);
         let name = name.as_bytes();

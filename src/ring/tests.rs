@@ -81,6 +81,46 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
     assert_eq!(&received[..len], b"hellohello");
 }
 
+/// The mistake is made in a process of its own, which must not survive it.
+#[cfg(ring_poison)]
+#[test]
+fn touching_what_the_kernel_has_is_caught() {
+    const MISTAKE: &str = "RING_POISON_MISTAKE";
+    let name = "ring::tests::touching_what_the_kernel_has_is_caught";
+    if let Ok(mistake) = std::env::var(MISTAKE) {
+        let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+        ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+        peer.send(b"hello").unwrap();
+        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        let received = buffers.span(&piece).as_ptr();
+        let behind = u64::from(piece.bytes()) as usize + 64;
+        // SAFETY: the whole buffer is mapped; that it is the kernel's to write is the mistake
+        let byte = unsafe {
+            match mistake.as_str() {
+                "none" => received.read_volatile(),
+                "beyond what was received" => received.add(behind).read_volatile(),
+                "recycled" => {
+                    buffers.recycle(piece);
+                    received.read_volatile()
+                }
+                _ => panic!("{mistake}?"),
+            }
+        };
+        println!("{byte} was read");
+        return;
+    }
+    for (mistake, caught) in [("none", false), ("beyond what was received", true), ("recycled", true)] {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(MISTAKE, mistake)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(said.contains("use-after-poison"), caught, "{mistake}: {said}");
+        assert_eq!(child.status.success(), !caught, "{mistake}: {said}");
+    }
+}
+
 #[test]
 fn an_empty_datagram_is_valid_and_ends_the_multishot() {
     let (mut ring, mut buffers, _socket, peer) = datagrams(4);
