@@ -11,7 +11,7 @@ use std::time::Instant;
 use std::{env, fs, panic};
 
 use super::steer::Dispatcher;
-use super::tubectl::{self, SOCKETS};
+use super::tubectl;
 use super::unit::{run, succeeded, systemctl};
 use super::walkthrough::dispatcher;
 
@@ -21,17 +21,8 @@ pub type Case = fn(&Dispatcher) -> String;
 /// Runs `install` and then the cases, in order, until one fails.
 pub fn main(install: fn(), cases: &[(&str, Case)]) -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
-    if arguments[0].ends_with("tubectl") {
-        return match tubectl::run(&arguments[1..]) {
-            Ok(done) => {
-                println!("{done}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("Error: {error}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(done) = tubectl::called(&arguments) {
+        return done;
     }
     if !arguments.iter().any(|argument| argument == "--rig") {
         println!("test under_systemd ... ignored, run by ci/service-manager");
@@ -49,7 +40,7 @@ pub fn main(install: fn(), cases: &[(&str, Case)]) -> ExitCode {
     copy("/proc/self/exe", "/usr/local/bin/tubectl");
     install();
     let dispatcher = dispatcher();
-    dispatcher.sockets.pin(Path::new(SOCKETS)).expect("pin the sockets");
+    tubectl::adopt(&dispatcher).expect("pin the dispatcher");
     // Arguments choose cases by a part of their names.
     let chosen: Vec<_> = arguments[1..].iter().filter(|argument| !argument.starts_with("--")).collect();
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|part| name.contains(*part));

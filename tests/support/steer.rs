@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use tubular_echo::sys::Protocol;
 
 /// Traffic to steer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -39,19 +39,22 @@ impl Binding {
 /// The sockets that traffic is steered to, one slot for each protocol and family.
 pub struct SocketMap(OwnedFd);
 
-/// Keeps the program attached to a network namespace; dropping it detaches.
+/// Keeps the program attached to a network namespace; dropping it detaches, unless it was pinned.
 pub struct Dispatcher {
     /// The registered sockets.
     pub sockets: SocketMap,
-    _link: OwnedFd,
+    link: OwnedFd,
 }
+
+/// Names of what is pinned in a directory.
+const SOCKETS: &str = "sockets";
+const LINK: &str = "link";
 
 impl Dispatcher {
     /// Attaches to the calling thread's network namespace. Needs root.
     pub fn attach(bindings: &[Binding]) -> Result<Self> {
         let sockets = SocketMap::new()?;
-        let instructions = program(bindings, sockets.0.as_raw_fd());
-        let program = load(&instructions)?;
+        let program = load(&program(bindings, sockets.0.as_raw_fd()))?;
         let namespace = File::open("/proc/thread-self/ns/net")?;
         let link = bpf_fd(
             LINK_CREATE,
@@ -62,7 +65,30 @@ impl Dispatcher {
                 flags: 0,
             },
         )?;
-        Ok(Self { sockets, _link: link })
+        Ok(Self { sockets, link })
+    }
+
+    /// Opens what was pinned in a directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Ok(Self { sockets: SocketMap::open(directory)?, link: open(&directory.join(LINK))? })
+    }
+
+    /// Keeps the program attached, and the sockets reachable, under a directory of a BPF file system.
+    pub fn pin(&self, directory: &Path) -> Result<()> {
+        pin(&self.sockets.0, &directory.join(SOCKETS))?;
+        pin(&self.link, &directory.join(LINK))
+    }
+
+    /// Steers other traffic from now on, to the same sockets.
+    pub fn update(&self, bindings: &[Binding]) -> Result<()> {
+        let program = load(&program(bindings, self.sockets.0.as_raw_fd()))?;
+        let update = LinkUpdate {
+            link: self.link.as_raw_fd() as u32,
+            program: program.as_raw_fd() as u32,
+            flags: 0,
+            old_program: 0,
+        };
+        bpf(LINK_UPDATE, &update).map(drop)
     }
 }
 
@@ -75,17 +101,9 @@ impl SocketMap {
         .map(Self)
     }
 
-    /// Makes the map reachable under a path of a BPF file system.
-    pub fn pin(&self, path: &Path) -> Result<()> {
-        let name = c_path(path);
-        bpf(OBJ_PIN, &Object { name: name.as_ptr() as u64, fd: self.0.as_raw_fd() as u32, flags: 0 })
-            .map(drop)
-    }
-
-    /// Opens a pinned map.
-    pub fn open(path: &Path) -> Result<Self> {
-        let name = c_path(path);
-        bpf_fd(OBJ_GET, &Object { name: name.as_ptr() as u64, fd: 0, flags: 0 }).map(Self)
+    /// Opens the map that was pinned in a directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        open(&directory.join(SOCKETS)).map(Self)
     }
 
     /// Steers to `socket` from now on, in place of what was registered before.
@@ -125,6 +143,16 @@ impl SocketMap {
 /// The slot of a destination.
 fn slot(protocol: Protocol, ip: IpAddr) -> u32 {
     u32::from(protocol == Protocol::Udp) * 2 + u32::from(ip.is_ipv6())
+}
+
+fn pin(object: &OwnedFd, path: &Path) -> Result<()> {
+    let name = c_path(path);
+    bpf(OBJ_PIN, &Object { name: name.as_ptr() as u64, fd: object.as_raw_fd() as u32, flags: 0 }).map(drop)
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    let name = c_path(path);
+    bpf_fd(OBJ_GET, &Object { name: name.as_ptr() as u64, fd: 0, flags: 0 })
 }
 
 fn c_path(path: &Path) -> CString {
@@ -296,6 +324,7 @@ const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
 const MAP_TYPE_SOCKMAP: u32 = 15;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_SK_LOOKUP: u32 = 36;
@@ -333,6 +362,14 @@ struct LinkCreate {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 #[repr(C)]
