@@ -1,0 +1,74 @@
+//! The documents keep their word: what they link to and name exists, every message that the programs print can be
+//! looked up, and every shell block does what it says.
+//!
+//! `cargo test --test docs` reads them; `cargo test --test docs -- --rig [DOCUMENT]...`, as root, also runs their
+//! shell blocks (execute.rs), each document beside a systemd and in a network of its own. Names of documents choose
+//! among them. How blocks are marked is told in markdown.rs.
+//!
+//! Tools that do this exist: scrut and byexample are well kept. They want each command behind a prompt, which nobody
+//! can paste, don't ask for a reason where something is not run, and have no network of their own.
+
+#![allow(unreachable_pub, reason = "`pub` here means: for this program")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod execute;
+mod markdown;
+mod messages;
+mod names;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{env, fs};
+
+use markdown::Document;
+use support::tubectl;
+
+/// Where the repository is.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().collect();
+    if let Some(done) = tubectl::called(&arguments) {
+        return done;
+    }
+    if env::var("container").as_deref() == Ok("systemd-rig") {
+        return execute::inside(&arguments[1]);
+    }
+    let chosen: Vec<_> = arguments[1..].iter().filter(|argument| !argument.starts_with("--")).collect();
+    let is_chosen = |path: &str| chosen.is_empty() || chosen.iter().any(|part| path.contains(*part));
+    let documents: Vec<_> = documents().into_iter().filter(|document| is_chosen(&document.path)).collect();
+
+    let mut complaints: Vec<String> = documents.iter().flat_map(Document::complaints).collect();
+    complaints.extend(names::complaints(&documents));
+    complaints.extend(messages::complaints());
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    println!("{} documents read: {} complaints", documents.len(), complaints.len());
+    let mut failed = !complaints.is_empty();
+    if arguments.iter().any(|argument| argument == "--rig") {
+        for document in &documents {
+            failed |= !execute::outside(document);
+        }
+    } else {
+        println!("test shell_blocks ... ignored, run by ci/docs");
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Everything that people read: README and its like at the top, and what is in docs/.
+fn documents() -> Vec<Document> {
+    let list = |directory: &str| {
+        let entries = fs::read_dir(format!("{ROOT}/{directory}")).expect("a directory of the repository");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let is_document = |name: &OsString| Path::new(name).extension().is_some_and(|kind| kind == "md");
+        let names = names.filter(is_document);
+        names.map(|name| format!("{directory}{}", name.to_string_lossy())).collect::<Vec<_>>()
+    };
+    let mut paths = [list(""), list("docs/")].concat();
+    paths.sort();
+    paths.iter().map(|path| Document::read(path)).collect()
+}

@@ -1,0 +1,185 @@
+//! Documents as far as the checks need to understand them: blocks, code spans, links and headings.
+//!
+//! A shell block (`sh`) is run. A comment in the line before a block says what else is to be known of it:
+//!
+//! ```text
+//! <!-- not run: REASON -->        shell: nobody could, here
+//! <!-- in the background -->      shell: goes on until the document ends; the next block waits for its "ready"
+//! <!-- status: 1 -->              shell: ends with this status
+//! <!-- output -->                 text: what the shell block before it printed. `…` stands for anything in a line,
+//!                                 a line of it for any number of lines
+//! ```
+
+use std::fs;
+
+use super::ROOT;
+
+/// A document, by its path in the repository.
+pub struct Document {
+    pub path: String,
+    pub blocks: Vec<Block>,
+    /// Everything outside of blocks, a line each, empty where a block was.
+    prose: Vec<String>,
+}
+
+/// A fenced block.
+pub struct Block {
+    /// Where it begins, from 1.
+    pub line: usize,
+    pub language: String,
+    pub directive: Option<Directive>,
+    pub text: String,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum Directive {
+    NotRun(String),
+    Background,
+    Status(i32),
+    Output,
+    Unknown(String),
+}
+
+impl Directive {
+    fn of(line: &str) -> Option<Self> {
+        let words = line.trim().strip_prefix("<!--")?.strip_suffix("-->")?.trim();
+        Some(match words.split_once(": ") {
+            Some(("not run", reason)) if !reason.is_empty() => Self::NotRun(reason.into()),
+            Some(("status", status)) if status.parse::<i32>().is_ok() => {
+                Self::Status(status.parse().expect("just done"))
+            }
+            None if words == "in the background" => Self::Background,
+            None if words == "output" => Self::Output,
+            _ => Self::Unknown(words.into()),
+        })
+    }
+}
+
+impl Block {
+    pub fn is_shell(&self) -> bool {
+        self.language == "sh"
+    }
+}
+
+impl Document {
+    pub fn read(path: &str) -> Self {
+        let text = fs::read_to_string(format!("{ROOT}/{path}")).expect("a document");
+        let (mut blocks, mut prose) = (Vec::new(), Vec::new());
+        let mut lines = text.lines().enumerate();
+        let mut before = "";
+        while let Some((number, line)) = lines.next() {
+            let Some(language) = line.trim_start().strip_prefix("```") else {
+                prose.push(line.to_owned());
+                if !line.trim().is_empty() {
+                    before = line;
+                }
+                continue;
+            };
+            let indent = line.len() - line.trim_start().len();
+            let inner = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
+            let inner: Vec<_> = inner.map(|line| line.get(indent..).unwrap_or("")).collect();
+            blocks.push(Block {
+                line: number + 1,
+                language: language.trim().into(),
+                directive: Directive::of(before),
+                text: inner.join("\n") + "\n",
+            });
+            prose.extend((0..inner.len() + 2).map(|_| String::new()));
+            before = "";
+        }
+        Self { path: path.into(), blocks, prose }
+    }
+
+    /// What is wrong with the blocks themselves.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let mut printed = false; // a shell block whose output may be told stands before
+        for block in &self.blocks {
+            let mut complain = |what: &str| complaints.push(format!("{}:{}: {what}", self.path, block.line));
+            let directive = block.directive.as_ref();
+            match block.language.as_str() {
+                "" => complain("a block without a language: `sh` is run, `text` is not"),
+                "bash" | "shell" | "console" => {
+                    complain("a shell block is called `sh`; what it prints goes into a block `text`");
+                }
+                _ => {}
+            }
+            match directive {
+                Some(Directive::Unknown(words)) => {
+                    complain(&format!("unknown mark {words:?}; tests/docs/markdown.rs lists them"));
+                }
+                Some(Directive::Output) if !printed => complain("no shell block prints this"),
+                Some(Directive::Output) if block.is_shell() => complain("a shell block is no output"),
+                Some(Directive::NotRun(_) | Directive::Background | Directive::Status(_))
+                    if !block.is_shell() =>
+                {
+                    complain("only shell blocks are run");
+                }
+                _ => {}
+            }
+            if block.is_shell() {
+                printed = !matches!(directive, Some(Directive::NotRun(_) | Directive::Background));
+            }
+        }
+        complaints
+    }
+
+    /// Code in the running text, with its line.
+    pub fn spans(&self) -> Vec<(usize, String)> {
+        let mut spans = Vec::new();
+        for (line, paragraph) in self.paragraphs() {
+            for (at, part) in paragraph.split('`').enumerate() {
+                if at % 2 == 1 && !part.is_empty() {
+                    spans.push((line, part.to_owned()));
+                }
+            }
+        }
+        spans
+    }
+
+    /// What links point to, with their line.
+    pub fn links(&self) -> Vec<(usize, String)> {
+        let mut links = Vec::new();
+        for (line, paragraph) in self.paragraphs() {
+            let words: String = paragraph.split('`').step_by(2).collect::<Vec<_>>().join("``");
+            for part in words.split("](").skip(1) {
+                links.push((line, part.split(')').next().unwrap_or_default().to_owned()));
+            }
+        }
+        links
+    }
+
+    /// The names by which headings are linked to, as GitHub makes them.
+    pub fn anchors(&self) -> Vec<String> {
+        let headings = self.prose.iter().filter(|line| line.starts_with('#'));
+        let mut anchors: Vec<String> = Vec::new();
+        for heading in headings {
+            let words = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+            let base: String = words.chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect();
+            let same = |anchor: &&String| **anchor == base || anchor.starts_with(&format!("{base}-"));
+            let before = anchors.iter().filter(same).count();
+            let is_new = !anchors.contains(&base);
+            anchors.push(if is_new { base } else { format!("{base}-{before}") });
+        }
+        anchors
+    }
+
+    /// Lines between empty ones joined, with the number of the first, from 1.
+    fn paragraphs(&self) -> Vec<(usize, String)> {
+        let mut paragraphs: Vec<(usize, String)> = Vec::new();
+        let mut open = false;
+        for (number, line) in self.prose.iter().enumerate() {
+            let goes_on = open && !line.trim_start().starts_with(['|', '#']);
+            match paragraphs.last_mut() {
+                Some((_, paragraph)) if goes_on => {
+                    paragraph.push(' ');
+                    paragraph.push_str(line.trim());
+                }
+                _ => paragraphs.push((number + 1, line.trim().into())),
+            }
+            open = !line.trim().is_empty();
+        }
+        paragraphs
+    }
+}

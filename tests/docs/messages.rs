@@ -1,0 +1,154 @@
+//! Every message that the programs print, and every counter, can be looked up in docs/troubleshooting.md.
+//!
+//! A message is what the source has in quotes and in words, three of them or more, but for what only developers see
+//! (tests, assertions) and for what is no message: help, and the report of blaster while it runs and when it is done.
+//! What a message says of its own occasion stands in braces; the words between them are what is looked for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use tubular_echo::stats::Snapshot;
+
+use super::ROOT;
+
+const DOCUMENT: &str = "docs/troubleshooting.md";
+
+/// Words before parentheses whose text no user sees.
+const FOR_DEVELOPERS: [&str; 8] =
+    ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
+
+/// Files whose texts are no messages.
+const NO_MESSAGES: [&str; 2] = ["src/bin/blaster/report.rs", "src/bin/blaster/progress.rs"];
+
+pub fn complaints() -> Vec<String> {
+    let document = plain(&fs::read_to_string(format!("{ROOT}/{DOCUMENT}")).unwrap_or_default());
+    let mut complaints: Vec<String> = Snapshot::default()
+        .entries()
+        .filter(|(name, _)| !document.contains(name))
+        .map(|(name, _)| format!("src/stats.rs: {DOCUMENT} does not tell what {name} counts"))
+        .collect();
+    let mut sources = Vec::new();
+    collect(Path::new(ROOT).join("src").as_path(), &mut sources);
+    sources.sort();
+    for source in sources {
+        let path = source.strip_prefix(ROOT).expect("below it").display().to_string();
+        if path.ends_with("tests.rs") || NO_MESSAGES.contains(&path.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&source).expect("a source file");
+        let tokens: TokenStream = text.parse().expect("the source is Rust");
+        let mut texts = Vec::new();
+        walk(tokens, &mut texts);
+        for words in texts.iter().flat_map(|text| fragments(text)) {
+            if !document.contains(&words) {
+                complaints.push(format!("{path}: {DOCUMENT} does not tell what to do about: {words}"));
+            }
+        }
+    }
+    complaints
+}
+
+fn collect(directory: &Path, sources: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory of the source") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(path);
+        }
+    }
+}
+
+/// The texts in quotes that may be messages.
+fn walk(tokens: TokenStream, texts: &mut Vec<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut is_for_tests = false; // until the next braces, or a semicolon
+    for (at, token) in tokens.iter().enumerate() {
+        // what stands before, as in `expect(…)`, `assert!(…)`, `#[…]`, `#![…]`
+        let word =
+            tokens[..at].iter().map(ToString::to_string).rfind(|token| token != "!").unwrap_or_default();
+        match token {
+            TokenTree::Group(group) if group.delimiter() == Delimiter::Bracket && word == "#" => {
+                let attribute = group.stream().to_string();
+                is_for_tests |= attribute.starts_with("cfg") && attribute.contains("test");
+                if attribute.starts_with("error") {
+                    walk(group.stream(), texts);
+                }
+            }
+            TokenTree::Group(group) if is_for_tests && group.delimiter() == Delimiter::Brace => {
+                is_for_tests = false;
+            }
+            TokenTree::Group(group) if !FOR_DEVELOPERS.contains(&word.as_str()) => {
+                walk(group.stream(), texts);
+            }
+            TokenTree::Punct(mark) if mark.as_char() == ';' => is_for_tests = false,
+            TokenTree::Literal(literal) if !is_help(&tokens[..at]) => {
+                texts.extend(unquote(&literal.to_string()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// It is given to a constant whose name says that it is help, or a list of words.
+fn is_help(before: &[TokenTree]) -> bool {
+    let statement = before.rsplit(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ';'));
+    statement
+        .take(1)
+        .flatten()
+        .any(|token| matches!(token, TokenTree::Ident(word) if is_list(&word.to_string())))
+}
+
+fn is_list(name: &str) -> bool {
+    name.contains("HELP") || name.contains("NAMES")
+}
+
+/// What a literal in quotes says; `None` for other literals.
+fn unquote(literal: &str) -> Option<String> {
+    let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
+    let mut text = String::new();
+    let mut rest = inner.chars().peekable();
+    while let Some(c) = rest.next() {
+        match (c, rest.peek().copied()) {
+            ('\\', Some('\n')) => while rest.next_if(|c| c.is_whitespace()).is_some() {},
+            ('\\', Some('n')) => {
+                rest.next();
+                text.push('\n');
+            }
+            ('\\', Some(escaped)) => {
+                rest.next();
+                text.push(escaped);
+            }
+            _ => text.push(c),
+        }
+    }
+    Some(text)
+}
+
+/// The parts of a message that are the same each time, if it has three words or more.
+fn fragments(text: &str) -> Vec<String> {
+    if text.contains('\n') {
+        return Vec::new(); // a message is one line
+    }
+    let text = text.replace("{{", "\u{1}").replace("}}", "\u{2}");
+    let mut parts = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((before, behind)) = rest.split_once('{') {
+        parts.push(before);
+        rest = behind.split_once('}').map_or("", |(_, behind)| behind);
+    }
+    parts.push(rest);
+    let fixed: usize = parts.iter().map(|part| part.split_whitespace().count()).sum();
+    if fixed < 3 {
+        return Vec::new();
+    }
+    let parts = parts.iter().map(|part| plain(&part.replace('\u{1}', "{").replace('\u{2}', "}")));
+    let parts = parts.map(|part| part.trim_matches([' ', ',', ';', ':', '(', ')', '.', '"', '/']).to_owned());
+    parts.filter(|part| part.split(' ').count() >= 2).collect()
+}
+
+/// Words with a space between them, without the marks of code.
+fn plain(text: &str) -> String {
+    text.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,129 @@
+//! What the documents name: files, flags, counters and links exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tubular_echo::stats::Snapshot;
+
+use super::ROOT;
+use super::markdown::{Directive, Document};
+
+/// Where files of the repository are.
+const PLACES: [&str; 7] = ["ci/", "dist/", "docs/", "src/", "tests/", "benches/", "target/"];
+
+pub fn complaints(documents: &[Document]) -> Vec<String> {
+    let flags = flags();
+    let mut complaints = Vec::new();
+    for document in documents {
+        let mut complain = |line: usize, what: String| {
+            complaints.push(format!("{}:{line}: {what}", document.path));
+        };
+        for (line, link) in document.links() {
+            if let Some(what) = broken(document, &link) {
+                complain(line, what);
+            }
+        }
+        for (line, span) in document.spans() {
+            for what in wrong(&span, &flags) {
+                complain(line, what);
+            }
+        }
+        for block in &document.blocks {
+            // the others run, and are told by the programs what they have wrong
+            let not_run = matches!(block.directive, Some(Directive::NotRun(_)));
+            if block.is_shell() && not_run {
+                let syntax = Command::new("bash").args(["-n", "-c", &block.text]).output().expect("run bash");
+                if !syntax.status.success() {
+                    complain(block.line, String::from_utf8_lossy(&syntax.stderr).into_owned());
+                }
+            }
+            if not_run || ["ini", "yaml"].contains(&block.language.as_str()) {
+                for command in block.text.replace("\\\n", " ").lines() {
+                    for what in wrong_flags(command, &flags) {
+                        complain(block.line, what);
+                    }
+                }
+            }
+        }
+    }
+    complaints
+}
+
+/// Why a link leads nowhere. Other people's pages are theirs.
+fn broken(document: &Document, link: &str) -> Option<String> {
+    if link.starts_with("https://") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let directory = Path::new(&document.path).parent().expect("a file has one");
+    let target = if path.is_empty() { Path::new(&document.path).into() } else { directory.join(path) };
+    let target = target.display().to_string();
+    if !Path::new(ROOT).join(&target).exists() {
+        return Some(format!("the link leads to {target}, which is not there"));
+    }
+    let is_known = anchor.is_empty() || Document::read(&target).anchors().iter().any(|other| other == anchor);
+    (!is_known).then(|| format!("{target} has no heading #{anchor}"))
+}
+
+/// What a code span names that does not exist.
+fn wrong(span: &str, flags: &BTreeSet<String>) -> Vec<String> {
+    let first = span.split([' ', ':']).next().unwrap_or_default();
+    let is_path = PLACES.iter().any(|place| first.starts_with(place));
+    if is_path && !first.contains(['*', '…']) && !first.starts_with("target/") {
+        let path = Path::new(ROOT).join(first);
+        if !path.exists() {
+            return vec![format!("there is no {first}")];
+        }
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let unknown = words_like_flags(span).filter(|flag| !text.contains(flag.as_str()));
+        return unknown.map(|flag| format!("{first} knows no {flag}")).collect();
+    }
+    let is_counter = ["udp_", "tcp_"].iter().any(|start| span.starts_with(start))
+        && span.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if is_counter && !Snapshot::default().entries().any(|(name, _)| name == span) {
+        return vec![format!("there is no counter {span}")];
+    }
+    if span.starts_with("--") {
+        let unknown = words_like_flags(span).filter(|flag| !flags.contains(flag));
+        return unknown.map(|flag| format!("neither program knows {flag}")).collect();
+    }
+    wrong_flags(span, flags)
+}
+
+/// Flags behind the name of one of our programs that it does not have.
+fn wrong_flags(command: &str, flags: &BTreeSet<String>) -> Vec<String> {
+    let is_ours = |word: &str| {
+        let name = word.rsplit(['/', '=']).next().unwrap_or_default();
+        name == "tubular-echo" || name == "blaster"
+    };
+    let words: Vec<_> = command.split_whitespace().collect();
+    let Some(at) = words.iter().position(|word| is_ours(word.trim_matches(['"', '\'']))) else {
+        return Vec::new();
+    };
+    let arguments = words[at + 1..].join(" ");
+    let unknown = words_like_flags(&arguments).filter(|flag| !flags.contains(flag));
+    unknown.map(|flag| format!("neither program knows {flag}")).collect()
+}
+
+/// Every word that begins with two dashes, without what is assigned to it.
+fn words_like_flags(text: &str) -> impl Iterator<Item = String> + '_ {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned)
+}
+
+/// The flags of both programs, from their own help.
+fn flags() -> BTreeSet<String> {
+    let server = env!("CARGO_BIN_EXE_tubular-echo");
+    let blaster = env!("CARGO_BIN_EXE_blaster");
+    let commands: [(&str, &[&str]); 5] =
+        [(server, &[]), (server, &["check"]), (blaster, &[]), (blaster, &["udp"]), (blaster, &["tcp"])];
+    let mut flags = BTreeSet::new();
+    for (program, words) in commands {
+        let help = Command::new(program).args(words).arg("--help").output().expect("ask for help");
+        assert!(help.status.success(), "{program} {words:?} --help: {help:?}");
+        flags.extend(words_like_flags(&String::from_utf8_lossy(&help.stdout)));
+    }
+    flags
+}
