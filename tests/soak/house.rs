@@ -87,10 +87,8 @@ impl House {
         let end = self.server.take().expect("the server runs").stop();
         self.lives += 1;
         let count = |name: &str| end.counter(name);
-        let closed: u64 = ["finished", "reset", "error", "stalled", "drained"]
-            .map(|cause| count(&format!("tcp_closed_{cause}")))
-            .iter()
-            .sum();
+        let is_closed = |(name, _): &(&String, &u64)| name.starts_with("tcp_closed_");
+        let closed: u64 = end.counters.iter().filter(is_closed).map(|(_, count)| count).sum();
         if count("tcp_accepted") != closed || count("tcp_open") != 0 {
             self.damage.push(format!("{} accepted, {closed} closed", count("tcp_accepted")));
         }
@@ -164,13 +162,8 @@ fn destinations() -> impl Iterator<Item = (Protocol, SocketAddr)> {
 /// Datagrams that came and were not answered, by the server's own account.
 pub fn unanswered(counters: &BTreeMap<String, u64>) -> u64 {
     let is_dropped = |name: &str| {
-        name.starts_with("udp_refused_")
-            || ["unreachable", "forbidden", "bad_source", "errors"]
-                .iter()
-                .any(|cause| name == format!("udp_send_{cause}"))
-            || ["sockets_limited", "port_privileged", "port_taken", "socket_errors"]
-                .iter()
-                .any(|cause| name == format!("udp_reply_{cause}"))
+        ["udp_refused_", "udp_send_", "udp_reply_"].iter().any(|kind| name.starts_with(kind))
+            && !["udp_send_waits", "udp_reply_sockets_made"].contains(&name)
     };
     counters.iter().filter(|(name, _)| is_dropped(name)).map(|(_, count)| count).sum()
 }
