@@ -15,11 +15,14 @@
 //! random   reproducible payloads                    strace   which thread makes which system call
 //! container  a program alone in a directory, under a seccomp profile
 //! metrics  scrapes, and a strict reader of them
+//! relay    a cable that loses, doubles, swaps and corrupts in exact counts
+//! blaster  the load tester beside a test, and its report
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
 #![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
 
+pub mod blaster;
 pub mod container;
 pub mod forge;
 pub mod holder;
@@ -29,6 +32,7 @@ pub mod metrics;
 pub mod netns;
 pub mod random;
 pub mod registry;
+pub mod relay;
 pub mod rig;
 pub mod server;
 pub mod steer;

@@ -1,0 +1,328 @@
+//! Networks that fail: links and addresses that go and return, a path with a small MTU, and a cable that loses,
+//! doubles, swaps and corrupts in exact counts. The server goes on without a restart, and its counters and its
+//! clients' books say exactly what happened.
+
+mod support;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use support::blaster::Report;
+use support::netns::{Netns, ip, setting};
+use support::random::payload;
+use support::relay::{Mischief, Relay, Rule};
+use support::tcp::{Conversation, connect, converse, echo};
+use support::udp::UdpClient;
+use support::{PATIENCE, Server, private_network};
+
+/// Where the server is asked: at the first pair of its addresses, which stay, or at the second, which can go.
+const STAYING: [&str; 2] = ["192.0.2.1:7000", "[2001:db8::1]:7000"];
+const GOING: [&str; 2] = ["203.0.113.1:7000", "[2001:db8:9::1]:7000"];
+/// How many datagrams wait in the server's sockets while something happens to the network.
+const QUEUED: usize = 50;
+
+/// A namespace for the clients, joined to this one by a cable that `lay` lays between `near` and `far`.
+fn two_hosts(lay: impl FnOnce(&Netns)) -> Netns {
+    let clients = Netns::new();
+    lay(&clients);
+    // no time is spent on looking for others who have an address, and none goes with its link
+    let up = |device: &str, addresses: &[&str]| {
+        setting(&format!("ipv6/conf/{device}/accept_dad"), "0");
+        setting(&format!("ipv6/conf/{device}/keep_addr_on_down"), "1");
+        for address in addresses {
+            add(address, device);
+        }
+        ip(&format!("link set {device} up"));
+    };
+    up("near", &["192.0.2.1/24", "2001:db8::1/64", "203.0.113.1/32", "2001:db8:9::1/128"]);
+    clients.run(|| {
+        up("far", &["192.0.2.2/24", "2001:db8::2/64"]);
+        ip("route add 203.0.113.0/24 via 192.0.2.1");
+        ip("route add 2001:db8:9::/64 via 2001:db8::1");
+    });
+    clients
+}
+
+fn add(address: &str, device: &str) {
+    let nodad = if address.contains(':') { "nodad" } else { "" };
+    ip(&format!("address add {address} dev {device} {nodad}"));
+}
+
+fn veth(clients: &Netns) {
+    Netns::cable("near", "far", clients);
+}
+
+fn start() -> Server {
+    let listen = [STAYING, GOING].as_flattened().iter().map(|at| format!("--listen={at}"));
+    Server::start(&listen.chain(["--stats-interval=10ms".to_owned()]).collect::<Vec<_>>())
+}
+
+fn parsed(addresses: [&str; 2]) -> [SocketAddr; 2] {
+    addresses.map(|address| address.parse().unwrap())
+}
+
+/// A client on the clients' host.
+fn client(clients: &Netns, target: SocketAddr) -> UdpClient {
+    let own: IpAddr = if target.is_ipv4() { "192.0.2.2" } else { "2001:db8::2" }.parse().unwrap();
+    clients.run(|| UdpClient::at(own))
+}
+
+/// Has the server find `QUEUED` datagrams of each of these clients when `happens` has happened.
+fn queue_while(server: &Server, asking: &[(UdpClient, SocketAddr)], happens: impl FnOnce()) {
+    server.pause();
+    for (client, target) in asking {
+        (0..QUEUED).for_each(|number| client.send(*target, &payload(number, 100)));
+    }
+    happens();
+    server.resume();
+}
+
+fn expect_queued(client: &UdpClient, target: SocketAddr) {
+    (0..QUEUED).for_each(|number| client.expect(target, &payload(number, 100)));
+}
+
+/// Waits until a counter of the running server has come so far.
+fn wait_for(server: &Server, name: &str, count: u64) {
+    let text = format!(" {name}={count} ");
+    let told = server.log.wait_for(PATIENCE, |lines| lines.last().is_some_and(|line| line.contains(&text)));
+    assert!(told, "{name} has not become {count}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_link_goes_down_and_up() {
+    /// What each failure costs, and what each proof that all is well again sends, both families together.
+    const GONE: u64 = 2 * QUEUED as u64;
+    const ANSWERED: u64 = 2 * 20;
+    private_network(|| {
+        let clients = two_hosts(veth);
+        let server = start();
+        let asking = parsed(STAYING).map(|target| (client(&clients, target), target));
+        let works = || asking.iter().for_each(|(client, target)| client.echo(*target, &[100; 20], 4));
+        let silent = || {
+            for (client, _) in &asking {
+                client.expect_nothing_for(Duration::from_millis(50));
+            }
+        };
+        works();
+        let streams = parsed(STAYING).map(|target| clients.run(|| connect(target)));
+
+        // The server's own device: its kernel refuses the replies.
+        queue_while(&server, &asking, || ip("link set near down"));
+        wait_for(&server, "udp_send_unreachable", GONE);
+        ip("link set near up");
+        silent();
+        works();
+
+        // The clients' device: the replies leave, and arrive nowhere.
+        queue_while(&server, &asking, || clients.run(|| ip("link set far down")));
+        wait_for(&server, "udp_datagrams_in", 2 * GONE + 2 * ANSWERED);
+        clients.run(|| ip("link set far up"));
+        silent();
+        works();
+
+        for mut stream in streams {
+            echo(&mut stream, b"a connection sees nothing but a delay");
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("udp_datagrams_in"), 2 * GONE + 3 * ANSWERED);
+        assert_eq!(end.counter("udp_send_unreachable"), GONE);
+        assert_eq!(end.counter("udp_datagrams_out"), GONE + 3 * ANSWERED);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_address_is_removed_while_it_is_served() {
+    private_network(|| {
+        let clients = two_hosts(veth);
+        let server = start();
+        let asking = parsed(GOING).map(|target| (client(&clients, target), target));
+        let works = || asking.iter().for_each(|(client, target)| client.echo(*target, &[100; 20], 4));
+        works();
+        let mut streams = parsed(GOING).map(|target| clients.run(|| connect(target)));
+
+        queue_while(&server, &asking, || {
+            ip("address del 203.0.113.1/32 dev near");
+            ip("address del 2001:db8:9::1/128 dev near");
+        });
+        // An IPv6 reply may leave from an address that has gone (IPV6_FREEBIND), an IPv4 one may not:
+        // for the kernel there is no way out for it.
+        wait_for(&server, "udp_send_unreachable", QUEUED as u64);
+        let [(v4, _), (v6, v6_target)] = &asking;
+        expect_queued(v6, *v6_target);
+        v4.expect_nothing_for(Duration::from_millis(50));
+        add("203.0.113.1/32", "near");
+        add("2001:db8:9::1/128", "near");
+        works();
+        for stream in &mut streams {
+            echo(stream, b"a connection sees nothing but a delay");
+        }
+
+        let end = server.stop();
+        let queued = QUEUED as u64;
+        assert_eq!(end.counter("udp_datagrams_in"), 2 * queued + 2 * 2 * 20);
+        assert_eq!(end.counter("udp_datagrams_out"), end.counter("udp_datagrams_in") - queued);
+    });
+}
+
+/// The smallest MTU that IPv6 allows, on both sides: datagrams above it are cut by the sender's kernel and made
+/// whole by the receiver's, single ones and those that come together.
+#[test]
+#[ignore = "needs root"]
+fn the_smallest_mtu_of_ipv6() {
+    private_network(|| {
+        let clients = two_hosts(veth);
+        ip("link set near mtu 1280");
+        clients.run(|| ip("link set far mtu 1280"));
+        let server = start();
+        for target in STAYING {
+            // What is cut takes longer than what is not, so the first are sent one by one. Trains have to fit, or
+            // the clients' own kernel refuses them.
+            for flags in ["--size 32-9000 --in-flight 1", "--size 1200 --gso 8 --in-flight 2"] {
+                let load = format!("udp {target} --flows 16 --count 400 --timeout 10s {flags}");
+                let report = clients.run(|| Report::of(&load));
+                report.expect(&load, &[("ok", 400)]);
+            }
+        }
+        for target in parsed(STAYING) {
+            let mut talk = clients.run(|| [Conversation::open(target, 1, 1 << 20, 1 << 15)]);
+            converse(&mut talk);
+            talk.into_iter().for_each(Conversation::close);
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("udp_datagrams_in"), 1600);
+        assert_eq!(end.counter("udp_datagrams_out"), 1600);
+    });
+}
+
+/// Each tenth, beginning here: half a round later for replies, so that it hits other datagrams.
+const REQUESTS: u64 = 4;
+const REPLIES: u64 = 7;
+
+fn each_tenth(mischief: Option<Mischief>, first: u64) -> Vec<Rule> {
+    mischief.map(|mischief| Rule { mischief, first, every: 10 }).into_iter().collect()
+}
+
+/// Datagrams that arrived with a wrong checksum in the calling thread's namespace.
+fn wrong_checksums() -> u64 {
+    let v4 = fs::read_to_string("/proc/thread-self/net/snmp").expect("the network's counters");
+    let names = v4.lines().find(|line| line.starts_with("Udp: ")).expect("names");
+    let values = v4.lines().rfind(|line| line.starts_with("Udp: ")).expect("values");
+    let place = names.split(' ').position(|name| name == "InCsumErrors").expect("a counter");
+    let v4: u64 = values.split(' ').nth(place).expect("a value").parse().expect("a number");
+    let v6 = fs::read_to_string("/proc/thread-self/net/snmp6").expect("the network's counters");
+    let line = v6.lines().find(|line| line.starts_with("Udp6InCsumErrors")).expect("a counter");
+    v4 + line.split_whitespace().nth(1).expect("a value").parse::<u64>().expect("a number")
+}
+
+/// 1,000 datagrams of one flow over a cable that does this to each tenth request and each tenth reply: the counts
+/// of blaster's books, what came in at the server, and what of it arrived with a wrong checksum on each side.
+fn thousand(
+    requests: Option<Mischief>,
+    replies: Option<Mischief>,
+    books: &'static [(&'static str, u64)],
+    received: u64,
+    checksums: [u64; 2],
+) {
+    private_network(move || {
+        let mut cable = None;
+        let clients = two_hosts(|clients| cable = Some(Relay::lay("near", "far", clients)));
+        let cable = cable.expect("it was laid");
+        for target in STAYING {
+            cable.rule(&each_tenth(replies, REPLIES), &each_tenth(requests, REQUESTS));
+            let server = Server::start(&[format!("--udp={target}")]);
+            let before = [wrong_checksums(), clients.run(wrong_checksums)];
+            let load = format!(
+                "udp {target} --flows 1 --count 1000 --rate 4k --size 64-1200 --gro off --timeout 8s --linger 700ms"
+            );
+            let report = clients.run(|| Report::of(&load));
+            report.expect(target, books);
+            let after = [wrong_checksums(), clients.run(wrong_checksums)];
+            assert_eq!([after[0] - before[0], after[1] - before[1]], checksums, "{target}");
+            let end = server.stop();
+            assert_eq!(end.counter("udp_datagrams_in"), received, "{target}");
+            assert_eq!(end.counter("udp_datagrams_out"), received, "{target}");
+            let [replies_hit, requests_hit] = cable.done();
+            println!(
+                "{target}: {requests_hit} requests hit ({requests:?}), {replies_hit} replies ({replies:?})"
+            );
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_is_lost() {
+    let lose = Some(Mischief::Lose);
+    thousand(lose, lose, &[("ok", 810), ("lost", 190)], 900, [0, 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_comes_twice() {
+    // 100 requests are answered twice, and of 1,100 replies 110 come twice
+    let double = Some(Mischief::Double);
+    thousand(double, double, &[("ok", 1000), ("duplicated", 210)], 1100, [0, 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_request_is_overtaken() {
+    thousand(Some(Mischief::Swap), None, &[("ok", 1000), ("reordered", 100)], 1000, [0, 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_reply_is_overtaken() {
+    thousand(None, Some(Mischief::Swap), &[("ok", 1000), ("reordered", 100)], 1000, [0, 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_has_a_wrong_checksum() {
+    // the kernel counts those that blaster's sockets should have had as dropped there
+    let flip = Some(Mischief::Flip);
+    thousand(flip, flip, &[("ok", 810), ("lost", 190), ("own_drops", 90)], 900, [100, 90]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_tenth_is_corrupted_behind_the_checksums_back() {
+    let shuffle = Some(Mischief::Shuffle);
+    thousand(shuffle, shuffle, &[("ok", 800), ("corrupted", 200)], 1000, [0, 0]);
+}
+
+/// All of it at once: every byte of every stream comes back.
+#[test]
+#[ignore = "needs root"]
+fn streams_over_a_bad_cable() {
+    private_network(|| {
+        let mut cable = None;
+        let clients = two_hosts(|clients| cable = Some(Relay::lay("near", "far", clients)));
+        let cable = cable.expect("it was laid");
+        let server = start();
+        let mischief = [Mischief::Lose, Mischief::Double, Mischief::Swap, Mischief::Flip];
+        let rules = |shift: u64| {
+            let rule =
+                |(number, mischief): (u64, _)| Rule { mischief, first: 20 + shift + 9 * number, every: 50 };
+            (0..).zip(mischief).map(rule).collect::<Vec<_>>()
+        };
+        cable.rule(&rules(0), &rules(5));
+        let mut talks: Vec<_> = (0..4)
+            .map(|seed| {
+                clients.run(|| Conversation::open(parsed(STAYING)[seed as usize % 2], seed, 100_000, 1 << 14))
+            })
+            .collect();
+        converse(&mut talks);
+        talks.into_iter().for_each(Conversation::close);
+        let [leaving, coming] = cable.done();
+        assert!(leaving > 10 && coming > 10, "mischief was done to {leaving} and {coming} segments");
+        let end = server.stop();
+        assert_eq!((end.counter("tcp_bytes_in"), end.counter("tcp_bytes_out")), (400_000, 400_000));
+        println!(
+            "4 streams of 100,000 bytes, mischief done to {coming} segments to the server and {leaving} from it"
+        );
+    });
+}

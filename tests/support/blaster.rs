@@ -1,0 +1,81 @@
+//! The load tester beside a test, and what it reports.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use super::sys::{Confinement, Pidfd, confine};
+
+/// A running blaster; it is killed when its test ends before it.
+pub struct Blaster(Child);
+
+/// What it reports.
+pub struct Report(Value);
+
+impl Blaster {
+    /// Starts it with these arguments in the calling thread's network.
+    pub fn start(arguments: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blaster"));
+        command.args(arguments.split_whitespace()).args(["--quiet", "--json=-"]);
+        command.stdout(Stdio::piped());
+        confine(&mut command, Confinement { limits: Vec::new(), denied: Vec::new() });
+        Self(command.spawn().expect("start blaster"))
+    }
+
+    /// Has it send no more, wait for what is under way, and report.
+    pub fn end(&self) {
+        Pidfd::open(self.0.id()).expect("blaster").signal(libc::SIGINT).expect("end blaster");
+    }
+
+    /// Waits for its end.
+    pub fn finish(self) -> Report {
+        let output = self.0.wait_with_output().expect("blaster's report");
+        let report = serde_json::from_slice(&output.stdout);
+        Report(report.unwrap_or_else(|error| panic!("no report: {error}, {}", output.status)))
+    }
+}
+
+impl Report {
+    /// Runs blaster to its end.
+    pub fn of(arguments: &str) -> Self {
+        Blaster::start(arguments).finish()
+    }
+
+    /// A count of the totals.
+    pub fn total(&self, name: &str) -> u64 {
+        self.0["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
+    }
+
+    /// Connections that came about; TCP only.
+    pub fn established(&self) -> u64 {
+        self.0["connections"]["established"].as_u64().expect("connections.established")
+    }
+
+    /// The 99th percentile of the latency from the intended send time, in microseconds.
+    pub fn p99_us(&self) -> f64 {
+        self.0["latency"]["from_intended"]["p99_ns"].as_f64().expect("the latency of replies") / 1e3
+    }
+
+    /// Expects these counts, and of all other classes, and what is beside them, none.
+    pub fn expect(&self, what: &str, counts: &[(&str, u64)]) {
+        const CLASSES: [&str; 12] = [
+            "ok",
+            "corrupted",
+            "truncated",
+            "misdirected",
+            "late",
+            "lost",
+            "unreachable",
+            "duplicated",
+            "reordered",
+            "unattributed",
+            "send_failures",
+            "own_drops",
+        ];
+        let wanted =
+            |class: &str| counts.iter().find(|(name, _)| *name == class).map_or(0, |(_, count)| *count);
+        let found: Vec<_> = CLASSES.map(|class| (class, self.total(class))).into();
+        let expected: Vec<_> = CLASSES.map(|class| (class, wanted(class))).into();
+        assert_eq!(found, expected, "{what}");
+    }
+}
