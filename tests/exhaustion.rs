@@ -1,0 +1,260 @@
+//! When something runs out: descriptors, the accept queue, connections, peers' willingness to read or to come to
+//! the point. Memory stays bounded, nothing is refused that can wait, counters say what happened, and everybody
+//! else is served; how fast, beside an undisturbed server, is printed.
+
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::blaster::{Blaster, Report};
+use support::netns::{ip, setting};
+use support::tcp::{connect, echo};
+use support::{Launch, PATIENCE, Server, bounded, private_network, sys};
+
+/// A load that asks for little, beside which the others take what they can.
+const EVERYBODY_ELSE: &str = "--rate 500 --flows 16 --duration 2s --timeout 8s";
+
+fn start(more: &[&str]) -> Server {
+    Server::start(&[&["--listen=127.0.0.1:0"], more].concat())
+}
+
+/// Resident memory of a process in KiB (proc(5)).
+fn resident_kib(server: &Server) -> u64 {
+    let path = format!("/proc/{}/smaps_rollup", server.pid());
+    let text = fs::read_to_string(path).expect("the process's memory");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("resident memory");
+    line.split_whitespace().next().expect("a number").parse().expect("a number")
+}
+
+/// Everybody else's datagrams: all must come back; the 99th percentile in microseconds.
+fn everybody_else(server: &Server) -> f64 {
+    let report = Report::of(&format!("udp {} {EVERYBODY_ELSE}", server.udp()));
+    report.expect("everybody else", &[("ok", report.total("sent"))]);
+    report.p99_us()
+}
+
+/// Connects so often, and expects nothing yet.
+fn crowd(target: SocketAddr, count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| connect(target)).collect()
+}
+
+/// Descriptors for a few connections only: so many are served, all others wait in the queue and lose nothing.
+#[test]
+fn few_descriptors() {
+    bounded(|| {
+        const SERVED: u64 = 20;
+        // for the accept queue, the listening sockets, the datapath's own
+        let fixed = || {
+            let refusal = Launch::new(&["--listen=127.0.0.1:0", "--max-connections=1", "--reply-sockets=0"])
+                .limit(libc::RLIMIT_NOFILE, 64)
+                .refused();
+            let line = refusal.stderr.last().expect("a line").clone();
+            let words: Vec<_> = line.split_whitespace().collect();
+            let place =
+                words.windows(2).position(|pair| pair == ["of", "which"]).expect("a number in the line");
+            words[place + 2].parse::<u64>().unwrap_or_else(|_| panic!("a number in: {line}"))
+        };
+        let server = Launch::new(&["--listen=127.0.0.1:0", "--reply-sockets=0"])
+            .limit(libc::RLIMIT_NOFILE, fixed() + SERVED)
+            .ready();
+        let warned = format!("serving up to {SERVED} connections per worker");
+        assert!(server.log.all().iter().any(|line| line.contains(&warned)), "{:?}", server.log.all());
+        let mut waiting = crowd(server.tcp(), 5 * SERVED as usize);
+        let calm = everybody_else(&server);
+        while !waiting.is_empty() {
+            // first come, first served; each that leaves lets another one in
+            let mut leaving: Vec<_> = waiting.drain(..SERVED as usize).collect();
+            for stream in &mut leaving {
+                echo(stream, b"its turn");
+            }
+        }
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 5 * SERVED);
+        assert_eq!(end.counter("tcp_accept_errors"), 0);
+        assert!(end.counter("tcp_limit_reached") > 0);
+        println!(
+            "{} of {} connections served at a time, datagrams beside them: p99 {calm:.0} µs",
+            SERVED,
+            5 * SERVED
+        );
+    });
+}
+
+/// More connections than the queue holds, while nobody accepts: the kernel lets the rest try again, and in the end
+/// all are served.
+#[test]
+#[ignore = "needs root"]
+fn a_full_accept_queue() {
+    private_network(|| {
+        const QUEUE: usize = 16;
+        const CLIENTS: usize = 100;
+        setting("core/somaxconn", &QUEUE.to_string());
+        let server = start(&[]);
+        let target = server.tcp();
+        server.pause();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let client = move || echo(&mut connect(target), format!("client {number}").as_bytes());
+                let own = fs::File::open("/proc/thread-self/ns/net").expect("the thread's network namespace");
+                thread::spawn(move || {
+                    sys::join_network(&own).expect("setns");
+                    client();
+                })
+            })
+            .collect();
+        let overflows = || -> u64 {
+            let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the network's counters");
+            let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+            let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+            let place = names.split(' ').position(|name| name == "ListenOverflows").expect("a counter");
+            values.split(' ').nth(place).expect("a value").parse().expect("a number")
+        };
+        support::until("the queue is full", || overflows() > 0);
+        server.resume();
+        let begun = Instant::now();
+        for client in clients {
+            client.join().expect("a client");
+        }
+        println!(
+            "{CLIENTS} clients at a queue of {QUEUE}: all served {:.1} s later",
+            begun.elapsed().as_secs_f32()
+        );
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), CLIENTS as u64);
+        assert_eq!(end.counter("tcp_accept_errors"), 0);
+    });
+}
+
+/// 15,000 connections at once, of two processes.
+#[test]
+#[ignore = "needs root"]
+fn fifteen_thousand_connections() {
+    private_network(|| {
+        const EACH: u64 = 7500;
+        /// Of the server's own memory, for each connection that has spoken.
+        const BYTES_MAX: u64 = 512;
+        let server = start(&["--max-connections=15000", "--reply-sockets=100", "--stats-interval=20ms"]);
+        let calm = everybody_else(&server);
+        let before = resident_kib(&server);
+        let begun = Instant::now();
+        let load = format!("tcp {} --connections {EACH} --duration 60s --timeout 60s", server.tcp());
+        let crowds = [Blaster::start(&load), Blaster::start(&load)];
+        let all = format!(" tcp_open={} ", 2 * EACH);
+        let is_open = |lines: &[String]| lines.last().is_some_and(|line| line.contains(&all));
+        assert!(server.log.wait_for(PATIENCE, is_open), "they were never open all at once");
+        let open_after = begun.elapsed();
+        let disturbed = everybody_else(&server);
+        crowds.iter().for_each(Blaster::end);
+        let mut messages = 0;
+        for report in crowds.map(Blaster::finish) {
+            report.expect("a crowd", &[("ok", report.total("sent"))]);
+            assert_eq!(report.established(), EACH);
+            messages += report.total("sent");
+        }
+        let grown = (resident_kib(&server).saturating_sub(before)) * 1024 / (2 * EACH);
+        println!(
+            "15,000 connections open after {:.1} s, {messages} messages, {grown} bytes of the server's memory for each \
+             connection; datagrams p99 {calm:.0} µs before, {disturbed:.0} µs beside 15,000 that never pause",
+            open_after.as_secs_f32()
+        );
+        assert!(grown <= BYTES_MAX, "{grown} bytes for each connection");
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 2 * EACH);
+        assert_eq!(end.counter("tcp_closed_error") + end.counter("tcp_accept_errors"), 0);
+    });
+}
+
+/// Peers that send and never read: each costs what one receive brings, and no time of anybody else's.
+#[test]
+#[ignore = "needs root"]
+fn peers_that_never_read() {
+    private_network(|| {
+        const PEERS: usize = 300;
+        ip("link set lo mtu 1500");
+        setting("ipv4/tcp_rmem", "4096 16384 16384");
+        setting("ipv4/tcp_wmem", "4096 16384 16384");
+        let server = start(&[]);
+        let calm = everybody_else(&server);
+        let before = resident_kib(&server);
+        let mut peers = crowd(server.tcp(), PEERS);
+        for peer in &peers {
+            peer.set_nonblocking(true).expect("a connection that does not block");
+        }
+        let mut taken = 0;
+        loop {
+            for peer in &mut peers {
+                loop {
+                    match peer.write(&[0; 1 << 14]) {
+                        Ok(more) => taken += more,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => panic!("a peer was cut off: {error}"),
+                    }
+                }
+            }
+            let mut entries: Vec<_> = peers.iter().map(|peer| sys::poll_entry(peer, libc::POLLOUT)).collect();
+            if sys::poll(&mut entries, Duration::from_millis(300)) == 0 {
+                break;
+            }
+        }
+        let disturbed = everybody_else(&server);
+        let grown = resident_kib(&server) - before;
+        println!(
+            "{PEERS} peers that do not read have sent {:.1} MB, for which the server keeps {:.1} MB; datagrams p99 \
+             {calm:.0} µs before, {disturbed:.0} µs beside them",
+            taken as f64 / 1e6,
+            grown as f64 / 1e3
+        );
+        assert!(grown < (64 << 10) + (4 << 10), "{grown} KiB, more than is set aside at the most");
+        drop(peers);
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), PEERS as u64);
+        assert!(end.counter("tcp_stalls") >= PEERS as u64);
+    });
+}
+
+/// Peers that send a byte now and then: bytes come back one by one, and cost nobody anything.
+#[test]
+fn peers_that_send_a_byte_now_and_then() {
+    bounded(|| {
+        const PEERS: usize = 2000;
+        const BYTES: usize = 3;
+        let server = start(&[]);
+        let calm = everybody_else(&server);
+        let before = resident_kib(&server);
+        let mut peers = crowd(server.tcp(), PEERS);
+        let address = server.udp();
+        let others = thread::spawn(move || Report::of(&format!("udp {address} {EVERYBODY_ELSE}")));
+        let begun = Instant::now();
+        for byte in 0..BYTES {
+            for (number, peer) in peers.iter_mut().enumerate() {
+                peer.write_all(&[(number + byte) as u8]).expect("send");
+                // a peer's turn comes every 700 ms
+                let due = Duration::from_micros(((byte * PEERS + number) * 350) as u64);
+                thread::sleep(due.saturating_sub(begun.elapsed()));
+            }
+        }
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let mut back = [0; BYTES];
+            peer.read_exact(&mut back).expect("the bytes");
+            assert_eq!(back, [0, 1, 2].map(|byte| (number + byte) as u8));
+        }
+        let report = others.join().expect("everybody else");
+        report.expect("everybody else", &[("ok", report.total("sent"))]);
+        let grown = resident_kib(&server).saturating_sub(before) * 1024 / PEERS as u64;
+        println!(
+            "{PEERS} peers with a byte every 700 ms each: {grown} bytes of the server's memory for each; datagrams p99 \
+             {calm:.0} µs before, {:.0} µs beside them",
+            report.p99_us()
+        );
+        assert!(grown <= 1024, "{grown} bytes for each connection");
+        assert!(begun.elapsed() < PATIENCE);
+        drop(peers);
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_bytes_in"), (PEERS * BYTES) as u64);
+        assert_eq!(end.counter("tcp_bytes_out"), (PEERS * BYTES) as u64);
+    });
+}
