@@ -1,0 +1,92 @@
+//! The README's promise and docs/reliability.md name tests and commands: each of them exists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// `module::test`, where both are names.
+fn as_test(name: &str) -> Option<(&str, &str)> {
+    let (module, test) = name.rsplit_once("::")?;
+    let is_name =
+        |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c));
+    (is_name(module) && is_name(test)).then_some((module, test))
+}
+
+/// The files that a test program or a module consists of.
+fn files_of(module: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = module.replace("::", "/");
+    let mut files = Vec::new();
+    for place in ["tests", "src", "src/bin"] {
+        files.push(root.join(place).join(format!("{path}.rs")));
+        let rooms = fs::read_dir(root.join(place).join(&path)).into_iter().flatten();
+        files.extend(rooms.map(|entry| entry.expect("a file").path()));
+    }
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "rs") && file.is_file());
+    files
+}
+
+/// Whether a function of this name is a test, or a case of a test program that has its own order.
+fn is_test(file: &Path, test: &str) -> bool {
+    let text = fs::read_to_string(file).expect("a source file");
+    let is_program = ["restart", "systemd"].iter().any(|program| file.to_string_lossy().contains(program));
+    let mut before = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().trim_start_matches("pub ").starts_with(&format!("fn {test}(")) {
+            return is_program || before.iter().rev().take(3).any(|line: &&str| line.trim() == "#[test]");
+        }
+        before.push(line);
+    }
+    false
+}
+
+/// The tests that a text names; fails for one that does not exist.
+fn tests_in(text: &str) -> usize {
+    let named: Vec<_> = quoted(text).filter_map(as_test).collect();
+    for (module, test) in &named {
+        let files = files_of(module);
+        assert!(files.iter().any(|file| is_test(file, test)), "no test {module}::{test} in {files:?}");
+    }
+    named.len()
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file)
+}
+
+#[test]
+fn each_sentence_of_the_promise_is_held_by_a_test() {
+    let readme = read("README.md");
+    let (_, promise) = readme.split_once("\n## Promise\n").expect("the promise");
+    let promise = promise.split_once("\n## ").expect("a section behind it").0;
+    let items: Vec<_> = promise.split("\n* ").skip(1).collect();
+    assert!(items.len() > 10, "{} sentences", items.len());
+    for item in items {
+        // what follows the list's last item is no part of it
+        let item = item.split("\n\n").next().expect("a sentence");
+        assert!(tests_in(item) > 0, "nothing holds: {item}");
+    }
+}
+
+#[test]
+fn each_command_of_the_figures_exists() {
+    let text = read("docs/reliability.md");
+    assert!(tests_in(&text) > 5);
+    let commands: Vec<_> =
+        quoted(&text).filter(|words| words.contains("ci/") || words.starts_with("cargo ")).collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    for command in commands {
+        let words: Vec<_> = command.split_whitespace().collect();
+        for word in words.iter().filter(|word| word.starts_with("ci/")) {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(word).is_file(), "{command}: no {word}");
+        }
+        for pair in words.windows(2).filter(|pair| pair[0] == "--test") {
+            let file = files_of(pair[1]);
+            assert!(!file.is_empty(), "{command}: no test program {}", pair[1]);
+        }
+    }
+}
