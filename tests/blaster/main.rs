@@ -1,6 +1,7 @@
 //! The load tester against servers whose every fault is known, and against the real one.
 
 mod misbehaving;
+mod reports;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -243,7 +244,7 @@ fn the_report_says_what_was_run_and_where() {
         "udp {} --rate 500 --warmup 200ms --duration 1500ms --seed 42 --timeout 5s",
         server.addr
     ));
-    assert_eq!((&found["schema"], &found["version"]), (&"blaster-report".into(), &1.into()));
+    assert_eq!((&found["schema"], &found["version"]), (&"blaster-report".into(), &2.into()));
     assert_eq!(counts(&found), [("sent", 750), ("ok", 750)]);
     assert_eq!(number(&found["warmup"]["ok"]), 100);
     assert_eq!(found["intervals"].as_array().unwrap().len(), 2);
@@ -251,7 +252,7 @@ fn the_report_says_what_was_run_and_where() {
     assert_eq!(found["load"]["seed"], 42);
     assert_eq!(found["command_line"][1], "udp");
     assert_eq!(
-        found["host"]["kernel"],
+        found["hosts"][0]["kernel"],
         std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim()
     );
     for percentile in ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns", "max_ns"] {

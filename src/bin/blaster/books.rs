@@ -7,7 +7,7 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where a datagram ends up. The first that fits, in this order, is its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Class {
 }
 
 /// Counts of datagrams (TCP: of messages). The names are those of the JSON report and of `--fail-if`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// Handed to the kernel.
     pub(crate) sent: u64,
@@ -134,12 +134,6 @@ impl AddAssign<&Counts> for Counts {
 pub(crate) struct Second {
     /// The classes.
     pub(crate) counts: Counts,
-    /// Round trips from the intended send time: how many, their sum and the longest, in nanoseconds.
-    pub(crate) round_trips: u64,
-    /// Their sum in nanoseconds.
-    pub(crate) round_trips_sum_ns: u64,
-    /// The longest in nanoseconds.
-    pub(crate) round_trips_max_ns: u64,
     /// How far the reordered ones were overtaken: the sum of the distances.
     pub(crate) reorder_distance_sum: u64,
     /// The longest distance.
@@ -147,13 +141,6 @@ pub(crate) struct Second {
 }
 
 impl Second {
-    /// Notes a round trip.
-    pub(crate) fn round_trip(&mut self, ns: u64) {
-        self.round_trips += 1;
-        self.round_trips_sum_ns += ns;
-        self.round_trips_max_ns = self.round_trips_max_ns.max(ns);
-    }
-
     /// Notes an overtaken datagram.
     pub(crate) fn reordered(&mut self, distance: u64) {
         self.counts.reordered += 1;
@@ -165,9 +152,6 @@ impl Second {
 impl AddAssign<&Second> for Second {
     fn add_assign(&mut self, other: &Second) {
         self.counts += &other.counts;
-        self.round_trips += other.round_trips;
-        self.round_trips_sum_ns += other.round_trips_sum_ns;
-        self.round_trips_max_ns = self.round_trips_max_ns.max(other.round_trips_max_ns);
         self.reorder_distance_sum += other.reorder_distance_sum;
         self.reorder_distance_max = self.reorder_distance_max.max(other.reorder_distance_max);
     }
@@ -280,17 +264,16 @@ mod tests {
     #[test]
     fn merged_books_are_the_sum() {
         let mut one = Books::new(Duration::ZERO);
-        one.page(0).round_trip(5);
+        one.page(0).reordered(2);
         let mut two = Books::new(Duration::ZERO);
-        two.page(1_000_000_000).round_trip(7);
+        two.page(1_000_000_000).counts.sent += 1;
         two.page(0).reordered(3);
         two.page(0).reordered(4);
         one.merge(&two);
         let total = one.total();
-        assert_eq!((total.round_trips, total.round_trips_sum_ns, total.round_trips_max_ns), (2, 12, 7));
         assert_eq!(
             (total.counts.reordered, total.reorder_distance_sum, total.reorder_distance_max),
-            (2, 7, 4)
+            (3, 9, 4)
         );
         assert_eq!(one.seconds().len(), 2);
     }

@@ -1,13 +1,16 @@
 //! Latency without averages: histograms of nanoseconds, exact to three digits.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
 
 /// The longest that is told apart: an hour. Anything longer counts as that.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// A histogram of durations in nanoseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Latency {
     histogram: Histogram<u64>,
 }
@@ -29,28 +32,48 @@ impl Latency {
         self.histogram.add(&other.histogram).expect("all have the same shape");
     }
 
+    /// Empties it.
+    pub(crate) fn reset(&mut self) {
+        self.histogram.reset();
+    }
+
+    /// Whether nothing was recorded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histogram.is_empty()
+    }
+
+    /// The least duration that the share `quantile` (0 to 1) of all did not exceed, in nanoseconds.
+    pub(crate) fn at(&self, quantile: f64) -> u64 {
+        self.histogram.value_at_quantile(quantile)
+    }
+
+    /// As the library has it, to be written in its formats.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
     /// What people ask of it. `None`: nothing was recorded.
     pub(crate) fn summary(&self) -> Option<Percentiles> {
-        if self.histogram.is_empty() {
+        if self.is_empty() {
             return None;
         }
-        let at = |quantile| self.histogram.value_at_quantile(quantile);
         Some(Percentiles {
             count: self.histogram.len(),
             min_ns: self.histogram.min(),
             mean_ns: self.histogram.mean() as u64,
-            p50_ns: at(0.5),
-            p90_ns: at(0.9),
-            p99_ns: at(0.99),
-            p99_9_ns: at(0.999),
-            p99_99_ns: at(0.9999),
+            p50_ns: self.at(0.5),
+            p90_ns: self.at(0.9),
+            p99_ns: self.at(0.99),
+            p99_9_ns: self.at(0.999),
+            p99_99_ns: self.at(0.9999),
             max_ns: self.histogram.max(),
+            histogram: Packed::new(self),
         })
     }
 }
 
 /// A histogram in numbers: nanoseconds, exact to three digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
     /// How many durations went in.
     pub(crate) count: u64,
@@ -70,6 +93,73 @@ pub(crate) struct Percentiles {
     pub(crate) p99_99_ns: u64,
     /// The longest.
     pub(crate) max_ns: u64,
+    /// All of them: what other histograms are added to.
+    pub(crate) histogram: Packed,
+}
+
+/// Why a histogram could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PackedError {
+    #[error("a histogram is not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
+    #[error("a histogram is not in HdrHistogram's V2 encoding: {0}")]
+    Encoding(String),
+    #[error("a histogram holds durations of more than an hour")]
+    TooLong,
+}
+
+/// A histogram as it is kept and passed on: HdrHistogram's V2 encoding, deflated, in base64. A few hundred
+/// bytes to a few thousand, where the histogram itself takes 270 kB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Packed(String);
+
+impl Packed {
+    /// Packs a histogram.
+    pub(crate) fn new(latency: &Latency) -> Self {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(&latency.histogram, &mut bytes)
+            .expect("every count fits the encoding, and memory takes what is written");
+        Self(STANDARD.encode(bytes))
+    }
+
+    /// The histogram again.
+    pub(crate) fn unpack(&self) -> Latency {
+        unpack(&self.0).expect("what is packed here, or was read in, can be unpacked")
+    }
+}
+
+impl From<Histogram<u64>> for Latency {
+    /// For what was a [`Latency`] before: of the same shape.
+    fn from(histogram: Histogram<u64>) -> Self {
+        Self { histogram }
+    }
+}
+
+fn unpack(text: &str) -> Result<Latency, PackedError> {
+    let bytes = STANDARD.decode(text)?;
+    let histogram: Histogram<u64> = Deserializer::new()
+        .deserialize(&mut bytes.as_slice())
+        .map_err(|error| PackedError::Encoding(error.to_string()))?;
+    let mut latency = Latency::new();
+    latency.histogram.add(&histogram).map_err(|_| PackedError::TooLong)?;
+    Ok(latency)
+}
+
+impl TryFrom<String> for Packed {
+    type Error = PackedError;
+
+    fn try_from(text: String) -> Result<Self, PackedError> {
+        unpack(&text)?;
+        Ok(Self(text))
+    }
+}
+
+impl From<Packed> for String {
+    fn from(packed: Packed) -> Self {
+        packed.0
+    }
 }
 
 #[cfg(test)]
@@ -113,5 +203,29 @@ mod tests {
         let mut latency = Latency::new();
         latency.record(u64::MAX);
         assert!(latency.summary().unwrap().max_ns >= LONGEST_NS);
+    }
+
+    #[test]
+    fn packed_and_unpacked_it_is_the_same() {
+        let mut latency = Latency::new();
+        assert_eq!(Packed::new(&latency).unpack(), latency);
+        for ns in [0, 1, 2_047, 2_048, 999_999, 1_000_000, u64::MAX] {
+            latency.record(ns);
+        }
+        let json = serde_json::to_string(&latency.summary().unwrap()).unwrap();
+        let read: Percentiles = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.histogram.unpack(), latency);
+        assert_eq!(read.histogram.unpack().summary(), latency.summary());
+    }
+
+    #[test]
+    fn what_is_no_histogram_is_refused() {
+        let mut days: Histogram<u64> = Histogram::new(3).unwrap();
+        days.record(LONGEST_NS * 48).unwrap();
+        let mut encoded = Vec::new();
+        V2DeflateSerializer::new().serialize(&days, &mut encoded).unwrap();
+        for text in ["", "HISTF", "not base64", "aGVsbG8=", &STANDARD.encode(encoded)] {
+            Packed::try_from(text.to_string()).expect_err(text);
+        }
     }
 }

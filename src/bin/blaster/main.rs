@@ -1,22 +1,30 @@
 //! `blaster`: a load tester for UDP and TCP echo servers that can be believed.
 //!
 //! ```text
-//! main      options → load → report → exit status
-//! pure      options  quantity  target  draw  pacer  payload  ledger  books  latency
-//!           tally  schema  warnings  verdict  report
-//! running   crew (threads)  live  progress  clock
+//! main      options, manual → load → outputs → exit status
+//! pure      quantity  target  draw  pacer  payload  ledger  books  latency  timeline  tally
+//!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
+//! showing   report  compare (tables)  hdr (histogram log)
+//! running   load  crew (threads)  live  progress  clock
 //! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
 //!           tcp: tcp/{echo (pure), connection}, on tokio-uring
 //! ```
 
 mod books;
 mod clock;
+mod compare;
+mod compile;
 mod crew;
 mod draw;
+mod hdr;
 mod latency;
 mod ledger;
 mod live;
+mod load;
+mod manual;
+mod merge;
 mod options;
+mod outputs;
 mod pacer;
 #[cfg(test)]
 mod pages;
@@ -24,54 +32,42 @@ mod payload;
 mod progress;
 mod quantity;
 mod report;
+#[cfg(test)]
+mod sample;
 mod schema;
 mod tally;
 mod target;
 mod tcp;
+mod timeline;
 mod udp;
 mod verdict;
 mod warnings;
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::SystemTime;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use rand::random;
-use tubular_echo::sys::{self, EndSignals};
 
-use crate::live::Stop;
-use crate::options::{Common, Contradiction, Load, Options, Switch, Tcp, Udp, UdpMode};
-use crate::payload::Bodies;
-use crate::progress::Goal;
-use crate::schema::{Host, Judged, Preface, Report};
-use crate::tally::Tally;
-use crate::target::{TargetError, Targets};
+use crate::load::{LoadError, Session};
+use crate::merge::MergeError;
+use crate::options::{Command, Load, Options, Reread};
+use crate::outputs::{OutputError, Outputs};
+use crate::schema::{Document, Named, Series};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Contradiction(#[from] Contradiction),
+    Load(#[from] LoadError),
     #[error(transparent)]
-    Target(#[from] TargetError),
+    Output(#[from] OutputError),
+    #[error("{0}: {1}")]
+    Input(String, schema::ReadError),
     #[error(transparent)]
-    Udp(#[from] udp::UdpError),
-    #[error(transparent)]
-    Tcp(#[from] tcp::TcpError),
-    #[error("blocking SIGINT and SIGTERM: {0}")]
-    Signals(io::Error),
-    #[error("writing the report to {}: {error}", path.display())]
-    Json { path: PathBuf, error: io::Error },
-    #[error("nothing could be sent: {0}")]
-    NothingSent(String),
+    Merge(#[from] MergeError),
 }
 
-/// How a run went, for the exit status.
+/// How it went, for the exit status.
 enum Outcome {
     Done,
     Unanswered,
@@ -84,11 +80,18 @@ fn main() -> ExitCode {
         Err(error) if is_help(&error) => error.exit(),
         Err(error) => return misused(&one_line(&error)),
     };
-    match run(&options) {
+    let outcome = match options.command {
+        Command::Udp(udp) => measure(&Load::Udp(udp)),
+        Command::Tcp(tcp) => measure(&Load::Tcp(tcp)),
+        Command::Report(reread) => show(&reread),
+    };
+    match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Unanswered) => ExitCode::from(1),
         Ok(Outcome::Condition) => ExitCode::from(3),
-        Err(failure @ (Failure::Contradiction(_) | Failure::Target(_))) => misused(&failure.to_string()),
+        Err(Failure::Load(failure @ (LoadError::Contradiction(_) | LoadError::Target(_)))) => {
+            misused(&failure.to_string())
+        }
         Err(failure) => {
             eprintln!("blaster: {failure}");
             ExitCode::from(1)
@@ -115,219 +118,56 @@ fn one_line(error: &clap::Error) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).into()
 }
 
-fn run(options: &Options) -> Result<Outcome, Failure> {
-    let common = options.load.common();
-    match &options.load {
-        Load::Udp(udp) => udp.check()?,
-        Load::Tcp(_) => common.check()?,
+/// `blaster udp` and `blaster tcp`.
+fn measure(load: &Load) -> Result<Outcome, Failure> {
+    let session = Session::new(load)?;
+    let mut outputs = Outputs::open(&load.common().outputs)?;
+    let mut document = Document::Run(Box::new(session.run(load)?));
+    outputs.publish(&mut document)?;
+    Ok(outcome(&document))
+}
+
+/// `blaster report`.
+fn show(reread: &Reread) -> Result<Outcome, Failure> {
+    let mut runs = Vec::new();
+    for file in &reread.files {
+        let name = file.display().to_string();
+        let document = schema::read(file).map_err(|error| Failure::Input(name.clone(), error))?;
+        match document {
+            Document::Run(report) => runs.push(Named { name, report: *report }),
+            // the steps of one file by their own names, those of several by both
+            Document::Series(series) if reread.files.len() == 1 => runs.extend(series.runs),
+            Document::Series(series) => runs.extend(
+                series.runs.into_iter().map(|run| Named { name: format!("{name}: {}", run.name), ..run }),
+            ),
+        }
     }
-    for target in &common.targets {
-        target.check_manners(common.allow_public)?;
-    }
-    let mut json = common.json.as_deref().map(open_json).transpose()?;
-    let signals = EndSignals::block().map_err(Failure::Signals)?;
-    let seed = common.seed.unwrap_or_else(random);
-    let run_id = random();
-    let stop = Arc::new(Stop::default());
-    let goal =
-        Goal { duration: common.duration().map(|duration| common.warmup + duration), quiet: common.quiet };
-    let mut watch = |lives: &[Arc<live::Live>], are_done: &dyn Fn() -> bool| {
-        progress::watch(goal, &signals, &stop, lives, are_done);
-    };
-    let started_at = SystemTime::now();
-    let (load, tally) = match &options.load {
-        Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch)?,
-        Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, &stop, &mut watch)?,
-    };
-    let preface = Preface {
-        command_line: std::env::args().collect(),
-        started_at,
-        host: host(),
-        load,
-        ended_early: stop.is_asked(),
-    };
-    let mut report = Report::new(preface, &tally);
-    report.warnings = warnings::warnings(&report);
-    if let Some(conditions) = &common.fail_if {
-        report.fail_if = conditions
-            .judge(&report)
-            .into_iter()
-            .map(|(condition, failed)| Judged {
-                condition: condition.to_string(),
-                measured: condition.measured(&report),
-                failed,
-            })
-            .collect();
-    }
-    publish(&report, common, json.as_mut())?;
-    let sent = report.totals.counts.sent + report.warmup.sent;
-    let answered = report.totals.counts.answered() + report.warmup.answered();
-    if report.fail_if.iter().any(|judged| judged.failed) {
-        Ok(Outcome::Condition)
-    } else if sent == 0 && !report.refusals.is_empty() {
-        let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
-        Err(Failure::NothingSent(reasons.join(", ")))
-    } else if sent > 0 && answered == 0 {
-        Ok(Outcome::Unanswered)
+    let mut document = if reread.merge {
+        Document::Run(Box::new(merge::merge(&runs)?))
+    } else if let [one] = runs.as_slice() {
+        Document::Run(Box::new(one.report.clone()))
     } else {
-        Ok(Outcome::Done)
-    }
-}
-
-fn run_udp(
-    udp: &Udp,
-    seed: u64,
-    run_id: u64,
-    stop: &Arc<Stop>,
-    watch: &mut crew::Watch<'_>,
-) -> Result<(schema::Load, Tally), Failure> {
-    let common = &udp.common;
-    let in_flight = udp.in_flight.unwrap_or(1);
-    let (mode, rate) = match (udp.mode(), udp.rate) {
-        (UdpMode::Open, Some(rate)) => (udp::Mode::Open(rate), Some(rate)),
-        (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
-        (UdpMode::Closed, _) => (udp::Mode::Closed { in_flight }, None),
-        (UdpMode::Flood, _) => (udp::Mode::Flood, None),
+        Document::Series(Series::new(runs))
     };
-    let sizes = udp.sizes();
-    let workers = common.threads.min(udp.flows);
-    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?;
-    let about = schema::Load {
-        protocol: "udp",
-        mode: name(udp.mode()),
-        rate_per_s: rate.map(quantity::Rate::per_s),
-        in_flight: matches!(mode, udp::Mode::Closed { .. }).then_some(in_flight),
-        gso: Some(udp.gso),
-        gro: Some(udp.gro == Switch::On),
-        spray: Some(udp.spray),
-        ..about(common, seed, run_id, &sizes, udp.flows, workers)
-    };
-    let plan = udp::Plan {
-        run_id,
-        seed,
-        targets,
-        sizes,
-        bodies: Bodies::new(),
-        timeout_ns: common.timeout.as_nanos() as u64,
-        train: udp.gso,
-        scheduled: rate.is_some(),
-    };
-    let load = udp::Load {
-        plan: Arc::new(plan),
-        mode,
-        flows: udp.flows,
-        workers,
-        window: udp::window(udp.flows, mode, udp.gso, common.timeout),
-        gro: udp.gro == Switch::On,
-        warmup: common.warmup,
-        duration: common.duration(),
-        count: common.count,
-        linger: common.linger(),
-    };
-    Ok((about, udp::run(load, stop, watch)?))
+    let mut outputs = Outputs::open(&reread.outputs)?;
+    outputs.publish(&mut document)?;
+    Ok(match outcome(&document) {
+        // that is what the run itself said
+        Outcome::Unanswered => Outcome::Done,
+        outcome => outcome,
+    })
 }
 
-fn run_tcp(
-    tcp: &Tcp,
-    seed: u64,
-    run_id: u64,
-    stop: &Arc<Stop>,
-    watch: &mut crew::Watch<'_>,
-) -> Result<(schema::Load, Tally), Failure> {
-    let common = &tcp.common;
-    let sizes = tcp.sizes();
-    let workers = common.threads.min(tcp.connections);
-    let about = schema::Load {
-        protocol: "tcp",
-        mode: name(tcp.mode),
-        ..about(common, seed, run_id, &sizes, tcp.connections, workers)
-    };
-    let load = tcp::Load {
-        run_id,
-        seed,
-        targets: Targets::new(common.targets.clone(), seed, false)?,
-        sizes,
-        bodies: Bodies::new(),
-        timeout: common.timeout,
-        mode: tcp.mode,
-        connections: tcp.connections,
-        workers,
-        warmup: common.warmup,
-        duration: common.duration(),
-        count: common.count,
-        linger: common.linger(),
-    };
-    Ok((about, tcp::run(load, stop, watch)?))
-}
-
-/// What of a load both protocols have.
-fn about(
-    common: &Common,
-    seed: u64,
-    run_id: u64,
-    sizes: &quantity::Sizes,
-    flows: u32,
-    threads: u32,
-) -> schema::Load {
-    schema::Load {
-        targets: common.targets.iter().map(ToString::to_string).collect(),
-        run_id: format!("{run_id:016x}"),
-        seed,
-        size: sizes.to_string(),
-        flows,
-        threads,
-        timeout_ns: common.timeout.as_nanos() as u64,
-        warmup_ns: common.warmup.as_nanos() as u64,
-        duration_ns: common.duration().map(|duration| duration.as_nanos() as u64),
-        count: common.count,
-        ..schema::Load::default()
+fn outcome(document: &Document) -> Outcome {
+    let runs = document.runs();
+    let has_failed = runs.iter().any(|run| run.fail_if.iter().any(|judged| judged.failed));
+    let sent: u64 = runs.iter().map(|run| run.sent()).sum();
+    let answered: u64 = runs.iter().map(|run| run.answered()).sum();
+    if has_failed {
+        Outcome::Condition
+    } else if sent > 0 && answered == 0 {
+        Outcome::Unanswered
+    } else {
+        Outcome::Done
     }
-}
-
-/// The name of a mode as it is given on the command line.
-fn name(mode: impl clap::ValueEnum) -> String {
-    mode.to_possible_value().map_or(String::new(), |value| value.get_name().into())
-}
-
-/// Where this runs, as far as the kernel tells.
-fn host() -> Host {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu_info = read("/proc/cpuinfo");
-    let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    Host {
-        kernel: read("/proc/sys/kernel/osrelease").trim().into(),
-        cpu: model.map_or(String::new(), |(_, model)| model.into()),
-        processors: sys::processors().map_or(0, |processors| processors.len()),
-    }
-}
-
-/// Opens what `--json` names: before the run, so that a wrong path costs no run.
-fn open_json(path: &Path) -> Result<Box<dyn Write>, Failure> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdout()));
-    }
-    let file = File::create(path).map_err(|error| Failure::Json { path: path.into(), error })?;
-    Ok(Box::new(file))
-}
-
-/// Writes the table and the JSON.
-fn publish(report: &Report, common: &Common, json: Option<&mut Box<dyn Write>>) -> Result<(), Failure> {
-    let to_stdout = common.json.as_deref() != Some(Path::new("-"));
-    if !common.quiet {
-        let is_terminal = if to_stdout { io::stdout().is_terminal() } else { io::stderr().is_terminal() };
-        let color = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let table = report::render(report, color);
-        // a reader that has gone away does not want it
-        let _ = if to_stdout {
-            io::stdout().write_all(table.as_bytes())
-        } else {
-            io::stderr().write_all(table.as_bytes())
-        };
-    }
-    if let (Some(json), Some(path)) = (json, &common.json) {
-        let failed = |error| Failure::Json { path: path.clone(), error };
-        serde_json::to_writer_pretty(&mut *json, report).map_err(|error| failed(error.into()))?;
-        json.write_all(b"\n").and_then(|()| json.flush()).map_err(failed)?;
-    }
-    Ok(())
 }

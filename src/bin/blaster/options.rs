@@ -6,70 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::manual::MANUAL;
 use crate::quantity::{self, Rate, Sizes};
 use crate::target::Target;
 use crate::tcp;
 use crate::udp;
 use crate::verdict::Conditions;
-
-const MANUAL: &str = "\
-TARGETS
-  ADDR:PORT         127.0.0.1:1234, [::1]:1234, [fe80::1%eth0]:1234
-  PREFIX:PORT       192.0.2.0/24:1234, [2001:db8::/64]:1234
-  PREFIX:LOW-HIGH   192.0.2.0/24:5000-5999
-  PREFIX:any        192.0.2.0/24:any (ports 1024-65535)
-  Several targets take turns. Each flow or connection draws its own address and
-  port; with --spray each datagram does. What is drawn depends on --seed alone.
-  Names are not looked up.
-
-MODES OF UDP
-  open     by a schedule that does not care for replies (--rate). Latency counts
-           from the moment when a datagram was meant to be sent, so a stall of
-           the server, or of blaster, can't hide itself.
-  closed   each flow keeps --in-flight datagrams on their way and sends the next
-           when one is answered, or is overdue after --timeout. Shows what a path
-           carries; its latency flatters a server that stalls.
-  flood    as fast as the kernel takes them. Shows what breaks first.
-  TCP is always a closed loop: what a connection sends next waits for what it
-  sent before.
-
-THE BOOKS
-  Each datagram (TCP: message) that was sent is in exactly one class:
-    ok            every byte as sent, from the address and port that it was sent
-                  to, in time
-    corrupted     other bytes came back, or more of them
-    truncated     a true beginning came back, and no more
-    misdirected   the reply came from another address or port
-    late          right, but after --timeout
-    lost          nothing came
-    unreachable   the network said so (ICMP), and nothing came
-  Beside them: duplicated, reordered (overtaken by a later one of its flow),
-  unattributed (came, but answers nothing of ours), send_failures (our own kernel
-  refused), own_drops (our own sockets overflowed).
-
-CONDITIONS for --fail-if, separated by commas
-  COUNT>N or COUNT>P%   a name from the books, or sent; P% is of what was sent;
-                        loss means lost
-  LATENCY>DURATION      p50, p90, p99, p99.9, p99.99, max, from the intended send
-                        time; with the prefix actual_ from the actual one, with
-                        slip_ the generator's own delay
-  rate<N                right replies per second
-  Comparisons: > >= < <=. A latency that could not be measured fails its
-  condition.
-
-EXIT STATUS
-  0  done
-  1  could not run, or nothing at all came back
-  2  bad command line
-  3  a --fail-if holds
-
-EXAMPLES
-  blaster udp 127.0.0.1:1234 --rate 50k --duration 5s
-  blaster udp 192.0.2.0/24:any --spray --flows 64 --in-flight 8 \\
-      --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
-  blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
-  blaster tcp 127.0.0.1:1234 --connections 64 --size 16k
-";
 
 /// A load tester for UDP and TCP echo servers that can be believed
 ///
@@ -79,19 +21,31 @@ EXAMPLES
 #[derive(Debug, Parser)]
 #[command(name = "blaster", version, max_term_width = 100, after_long_help = MANUAL, disable_help_subcommand = true)]
 pub(crate) struct Options {
-    /// What to send.
+    /// What to do.
     #[command(subcommand)]
-    pub(crate) load: Load,
+    pub(crate) command: Command,
 }
 
-/// The protocol.
+/// What to do: load, or look at what earlier loads came to.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Load {
+pub(crate) enum Command {
     /// Load a UDP echo path with flows of datagrams
     #[command(after_long_help = MANUAL)]
     Udp(Udp),
     /// Load a TCP echo path with connections: a closed loop, every byte verified
     #[command(after_long_help = MANUAL)]
+    Tcp(Tcp),
+    /// Show reports that --json wrote: one, several side by side, or several machines' as one
+    #[command(after_long_help = MANUAL)]
+    Report(Reread),
+}
+
+/// A load of either protocol.
+#[derive(Clone, Debug)]
+pub(crate) enum Load {
+    /// `blaster udp`.
+    Udp(Udp),
+    /// `blaster tcp`.
     Tcp(Tcp),
 }
 
@@ -103,6 +57,22 @@ impl Load {
             Self::Tcp(tcp) => &tcp.common,
         }
     }
+}
+
+/// `blaster report`.
+#[derive(Debug, Args)]
+pub(crate) struct Reread {
+    /// Reports as --json wrote them
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Add them up: they are of machines that loaded the same at the same time. Counts, rates and histograms
+    /// are added, and percentiles are those of all replies together
+    #[arg(long)]
+    pub(crate) merge: bool,
+
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
 }
 
 /// How UDP flows decide when to send.
@@ -127,7 +97,7 @@ pub(crate) enum Switch {
 }
 
 /// `blaster udp`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Udp {
     /// How flows decide when to send [default: open with --rate, else closed]
     #[arg(long, value_enum, help_heading = "Load")]
@@ -163,7 +133,7 @@ pub(crate) struct Udp {
 }
 
 /// `blaster tcp`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Tcp {
     /// What each connection does
     #[arg(long, value_enum, default_value = "ping-pong", help_heading = "Load")]
@@ -178,7 +148,7 @@ pub(crate) struct Tcp {
 }
 
 /// What both protocols have.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// Where to send: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
     #[arg(required = true, value_name = "TARGET")]
@@ -221,15 +191,26 @@ pub(crate) struct Common {
     #[arg(long, help_heading = "Run")]
     pub(crate) allow_public: bool,
 
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+}
+
+/// Where a report goes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Outputs {
     /// Write the report as JSON to FILE, or with - to standard output (and the table to standard error)
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) json: Option<PathBuf>,
+
+    /// Write the latency of each second to FILE, a log that HdrHistogram's tools read (in nanoseconds)
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(crate) hdr: Option<PathBuf>,
 
     /// Exit with status 3 when one of these conditions holds: 'loss>0.01%,p99>1ms,misdirected>0'
     #[arg(long, value_name = "CONDITIONS", help_heading = "Report")]
     pub(crate) fail_if: Option<Conditions>,
 
-    /// No progress and no table: only --json, errors and the exit status
+    /// No progress and no table: only files, errors and the exit status
     #[arg(long, short, help_heading = "Report")]
     pub(crate) quiet: bool,
 }
@@ -342,9 +323,9 @@ mod tests {
 
     fn udp(flags: &str) -> Result<Udp, String> {
         let words = ["blaster", "udp", "127.0.0.1:7"].into_iter().chain(flags.split_whitespace());
-        match Options::try_parse_from(words).map_err(|error| error.to_string())?.load {
-            Load::Udp(udp) => udp.check().map(|()| udp).map_err(|error| error.to_string()),
-            Load::Tcp(_) => unreachable!("udp was asked for"),
+        match Options::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Udp(udp) => udp.check().map(|()| udp).map_err(|error| error.to_string()),
+            Command::Tcp(_) | Command::Report(_) => unreachable!("udp was asked for"),
         }
     }
 

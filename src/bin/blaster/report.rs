@@ -45,17 +45,32 @@ fn bandwidth(bytes_per_s: f64) -> String {
     }
 }
 
+/// A share of `all` in percent: neither all nor nothing unless it is.
+pub(crate) fn percent(number: u64, all: u64) -> String {
+    let percent = number as f64 * 100.0 / all.max(1) as f64;
+    match number {
+        0 => "0".into(),
+        number if number == all => "100 %".into(),
+        _ if percent < 0.0001 => "< 0.0001 %".into(),
+        _ if percent > 99.9999 => "> 99.9999 %".into(),
+        _ => format!("{percent:.4} %"),
+    }
+}
+
 /// Escape codes, or nothing.
-struct Paint {
-    color: bool,
+pub(crate) struct Paint {
+    /// Whether there are any.
+    pub(crate) color: bool,
 }
 
 impl Paint {
-    fn bad(&self, text: &str) -> String {
+    /// What should not be.
+    pub(crate) fn bad(&self, text: &str) -> String {
         if self.color { format!("\x1b[31m{text}\x1b[0m") } else { text.into() }
     }
 
-    fn head(&self, text: &str) -> String {
+    /// A heading.
+    pub(crate) fn head(&self, text: &str) -> String {
         if self.color { format!("\x1b[1m{text}\x1b[0m") } else { text.into() }
     }
 }
@@ -112,7 +127,10 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
         words.push("sprayed".into());
     }
     words.push(format!("{} thread{}", load.threads, if load.threads == 1 { "" } else { "s" }));
-    words.push(format!("seed {}", load.seed));
+    if report.hosts.len() > 1 {
+        words.push(format!("{} hosts", report.hosts.len()));
+    }
+    words.extend(load.seed.map(|seed| format!("seed {seed}")));
     let _ = writeln!(out, "{}", paint.head(&words.join(", ")));
 }
 
@@ -129,17 +147,7 @@ fn books(report: &Report, paint: &Paint, out: &mut String) {
         count(totals.sent_per_s as u64),
         bandwidth(bytes_per_s)
     );
-    let share = |number: u64| {
-        let percent = if counts.sent == 0 { 0.0 } else { number as f64 * 100.0 / counts.sent as f64 };
-        // neither all nor nothing unless it is
-        match number {
-            0 => String::new(),
-            number if number == counts.sent => "100 %".into(),
-            _ if percent < 0.0001 => "< 0.0001 %".into(),
-            _ if percent > 99.9999 => "> 99.9999 %".into(),
-            _ => format!("{percent:.4} %"),
-        }
-    };
+    let share = |number: u64| if number == 0 { String::new() } else { percent(number, counts.sent) };
     let mut line = |name: &str, number: u64, is_bad: bool, note: &str| {
         let line = format!("  {name:<13}{:>15}   {note}", count(number));
         let line = line.trim_end();
@@ -187,7 +195,7 @@ fn books(report: &Report, paint: &Paint, out: &mut String) {
 }
 
 fn latency(report: &Report, paint: &Paint, out: &mut String) {
-    let Some(actual) = report.latency.from_actual else { return };
+    let Some(actual) = &report.latency.from_actual else { return };
     let columns = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
     let _ = write!(out, "\n{}", paint.head(&format!("{:<18}", "latency")));
     for column in columns {
@@ -202,14 +210,14 @@ fn latency(report: &Report, paint: &Paint, out: &mut String) {
         }
         out.push('\n');
     };
-    match (report.latency.from_intended, report.generator.slip) {
+    match (&report.latency.from_intended, &report.generator.slip) {
         (Some(intended), Some(slip)) => {
-            row("from intended", &intended);
-            row("from actual", &actual);
-            row("generator slip", &slip);
+            row("from intended", intended);
+            row("from actual", actual);
+            row("generator slip", slip);
         }
-        _ if report.load.mode == "connect" => row("connect and echo", &actual),
-        _ => row("round trip", &actual),
+        _ if report.load.mode == "connect" => row("connect and echo", actual),
+        _ => row("round trip", actual),
     }
 }
 
@@ -236,7 +244,7 @@ fn generator(report: &Report, paint: &Paint, out: &mut String) {
 mod tests {
     use super::*;
     use crate::books::Counts;
-    use crate::schema::tests::report;
+    use crate::sample::report;
 
     #[test]
     fn numbers_for_people() {

@@ -1,38 +1,39 @@
 //! The report as data: what `--json` writes, and what the table and `--fail-if` read.
 //!
-//! Version 1. Fields are only ever added within a version; times are nanoseconds and say so in their
+//! Version 2. Fields are only ever added within a version; times are nanoseconds and say so in their
 //! names; counts are datagrams (TCP: messages). `totals` covers what was measured, without the warmup,
 //! and balances: sent = ok + corrupted + truncated + misdirected + late + lost + unreachable. So does
 //! each of the `intervals`, since a datagram is booked in the second in which it was meant to be sent.
 
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::books::{Counts, Second};
+use crate::books::Counts;
 use crate::latency::Percentiles;
-use crate::tally::{Connections, Effort, Tally};
+use crate::tally::Connections;
 
 /// The name of the format.
 pub(crate) const SCHEMA: &str = "blaster-report";
 /// Its version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A run, from the command line to the last percentile.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Always [`SCHEMA`].
-    pub(crate) schema: &'static str,
+    pub(crate) schema: String,
     /// Always [`VERSION`].
     pub(crate) version: u32,
     /// The version of blaster.
-    pub(crate) blaster: &'static str,
+    pub(crate) blaster: String,
     /// As it was called.
     pub(crate) command_line: Vec<String>,
-    /// When it began, RFC 3339, UTC.
+    /// When the first datagram was meant to be sent, RFC 3339, UTC.
     pub(crate) started_at: String,
-    /// Where it ran.
-    pub(crate) host: Host,
+    /// Where it ran: one host, or those of all runs that were merged.
+    pub(crate) hosts: Vec<Host>,
     /// What was sent.
     pub(crate) load: Load,
     /// Measured time from the first send to the last, without the warmup.
@@ -62,8 +63,10 @@ pub(crate) struct Report {
 }
 
 /// Where blaster ran.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Host {
+    /// Its name.
+    pub(crate) name: String,
     /// Release of the kernel.
     pub(crate) kernel: String,
     /// Model of the processor.
@@ -73,18 +76,18 @@ pub(crate) struct Host {
 }
 
 /// What was sent.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Load {
     /// `udp` or `tcp`.
-    pub(crate) protocol: &'static str,
+    pub(crate) protocol: String,
     /// The mode's name.
     pub(crate) mode: String,
     /// The targets as given.
     pub(crate) targets: Vec<String>,
-    /// Tells this run's datagrams from others'.
-    pub(crate) run_id: String,
-    /// Where random choices began.
-    pub(crate) seed: u64,
+    /// Tells this run's datagrams from others'; as many as runs were merged.
+    pub(crate) run_ids: Vec<String>,
+    /// Where random choices began. `null`: merged runs began differently.
+    pub(crate) seed: Option<u64>,
     /// Sizes in bytes: `64`, `64-1400` or `64,512`.
     pub(crate) size: String,
     /// Flows (UDP) or connections (TCP).
@@ -112,7 +115,7 @@ pub(crate) struct Load {
 }
 
 /// The books, added up.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
     /// The classes and what is beside them.
     #[serde(flatten)]
@@ -130,7 +133,7 @@ pub(crate) struct Totals {
 }
 
 /// Latency by where it is counted from. `null`: no right reply.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Latencies {
     /// From the intended send time. Outside the open loop that is the actual one.
     pub(crate) from_intended: Option<Percentiles>,
@@ -139,7 +142,7 @@ pub(crate) struct Latencies {
 }
 
 /// What blaster itself did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Generator {
     /// Actual less intended send time. `null` outside the open loop.
     pub(crate) slip: Option<Percentiles>,
@@ -158,7 +161,7 @@ pub(crate) struct Generator {
 }
 
 /// ICMP errors of one kind.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IcmpErrors {
     /// Who sent them.
     pub(crate) from: String,
@@ -173,7 +176,7 @@ pub(crate) struct IcmpErrors {
 }
 
 /// Local errors of one kind.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Refusals {
     /// The error number.
     pub(crate) errno: i32,
@@ -184,21 +187,19 @@ pub(crate) struct Refusals {
 }
 
 /// One second.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Interval {
     /// Seconds since the measured part began.
     pub(crate) second: u64,
     /// What became of the datagrams that were meant to be sent in it.
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// Mean latency of their right replies, from the intended send time. `null`: there was none.
-    pub(crate) latency_mean_ns: Option<u64>,
-    /// The longest. `null`: there was none.
-    pub(crate) latency_max_ns: Option<u64>,
+    /// How long their right replies took, from the intended send time. `null`: there was none.
+    pub(crate) latency: Option<Percentiles>,
 }
 
 /// One condition of `--fail-if`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Judged {
     /// The condition as given.
     pub(crate) condition: String,
@@ -208,171 +209,133 @@ pub(crate) struct Judged {
     pub(crate) failed: bool,
 }
 
-impl Interval {
-    fn new(second: u64, page: &Second) -> Self {
-        let any = page.round_trips > 0;
-        Self {
-            second,
-            counts: page.counts,
-            latency_mean_ns: any.then(|| page.round_trips_sum_ns / page.round_trips),
-            latency_max_ns: any.then_some(page.round_trips_max_ns),
-        }
-    }
-}
-
-/// What a run was, beside its results.
-#[derive(Clone, Debug)]
-pub(crate) struct Preface {
-    /// As blaster was called.
-    pub(crate) command_line: Vec<String>,
-    /// When the run began.
-    pub(crate) started_at: SystemTime,
-    /// Where.
-    pub(crate) host: Host,
-    /// With what.
-    pub(crate) load: Load,
-    /// Whether a signal ended it.
-    pub(crate) ended_early: bool,
-}
-
 impl Report {
-    /// The report of a run with these results; without warnings and verdicts, which read it.
-    pub(crate) fn new(preface: Preface, tally: &Tally) -> Self {
-        let Preface { command_line, started_at, host, load, ended_early } = preface;
-        let total = tally.books.total();
-        let warmup = tally.books.warmup().counts;
-        let longest_ns = tally.efforts.iter().map(|effort| effort.elapsed_ns).max().unwrap_or(0);
-        let elapsed_ns = longest_ns.saturating_sub(load.warmup_ns);
-        let per_s = |count: u64| if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 };
-        let work_ns: u64 = tally.efforts.iter().map(Effort::work_ns).sum();
-        let all_sent = total.counts.sent + warmup.sent;
-        let mean = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
-        let is_tcp = load.protocol == "tcp";
-        let is_scheduled = load.rate_per_s.is_some();
-        let from_actual = tally.from_actual.summary();
+    /// How many were sent, warmup and all.
+    pub(crate) fn sent(&self) -> u64 {
+        self.totals.counts.sent + self.warmup.sent
+    }
+
+    /// When the first datagram that was measured was meant to be sent.
+    pub(crate) fn measured_from(&self) -> Result<SystemTime, ReadError> {
+        let implausible = || ReadError::Implausible(format!("started_at {:?}", self.started_at));
+        let started_at = humantime::parse_rfc3339(&self.started_at).map_err(|_| implausible())?;
+        started_at.checked_add(Duration::from_nanos(self.load.warmup_ns)).ok_or_else(implausible)
+    }
+
+    /// To how many of those something came back.
+    pub(crate) fn answered(&self) -> u64 {
+        self.totals.counts.answered() + self.warmup.answered()
+    }
+}
+
+/// The name of the format of several runs.
+pub(crate) const SERIES_SCHEMA: &str = "blaster-series";
+
+/// Several runs: the steps of one, or those of several files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Series {
+    /// Always [`SERIES_SCHEMA`].
+    pub(crate) schema: String,
+    /// Always [`VERSION`].
+    pub(crate) version: u32,
+    /// The version of blaster.
+    pub(crate) blaster: String,
+    /// As it was called.
+    pub(crate) command_line: Vec<String>,
+    /// In the order in which they ran, or were named.
+    pub(crate) runs: Vec<Named>,
+}
+
+/// A run among others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Named {
+    /// What tells it from the others: its rate, or its file.
+    pub(crate) name: String,
+    /// The run.
+    pub(crate) report: Report,
+}
+
+impl Series {
+    /// These runs, as this call of blaster brought them together.
+    pub(crate) fn new(runs: Vec<Named>) -> Self {
         Self {
-            schema: SCHEMA,
+            schema: SERIES_SCHEMA.into(),
             version: VERSION,
-            blaster: env!("CARGO_PKG_VERSION"),
-            command_line,
-            started_at: humantime::format_rfc3339_millis(started_at).to_string(),
-            host,
-            elapsed_ns,
-            ended_early,
-            totals: Totals {
-                counts: total.counts,
-                own_drops: tally.own_drops,
-                reorder_distance_mean: mean(total.reorder_distance_sum, total.counts.reordered),
-                reorder_distance_max: total.reorder_distance_max,
-                sent_per_s: per_s(total.counts.sent),
-                ok_per_s: per_s(total.counts.ok),
-            },
-            warmup,
-            latency: Latencies {
-                from_intended: if is_scheduled { tally.from_intended.summary() } else { from_actual },
-                from_actual,
-            },
-            generator: Generator {
-                slip: tally.slip.summary(),
-                cpu_ns_per_datagram: mean(work_ns, all_sent),
-                cpu_share: tally.efforts.iter().map(Effort::share).collect(),
-                pacing_share: tally.efforts.iter().map(Effort::pacing_share).collect(),
-                unsent: tally.unsent,
-                forgotten: tally.forgotten,
-                receive_buffer_bytes: (!is_tcp).then_some(tally.receive_buffer_bytes),
-            },
-            icmp_errors: tally
-                .complaints
-                .iter()
-                .map(|(complaint, &count)| IcmpErrors {
-                    from: complaint.from.to_string(),
-                    about: complaint.about.to_string(),
-                    icmp_type: complaint.icmp_type,
-                    icmp_code: complaint.icmp_code,
-                    count,
-                })
-                .collect(),
-            refusals: tally
-                .refusals
-                .iter()
-                .map(|(&errno, &count)| Refusals {
-                    errno,
-                    message: std::io::Error::from_raw_os_error(errno).to_string(),
-                    count,
-                })
-                .collect(),
-            connections: is_tcp.then_some(tally.connections),
-            intervals: (0..)
-                .zip(tally.books.seconds())
-                .map(|(second, page)| Interval::new(second, page))
-                .collect(),
-            load,
-            warnings: Vec::new(),
-            fail_if: Vec::new(),
+            blaster: env!("CARGO_PKG_VERSION").into(),
+            command_line: std::env::args().collect(),
+            runs,
         }
     }
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use std::time::Duration;
+/// What one file of JSON holds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Document {
+    /// One run.
+    Run(Box<Report>),
+    /// Several.
+    Series(Series),
+}
 
-    use super::*;
-
-    /// The report of a second in which `counts` came to pass, each right reply after a millisecond.
-    pub(crate) fn report(counts: Counts) -> Report {
-        let mut tally = Tally::new(Duration::ZERO);
-        tally.books.page(0).counts = counts;
-        for _ in 0..counts.ok {
-            tally.books.page(0).round_trip(1_000_000);
-            tally.from_actual.record(1_000_000);
+impl Document {
+    /// Its runs.
+    pub(crate) fn runs(&self) -> Vec<&Report> {
+        match self {
+            Self::Run(report) => vec![report],
+            Self::Series(series) => series.runs.iter().map(|run| &run.report).collect(),
         }
-        tally.efforts.push(Effort { elapsed_ns: 1_000_000_000, cpu_ns: 400_000_000, pacing_ns: 100_000_000 });
-        let preface = Preface {
-            command_line: vec!["blaster".into(), "udp".into(), "127.0.0.1:7".into()],
-            started_at: SystemTime::UNIX_EPOCH,
-            host: Host::default(),
-            load: Load { protocol: "udp", mode: "closed".into(), ..Load::default() },
-            ended_early: false,
-        };
-        Report::new(preface, &tally)
     }
 
-    #[test]
-    fn the_json_has_the_documented_names() {
-        let counts = Counts { sent: 100, ok: 97, lost: 3, ..Counts::default() };
-        let json = serde_json::to_value(report(counts)).unwrap();
-        assert_eq!((&json["schema"], &json["version"]), (&"blaster-report".into(), &1.into()));
-        assert_eq!(json["started_at"], "1970-01-01T00:00:00.000Z");
-        for name in [
-            "sent",
-            "ok",
-            "corrupted",
-            "truncated",
-            "misdirected",
-            "late",
-            "lost",
-            "unreachable",
-            "duplicated",
-            "reordered",
-            "unattributed",
-            "send_failures",
-            "own_drops",
-        ] {
-            assert!(json["totals"][name].is_u64(), "{name}");
+    /// Its runs, to be judged.
+    pub(crate) fn runs_mut(&mut self) -> Vec<&mut Report> {
+        match self {
+            Self::Run(report) => vec![report],
+            Self::Series(series) => series.runs.iter_mut().map(|run| &mut run.report).collect(),
         }
-        assert_eq!(json["totals"]["ok_per_s"], 97.0);
-        assert_eq!(json["intervals"][0]["lost"], 3);
-        assert_eq!(json["intervals"][0]["latency_mean_ns"], 1_000_000);
-        assert_eq!(json["generator"]["cpu_ns_per_datagram"], 3_000_000.0);
-        assert!(json["latency"]["from_intended"]["p99_99_ns"].is_u64());
-        assert!(json["latency"]["from_actual"]["p50_ns"].is_u64());
-    }
-
-    #[test]
-    fn nothing_measured_is_null() {
-        let json = serde_json::to_value(report(Counts::default())).unwrap();
-        assert!(json["latency"]["from_intended"].is_null());
-        assert!(json["generator"]["slip"].is_null());
     }
 }
+
+/// Why a file is no report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    #[error("not a report that `blaster --json` wrote: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("not a report of blaster's but {0:?}")]
+    Schema(String),
+    #[error(
+        "a report of version {0}, this blaster reads version {VERSION}: let the same blaster write and read"
+    )]
+    Version(u32),
+    #[error("not what blaster writes: {0}")]
+    Implausible(String),
+}
+
+/// Reads what `--json` wrote.
+pub(crate) fn read(path: &Path) -> Result<Document, ReadError> {
+    #[derive(Deserialize)]
+    struct Kind {
+        schema: String,
+        version: u32,
+    }
+    let text = std::fs::read(path)?;
+    let kind: Kind = serde_json::from_slice(&text)?;
+    let document = match (kind.schema.as_str(), kind.version) {
+        (SCHEMA | SERIES_SCHEMA, version) if version != VERSION => return Err(ReadError::Version(version)),
+        (SCHEMA, _) => Document::Run(serde_json::from_slice(&text)?),
+        (SERIES_SCHEMA, _) => Document::Series(serde_json::from_slice(&text)?),
+        _ => return Err(ReadError::Schema(kind.schema)),
+    };
+    for report in document.runs() {
+        report.measured_from()?;
+        if let Some(interval) = report.intervals.iter().find(|interval| interval.second > SECONDS_MAX) {
+            return Err(ReadError::Implausible(format!("an interval at second {}", interval.second)));
+        }
+    }
+    Ok(document)
+}
+
+/// Ten years: the longest run.
+const SECONDS_MAX: u64 = 10 * 366 * 86_400;

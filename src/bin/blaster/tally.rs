@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::books::Books;
 use crate::latency::Latency;
+use crate::timeline::Timeline;
 
 /// Who reported by ICMP that datagrams can't be delivered, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +57,7 @@ impl Effort {
 }
 
 /// What became of the connections of a TCP run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Connections {
     /// Attempted.
     pub(crate) attempted: u64,
@@ -67,15 +69,24 @@ pub(crate) struct Connections {
     pub(crate) broken: u64,
 }
 
+impl AddAssign<&Connections> for Connections {
+    fn add_assign(&mut self, other: &Connections) {
+        self.attempted += other.attempted;
+        self.established += other.established;
+        self.failed += other.failed;
+        self.broken += other.broken;
+    }
+}
+
 /// The results of one worker, or of all.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// The classes, second by second.
     pub(crate) books: Books,
-    /// Right replies, in time or late: from the intended send time. Filled in the open loop only,
-    /// elsewhere intended and actual are the same.
-    pub(crate) from_intended: Latency,
-    /// The same from the actual send time.
+    /// How long right replies took, in time or late, second by second: from the intended send time, which
+    /// outside the open loop is the actual one.
+    pub(crate) round_trips: Timeline,
+    /// The same from the actual send time. Open loop only.
     pub(crate) from_actual: Latency,
     /// Actual less intended send time. Open loop only.
     pub(crate) slip: Latency,
@@ -102,7 +113,7 @@ impl Tally {
     pub(crate) fn new(warmup: Duration) -> Self {
         Self {
             books: Books::new(warmup),
-            from_intended: Latency::new(),
+            round_trips: Timeline::new(warmup),
             from_actual: Latency::new(),
             slip: Latency::new(),
             efforts: Vec::new(),
@@ -131,7 +142,7 @@ impl Tally {
     /// Adds another worker's results.
     pub(crate) fn merge(&mut self, other: &Tally) {
         self.books.merge(&other.books);
-        self.from_intended.merge(&other.from_intended);
+        self.round_trips.merge(&other.round_trips);
         self.from_actual.merge(&other.from_actual);
         self.slip.merge(&other.slip);
         self.efforts.extend(&other.efforts);
@@ -144,10 +155,7 @@ impl Tally {
         for (errno, count) in &other.refusals {
             *self.refusals.entry(*errno).or_default() += count;
         }
-        self.connections.attempted += other.connections.attempted;
-        self.connections.established += other.connections.established;
-        self.connections.failed += other.connections.failed;
-        self.connections.broken += other.connections.broken;
+        self.connections += &other.connections;
         self.receive_buffer_bytes = self.receive_buffer_bytes.min(other.receive_buffer_bytes);
     }
 }

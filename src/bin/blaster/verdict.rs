@@ -182,9 +182,9 @@ impl Measure {
             Self::Rate => Some(totals.ok_per_s),
             Self::Latency(from, percentile) => {
                 let percentiles = match from {
-                    From::Intended => report.latency.from_intended,
-                    From::Actual => report.latency.from_actual,
-                    From::Slip => report.generator.slip,
+                    From::Intended => report.latency.from_intended.as_ref(),
+                    From::Actual => report.latency.from_actual.as_ref(),
+                    From::Slip => report.generator.slip.as_ref(),
                 }?;
                 Some(match percentile {
                     "p50" => percentiles.p50_ns,
@@ -223,7 +223,7 @@ fn count(report: &Report, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::books::Counts;
-    use crate::schema::tests::report;
+    use crate::sample::report;
 
     #[test]
     fn what_is_a_condition() {

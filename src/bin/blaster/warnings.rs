@@ -46,7 +46,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
         ));
     }
-    if let Some(slip) = generator.slip.filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
+    if let Some(slip) = generator.slip.as_ref().filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
         warn(format!(
             "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
              intended send time includes that{elsewhere}",
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::books::Counts;
     use crate::latency::Latency;
-    use crate::schema::tests::report;
+    use crate::sample::report;
 
     fn good() -> Report {
         report(Counts { sent: 10, ok: 10, ..Counts::default() })

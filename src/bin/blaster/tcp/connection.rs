@@ -192,10 +192,7 @@ impl Connection {
                 damaged += 1;
             }
             if class != Class::Corrupted {
-                page.round_trip(waited_ns);
-                if tally.books.is_measured(echoed.sent_ns) {
-                    tally.from_actual.record(waited_ns);
-                }
+                tally.round_trips.record(echoed.sent_ns, waited_ns);
             }
         }
         drop(tally);

@@ -200,14 +200,11 @@ impl Flow {
         };
         *page.counts.of(class) += 1;
         if matches!(class, Class::Ok | Class::Late) {
-            let from_intended_ns =
-                if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
-            page.round_trip(from_intended_ns);
-            if tally.books.is_measured(before.intended_ns) {
+            if !plan.scheduled {
+                tally.round_trips.record(before.intended_ns, waited_ns);
+            } else if tally.books.is_measured(before.intended_ns) {
+                tally.round_trips.record(before.intended_ns, now_ns.saturating_sub(before.intended_ns));
                 tally.from_actual.record(waited_ns);
-                if plan.scheduled {
-                    tally.from_intended.record(from_intended_ns);
-                }
             }
         }
         Some(class)

@@ -1,0 +1,88 @@
+//! Several runs side by side: a line for each.
+
+use std::fmt::Write;
+
+use crate::report::{Paint, count, duration, percent};
+use crate::schema::{Named, Report, Series};
+
+/// The table of a series, ending with a newline.
+pub(crate) fn render(series: &Series, color: bool) -> String {
+    let paint = Paint { color };
+    let width = series.runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0).max(3);
+    let mut out = heading(width, &paint);
+    for run in &series.runs {
+        out.push_str(&line(run, width, &paint));
+    }
+    for run in &series.runs {
+        for warning in &run.report.warnings {
+            let _ = writeln!(out, "{} {}: {warning}", paint.bad("!"), run.name);
+        }
+        for judged in &run.report.fail_if {
+            let verdict = if judged.failed { paint.bad("FAILED") } else { "passed".into() };
+            let _ = writeln!(out, "{verdict}  {} '{}': {}", run.name, judged.condition, judged.measured);
+        }
+    }
+    out
+}
+
+/// What stands above the lines of runs whose names have up to `width` letters.
+pub(crate) fn heading(width: usize, paint: &Paint) -> String {
+    let columns = ["sent/s", "ok/s", "not ok", "p50", "p99", "p99.9", "max", "slip p99"];
+    let mut line = format!("{:<width$}", "run");
+    for column in columns {
+        let _ = write!(line, "{column:>12}");
+    }
+    format!("{}\n", paint.head(&line))
+}
+
+/// One run's line.
+pub(crate) fn line(run: &Named, width: usize, paint: &Paint) -> String {
+    let report = &run.report;
+    let totals = &report.totals;
+    let bad = totals.counts.sent - totals.counts.ok.min(totals.counts.sent);
+    let mut line = format!("{:<width$}", run.name);
+    let _ = write!(line, "{:>12}", count(totals.sent_per_s.round() as u64));
+    let _ = write!(line, "{:>12}", count(totals.ok_per_s.round() as u64));
+    let share = format!("{:>12}", percent(bad, totals.counts.sent));
+    line.push_str(&if bad > 0 { paint.bad(&share) } else { share });
+    for ns in figures(report) {
+        let _ = write!(line, "{:>12}", ns.map_or("-".into(), duration));
+    }
+    line.push('\n');
+    line
+}
+
+fn figures(report: &Report) -> [Option<u64>; 5] {
+    let latency = report.latency.from_intended.as_ref();
+    [
+        latency.map(|latency| latency.p50_ns),
+        latency.map(|latency| latency.p99_ns),
+        latency.map(|latency| latency.p99_9_ns),
+        latency.map(|latency| latency.max_ns),
+        report.generator.slip.as_ref().map(|slip| slip.p99_ns),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::books::Counts;
+    use crate::sample::report;
+
+    #[test]
+    fn each_run_has_its_line_and_its_warnings() {
+        let named = |name: &str, counts| Named { name: name.into(), report: report(counts) };
+        let mut runs = vec![
+            named("a.json", Counts { sent: 1_000, ok: 1_000, ..Counts::default() }),
+            named("longer.json", Counts { sent: 1_000, ok: 990, lost: 9, late: 1, ..Counts::default() }),
+        ];
+        runs[1].report.warnings = vec!["too slow".into()];
+        let table = render(&Series::new(runs), false);
+        let lines: Vec<&str> = table.lines().collect();
+        let of = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
+        assert_eq!(of(lines[1])[..4], ["a.json", "1,000", "1,000", "0"]);
+        assert_eq!(of(lines[2])[..5], ["longer.json", "1,000", "990", "1.0000", "%"]);
+        assert_eq!(lines[0].chars().count(), lines[1].chars().count());
+        assert_eq!(lines[3], "! longer.json: too slow");
+    }
+}

@@ -1,0 +1,221 @@
+//! One run: from the command line to its report.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rand::random;
+use tubular_echo::sys::{self, EndSignals};
+
+use crate::compile::Preface;
+use crate::crew;
+use crate::live::{Live, Stop};
+use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
+use crate::payload::Bodies;
+use crate::progress::{self, Goal};
+use crate::quantity;
+use crate::schema::{self, Host, Report};
+use crate::tally::Tally;
+use crate::target::{TargetError, Targets};
+use crate::warnings;
+use crate::{tcp, udp};
+
+/// Why a load could not be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Udp(#[from] udp::UdpError),
+    #[error(transparent)]
+    Tcp(#[from] tcp::TcpError),
+    #[error("blocking SIGINT and SIGTERM: {0}")]
+    Signals(io::Error),
+    #[error("nothing could be sent: {0}")]
+    NothingSent(String),
+}
+
+/// What runs have in common that follow one another.
+pub(crate) struct Session {
+    signals: EndSignals,
+    quiet: bool,
+}
+
+impl Session {
+    /// Checks that `load` is one that may be run, and takes SIGINT and SIGTERM: from now on they end runs.
+    pub(crate) fn new(load: &Load) -> Result<Self, LoadError> {
+        let common = load.common();
+        match load {
+            Load::Udp(udp) => udp.check()?,
+            Load::Tcp(_) => common.check()?,
+        }
+        for target in &common.targets {
+            target.check_manners(common.allow_public)?;
+        }
+        let signals = EndSignals::block().map_err(LoadError::Signals)?;
+        Ok(Self { signals, quiet: common.outputs.quiet })
+    }
+
+    /// Runs `load`. Its report has its warnings; it has not been judged.
+    pub(crate) fn run(&self, load: &Load) -> Result<Report, LoadError> {
+        let common = load.common();
+        let seed = common.seed.unwrap_or_else(random);
+        let run_id = random();
+        let stop = Arc::new(Stop::default());
+        let goal =
+            Goal { duration: common.duration().map(|duration| common.warmup + duration), quiet: self.quiet };
+        let mut started_at = SystemTime::UNIX_EPOCH;
+        let mut watch = |lives: &[Arc<Live>], are_done: &dyn Fn() -> bool| {
+            started_at = SystemTime::now();
+            progress::watch(goal, &self.signals, &stop, lives, are_done);
+        };
+        let (about, tally) = match load {
+            Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch)?,
+            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, &stop, &mut watch)?,
+        };
+        let preface = Preface {
+            command_line: std::env::args().collect(),
+            started_at,
+            host: host(),
+            load: about,
+            ended_early: stop.is_asked(),
+        };
+        let mut report = Report::new(preface, &tally);
+        if report.sent() == 0 && !report.refusals.is_empty() {
+            let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
+            return Err(LoadError::NothingSent(reasons.join(", ")));
+        }
+        report.warnings = warnings::warnings(&report);
+        Ok(report)
+    }
+}
+
+fn run_udp(
+    udp: &Udp,
+    seed: u64,
+    run_id: u64,
+    stop: &Arc<Stop>,
+    watch: &mut crew::Watch<'_>,
+) -> Result<(schema::Load, Tally), LoadError> {
+    let common = &udp.common;
+    let in_flight = udp.in_flight.unwrap_or(1);
+    let (mode, rate) = match (udp.mode(), udp.rate) {
+        (UdpMode::Open, Some(rate)) => (udp::Mode::Open(rate), Some(rate)),
+        (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
+        (UdpMode::Closed, _) => (udp::Mode::Closed { in_flight }, None),
+        (UdpMode::Flood, _) => (udp::Mode::Flood, None),
+    };
+    let sizes = udp.sizes();
+    let workers = common.threads.min(udp.flows);
+    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?;
+    let about = schema::Load {
+        protocol: "udp".into(),
+        mode: name(udp.mode()),
+        rate_per_s: rate.map(quantity::Rate::per_s),
+        in_flight: matches!(mode, udp::Mode::Closed { .. }).then_some(in_flight),
+        gso: Some(udp.gso),
+        gro: Some(udp.gro == Switch::On),
+        spray: Some(udp.spray),
+        ..about(common, seed, run_id, &sizes, udp.flows, workers)
+    };
+    let plan = udp::Plan {
+        run_id,
+        seed,
+        targets,
+        sizes,
+        bodies: Bodies::new(),
+        timeout_ns: common.timeout.as_nanos() as u64,
+        train: udp.gso,
+        scheduled: rate.is_some(),
+    };
+    let load = udp::Load {
+        plan: Arc::new(plan),
+        mode,
+        flows: udp.flows,
+        workers,
+        window: udp::window(udp.flows, mode, udp.gso, common.timeout),
+        gro: udp.gro == Switch::On,
+        warmup: common.warmup,
+        duration: common.duration(),
+        count: common.count,
+        linger: common.linger(),
+    };
+    Ok((about, udp::run(load, stop, watch)?))
+}
+
+fn run_tcp(
+    tcp: &Tcp,
+    seed: u64,
+    run_id: u64,
+    stop: &Arc<Stop>,
+    watch: &mut crew::Watch<'_>,
+) -> Result<(schema::Load, Tally), LoadError> {
+    let common = &tcp.common;
+    let sizes = tcp.sizes();
+    let workers = common.threads.min(tcp.connections);
+    let about = schema::Load {
+        protocol: "tcp".into(),
+        mode: name(tcp.mode),
+        ..about(common, seed, run_id, &sizes, tcp.connections, workers)
+    };
+    let load = tcp::Load {
+        run_id,
+        seed,
+        targets: Targets::new(common.targets.clone(), seed, false)?,
+        sizes,
+        bodies: Bodies::new(),
+        timeout: common.timeout,
+        mode: tcp.mode,
+        connections: tcp.connections,
+        workers,
+        warmup: common.warmup,
+        duration: common.duration(),
+        count: common.count,
+        linger: common.linger(),
+    };
+    Ok((about, tcp::run(load, stop, watch)?))
+}
+
+/// What of a load both protocols have.
+fn about(
+    common: &Common,
+    seed: u64,
+    run_id: u64,
+    sizes: &quantity::Sizes,
+    flows: u32,
+    threads: u32,
+) -> schema::Load {
+    schema::Load {
+        targets: common.targets.iter().map(ToString::to_string).collect(),
+        run_ids: vec![format!("{run_id:016x}")],
+        seed: Some(seed),
+        size: sizes.to_string(),
+        flows,
+        threads,
+        timeout_ns: common.timeout.as_nanos() as u64,
+        warmup_ns: common.warmup.as_nanos() as u64,
+        duration_ns: common.duration().map(|duration| duration.as_nanos() as u64),
+        count: common.count,
+        ..schema::Load::default()
+    }
+}
+
+/// The name of a mode as it is given on the command line.
+fn name(mode: impl clap::ValueEnum) -> String {
+    mode.to_possible_value().map_or(String::new(), |value| value.get_name().into())
+}
+
+/// Where this runs, as far as the kernel tells.
+fn host() -> Host {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu_info = read("/proc/cpuinfo");
+    let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Host {
+        name: read("/proc/sys/kernel/hostname").trim().into(),
+        kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+        cpu: model.map_or(String::new(), |(_, model)| model.into()),
+        processors: sys::processors().map_or(0, |processors| processors.len()),
+    }
+}

@@ -1,0 +1,61 @@
+//! What --help says after the options.
+
+/// Behind the options of every command.
+pub(crate) const MANUAL: &str = "\
+TARGETS
+  ADDR:PORT         127.0.0.1:1234, [::1]:1234, [fe80::1%eth0]:1234
+  PREFIX:PORT       192.0.2.0/24:1234, [2001:db8::/64]:1234
+  PREFIX:LOW-HIGH   192.0.2.0/24:5000-5999
+  PREFIX:any        192.0.2.0/24:any (ports 1024-65535)
+  Several targets take turns. Each flow or connection draws its own address and
+  port; with --spray each datagram does. What is drawn depends on --seed alone.
+  Names are not looked up.
+
+MODES OF UDP
+  open     by a schedule that does not care for replies (--rate). Latency counts
+           from the moment when a datagram was meant to be sent, so a stall of
+           the server, or of blaster, can't hide itself.
+  closed   each flow keeps --in-flight datagrams on their way and sends the next
+           when one is answered, or is overdue after --timeout. Shows what a path
+           carries; its latency flatters a server that stalls.
+  flood    as fast as the kernel takes them. Shows what breaks first.
+  TCP is always a closed loop: what a connection sends next waits for what it
+  sent before.
+
+THE BOOKS
+  Each datagram (TCP: message) that was sent is in exactly one class:
+    ok            every byte as sent, from the address and port that it was sent
+                  to, in time
+    corrupted     other bytes came back, or more of them
+    truncated     a true beginning came back, and no more
+    misdirected   the reply came from another address or port
+    late          right, but after --timeout
+    lost          nothing came
+    unreachable   the network said so (ICMP), and nothing came
+  Beside them: duplicated, reordered (overtaken by a later one of its flow),
+  unattributed (came, but answers nothing of ours), send_failures (our own kernel
+  refused), own_drops (our own sockets overflowed).
+
+CONDITIONS for --fail-if, separated by commas
+  COUNT>N or COUNT>P%   a name from the books, or sent; P% is of what was sent;
+                        loss means lost
+  LATENCY>DURATION      p50, p90, p99, p99.9, p99.99, max, from the intended send
+                        time; with the prefix actual_ from the actual one, with
+                        slip_ the generator's own delay
+  rate<N                right replies per second
+  Comparisons: > >= < <=. A latency that could not be measured fails its
+  condition.
+
+EXIT STATUS
+  0  done
+  1  could not run, or nothing at all came back
+  2  bad command line
+  3  a --fail-if holds
+
+EXAMPLES
+  blaster udp 127.0.0.1:1234 --rate 50k --duration 5s
+  blaster udp 192.0.2.0/24:any --spray --flows 64 --in-flight 8 \\
+      --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
+  blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
+  blaster tcp 127.0.0.1:1234 --connections 64 --size 16k
+";

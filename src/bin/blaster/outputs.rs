@@ -1,0 +1,121 @@
+//! Where reports go: the table, and the files of --json and --hdr.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use crate::compare;
+use crate::hdr;
+use crate::options;
+use crate::report;
+use crate::schema::{Document, Judged, Report};
+use crate::verdict::Conditions;
+
+/// Why a report could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("writing the report to {}: {error}", path.display())]
+pub(crate) struct OutputError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// A file that was opened before the run, so that a wrong path costs no run.
+struct Sink {
+    path: PathBuf,
+    to: Box<dyn Write>,
+}
+
+impl Sink {
+    fn open(path: Option<&PathBuf>) -> Result<Option<Self>, OutputError> {
+        let Some(path) = path else { return Ok(None) };
+        let to: Box<dyn Write> = if path == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            Box::new(File::create(path).map_err(|error| OutputError { path: path.clone(), error })?)
+        };
+        Ok(Some(Self { path: path.clone(), to }))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        let written = self.to.write_all(bytes).and_then(|()| self.to.flush());
+        written.map_err(|error| OutputError { path: self.path.clone(), error })
+    }
+}
+
+/// Everything that was asked for.
+pub(crate) struct Outputs {
+    json: Option<Sink>,
+    hdr: Option<Sink>,
+    fail_if: Option<Conditions>,
+    quiet: bool,
+}
+
+impl Outputs {
+    /// Opens the files.
+    pub(crate) fn open(options: &options::Outputs) -> Result<Self, OutputError> {
+        Ok(Self {
+            json: Sink::open(options.json.as_ref())?,
+            hdr: Sink::open(options.hdr.as_ref())?,
+            fail_if: options.fail_if.clone(),
+            quiet: options.quiet,
+        })
+    }
+
+    /// Judges the runs, prints the table and writes the files.
+    pub(crate) fn publish(&mut self, document: &mut Document) -> Result<(), OutputError> {
+        if let Some(conditions) = &self.fail_if {
+            for report in document.runs_mut() {
+                report.fail_if = judge(conditions, report);
+            }
+        }
+        self.print(&match document {
+            Document::Run(report) => report::render(report, self.is_colored()),
+            Document::Series(series) => compare::render(series, self.is_colored()),
+        });
+        if let Some(json) = &mut self.json {
+            let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
+            text.push(b'\n');
+            json.write(&text)?;
+        }
+        if let Some(hdr) = &mut self.hdr {
+            hdr.write(&hdr::log(document))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the table's place belongs to a file.
+    fn is_stdout_taken(&self) -> bool {
+        [&self.json, &self.hdr].into_iter().flatten().any(|sink| sink.path == Path::new("-"))
+    }
+
+    fn is_colored(&self) -> bool {
+        let is_terminal =
+            if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+        is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+
+    /// Prints to standard output, or to standard error if a file goes there, or not at all.
+    pub(crate) fn print(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        // a reader that has gone away does not want it
+        let _ = if self.is_stdout_taken() {
+            io::stderr().write_all(text.as_bytes())
+        } else {
+            io::stdout().write_all(text.as_bytes())
+        };
+    }
+}
+
+fn judge(conditions: &Conditions, report: &Report) -> Vec<Judged> {
+    conditions
+        .judge(report)
+        .into_iter()
+        .map(|(condition, failed)| Judged {
+            condition: condition.to_string(),
+            measured: condition.measured(report),
+            failed,
+        })
+        .collect()
+}

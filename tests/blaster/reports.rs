@@ -1,0 +1,155 @@
+//! What becomes of reports: written as files, read again, put side by side and added up.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs, process};
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use serde_json::Value;
+
+use crate::misbehaving::{Conduct, UdpServer};
+use crate::{BLASTER, blaster, counts, number, parse, stderr};
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("blaster-{name}-{}", process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().into()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The tenth byte of a histogram's encoding on: what it holds.
+fn decode(encoded: &str) -> Histogram<u64> {
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap();
+    Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap()
+}
+
+/// All lines of a histogram log together, and how many they were.
+fn read_log(path: impl AsRef<Path>) -> (Histogram<u64>, usize) {
+    let log = fs::read(path).unwrap();
+    let mut sum: Option<Histogram<u64>> = None;
+    let mut lines = 0;
+    for entry in IntervalLogIterator::new(&log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let histogram = decode(interval.encoded_histogram());
+        lines += 1;
+        match &mut sum {
+            Some(sum) => sum.add(&histogram).unwrap(),
+            None => sum = Some(histogram),
+        }
+    }
+    (sum.expect("a log has lines"), lines)
+}
+
+#[test]
+fn the_histogram_log_holds_every_right_reply() {
+    let scratch = Scratch::new("hdr");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
+    let (hdr, json) = (scratch.file("run.hlog"), scratch.file("run.json"));
+    let flags = format!(
+        "udp {} --rate 500 --warmup 200ms --duration 2200ms --timeout 5s --linger 1s --hdr {hdr} --json {json} --quiet",
+        server.addr
+    );
+    assert!(blaster(&flags).status.success());
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let (sum, lines) = read_log(&hdr);
+    assert_eq!((sum.len(), lines), (number(&report["totals"]["ok"]), 3), "{}", report["totals"]);
+    let latency = &report["latency"]["from_intended"];
+    for (quantile, name) in [(0.5, "p50_ns"), (0.99, "p99_ns"), (1.0, "max_ns")] {
+        assert_eq!(sum.value_at_quantile(quantile), number(&latency[name]), "{name}");
+    }
+    assert_eq!(decode(latency["histogram"].as_str().unwrap()), sum);
+    // and once more from the JSON
+    let again = scratch.file("again.hlog");
+    assert!(blaster(&format!("report {json} --hdr {again} --quiet")).status.success());
+    assert_eq!(fs::read(hdr).unwrap(), fs::read(again).unwrap());
+}
+
+#[test]
+fn a_fleet_adds_up() {
+    let scratch = Scratch::new("fleet");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
+    let files = [scratch.file("a.json"), scratch.file("b.json")];
+    let children: Vec<_> = files
+        .iter()
+        .zip([500, 800])
+        .map(|(file, rate)| {
+            let flags = format!(
+                "udp {} --rate {rate} --duration 3s --timeout 5s --linger 1s --json {file} --quiet",
+                server.addr
+            );
+            Command::new(BLASTER).args(flags.split_whitespace()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let parts =
+        files.clone().map(|file| -> Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() });
+    let [a, b] = &files;
+    let merged = parse(&blaster(&format!("report --merge {a} {b} --json - --quiet")));
+    assert_eq!(counts(&merged), [("sent", 3_900), ("ok", 3_510), ("lost", 390)], "{}", merged["warnings"]);
+    assert_eq!(
+        (number(&merged["load"]["flows"]), merged["load"]["rate_per_s"].as_f64()),
+        (128, Some(1_300.0))
+    );
+    let histogram =
+        |report: &Value| decode(report["latency"]["from_intended"]["histogram"].as_str().unwrap());
+    let mut sum = histogram(&parts[0]);
+    sum.add(histogram(&parts[1])).unwrap();
+    assert_eq!(histogram(&merged), sum);
+    assert_eq!(number(&merged["latency"]["from_intended"]["p99_ns"]), sum.value_at_quantile(0.99));
+
+    // conditions are judged on the sum, and the sum can be shown like any report
+    let output = blaster(&format!("report --merge {a} {b} --fail-if lost>389"));
+    assert_eq!(output.status.code(), Some(3));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("2 hosts") && table.contains("3,900"), "{table}");
+
+    let output = blaster(&format!("report {a} {b}"));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let begins: Vec<&str> = table.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(begins[..3], ["run", a, b], "{table}");
+
+    let refused = stderr(&blaster(&format!("report --merge {a} {a}")));
+    assert!(refused.lines().count() == 1 && refused.contains("would count twice"), "{refused}");
+}
+
+#[test]
+fn what_is_no_report_is_said_in_one_line() {
+    let scratch = Scratch::new("no-report");
+    let file = |name: &str, text: &str| {
+        let path = scratch.file(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let table = [
+        (scratch.file("missing"), "No such file"),
+        (file("empty", ""), "not a report"),
+        (file("other", r#"{"schema": "invoice", "version": 2}"#), "invoice"),
+        (file("old", r#"{"schema": "blaster-report", "version": 1}"#), "version 1"),
+        (file("bare", r#"{"schema": "blaster-report", "version": 2}"#), "missing field"),
+    ];
+    for (path, words) in table {
+        let output = blaster(&format!("report {path}"));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.lines().count() == 1 && text.contains(&path) && text.contains(words), "{text}");
+    }
+}
