@@ -2,6 +2,7 @@
 
 mod misbehaving;
 mod reports;
+mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -304,6 +305,10 @@ fn bad_command_lines_get_one_clear_line() {
         ("udp 127.0.0.1:7 --rate 1k --in-flight 2", "closed loop"),
         ("udp 127.0.0.1:7 --gso 64 --size 1400", "65507"),
         ("udp 127.0.0.1:7 --fail-if p98>1ms", "no measure"),
+        ("udp 127.0.0.1:7 --steps 1k", "RATE:TIME"),
+        ("udp 127.0.0.1:7 --steps 1k:1s --rate 1k", "--rate"),
+        ("udp 127.0.0.1:7 --find-max --loss 1", "not a percentage"),
+        ("udp 127.0.0.1:7 --loss 1%", "--find-max"),
         ("udp 127.0.0.1:7 --fail-if lost", "NAME>VALUE"),
         ("udp 127.0.0.1:7 --no-such-flag", "--no-such-flag"),
         ("tcp 127.0.0.1:7 --mode flood", "ping-pong"),

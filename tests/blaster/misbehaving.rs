@@ -35,6 +35,8 @@ pub(crate) enum Conduct {
     Delays(Duration),
     /// Sends something of its own beside each tenth.
     Babbles,
+    /// Answers so many per second, and a tenth of that at once; no reply to any more.
+    Carries(f64),
     /// Once, after 1,000 datagrams, does nothing at all for this long.
     Stalls(Duration),
 }
@@ -93,6 +95,7 @@ fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over:
     let mut buffer = vec![0; 65_536];
     let mut delayed: VecDeque<(Instant, Vec<u8>, SocketAddr)> = VecDeque::new();
     let mut kept: Option<(Vec<u8>, SocketAddr)> = None;
+    let (mut left, mut filled_at) = (0.0, Instant::now());
     while !is_over.load(Ordering::Relaxed) {
         while delayed.front().is_some_and(|(due, ..)| *due <= Instant::now()) {
             let (_, datagram, peer) = delayed.pop_front().unwrap();
@@ -119,6 +122,15 @@ fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over:
                 echo(datagram);
             }
             Conduct::Good | Conduct::Stalls(_) => echo(datagram),
+            Conduct::Carries(per_s) => {
+                let now = Instant::now();
+                left = f64::min(left + (now - filled_at).as_secs_f64() * per_s, per_s / 10.0);
+                filled_at = now;
+                if left >= 1.0 {
+                    left -= 1.0;
+                    echo(datagram);
+                }
+            }
             Conduct::Swaps if nth % 10 == 9 => kept = Some((datagram.to_vec(), peer)),
             Conduct::Swaps => {
                 echo(datagram);

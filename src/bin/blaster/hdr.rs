@@ -116,9 +116,9 @@ mod tests {
 
     #[test]
     fn the_runs_of_a_series_are_told_apart_by_tags() {
-        let named = |name: &str, started_s| Named { name: name.into(), report: report(started_s) };
+        let named = |name: &str, started_s| Named::new(name, report(started_s));
         let series = Series::new(vec![named("1,000/s", 1_000), named("2,000/s now", 1_010)]);
-        let rows = read(&log(&Document::Series(series)));
+        let rows = read(&log(&Document::Series(Box::new(series))));
         let found: Vec<_> =
             rows.iter().map(|(tag, start, ..)| (tag.as_deref().unwrap(), start.as_secs())).collect();
         let wanted = [("1_000/s", 0), ("1_000/s", 2), ("2_000/s_now", 10), ("2_000/s_now", 12)];

@@ -58,14 +58,17 @@ impl Session {
         Ok(Self { signals, quiet: common.outputs.quiet })
     }
 
-    /// Runs `load`. Its report has its warnings; it has not been judged.
-    pub(crate) fn run(&self, load: &Load) -> Result<Report, LoadError> {
+    /// Runs `load`, which `about` names to whoever watches. Its report has its warnings; it has not been judged.
+    pub(crate) fn run(&self, load: &Load, about: &str) -> Result<Report, LoadError> {
         let common = load.common();
         let seed = common.seed.unwrap_or_else(random);
         let run_id = random();
         let stop = Arc::new(Stop::default());
-        let goal =
-            Goal { duration: common.duration().map(|duration| common.warmup + duration), quiet: self.quiet };
+        let goal = Goal {
+            about,
+            duration: common.duration().map(|duration| common.warmup + duration),
+            quiet: self.quiet,
+        };
         let mut started_at = SystemTime::UNIX_EPOCH;
         let mut watch = |lives: &[Arc<Live>], are_done: &dyn Fn() -> bool| {
             started_at = SystemTime::now();

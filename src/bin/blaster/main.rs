@@ -4,8 +4,9 @@
 //! main      options, manual → load → outputs → exit status
 //! pure      quantity  target  draw  pacer  payload  ledger  books  latency  timeline  tally
 //!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
+//!           objective  search
 //! showing   report  compare (tables)  hdr (histogram log)
-//! running   load  crew (threads)  live  progress  clock
+//! running   load  steps  crew (threads)  live  progress  clock
 //! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
 //!           tcp: tcp/{echo (pure), connection}, on tokio-uring
 //! ```
@@ -23,6 +24,7 @@ mod live;
 mod load;
 mod manual;
 mod merge;
+mod objective;
 mod options;
 mod outputs;
 mod pacer;
@@ -35,6 +37,8 @@ mod report;
 #[cfg(test)]
 mod sample;
 mod schema;
+mod search;
+mod steps;
 mod tally;
 mod target;
 mod tcp;
@@ -122,8 +126,22 @@ fn one_line(error: &clap::Error) -> String {
 fn measure(load: &Load) -> Result<Outcome, Failure> {
     let session = Session::new(load)?;
     let mut outputs = Outputs::open(&load.common().outputs)?;
-    let mut document = Document::Run(Box::new(session.run(load)?));
-    outputs.publish(&mut document)?;
+    let mut document = match load {
+        Load::Udp(udp) if !udp.steps.is_empty() => {
+            Document::Series(Box::new(steps::all(&session, udp, &outputs)?))
+        }
+        Load::Udp(udp) if udp.find_max => {
+            Document::Series(Box::new(steps::find_max(&session, udp, &outputs)?))
+        }
+        _ => Document::Run(Box::new(session.run(load, "")?)),
+    };
+    outputs.judge(&mut document);
+    outputs.print(&match &document {
+        Document::Run(report) => report::render(report, outputs.paint()),
+        // its lines have been printed as they came
+        Document::Series(series) => compare::footer(series, outputs.paint()),
+    });
+    outputs.write(&document)?;
     Ok(outcome(&document))
 }
 
@@ -134,7 +152,7 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
         let name = file.display().to_string();
         let document = schema::read(file).map_err(|error| Failure::Input(name.clone(), error))?;
         match document {
-            Document::Run(report) => runs.push(Named { name, report: *report }),
+            Document::Run(report) => runs.push(Named::new(name, *report)),
             // the steps of one file by their own names, those of several by both
             Document::Series(series) if reread.files.len() == 1 => runs.extend(series.runs),
             Document::Series(series) => runs.extend(
@@ -147,10 +165,15 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
     } else if let [one] = runs.as_slice() {
         Document::Run(Box::new(one.report.clone()))
     } else {
-        Document::Series(Series::new(runs))
+        Document::Series(Box::new(Series::new(runs)))
     };
     let mut outputs = Outputs::open(&reread.outputs)?;
-    outputs.publish(&mut document)?;
+    outputs.judge(&mut document);
+    outputs.print(&match &document {
+        Document::Run(report) => report::render(report, outputs.paint()),
+        Document::Series(series) => compare::render(series, outputs.paint()),
+    });
+    outputs.write(&document)?;
     Ok(match outcome(&document) {
         // that is what the run itself said
         Outcome::Unanswered => Outcome::Done,

@@ -22,6 +22,14 @@ MODES OF UDP
   TCP is always a closed loop: what a connection sends next waits for what it
   sent before.
 
+SEARCH
+  --find-max doubles the rate until it is too much, halves the bracket until it is
+  --precision wide, then runs both of its ends --repeat times more, in turns. How
+  sure the answer is follows from those runs: it is the probability that so many
+  of one kind are not chance. A run in which blaster itself was the bottleneck
+  (late, too busy, dropping) never counts as the server's limit; where that
+  decides, the answer says so.
+
 THE BOOKS
   Each datagram (TCP: message) that was sent is in exactly one class:
     ok            every byte as sent, from the address and port that it was sent
@@ -46,6 +54,13 @@ CONDITIONS for --fail-if, separated by commas
   Comparisons: > >= < <=. A latency that could not be measured fails its
   condition.
 
+REPORTS
+  blaster report A.json B.json shows runs side by side. With --merge they are
+  machines that loaded the same at the same time, and become one report: counts,
+  rates and histograms are added, second by second on the wall clock; percentiles
+  are those of all replies together, never averages. Files of --steps and
+  --find-max hold several runs.
+
 EXIT STATUS
   0  done
   1  could not run, or nothing at all came back
@@ -57,5 +72,7 @@ EXAMPLES
   blaster udp 192.0.2.0/24:any --spray --flows 64 --in-flight 8 \\
       --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
   blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
+  blaster udp 127.0.0.1:1234 --find-max --loss 0.1% --p99 500us
+  blaster report --merge host-*.json --fail-if 'loss>0.1%'
   blaster tcp 127.0.0.1:1234 --connections 64 --size 16k
 ";

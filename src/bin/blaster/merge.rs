@@ -329,7 +329,7 @@ mod tests {
     /// As it comes back from a file.
     fn named(name: &str, report: &Report) -> Named {
         let json = serde_json::to_string(report).unwrap();
-        Named { name: name.into(), report: serde_json::from_str(&json).unwrap() }
+        Named::new(name, serde_json::from_str(&json).unwrap())
     }
 
     fn halves() -> [Named; 2] {

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::manual::MANUAL;
-use crate::quantity::{self, Rate, Sizes};
+use crate::quantity::{self, Percent, Rate, Sizes, Step};
 use crate::target::Target;
 use crate::tcp;
 use crate::udp;
@@ -127,6 +127,38 @@ pub(crate) struct Udp {
     /// as over loopback: switch it off to be like the many clients that don't have it
     #[arg(long, value_enum, default_value = "on", help_heading = "Load")]
     pub(crate) gro: Switch,
+
+    /// Rates one after the other, each for its time, each a run of its own: 100k:10s,200k:10s
+    #[arg(long, value_name = "RATE:TIME,…", value_delimiter = ',', help_heading = "Search",
+          conflicts_with_all = ["mode", "rate", "duration", "count", "find_max"])]
+    pub(crate) steps: Vec<Step>,
+
+    /// Search for the highest rate that meets --loss and --p99. Begins at --rate [default: 10k], and each run
+    /// takes --duration [default: 2s]
+    #[arg(long, help_heading = "Search", conflicts_with_all = ["mode", "count"])]
+    pub(crate) find_max: bool,
+
+    /// The most of what is sent that may go without a right reply in time
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value = "0.1%",
+        help_heading = "Search",
+        requires = "find_max"
+    )]
+    pub(crate) loss: Percent,
+
+    /// The longest that 99 of 100 right replies may take, from the intended send time [default: any]
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Search", requires = "find_max")]
+    pub(crate) p99: Option<Duration>,
+
+    /// How far apart the rate that meets them and the one that does not may be
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = quantity::percent_above_zero, help_heading = "Search", requires = "find_max")]
+    pub(crate) precision: Percent,
+
+    /// So many further runs at each of the two rates tell how sure the answer is
+    #[arg(long, value_name = "N", default_value = "5", value_parser = quantity::positive, help_heading = "Search", requires = "find_max")]
+    pub(crate) repeat: u32,
 
     #[command(flatten)]
     pub(crate) common: Common,
@@ -252,7 +284,13 @@ pub(crate) enum Contradiction {
 impl Udp {
     /// The mode, asked for or implied.
     pub(crate) fn mode(&self) -> UdpMode {
-        self.mode.unwrap_or(if self.rate.is_some() { UdpMode::Open } else { UdpMode::Closed })
+        let has_rate = self.rate.is_some() || self.has_steps();
+        self.mode.unwrap_or(if has_rate { UdpMode::Open } else { UdpMode::Closed })
+    }
+
+    /// Whether it is several runs, each at a rate of its own.
+    pub(crate) fn has_steps(&self) -> bool {
+        self.find_max || !self.steps.is_empty()
     }
 
     /// The sizes, asked for or implied.
@@ -266,7 +304,7 @@ impl Udp {
         const SEGMENTS_MAX: u32 = 128;
         self.common.check()?;
         match (self.mode(), self.rate) {
-            (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate),
+            (UdpMode::Open, None) if !self.has_steps() => return Err(Contradiction::OpenWithoutRate),
             (UdpMode::Closed, Some(_)) => return Err(Contradiction::RateWithoutOpen("closed")),
             (UdpMode::Flood, Some(_)) => return Err(Contradiction::RateWithoutOpen("flood")),
             _ => {}
@@ -335,6 +373,9 @@ mod tests {
             ("", UdpMode::Closed),
             ("--in-flight 8", UdpMode::Closed),
             ("--rate 1k", UdpMode::Open),
+            ("--steps 1k:1s,2k:1s", UdpMode::Open),
+            ("--find-max", UdpMode::Open),
+            ("--find-max --rate 1k --p99 1ms --loss 0%", UdpMode::Open),
             ("--mode flood", UdpMode::Flood),
         ] {
             assert_eq!(udp(flags).unwrap().mode(), mode, "{flags:?}");
@@ -368,6 +409,12 @@ mod tests {
             "--fail-if p98>1ms",
             "--gro maybe",
             "--nonsense",
+            "--steps 1k",
+            "--steps 1k:1s --rate 1k",
+            "--steps 1k:1s --find-max",
+            "--find-max --count 5",
+            "--find-max --precision 0%",
+            "--p99 1ms",
         ] {
             udp(flags).expect_err(flags);
         }

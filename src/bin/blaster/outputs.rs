@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::compare;
 use crate::hdr;
 use crate::options;
-use crate::report;
+use crate::report::Paint;
 use crate::schema::{Document, Judged, Report};
 use crate::verdict::Conditions;
 
@@ -48,30 +47,39 @@ pub(crate) struct Outputs {
     hdr: Option<Sink>,
     fail_if: Option<Conditions>,
     quiet: bool,
+    paint: Paint,
 }
 
 impl Outputs {
     /// Opens the files.
     pub(crate) fn open(options: &options::Outputs) -> Result<Self, OutputError> {
-        Ok(Self {
+        let mut outputs = Self {
             json: Sink::open(options.json.as_ref())?,
             hdr: Sink::open(options.hdr.as_ref())?,
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
-        })
+            paint: Paint { color: false },
+        };
+        outputs.paint.color = outputs.is_colored();
+        Ok(outputs)
     }
 
-    /// Judges the runs, prints the table and writes the files.
-    pub(crate) fn publish(&mut self, document: &mut Document) -> Result<(), OutputError> {
+    /// How to color what is printed.
+    pub(crate) fn paint(&self) -> &Paint {
+        &self.paint
+    }
+
+    /// Applies --fail-if.
+    pub(crate) fn judge(&self, document: &mut Document) {
         if let Some(conditions) = &self.fail_if {
             for report in document.runs_mut() {
                 report.fail_if = judge(conditions, report);
             }
         }
-        self.print(&match document {
-            Document::Run(report) => report::render(report, self.is_colored()),
-            Document::Series(series) => compare::render(series, self.is_colored()),
-        });
+    }
+
+    /// Writes the files.
+    pub(crate) fn write(&mut self, document: &Document) -> Result<(), OutputError> {
         if let Some(json) = &mut self.json {
             let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
             text.push(b'\n');

@@ -16,7 +16,9 @@ const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 /// How far a run is to go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Goal {
+pub(crate) struct Goal<'a> {
+    /// What is run, if it is one of several; or nothing.
+    pub(crate) about: &'a str,
     /// Warmup and measured time together.
     pub(crate) duration: Option<Duration>,
     /// Draw nothing.
@@ -25,7 +27,7 @@ pub(crate) struct Goal {
 
 /// Looks on until the workers are done; passes on signals.
 pub(crate) fn watch(
-    goal: Goal,
+    goal: Goal<'_>,
     signals: &EndSignals,
     stop: &Stop,
     lives: &[Arc<Live>],
@@ -50,13 +52,16 @@ pub(crate) fn watch(
 }
 
 /// Hidden unless standard error is a terminal; it has no colors, whatever NO_COLOR says.
-fn bar(goal: Goal) -> ProgressBar {
+fn bar(goal: Goal<'_>) -> ProgressBar {
     let target = if goal.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let (bar, template) = match goal.duration {
-        Some(duration) => (ProgressBar::new(duration.as_millis() as u64), "{bar:24} {elapsed} {msg}"),
-        None => (ProgressBar::no_length(), "{elapsed} {msg}"),
+        Some(duration) => (ProgressBar::new(duration.as_millis() as u64), "{prefix}{bar:24} {elapsed} {msg}"),
+        None => (ProgressBar::no_length(), "{prefix}{elapsed} {msg}"),
     };
     bar.set_draw_target(target);
+    if !goal.about.is_empty() {
+        bar.set_prefix(format!("{}  ", goal.about));
+    }
     bar.with_style(ProgressStyle::with_template(template).expect("the templates above are valid"))
 }
 

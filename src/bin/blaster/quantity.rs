@@ -26,6 +26,10 @@ pub(crate) enum QuantityError {
     EmptyRange(u32, u32),
     #[error("{0:?} is not a duration (examples: 500ms, 10s, 1h 30m)")]
     NotADuration(String),
+    #[error("{0:?} is not RATE:TIME (example: 100k:10s)")]
+    NotAStep(String),
+    #[error("{0:?} is not a percentage (example: 0.1%)")]
+    NotAPercentage(String),
 }
 
 /// Reads a decimal number with an optional suffix k, M or G (powers of 1000), in thousandths.
@@ -119,9 +123,58 @@ impl FromStr for Rate {
 }
 
 impl Rate {
+    /// A whole number of datagrams per second, at least 1.
+    pub(crate) fn whole(per_s: u64) -> Self {
+        Self { per_1000_s: per_s.max(1).saturating_mul(1_000) }
+    }
+
     /// Datagrams per second.
     pub(crate) fn per_s(self) -> f64 {
         self.per_1000_s as f64 / 1_000.0
+    }
+}
+
+/// A rate for a while: `100k:10s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Datagrams per second.
+    pub(crate) rate: Rate,
+    /// For how long.
+    pub(crate) duration: Duration,
+}
+
+impl FromStr for Step {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let (rate, time) = text.split_once(':').ok_or_else(|| QuantityError::NotAStep(text.into()))?;
+        Ok(Self { rate: rate.trim().parse()?, duration: duration(time.trim())? })
+    }
+}
+
+/// A share: `0.1%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Percent(pub(crate) f64);
+
+impl FromStr for Percent {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        number
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(Self)
+            .ok_or_else(|| QuantityError::NotAPercentage(text.into()))
+    }
+}
+
+/// A share of more than nothing.
+pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
+    match text.parse()? {
+        Percent(percent) if percent <= 0.0 => {
+            Err(QuantityError::OutOfRange(text.into(), "more than nothing is wanted"))
+        }
+        percent => Ok(percent),
     }
 }
 
@@ -283,6 +336,30 @@ mod tests {
         for (text, wanted) in table {
             assert_eq!(duration(text).ok().map(|found| found.as_millis()), wanted, "{text:?}");
         }
+    }
+
+    #[test]
+    fn steps_and_percentages() {
+        let step = Step { rate: Rate::whole(100_000), duration: Duration::from_secs(10) };
+        assert_eq!("100k:10s".parse(), Ok(step));
+        assert_eq!(" 100k : 10s ".trim().parse(), Ok(step));
+        for text in ["", "100k", "100k:", ":10s", "100k:10s:1", "0:1s", "1k:0s", "fast:1s"] {
+            text.parse::<Step>().expect_err(text);
+        }
+        for (text, wanted) in [
+            ("0.1%", Some(0.1)),
+            ("5 %", Some(5.0)),
+            ("0%", Some(0.0)),
+            ("100%", Some(100.0)),
+            ("0.1", None),
+            ("-1%", None),
+            ("101%", None),
+            ("nan%", None),
+            ("%", None),
+        ] {
+            assert_eq!(text.parse::<Percent>().ok().map(|percent| percent.0), wanted, "{text:?}");
+        }
+        percent_above_zero("0%").expect_err("a bracket of no width");
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) fn percent(number: u64, all: u64) -> String {
 }
 
 /// Escape codes, or nothing.
+#[derive(Debug)]
 pub(crate) struct Paint {
     /// Whether there are any.
     pub(crate) color: bool,
@@ -76,13 +77,12 @@ impl Paint {
 }
 
 /// The whole report, ending with a newline.
-pub(crate) fn render(report: &Report, color: bool) -> String {
-    let paint = Paint { color };
+pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     let mut out = String::new();
-    heading(report, &paint, &mut out);
-    books(report, &paint, &mut out);
-    latency(report, &paint, &mut out);
-    generator(report, &paint, &mut out);
+    heading(report, paint, &mut out);
+    books(report, paint, &mut out);
+    latency(report, paint, &mut out);
+    generator(report, paint, &mut out);
     for errors in &report.icmp_errors {
         let _ = writeln!(
             out,
@@ -269,11 +269,11 @@ mod tests {
     fn damage_is_seen_and_only_colored_when_asked() {
         let counts = Counts { sent: 1_000_000, ok: 999_999, misdirected: 1, ..Counts::default() };
         let report = report(Counts { ok: 0, lost: 999_999, ..counts });
-        let plain = render(&report, false);
+        let plain = render(&report, &Paint { color: false });
         assert!(!plain.contains('\x1b'));
         assert!(plain.contains("  misdirected                1   0.0001 %\n"), "{plain}");
         assert!(plain.contains("  corrupted                  0\n"), "{plain}");
-        assert!(render(&report, true).contains("\x1b[31m  misdirected"));
+        assert!(render(&report, &Paint { color: true }).contains("\x1b[31m  misdirected"));
         assert!(plain.lines().all(|line| line == line.trim_end()), "{plain}");
     }
 }

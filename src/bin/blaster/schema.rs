@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::books::Counts;
 use crate::latency::Percentiles;
+use crate::objective::{Objective, Verdict};
+use crate::search::Answer;
 use crate::tally::Connections;
 
 /// The name of the format.
@@ -244,6 +246,20 @@ pub(crate) struct Series {
     pub(crate) command_line: Vec<String>,
     /// In the order in which they ran, or were named.
     pub(crate) runs: Vec<Named>,
+    /// What `--find-max` found. `null`: nothing was searched for.
+    pub(crate) found: Option<Found>,
+}
+
+/// What a search for the highest rate found.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// What each run was to achieve.
+    pub(crate) objective: Objective,
+    /// How long each was.
+    pub(crate) duration_ns: u64,
+    /// The answer.
+    #[serde(flatten)]
+    pub(crate) answer: Answer,
 }
 
 /// A run among others.
@@ -253,6 +269,15 @@ pub(crate) struct Named {
     pub(crate) name: String,
     /// The run.
     pub(crate) report: Report,
+    /// Whether it met the objective of the search that it is part of. `null`: it is part of none.
+    pub(crate) verdict: Option<Verdict>,
+}
+
+impl Named {
+    /// A run that was not judged.
+    pub(crate) fn new(name: impl Into<String>, report: Report) -> Self {
+        Self { name: name.into(), report, verdict: None }
+    }
 }
 
 impl Series {
@@ -264,6 +289,7 @@ impl Series {
             blaster: env!("CARGO_PKG_VERSION").into(),
             command_line: std::env::args().collect(),
             runs,
+            found: None,
         }
     }
 }
@@ -275,7 +301,7 @@ pub(crate) enum Document {
     /// One run.
     Run(Box<Report>),
     /// Several.
-    Series(Series),
+    Series(Box<Series>),
 }
 
 impl Document {

@@ -4,9 +4,9 @@ use crate::report::{count, duration};
 use crate::schema::Report;
 
 /// A thread that is this busy may have been the limit.
-const BUSY: f64 = 0.95;
+pub(crate) const BUSY: f64 = 0.95;
 /// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
-const SLIP_P99_NS: u64 = 1_000_000;
+pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
 
 /// All warnings that `report` calls for, each one line.
 pub(crate) fn warnings(report: &Report) -> Vec<String> {
