@@ -238,6 +238,29 @@ fn a_signal_ends_it_early_with_a_full_report() {
     assert!(number(&totals["sent"]) >= 500 && totals["sent"] == totals["ok"], "{totals}");
 }
 
+/// What a terminal shows on standard error while blaster runs; `redirect` is where standard error goes.
+fn on_a_terminal(server: &UdpServer, flags: &str, redirect: &str) -> String {
+    let command = format!(
+        "stty cols 120 rows 30; {BLASTER} udp {} --rate 500 --duration 2500ms --timeout 5s {flags} >/dev/null {redirect}",
+        server.addr
+    );
+    let output =
+        Command::new("script").args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_terminal_shows_rate_loss_latency_and_slip() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let shown = on_a_terminal(&server, "", "");
+    for words in ["rate", "/s", "not ok", "latency p99", "slip p99", "█", &server.addr.to_string()] {
+        assert!(shown.contains(words), "{words:?}: {shown}");
+    }
+    assert_eq!(on_a_terminal(&server, "--quiet", ""), "");
+    assert_eq!(on_a_terminal(&server, "", "2>/dev/null"), "");
+}
+
 #[test]
 fn the_report_says_what_was_run_and_where() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);

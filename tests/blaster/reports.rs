@@ -127,6 +127,13 @@ fn a_fleet_adds_up() {
     let begins: Vec<&str> = table.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(begins[..3], ["run", a, b], "{table}");
 
+    let html = scratch.file("both.html");
+    assert!(blaster(&format!("report {a} {b} --html {html} --quiet")).status.success());
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+    // by rate and by run for both together, four for each
+    assert_eq!((page.matches("<svg").count(), page.matches("<details").count()), (2 + 2 + 2 * 4, 2));
+
     let refused = stderr(&blaster(&format!("report --merge {a} {a}")));
     assert!(refused.lines().count() == 1 && refused.contains("would count twice"), "{refused}");
 }

@@ -1,6 +1,7 @@
 //! What a running worker shows to the others, and what it hears from them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Counts that a worker keeps up to date for whoever looks on; the books are in the tally.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(crate) struct Shown {
     pub(crate) refused: u64,
 }
 
-/// The place where one worker shows its counts. It has a cache line of its own.
+/// The place where one worker shows its counts. It has cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Live {
@@ -23,6 +24,10 @@ pub(crate) struct Live {
     ok: AtomicU64,
     damaged: AtomicU64,
     refused: AtomicU64,
+    /// Round trips of right replies, from the intended send time.
+    pub(crate) round_trips: Durations,
+    /// Actual less intended send times, in the open loop.
+    pub(crate) slip: Durations,
 }
 
 impl Live {
@@ -42,6 +47,87 @@ impl Live {
             damaged: self.damaged.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Buckets to an octave, as a power of two: a bucket is an eighth of its octave wide.
+const FINENESS: u32 = 3;
+/// Up to 2^43 ns, more than two hours.
+const BUCKETS: usize = 41 << FINENESS;
+
+fn bucket(ns: u64) -> usize {
+    let ns = ns.max(1 << FINENESS);
+    let octave = ns.ilog2() - FINENESS;
+    let eighth = (ns >> octave) as usize - (1 << FINENESS);
+    (((octave as usize) << FINENESS) + eighth).min(BUCKETS - 1)
+}
+
+/// Durations as a worker shows them: coarse, and cheap to note. Only that worker notes any.
+#[derive(Debug)]
+pub(crate) struct Durations {
+    buckets: [AtomicU32; BUCKETS],
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self { buckets: [const { AtomicU32::new(0) }; BUCKETS] }
+    }
+}
+
+impl Durations {
+    /// Notes one.
+    pub(crate) fn note(&self, ns: u64) {
+        let bucket = &self.buckets[bucket(ns)];
+        // no other thread writes here, so nothing can come between
+        bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Those of a moment ago.
+    pub(crate) fn look(&self) -> Coarse {
+        Coarse { counts: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect() }
+    }
+}
+
+/// How many durations fell into each bucket. Counts wrap around; differences don't mind.
+#[derive(Clone, Debug)]
+pub(crate) struct Coarse {
+    counts: Vec<u32>,
+}
+
+impl Default for Coarse {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS] }
+    }
+}
+
+impl AddAssign for Coarse {
+    fn add_assign(&mut self, other: Self) {
+        for (ours, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *ours = ours.wrapping_add(theirs);
+        }
+    }
+}
+
+impl Coarse {
+    /// What came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let counts = self.counts.iter().zip(&before.counts);
+        Self { counts: counts.map(|(now, before)| now.wrapping_sub(*before)).collect() }
+    }
+
+    /// What the share `quantile` of all did not exceed, in nanoseconds, an eighth too much at the most.
+    pub(crate) fn at(&self, quantile: f64) -> Option<u64> {
+        let all: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
+        let wanted = (all as f64 * quantile).ceil().max(1.0) as u64;
+        let mut passed = 0;
+        for (nth, count) in self.counts.iter().enumerate() {
+            passed += u64::from(*count);
+            if passed >= wanted {
+                let (octave, eighth) = (nth >> FINENESS, (nth & ((1 << FINENESS) - 1)) as u64);
+                return Some((((1 << FINENESS) + eighth + 1) << octave) - 1);
+            }
+        }
+        None
     }
 }
 
@@ -68,5 +154,24 @@ impl Stop {
     /// Whether to stop waiting, too.
     pub(crate) fn is_urgent(&self) -> bool {
         self.urgent.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_apart_to_an_eighth() {
+        for ns in [0, 1, 8, 9, 15, 16, 17, 1_000, 123_456_789, 3_600_000_000_000, 1 << 43] {
+            let durations = Durations::default();
+            durations.note(ns);
+            let found = durations.look().at(1.0).unwrap();
+            assert!(found >= ns && found <= ns + ns / 8 + 8, "{ns} became {found}");
+        }
+        let durations = Durations::default();
+        durations.note(u64::MAX);
+        assert!(durations.look().at(0.5).unwrap() > 1 << 43);
+        assert_eq!(Coarse::default().at(0.5), None);
     }
 }

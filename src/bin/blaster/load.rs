@@ -12,11 +12,11 @@ use crate::crew;
 use crate::live::{Live, Stop};
 use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
 use crate::payload::Bodies;
-use crate::progress::{self, Goal};
 use crate::quantity;
 use crate::schema::{self, Host, Report};
 use crate::tally::Tally;
 use crate::target::{TargetError, Targets};
+use crate::view::{self, Goal};
 use crate::warnings;
 use crate::{tcp, udp};
 
@@ -72,7 +72,7 @@ impl Session {
         let mut started_at = SystemTime::UNIX_EPOCH;
         let mut watch = |lives: &[Arc<Live>], are_done: &dyn Fn() -> bool| {
             started_at = SystemTime::now();
-            progress::watch(goal, &self.signals, &stop, lives, are_done);
+            view::watch(goal, &self.signals, &stop, lives, are_done);
         };
         let (about, tally) = match load {
             Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch)?,

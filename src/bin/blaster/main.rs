@@ -5,8 +5,8 @@
 //! pure      quantity  target  draw  pacer  payload  ledger  books  latency  timeline  tally
 //!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
 //!           objective  search
-//! showing   report  compare (tables)  hdr (histogram log)
-//! running   load  steps  crew (threads)  live  progress  clock
+//! showing   report  compare (tables)  page/{plots, plot, facts} (HTML)  hdr (histogram log)
+//! running   load  steps  crew (threads)  live  view (terminal)  clock
 //! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
 //!           tcp: tcp/{echo (pure), connection}, on tokio-uring
 //! ```
@@ -28,10 +28,10 @@ mod objective;
 mod options;
 mod outputs;
 mod pacer;
+mod page;
 #[cfg(test)]
 mod pages;
 mod payload;
-mod progress;
 mod quantity;
 mod report;
 #[cfg(test)]
@@ -45,6 +45,7 @@ mod tcp;
 mod timeline;
 mod udp;
 mod verdict;
+mod view;
 mod warnings;
 
 use std::process::ExitCode;
@@ -133,7 +134,7 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
         Load::Udp(udp) if udp.find_max => {
             Document::Series(Box::new(steps::find_max(&session, udp, &outputs)?))
         }
-        _ => Document::Run(Box::new(session.run(load, "")?)),
+        _ => Document::Run(Box::new(session.run(load, &about(load))?)),
     };
     outputs.judge(&mut document);
     outputs.print(&match &document {
@@ -143,6 +144,11 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
     });
     outputs.write(&document)?;
     Ok(outcome(&document))
+}
+
+/// A run's name for who watches it.
+fn about(load: &Load) -> String {
+    load.common().targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// `blaster report`.

@@ -234,6 +234,10 @@ pub(crate) struct Outputs {
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) json: Option<PathBuf>,
 
+    /// Write a page to look at to FILE, with plots; it needs nothing but itself
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(crate) html: Option<PathBuf>,
+
     /// Write the latency of each second to FILE, a log that HdrHistogram's tools read (in nanoseconds)
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) hdr: Option<PathBuf>,

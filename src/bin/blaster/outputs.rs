@@ -1,4 +1,4 @@
-//! Where reports go: the table, and the files of --json and --hdr.
+//! Where reports go: the table, and the files of --json, --hdr and --html.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::hdr;
 use crate::options;
+use crate::page;
 use crate::report::Paint;
 use crate::schema::{Document, Judged, Report};
 use crate::verdict::Conditions;
@@ -45,6 +46,7 @@ impl Sink {
 pub(crate) struct Outputs {
     json: Option<Sink>,
     hdr: Option<Sink>,
+    html: Option<Sink>,
     fail_if: Option<Conditions>,
     quiet: bool,
     paint: Paint,
@@ -56,6 +58,7 @@ impl Outputs {
         let mut outputs = Self {
             json: Sink::open(options.json.as_ref())?,
             hdr: Sink::open(options.hdr.as_ref())?,
+            html: Sink::open(options.html.as_ref())?,
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
             paint: Paint { color: false },
@@ -88,12 +91,15 @@ impl Outputs {
         if let Some(hdr) = &mut self.hdr {
             hdr.write(&hdr::log(document))?;
         }
+        if let Some(html) = &mut self.html {
+            html.write(page::render(document).as_bytes())?;
+        }
         Ok(())
     }
 
     /// Whether the table's place belongs to a file.
     fn is_stdout_taken(&self) -> bool {
-        [&self.json, &self.hdr].into_iter().flatten().any(|sink| sink.path == Path::new("-"))
+        [&self.json, &self.hdr, &self.html].into_iter().flatten().any(|sink| sink.path == Path::new("-"))
     }
 
     fn is_colored(&self) -> bool {

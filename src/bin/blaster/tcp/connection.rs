@@ -188,6 +188,7 @@ impl Connection {
             *page.counts.of(class) += 1;
             if class == Class::Ok {
                 ok += 1;
+                self.shared.live.round_trips.note(waited_ns);
             } else {
                 damaged += 1;
             }

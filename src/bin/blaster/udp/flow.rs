@@ -136,18 +136,21 @@ impl Flow {
         }
     }
 
-    /// Books a train as sent: the kernel took it.
-    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, tally: &mut Tally) {
-        let Some(entry) = self.ledger.get(train.first).copied() else { return };
+    /// Books a train as sent: the kernel took it. Returns how late it left, in nanoseconds; `None`: there is
+    /// no schedule, or it is not measured.
+    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, tally: &mut Tally) -> Option<u64> {
+        let entry = self.ledger.get(train.first).copied()?;
         let counts = &mut tally.books.page(entry.intended_ns).counts;
         counts.sent += u64::from(train.datagrams);
         counts.bytes_sent += u64::from(train.bytes);
-        if plan.scheduled && tally.books.is_measured(entry.intended_ns) {
-            let slip_ns = entry.sent_ns.saturating_sub(entry.intended_ns);
-            for _ in 0..train.datagrams {
-                tally.slip.record(slip_ns);
-            }
+        if !plan.scheduled || !tally.books.is_measured(entry.intended_ns) {
+            return None;
         }
+        let slip_ns = entry.sent_ns.saturating_sub(entry.intended_ns);
+        for _ in 0..train.datagrams {
+            tally.slip.record(slip_ns);
+        }
+        Some(slip_ns)
     }
 
     /// Takes a train back: the kernel refused it.
@@ -160,8 +163,8 @@ impl Flow {
         }
     }
 
-    /// Judges one datagram that came from `source` at `now_ns`; the class of the one that it settles.
-    /// `None`: it settles none.
+    /// Judges one datagram that came from `source` at `now_ns`; the class of the one that it settles, and
+    /// its round trip from the intended send time in nanoseconds. `None`: it settles none.
     pub(crate) fn judge(
         &mut self,
         plan: &Plan,
@@ -169,7 +172,7 @@ impl Flow {
         reply: &[u8],
         now_ns: u64,
         tally: &mut Tally,
-    ) -> Option<Class> {
+    ) -> Option<(Class, u64)> {
         let Some((sequence, content)) = self.attribute(plan, reply) else {
             let counts = &mut tally.books.page(now_ns).counts;
             counts.unattributed += 1;
@@ -199,15 +202,15 @@ impl Flow {
             Content::Intact => Class::Ok,
         };
         *page.counts.of(class) += 1;
+        let round_trip_ns =
+            if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
         if matches!(class, Class::Ok | Class::Late) {
-            if !plan.scheduled {
-                tally.round_trips.record(before.intended_ns, waited_ns);
-            } else if tally.books.is_measured(before.intended_ns) {
-                tally.round_trips.record(before.intended_ns, now_ns.saturating_sub(before.intended_ns));
+            tally.round_trips.record(before.intended_ns, round_trip_ns);
+            if plan.scheduled && tally.books.is_measured(before.intended_ns) {
                 tally.from_actual.record(waited_ns);
             }
         }
-        Some(class)
+        Some((class, round_trip_ns))
     }
 
     /// Which of our datagrams `reply` answers, and how well.

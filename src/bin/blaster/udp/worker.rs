@@ -337,7 +337,9 @@ impl Worker {
             self.ring.turn(Wait::No, &mut self.completions).map_err(UdpError::Enter)?;
         }
         for Sending { flow, train, .. } in self.sending.drain(..).filter(|sending| !sending.is_refused) {
-            self.flows[flow as usize].sent(&self.plan, &train, &mut self.tally);
+            if let Some(slip_ns) = self.flows[flow as usize].sent(&self.plan, &train, &mut self.tally) {
+                self.live.slip.note(slip_ns);
+            }
             self.shown.sent += u64::from(train.datagrams);
         }
         self.live.show(self.shown);
@@ -393,8 +395,13 @@ impl Worker {
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
             let judged = self.flows[flow as usize].judge(&self.plan, source, reply, now_ns, &mut self.tally);
-            if let Some(class) = judged {
-                if class == Class::Ok { self.shown.ok += 1 } else { self.shown.damaged += 1 }
+            match judged {
+                None => {}
+                Some((Class::Ok, round_trip_ns)) => {
+                    self.shown.ok += 1;
+                    self.live.round_trips.note(round_trip_ns);
+                }
+                Some(_) => self.shown.damaged += 1,
             }
             rest = next;
             if rest.is_empty() {
