@@ -8,12 +8,16 @@
 
 #[path = "../../src/bin/blaster/books.rs"]
 mod books;
+#[path = "../../src/bin/blaster/compile.rs"]
+mod compile;
 #[path = "../../src/bin/blaster/draw.rs"]
 mod draw;
 #[path = "../../src/udp/group.rs"]
 mod group;
 #[path = "../../src/bin/blaster/latency.rs"]
 mod latency;
+#[path = "../../src/bin/blaster/objective.rs"]
+mod objective;
 #[path = "../../src/options.rs"]
 mod options;
 #[path = "../../src/bin/blaster/pacer.rs"]
@@ -24,14 +28,23 @@ mod payload;
 mod quantity;
 #[path = "../../src/bin/blaster/report.rs"]
 mod report;
+#[cfg(test)]
+#[path = "../../src/bin/blaster/sample.rs"]
+mod sample;
 #[path = "../../src/bin/blaster/schema.rs"]
 mod schema;
+#[path = "../../src/bin/blaster/search.rs"]
+mod search;
 #[path = "../../src/bin/blaster/tally.rs"]
 mod tally;
 #[path = "../../src/bin/blaster/target.rs"]
 mod target;
+#[path = "../../src/bin/blaster/timeline.rs"]
+mod timeline;
 #[path = "../../src/bin/blaster/verdict.rs"]
 mod verdict;
+#[path = "../../src/bin/blaster/warnings.rs"]
+mod warnings;
 // where those modules look for the library's
 use tubular_echo::{addr, check, duration, flow, reply_sockets, ring, server, sockets};
 
