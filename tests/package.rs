@@ -130,9 +130,10 @@ fn pages_are_found() {
     }
 }
 
-/// Every file and directory, but for what others write on the occasion: dpkg's and man-db's own books.
+/// Every file and directory where a package may have any, but for what others write on the occasion: dpkg's and
+/// man-db's own books.
 fn files() -> BTreeSet<String> {
-    let list = run("find", &["/etc", "/usr", "/var/lib", "/var/cache", "/opt", "/home", "/root", "-xdev"]);
+    let list = run("find", &["/etc", "/usr", "/var/lib", "/var/cache", "-xdev"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let others = ["/var/lib/dpkg/", "/var/cache/man/", "/var/lib/systemd/catalog/"];
     let ours =
