@@ -354,7 +354,8 @@ impl Udp {
         let mut open = std::mem::take(&mut socket.open);
         for first in open.drain(..) {
             let group = &socket.replies[usize::from(first)].group;
-            let splittable = group.segments > 1 && group.segments <= SINGLES.into();
+            // its single datagrams, too: they must not overtake its trains
+            let splittable = group.segments <= SINGLES.into();
             if splittable && self.refusals.contains(group.flow.peer.ip(), Instant::now) {
                 self.singles.waiting.push_back((socket.number, first));
             } else if let Some(via) = socket.via(&group.flow, &mut self.reply_sockets, self.turn) {
