@@ -493,7 +493,8 @@ impl Tcp {
                 connection.receiving = Receiving::Cancelling;
                 ring.cancel(receive, operations.cancel());
             }
-            (Phase::Finishing(cause), Receiving::Off) if !connection.sending => {
+            // what waits for room, too, has to be sent before
+            (Phase::Finishing(cause), Receiving::Off) if !connection.sending && !connection.has_to_send() => {
                 if cause == Cause::Drained {
                     connection.phase = Phase::Lingering;
                     connection.sending = true;
