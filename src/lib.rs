@@ -23,13 +23,14 @@
 //!                          pidfd.rs   another process's descriptors
 //! beside                   duration.rs  durations as people write them
 //! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
+//! beside                   simulation.rs  in tests, another kernel under the worker: all from one seed
 //! beside                   src/bin/blaster/  the load tester: uses ring, sys, cmsg and duration only
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
 //! `notify`, `hyper` in `metrics::http`, `prometheus` in `metrics::families`. `libc` is called on floor 0 and in `ring`; elsewhere it lends its error numbers only.
 //!
-//! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms; the lint denies it everywhere else.
+//! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms, `simulation`'s `abi`; the lint denies it everywhere else.
 
 pub mod addr;
 pub mod adopt;
@@ -48,6 +49,8 @@ pub mod refuse;
 pub mod reply_sockets;
 pub mod ring;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod sockets;
 pub mod stats;
 pub mod sys;

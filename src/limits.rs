@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::flow;
+use crate::sys;
 
 /// The network of `ip`: what is left of it without the bits behind the first `v4_bits` or `v6_bits`.
 fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
@@ -107,12 +108,12 @@ impl RateLimits {
         let per_prefix = rates.per_prefix.map(|rate| PrefixRates::new(Rate::new(rate, PREFIX_BURST)));
         let replies = rates.replies.map(|rate| (Rate::new(rate, REPLIES_BURST), Ahead::default()));
         let any = per_prefix.is_some() || replies.is_some();
-        any.then(|| Self { per_prefix, replies, start: Instant::now(), now_ns: None })
+        any.then(|| Self { per_prefix, replies, start: sys::now(), now_ns: None })
     }
 
     /// Counts `datagrams` from `peer`, unless that is too much.
     pub fn exceeded(&mut self, peer: IpAddr, datagrams: u32) -> Option<Exceeded> {
-        let now_ns = *self.now_ns.get_or_insert_with(|| self.start.elapsed().as_nanos() as u64);
+        let now_ns = *self.now_ns.get_or_insert_with(|| (sys::now() - self.start).as_nanos() as u64);
         if let Some(prefixes) = &mut self.per_prefix
             && !prefixes.take(peer, datagrams, now_ns)
         {

@@ -225,6 +225,10 @@ impl ReplySockets {
 /// A socket that sends from `pair` and receives nothing. `SO_REUSEPORT`, since another worker may need
 /// the same pair; never `SO_REUSEADDR`, which would let in others' sockets.
 fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
+    #[cfg(test)]
+    if let Some(socket) = crate::simulation::ask(|world| world.bind(pair)) {
+        return socket;
+    }
     let socket = sys::socket(Protocol::Udp, pair)?;
     sys::drop_incoming(socket.as_fd())?;
     sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1)?;

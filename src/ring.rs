@@ -18,12 +18,14 @@ mod outgoing;
 mod poison;
 mod poll;
 mod restrictions;
+#[cfg(test)]
+mod simulated;
 mod token;
 mod uring;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::types::{DestinationSlot, Fixed, Timespec};
 use io_uring::{cqueue, opcode, squeue};
@@ -35,8 +37,12 @@ pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::name::PeerName;
 pub use self::outgoing::{Addressed, Outgoing};
 use self::poll::Polling;
+#[cfg(test)]
+use self::simulated::Uring;
 pub use self::token::Token;
+#[cfg(not(test))]
 use self::uring::Uring;
+use crate::sys;
 
 /// An error number of the kernel, positive (errno(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,7 +297,7 @@ impl Ring {
             self.polling.turned(completions.len());
             return Ok(());
         }
-        let begun = Instant::now();
+        let begun = sys::now();
         if let Some(duration) = self.polling.duration() {
             loop {
                 if self.uring.has_work() {
@@ -299,7 +305,7 @@ impl Ring {
                 } else {
                     std::hint::spin_loop();
                 }
-                if !completions.is_empty() || begun.elapsed() >= duration {
+                if !completions.is_empty() || sys::now() - begun >= duration {
                     break;
                 }
             }
@@ -307,7 +313,7 @@ impl Ring {
         }
         if completions.is_empty() {
             self.enter(wait, completions)?;
-            self.polling.slept(begun.elapsed());
+            self.polling.slept(sys::now() - begun);
         }
         self.polling.turned(completions.len());
         Ok(())

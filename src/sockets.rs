@@ -428,6 +428,12 @@ pub struct Adopted {
 }
 
 impl Listening {
+    /// A descriptor that a test lets pass for a listening socket.
+    #[cfg(test)]
+    pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
+        Self { protocol, addr, fate, fd }
+    }
+
     /// Makes a bound socket of somebody else's fit for the datapath.
     pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
         let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::addr::{self, RawAddr};
 use crate::cmsg::{self, NetworkError};
+#[cfg(test)]
+use crate::simulation;
 
 /// The two kinds of socket that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,6 +134,10 @@ pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 /// Lets nothing new into the socket's receive queue or accept queue; what is queued stays
 /// (`SO_ATTACH_FILTER`, socket(7), with a program that keeps zero bytes of anything).
 pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(()) = simulation::ask(|world| world.drop_incoming(socket)) {
+        return Ok(());
+    }
     let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
     let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
     // SAFETY: setsockopt(2) copies a sock_fprog and the one instruction it points at, both alive
@@ -151,6 +157,10 @@ pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// 4.12): zero exactly when nothing is queued, empty datagrams count too.
 pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const RMEM_ALLOC: usize = 0; // SK_MEMINFO_RMEM_ALLOC
+    #[cfg(test)]
+    if let Some(bytes) = simulation::ask(|world| world.receive_queue_bytes(socket)) {
+        return Ok(bytes);
+    }
     Ok(memory_info(socket)?[RMEM_ALLOC])
 }
 
@@ -223,6 +233,10 @@ pub fn next_icmp_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Result<
 
 /// Connections in a listener's accept queue (`TCP_INFO`; the kernel reports it as `tcpi_unacked`).
 pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    #[cfg(test)]
+    if let Some(connections) = simulation::ask(|world| world.accept_queue_len(listener)) {
+        return Ok(connections);
+    }
     // SAFETY: tcp_info is plain data
     let mut info: libc::tcp_info = unsafe { zeroed() };
     let mut len = size_of_val(&info) as u32;
@@ -394,6 +408,16 @@ pub fn own_descriptors() -> io::Result<()> {
 pub fn wake_punctually() {
     // SAFETY: PR_SET_TIMERSLACK takes a number and no memory; it can't fail for 1 nanosecond
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64, 0_u64, 0_u64, 0_u64) };
+}
+
+/// What time it is (clock_gettime(2), `CLOCK_MONOTONIC`).
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(now) = simulation::now() {
+        return now;
+    }
+    Instant::now()
 }
 
 /// The signals that end a program: SIGTERM and SIGINT.

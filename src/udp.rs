@@ -23,7 +23,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use self::group::{Arrival, Group};
 use crate::addr::{self, Domain};
@@ -296,7 +295,7 @@ impl Udp {
                 }
                 verdict::Send::Split => {
                     counters.udp_trains_refused.add(1);
-                    self.refusals.remember(flow.peer.ip(), Instant::now());
+                    self.refusals.remember(flow.peer.ip(), sys::now());
                     self.singles.waiting.push_back((number, first));
                     return;
                 }
@@ -356,7 +355,7 @@ impl Udp {
             let group = &socket.replies[usize::from(first)].group;
             // its single datagrams, too: they must not overtake its trains
             let splittable = group.segments <= SINGLES.into();
-            if splittable && self.refusals.contains(group.flow.peer.ip(), Instant::now) {
+            if splittable && self.refusals.contains(group.flow.peer.ip(), sys::now) {
                 self.singles.waiting.push_back((socket.number, first));
             } else if let Some(via) = socket.via(&group.flow, &mut self.reply_sockets, self.turn) {
                 socket.send(first, via, ring, self.operations);
@@ -401,7 +400,7 @@ impl Udp {
         if let Some(own) = self.sockets.iter().find(own) {
             return Some(Via { file: own.file, source: Some(flow.origdst.ip()) });
         }
-        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, Instant::now()) {
+        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, sys::now()) {
             Ok(file) => {
                 counters.udp_reply_sockets_made.add(1);
                 return Some(Via { file, source: None });
@@ -564,7 +563,7 @@ impl Socket {
             }
         }
         let mut group = Group::new(flow, arrival, buffer);
-        group.closed |= refusals.contains(peer.ip(), Instant::now);
+        group.closed |= refusals.contains(peer.ip(), sys::now);
         self.replies[usize::from(buffer)].group = group;
         *place = (turn, buffer);
         self.open.push(buffer);

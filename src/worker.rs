@@ -17,7 +17,7 @@ use crate::reply_sockets::{self, ReplySockets};
 use crate::ring::{Completion, Errno, File, Ring, RingConfig, RingError, Token, Wait};
 use crate::sockets::Listening;
 use crate::stats::Counters;
-use crate::sys::Protocol;
+use crate::sys::{self, Protocol};
 use crate::tcp::{self, Tcp};
 use crate::udp::{self, Leave, Udp};
 
@@ -284,7 +284,7 @@ impl Worker {
             }
         }
         if ending && self.drain_deadline.is_none() {
-            self.drain_deadline = Some(Instant::now() + self.config.drain_timeout);
+            self.drain_deadline = Some(sys::now() + self.config.drain_timeout);
             self.udp.begin_drain();
             self.tcp.begin_drain();
         }
@@ -299,7 +299,7 @@ impl Worker {
     /// True when a drain has come to its end, or to its deadline.
     fn is_drained(&mut self) -> Result<bool, WorkerError> {
         let Some(deadline) = self.drain_deadline else { return Ok(false) };
-        let now = Instant::now();
+        let now = sys::now();
         let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Queue)?;
         let others = &self.config.workers_with_tcp;
         if tcp && !self.tcp_drained {

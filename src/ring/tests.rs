@@ -355,7 +355,7 @@ fn an_accept_of_one_names_its_peer() {
 fn an_interval_passes_before_it_is_told() {
     let mut ring = ring();
     let interval = Duration::from_millis(10);
-    let begun = Instant::now();
+    let begun = std::time::Instant::now();
     ring.wake_after(Interval::new(interval), RECEIVE);
     assert_eq!(next(&mut ring, RECEIVE).result(), Err(Errno(libc::ETIME)));
     assert!(begun.elapsed() >= interval);

@@ -1,0 +1,150 @@
+//! The door of [`super::uring`] with two kernels behind it: the real one, and that of the simulation.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use io_uring::squeue;
+
+use super::{Completion, File, RingConfig, Token, Wait, uring};
+use crate::simulation::{self, Sqe, World};
+
+/// An instance of `io_uring`, real or simulated.
+pub(crate) enum Uring {
+    Real(uring::Uring),
+    Simulated,
+}
+
+fn ask<T>(question: impl FnOnce(&mut World) -> T) -> T {
+    simulation::ask(question).expect("the thread of a simulated ring has a world")
+}
+
+impl Uring {
+    pub(crate) fn new(config: &RingConfig) -> io::Result<Self> {
+        match simulation::ask(|world| world.kernel.set_up(config)) {
+            Some(()) => Ok(Self::Simulated),
+            None => uring::Uring::new(config).map(Self::Real),
+        }
+    }
+
+    pub(crate) fn register_files(&self, files: u32) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.register_files(files),
+            Self::Simulated => {
+                ask(|world| world.kernel.register_files(files));
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn update_file(&self, file: File, fd: RawFd) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.update_file(file, fd),
+            Self::Simulated => ask(|world| world.kernel.update_file(file.0 as usize, fd)),
+        }
+    }
+
+    pub(crate) fn allocate_files(&self, first: File, count: u32) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.allocate_files(first, count),
+            Self::Simulated => {
+                ask(|world| world.kernel.allocate_files(first.0 as usize, count as usize));
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn unregister_files(&self) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.unregister_files(),
+            Self::Simulated => {
+                ask(World::unregister_files);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn enable(&self) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.enable(),
+            Self::Simulated => Ok(()),
+        }
+    }
+
+    pub(crate) fn probe(&self) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.probe(),
+            Self::Simulated => Ok(()),
+        }
+    }
+
+    pub(crate) fn register_ring_fd(&mut self) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.register_ring_fd(),
+            Self::Simulated => Ok(()),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`uring::Uring::register_buffers`].
+    pub(crate) unsafe fn register_buffers(
+        &self,
+        entries: *mut u8,
+        count: u16,
+        group: u16,
+        flags: u16,
+    ) -> io::Result<()> {
+        match self {
+            // SAFETY: the caller's promise is the same
+            Self::Real(uring) => unsafe { uring.register_buffers(entries, count, group, flags) },
+            Self::Simulated => {
+                ask(|world| world.kernel.register_buffers(entries as u64, count, group, flags))
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`uring::Uring::push`].
+    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        match self {
+            // SAFETY: the caller's promise is the same
+            Self::Real(uring) => unsafe { uring.push(entry) },
+            Self::Simulated => ask(|world| world.kernel.push(Sqe::of(entry))),
+        }
+    }
+
+    pub(crate) fn has_queued(&self) -> bool {
+        match self {
+            Self::Real(uring) => uring.has_queued(),
+            Self::Simulated => ask(|world| world.kernel.has_queued()),
+        }
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        match self {
+            Self::Real(uring) => uring.has_work(),
+            Self::Simulated => ask(|world| world.kernel.has_work()),
+        }
+    }
+
+    pub(crate) fn enter(&self, wait: Wait) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.enter(wait),
+            Self::Simulated => ask(|world| world.enter(wait)),
+        }
+    }
+
+    pub(crate) fn reap(&self, completions: &mut Vec<Completion>) {
+        match self {
+            Self::Real(uring) => uring.reap(completions),
+            Self::Simulated => completions.extend(ask(|world| world.kernel.reap()).into_iter().map(
+                |(user_data, result, flags)| Completion {
+                    token: Token::from_user_data(user_data),
+                    result,
+                    flags,
+                },
+            )),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The datapaths in a simulated world: the kernel's side of the ring, the network and its people, all from
+//! one seed, so that whatever goes wrong once goes wrong again.
+//!
+//! ```text
+//! worker.rs udp.rs tcp.rs …  the real code: it does not know
+//!        │ operations          ▲ completions
+//!        ▼                     │
+//! ring/simulated.rs          the door: to the kernel, or to here
+//!        │
+//! world.rs     io_uring_enter(2); what happens next; what must hold
+//! kernel.rs    queues, files, operations in flight      buffers.rs  who has which buffer
+//! udp.rs       sockets, and a book of who asked what    tcp.rs      connections, and what each is owed
+//! peer.rs      the other end of a connection            scene.rs    what a world is furnished with
+//! chance.rs    dice, and how often what goes wrong      content.rs  bytes that say which they are
+//! abi.rs       raw memory, read as the kernel does
+//! ```
+//!
+//! The simulated kernel does what the real one may do, at any moment and in any order: receives end, the
+//! completion queue is full, sends come short, fail and wait, io_uring_enter(2) is interrupted. It checks
+//! at every step that a buffer is in one place only, that no operation is queued on a file that is closed,
+//! that what is in flight stays as it is, that each datagram is answered once, by the right address and in
+//! order, and each byte of a stream too; and whenever all is quiet that nobody is owed anything, that
+//! everything is armed and that the counters tell what has happened.
+//!
+//! A world belongs to a thread, as a ring does. Whatever asks the kernel for something past the ring has a
+//! question to [`ask`] first, in tests only.
+
+mod abi;
+mod buffers;
+mod chance;
+mod content;
+mod kernel;
+mod peer;
+mod scene;
+mod tcp;
+mod udp;
+mod world;
+
+use std::cell::RefCell;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+pub(crate) use self::abi::Sqe;
+pub(crate) use self::world::World;
+
+thread_local! {
+    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+/// Asks the world of this thread; `None` if it has none and lives in the real one.
+pub(crate) fn ask<T>(question: impl FnOnce(&mut World) -> T) -> Option<T> {
+    WORLD.with_borrow_mut(|world| world.as_mut().map(question))
+}
+
+/// The time in this thread's world, if it has one.
+pub(crate) fn now() -> Option<Instant> {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    ask(|world| *BEGINNING + world.now())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! What crosses the border between a process and the kernel, read and written as the kernel does it.
+//!
+//! Every raw pointer of the simulation is followed here.
+
+#![allow(unsafe_code)] // the memory that operations point at is the process's own, as in the kernel
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use io_uring::squeue;
+
+/// `struct io_uring_sqe`, the part that is used here (io_uring_enter(2)).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sqe {
+    pub(super) opcode: u8,
+    pub(super) flags: u8,
+    pub(super) ioprio: u16,
+    pub(super) fd: i32,
+    pub(super) off: u64,
+    pub(super) addr: u64,
+    pub(super) len: u32,
+    pub(super) op_flags: u32,
+    pub(super) user_data: u64,
+    pub(super) buf_group: u16,
+    pub(super) personality: u16,
+    pub(super) file_index: u32,
+    pub(super) rest: [u64; 2],
+}
+
+/// `IOSQE_FIXED_FILE`
+pub(super) const FIXED_FILE: u8 = 1 << 0;
+/// `IOSQE_BUFFER_SELECT`
+pub(super) const BUFFER_SELECT: u8 = 1 << 5;
+/// `IOSQE_CQE_SKIP_SUCCESS`
+pub(super) const SKIP_SUCCESS: u8 = 1 << 6;
+/// `IORING_RECV_MULTISHOT`, in `ioprio`
+pub(super) const RECV_MULTISHOT: u16 = 1 << 1;
+/// `IORING_ACCEPT_MULTISHOT`, in `ioprio`
+pub(super) const ACCEPT_MULTISHOT: u16 = 1 << 0;
+/// `IORING_FILE_INDEX_ALLOC`
+pub(super) const FILE_INDEX_ALLOC: u32 = u32::MAX;
+/// `IORING_CQE_F_BUFFER`; the buffer's number is in the upper half.
+pub(super) const F_BUFFER: u32 = 1 << 0;
+/// `IORING_CQE_F_MORE`
+pub(super) const F_MORE: u32 = 1 << 1;
+/// `IORING_CQE_F_BUF_MORE`
+pub(super) const F_BUF_MORE: u32 = 1 << 4;
+/// `IOU_PBUF_RING_INC`
+pub(super) const PBUF_RING_INC: u16 = 2;
+
+impl Sqe {
+    pub(crate) fn of(entry: &squeue::Entry) -> Self {
+        const { assert!(size_of::<squeue::Entry>() == 64 && size_of::<Sqe>() == 64) };
+        // SAFETY: an entry is the kernel's 64 bytes and nothing else, and any bytes are a valid Sqe
+        unsafe { std::ptr::from_ref(entry).cast::<Self>().read_unaligned() }
+    }
+}
+
+/// `len` bytes of the process's memory.
+pub(super) fn read<'a>(addr: u64, len: usize) -> &'a [u8] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: operations point at memory that is never unmapped. The process does not run while the
+    // simulated kernel does, and no caller keeps the slice until it does again
+    unsafe { std::slice::from_raw_parts(addr as *const u8, len) }
+}
+
+/// Writes to the process's memory.
+pub(super) fn write(addr: u64, bytes: &[u8]) {
+    // SAFETY: the caller was given this memory as a provided buffer; see `read`
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
+}
+
+pub(super) fn read_u16(addr: u64) -> u16 {
+    u16::from_ne_bytes(read(addr, 2).try_into().expect("two bytes"))
+}
+
+pub(super) fn read_u32(addr: u64) -> u32 {
+    u32::from_ne_bytes(read(addr, 4).try_into().expect("four bytes"))
+}
+
+pub(super) fn read_u64(addr: u64) -> u64 {
+    u64::from_ne_bytes(read(addr, 8).try_into().expect("eight bytes"))
+}
+
+/// An entry of a buffer ring: `struct io_uring_buf`. The ring's tail is what lies 14 bytes behind its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Provided {
+    at: u64,
+}
+
+impl Provided {
+    pub(super) const BYTES: u64 = 16;
+    pub(super) const TAIL_AT: u64 = 14;
+
+    pub(super) fn new(entries: u64, index: u16) -> Self {
+        Self { at: entries + u64::from(index) * Self::BYTES }
+    }
+
+    pub(super) fn addr(self) -> u64 {
+        read_u64(self.at)
+    }
+
+    pub(super) fn len(self) -> u32 {
+        read_u32(self.at + 8)
+    }
+
+    pub(super) fn number(self) -> u16 {
+        read_u16(self.at + 12)
+    }
+
+    /// What the kernel does when it has used a part of an incremental buffer.
+    pub(super) fn advance(self, bytes: u32) {
+        let (addr, len) = (self.addr() + u64::from(bytes), self.len() - bytes);
+        write(self.at, &addr.to_ne_bytes());
+        write(self.at + 8, &len.to_ne_bytes());
+    }
+}
+
+/// `struct msghdr` and what it points at.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) name: Vec<u8>,
+    pub(super) control: Vec<u8>,
+    pub(super) parts: Vec<Range<u64>>,
+    header: Vec<u8>,
+    header_at: u64,
+    control_at: u64,
+}
+
+impl Message {
+    pub(super) fn at(addr: u64) -> Self {
+        // msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags
+        let word = |index: u64| read_u64(addr + 8 * index);
+        let parts = (0..word(3)).map(|part| {
+            let (base, len) = (read_u64(word(2) + 16 * part), read_u64(word(2) + 16 * part + 8));
+            base..base + len
+        });
+        Self {
+            name: read(word(0), read_u32(addr + 8) as usize).to_vec(),
+            control: read(word(4), word(5) as usize).to_vec(),
+            parts: parts.collect(),
+            header: read(addr, size_of::<libc::msghdr>()).to_vec(),
+            header_at: addr,
+            control_at: word(4),
+        }
+    }
+
+    /// Nobody has changed the message since it was queued.
+    pub(super) fn is_untouched(&self) -> bool {
+        read(self.header_at, self.header.len()) == self.header && {
+            let now = Self::at(self.header_at);
+            now.name == self.name && now.control == self.control && now.parts == self.parts
+        }
+    }
+
+    /// Nobody has changed what the kernel reads late.
+    pub(super) fn is_control_untouched(&self) -> bool {
+        read(self.control_at, self.control.len()) == self.control
+    }
+
+    pub(super) fn payload(&self) -> Vec<u8> {
+        let mut payload =
+            Vec::with_capacity(self.parts.iter().map(|part| part.end - part.start).sum::<u64>() as usize);
+        for part in &self.parts {
+            payload.extend_from_slice(read(part.start, (part.end - part.start) as usize));
+        }
+        payload
+    }
+
+    /// What the control messages of a datagram say: the source's address and interface, the size of each
+    /// datagram of a train (ip(7), ipv6(7), udp(7)).
+    pub(super) fn control(&self) -> (Option<IpAddr>, u32, Option<u16>) {
+        let (mut source, mut interface, mut segment_bytes) = (None, 0, None);
+        let mut rest = self.control.as_slice();
+        while rest.len() >= 16 {
+            let len = u64::from_ne_bytes(rest[..8].try_into().expect("eight bytes")) as usize;
+            let [level, kind] =
+                [8, 12].map(|at| i32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes")));
+            assert!(len >= 16 && len <= rest.len(), "a control message of {len} bytes in {}", rest.len());
+            let data = &rest[16..len];
+            match (level, kind) {
+                (libc::SOL_IP, libc::IP_PKTINFO) => {
+                    let octets: [u8; 4] = data[4..8].try_into().expect("four bytes");
+                    source = Some(Ipv4Addr::from(octets).into());
+                }
+                (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                    let octets: [u8; 16] = data[..16].try_into().expect("sixteen bytes");
+                    source = Some(Ipv6Addr::from(octets).into());
+                    interface = u32::from_ne_bytes(data[16..20].try_into().expect("four bytes"));
+                }
+                (libc::SOL_UDP, libc::UDP_SEGMENT) => {
+                    segment_bytes = Some(u16::from_ne_bytes(data.try_into().expect("two bytes")));
+                }
+                other => panic!("a control message that nobody wants: {other:?}"),
+            }
+            rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
+        }
+        (source, interface, segment_bytes)
+    }
+}
+
+/// Appends a control message as the kernel lays it out.
+pub(super) fn push_control(area: &mut Vec<u8>, level: i32, kind: i32, data: &[u8]) {
+    area.extend((16 + data.len() as u64).to_ne_bytes());
+    area.extend(level.to_ne_bytes());
+    area.extend(kind.to_ne_bytes());
+    area.extend(data);
+    area.resize(area.len().next_multiple_of(8), 0);
+}

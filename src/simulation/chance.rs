@@ -1,0 +1,88 @@
+//! Everything that is left to chance, drawn from one seed.
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// The dice.
+#[derive(Debug)]
+pub(super) struct Chance(SmallRng);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(SmallRng::seed_from_u64(seed))
+    }
+
+    /// A number below `end`, which is not zero.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        self.0.random_range(0..end)
+    }
+
+    /// Both ends included.
+    pub(super) fn between(&mut self, first: usize, last: usize) -> usize {
+        self.0.random_range(first..=last)
+    }
+
+    /// True `permille` times in a thousand.
+    pub(super) fn happens(&mut self, permille: u32) -> bool {
+        permille > 0 && self.0.random_range(0..1000) < permille
+    }
+
+    pub(super) fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// How often what goes wrong, in so many cases of a thousand. Most worlds have few faults, so that each is
+/// also met where nothing else disturbs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// io_uring_enter(2) fails in passing, before it does anything.
+    pub(super) enter: u32,
+    /// It submits only a part of what is queued.
+    pub(super) partial: u32,
+    /// It is interrupted, or its time is over, before anything completes.
+    pub(super) interrupted: u32,
+    /// The completion queue is found full.
+    pub(super) overflow: u32,
+    /// A receive of datagrams or an accept fails.
+    pub(super) receive: u32,
+    /// A received datagram has a flaw.
+    pub(super) flaw: u32,
+    /// The send buffer of a UDP socket is full.
+    pub(super) full: u32,
+    /// A reply is refused for good.
+    pub(super) refused: u32,
+    /// A reply socket can't be had.
+    pub(super) bind: u32,
+    /// A stream takes fewer bytes than it has room for.
+    pub(super) short: u32,
+    /// A send or receive of a stream fails in passing.
+    pub(super) passing: u32,
+    /// A connection is reset.
+    pub(super) reset: u32,
+}
+
+impl Faults {
+    pub(super) fn draw(chance: &mut Chance) -> Self {
+        let busy = chance.pick(&[0, 1, 2, 4]);
+        let mut rate = || if chance.below(4) < busy { chance.pick(&[2, 20, 150, 400]) } else { 0 };
+        Self {
+            enter: rate(),
+            partial: rate(),
+            interrupted: rate(),
+            overflow: rate(),
+            receive: rate(),
+            flaw: rate(),
+            full: rate(),
+            refused: rate(),
+            bind: rate(),
+            short: rate(),
+            passing: rate(),
+            reset: rate() / 10,
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! TCP as a process meets it: listeners with connections in their queues, connections with bytes in both
+//! directions, and what each is owed.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::abi::{self, FILE_INDEX_ALLOC, Sqe};
+use super::content;
+use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::peer::Peer;
+use crate::addr::RawAddr;
+
+/// Bytes that a receive queue holds.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// What a process may have received of a connection and not sent back: what its buffers hold.
+const HELD_BYTES_MAX: u64 = 5 << 20;
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) addr: SocketAddr,
+    pub(super) queue: VecDeque<usize>,
+    accept: Option<InFlight>,
+    pub(super) filtered: bool,
+    /// The process is to keep an accept armed, unless it has as many connections as it may.
+    pub(super) served: bool,
+}
+
+/// A connection; bytes are counted from its beginning.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
+pub(super) struct Connection {
+    pub(super) peer: Peer,
+    salt: u64,
+    /// The peer has sent so many, and then its FIN.
+    pub(super) sent: u64,
+    pub(super) fin: bool,
+    /// The process has received so many, and then the end.
+    received: u64,
+    ended: bool,
+    /// The process has sent back so many, and then its FIN.
+    pub(super) echoed: u64,
+    finished: bool,
+    /// The peer has read so many.
+    pub(super) read: u64,
+    /// Room for what the peer has not read.
+    room: u64,
+    /// The connection is broken, and the process has not been told; then it has.
+    error: Option<i32>,
+    pub(super) broken: bool,
+    told: bool,
+    pub(super) accepted: bool,
+    pub(super) closed: bool,
+    /// What was in the receive queue or before when the process was told to end.
+    owed: Option<u64>,
+    receive: Option<InFlight>,
+    send: Option<InFlight>,
+    shutdown: Option<InFlight>,
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) accepted: u64,
+    pub(super) refused: u64,
+    pub(super) closed: u64,
+    /// Closed by the process although neither the connection was broken nor everything echoed.
+    pub(super) given_up: u64,
+    pub(super) echoed_bytes: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Tcp {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) books: Books,
+}
+
+impl Tcp {
+    pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
+        let queue = VecDeque::new();
+        self.listeners.push(Listener { addr, queue, accept: None, filtered: false, served: true });
+        Object::Listener(self.listeners.len() - 1)
+    }
+
+    /// Somebody connects.
+    pub(super) fn connect(&mut self, listener: usize, peer: Peer, kernel: &mut Kernel) {
+        if self.listeners[listener].filtered {
+            return;
+        }
+        let room = kernel.chance.pick(&[1, 1000, 20 << 10, 4 << 20]).max(peer.left / 200);
+        let salt = kernel.chance.below(1 << 20) as u64;
+        self.connections.push(Connection {
+            peer,
+            salt,
+            sent: 0,
+            fin: false,
+            received: 0,
+            ended: false,
+            echoed: 0,
+            finished: false,
+            read: 0,
+            room,
+            error: None,
+            broken: false,
+            told: false,
+            accepted: false,
+            closed: false,
+            owed: None,
+            receive: None,
+            send: None,
+            shutdown: None,
+        });
+        let connection = self.connections.len() - 1;
+        self.listeners[listener].queue.push_back(connection);
+        kernel.activate(Object::Listener(listener));
+        kernel.activate(Object::Peer(connection));
+    }
+
+    /// Connections that are open, as far as the process knows or will know.
+    pub(super) fn open(&self) -> usize {
+        self.connections.iter().filter(|connection| !connection.closed).count()
+    }
+
+    // Operations.
+
+    /// An ACCEPT is submitted, multishot or not.
+    pub(super) fn accept(&mut self, listener: usize, operation: Operation, kernel: &mut Kernel) {
+        assert_eq!(operation.sqe.file_index, FILE_INDEX_ALLOC, "connections are direct descriptors");
+        assert!(self.listeners[listener].accept.is_none(), "a listener is armed twice");
+        self.listeners[listener].accept = Some(kernel.begin(operation));
+        kernel.activate(Object::Listener(listener));
+    }
+
+    pub(super) fn advance_listener(&mut self, listener: usize, kernel: &mut Kernel) {
+        let Some(accept) = self.listeners[listener].accept else { return };
+        let sqe = kernel.get(accept).sqe;
+        let end = if kernel.get(accept).cancelled {
+            Some(-libc::ECANCELED)
+        } else if kernel.chance.happens(kernel.faults.receive) {
+            Some(-kernel.chance.pick(&[libc::ECONNABORTED, libc::EMFILE, libc::ENOMEM, libc::EPROTO]))
+        } else if let Some(connection) = self.listeners[listener].queue.pop_front() {
+            kernel.progress();
+            match kernel.install(Object::Connection(connection)) {
+                None => {
+                    // as the kernel does it: taken from the queue, and closed
+                    self.connections[connection].closed = true;
+                    self.books.refused += 1;
+                    Some(-libc::ENFILE)
+                }
+                Some(file) => {
+                    self.connections[connection].accepted = true;
+                    self.books.accepted += 1;
+                    if sqe.addr != 0 {
+                        let name = RawAddr::from(self.connections[connection].peer.addr);
+                        assert_eq!(sqe.ioprio & abi::ACCEPT_MULTISHOT, 0, "one place for many names");
+                        abi::write(sqe.addr, name.as_bytes());
+                        abi::write(sqe.off, &(name.as_bytes().len() as u32).to_ne_bytes());
+                    }
+                    if sqe.ioprio & abi::ACCEPT_MULTISHOT == 0 {
+                        Some(file as i32)
+                    } else {
+                        if !kernel.complete_more(&sqe, file as i32, 0) {
+                            self.listeners[listener].accept = None;
+                            kernel.end(accept);
+                        }
+                        None
+                    }
+                }
+            }
+        } else {
+            None
+        };
+        if let Some(result) = end {
+            self.listeners[listener].accept = None;
+            kernel.end(accept);
+            kernel.complete(&sqe, result, 0);
+        }
+        let Listener { queue, accept, .. } = &self.listeners[listener];
+        if accept.is_some() && !queue.is_empty() {
+            kernel.activate(Object::Listener(listener));
+        }
+    }
+
+    /// A RECV is submitted, multishot or not.
+    pub(super) fn receive(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        let sqe = operation.sqe;
+        assert!(sqe.flags & abi::BUFFER_SELECT != 0, "received into provided buffers");
+        assert!(this.receive.is_none(), "two receives on one connection");
+        if kernel.group(sqe.buf_group).is_empty() {
+            kernel.complete(&sqe, -libc::ENOBUFS, 0);
+        } else if operation.is_inline() {
+            if let Some((result, flags)) = this.take(&sqe, kernel) {
+                kernel.complete(&sqe, result, flags);
+            } else {
+                kernel.complete(&sqe, -libc::EAGAIN, 0);
+            }
+            kernel.activate(Object::Peer(connection));
+        } else {
+            this.receive = Some(kernel.begin(operation));
+            kernel.activate(Object::Connection(connection));
+        }
+    }
+
+    /// A SEND is submitted.
+    pub(super) fn send(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        assert!(this.send.is_none() && this.shutdown.is_none(), "two sends on one connection");
+        assert!(!this.finished, "bytes behind our FIN");
+        let inline = operation.is_inline();
+        let sqe = operation.sqe;
+        let send = kernel.begin(operation);
+        if inline || kernel.chance.one_in(2) {
+            if let Some(result) = this.give(&sqe, kernel, &mut self.books) {
+                kernel.end(send);
+                kernel.complete(&sqe, result, 0);
+                kernel.activate(Object::Peer(connection));
+                return;
+            } else if inline {
+                kernel.end(send);
+                kernel.complete(&sqe, -libc::EAGAIN, 0);
+                return;
+            }
+        }
+        this.send = Some(send);
+        kernel.activate(Object::Connection(connection));
+    }
+
+    /// A SHUTDOWN is submitted, which the kernel's threads carry out.
+    pub(super) fn shut_down(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
+        assert_eq!(operation.sqe.len, libc::SHUT_WR as u32);
+        let this = &mut self.connections[connection];
+        assert!(this.send.is_none() && this.shutdown.is_none(), "a FIN under a send");
+        this.shutdown = Some(kernel.begin(operation));
+        kernel.activate(Object::Connection(connection));
+    }
+
+    pub(super) fn advance(&mut self, connection: usize, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        let mut again = false;
+        if let Some(receive) = this.receive {
+            let sqe = kernel.get(receive).sqe;
+            let end = if kernel.get(receive).cancelled {
+                Some((-libc::ECANCELED, 0))
+            } else if kernel.chance.happens(kernel.faults.passing) {
+                Some((-libc::EINTR, 0))
+            } else {
+                match this.take(&sqe, kernel) {
+                    // of a multishot it is bytes only that it goes on after
+                    Some((result @ 1.., flags)) if sqe.ioprio & abi::RECV_MULTISHOT != 0 => {
+                        again = kernel.complete_more(&sqe, result, flags);
+                        if !again {
+                            this.receive = None;
+                            kernel.end(receive);
+                        }
+                        None
+                    }
+                    other => other,
+                }
+            };
+            if let Some((result, flags)) = end {
+                this.receive = None;
+                kernel.end(receive);
+                kernel.complete(&sqe, result, flags);
+            }
+        }
+        if let Some(send) = this.send {
+            let sqe = kernel.get(send).sqe;
+            let result = if kernel.get(send).cancelled {
+                Some(-libc::ECANCELED)
+            } else {
+                this.give(&sqe, kernel, &mut self.books)
+            };
+            if let Some(result) = result {
+                this.send = None;
+                kernel.end(send);
+                kernel.complete(&sqe, result, 0);
+            }
+        }
+        if let Some(shutdown) = this.shutdown.take() {
+            let operation = kernel.end(shutdown);
+            let result = if this.broken { -libc::ENOTCONN } else { 0 };
+            if this.broken {
+                this.told = true;
+            } else {
+                assert_eq!(this.echoed, this.received, "a FIN before all is echoed");
+                assert!(this.received >= this.owed.unwrap_or(0).min(8 << 20), "a FIN before all is received");
+                this.finished = true;
+            }
+            kernel.complete(&operation.sqe, result, 0);
+        }
+        if again {
+            kernel.activate(Object::Connection(connection));
+        }
+        kernel.activate(Object::Peer(connection));
+    }
+
+    /// The process closes its end.
+    pub(super) fn close(&mut self, connection: usize, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        let complete = this.finished || this.echoed == this.sent;
+        let orderly = this.ended && complete;
+        if !this.told && !orderly {
+            self.books.given_up += 1;
+        }
+        self.books.closed += 1;
+        this.closed = true;
+        kernel.progress();
+    }
+
+    /// The process was told to end.
+    pub(super) fn begin_drain(&mut self) {
+        for connection in &mut self.connections {
+            connection.owed = Some(connection.sent);
+        }
+    }
+
+    /// All is quiet: nobody is owed anything.
+    pub(super) fn check_quiet(&self, limit: usize) {
+        let open = self.connections.iter().filter(|connection| connection.accepted && !connection.closed);
+        let full = open.clone().count() >= limit;
+        for Listener { addr, queue, accept, served, .. } in &self.listeners {
+            assert!(!served || full || accept.is_some(), "nobody accepts on {addr}");
+            assert!(full || queue.is_empty(), "somebody waits to be accepted on {addr}");
+        }
+        for (number, this) in self.connections.iter().enumerate() {
+            if this.accepted && !this.closed && !full {
+                assert!(!this.fin && !this.broken, "connection {number} has not ended");
+                assert_eq!(this.received, this.sent, "connection {number} is not received from");
+                assert_eq!(this.echoed, this.sent, "connection {number} is owed an echo");
+                assert!(this.receive.is_some(), "connection {number} is not armed");
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Bytes that the peer may send at once.
+    pub(super) fn window(&self) -> u64 {
+        if self.broken || self.closed { 0 } else { WINDOW_BYTES - (self.sent - self.received) }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished || self.closed
+    }
+
+    /// The peer, or the network, breaks the connection.
+    pub(super) fn break_with(&mut self, errno: i32) {
+        self.broken = true;
+        self.error = Some(errno);
+    }
+
+    /// What a receive gets, if it doesn't have to wait: result and flags.
+    fn take(&mut self, sqe: &Sqe, kernel: &mut Kernel) -> Option<(i32, u32)> {
+        let bytes = self.sent - self.received;
+        let group = kernel.group(sqe.buf_group);
+        if bytes == 0 {
+            if let Some(errno) = self.error.take() {
+                self.told = true;
+                kernel.progress();
+                return Some((-errno, 0));
+            } else if self.fin || self.broken {
+                self.ended = true;
+                self.told |= self.broken;
+                kernel.progress();
+                return Some((0, 0));
+            }
+            return None;
+        } else if group.is_empty() {
+            return Some((-libc::ENOBUFS, 0));
+        }
+        let limit = if sqe.len == 0 { u32::MAX } else { sqe.len };
+        let room = group.room().min(limit).min(content::PART_BYTES_MAX as u32);
+        let most = bytes.min(room.into()) as usize;
+        let bytes = if kernel.chance.one_in(4) { kernel.chance.between(1, most) } else { most };
+        let flags = kernel.group(sqe.buf_group).fill(content::stream(self.salt, self.received, bytes));
+        self.received += bytes as u64;
+        assert!(self.received - self.echoed <= HELD_BYTES_MAX || self.finished, "too much is kept");
+        kernel.progress();
+        Some((bytes as i32, flags))
+    }
+
+    /// What a send comes to, if it doesn't have to wait.
+    fn give(&mut self, sqe: &Sqe, kernel: &mut Kernel, books: &mut Books) -> Option<i32> {
+        if self.broken {
+            self.told = true;
+            return Some(-self.error.take().unwrap_or(libc::EPIPE));
+        }
+        if kernel.chance.happens(kernel.faults.passing) {
+            return Some(-kernel.chance.pick(&[libc::ENOMEM, libc::ENOBUFS, libc::EINTR]));
+        }
+        let room = self.room - (self.echoed - self.read).min(self.room);
+        if room == 0 {
+            return None;
+        }
+        let most = room.min(sqe.len.into()) as usize;
+        let short = kernel.chance.happens(kernel.faults.short);
+        let bytes = if short { kernel.chance.between(1, most) } else { most };
+        let sent = abi::read(sqe.addr, bytes);
+        let due = (self.received - self.echoed) as usize;
+        assert!(sqe.len as usize <= due, "{} bytes are sent, but {due} are due", sqe.len);
+        assert!(sent == content::stream(self.salt, self.echoed, bytes), "other bytes than were received");
+        self.echoed += bytes as u64;
+        books.echoed_bytes += bytes as u64;
+        kernel.progress();
+        Some(bytes as i32)
+    }
+}

@@ -1,0 +1,439 @@
+//! UDP as a process meets it: sockets with datagrams in their queues, and a book of who asked what.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use super::abi::{self, Message, Sqe};
+use super::content;
+use super::kernel::{InFlight, Kernel, Object, Operation};
+use crate::addr::{self, RawAddr};
+
+/// Datagrams that a receive queue holds.
+const QUEUE_MAX: usize = 400;
+/// What the oldest kernel takes in one message (`UDP_MAX_SEGMENTS`).
+const SEGMENTS_MAX: usize = 64;
+
+/// What is to become of a flow's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    Echoed,
+    Refused,
+}
+
+/// Who asks whom, and what was not answered yet.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) peer: SocketAddr,
+    pub(super) origdst: SocketAddr,
+    pub(super) socket: usize,
+    pub(super) expected: Expected,
+    /// What the path answers to a train.
+    pub(super) refuses_trains: Option<i32>,
+    /// What the process has got and not sent back, in order.
+    unanswered: VecDeque<Datagram>,
+    sent: u64,
+    /// The latest that was sent back.
+    answered: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Datagram {
+    /// Its place in the flow.
+    sequence: u64,
+    id: u64,
+    bytes: usize,
+    /// A send of it failed or had to wait, so that it may come late or not at all.
+    failed: bool,
+}
+
+/// What is wrong with what is received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    PayloadTruncated,
+    ControlTruncated,
+    NoDestination,
+}
+
+/// A datagram or a train in a receive queue.
+#[derive(Debug)]
+struct Arrival {
+    flow: usize,
+    datagrams: Vec<Datagram>,
+    flaw: Option<Flaw>,
+}
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) addr: SocketAddr,
+    queue: VecDeque<Arrival>,
+    receive: Option<InFlight>,
+    sends: Vec<InFlight>,
+    /// Nothing new comes in.
+    pub(super) filtered: bool,
+    /// The process is to keep a receive armed.
+    pub(super) served: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) pair: SocketAddr,
+    sends: Vec<InFlight>,
+}
+
+/// What happened so far, in datagrams.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) delivered: u64,
+    pub(super) flawed: u64,
+    pub(super) echoed: u64,
+    pub(super) echoed_bytes: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Udp {
+    pub(super) sockets: Vec<Socket>,
+    pub(super) replies: Vec<Reply>,
+    pub(super) flows: Vec<Flow>,
+    pub(super) books: Books,
+    by_pair: HashMap<(SocketAddr, SocketAddr), usize>,
+    ids: u64,
+}
+
+impl Udp {
+    pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
+        let (queue, sends) = (VecDeque::new(), Vec::new());
+        self.sockets.push(Socket { addr, queue, receive: None, sends, filtered: false, served: true });
+        Object::Udp(self.sockets.len() - 1)
+    }
+
+    /// A socket for replies.
+    pub(super) fn bind(&mut self, pair: SocketAddr) -> Object {
+        self.replies.push(Reply { pair, sends: Vec::new() });
+        Object::Reply(self.replies.len() - 1)
+    }
+
+    pub(super) fn add_flow(&mut self, flow: (SocketAddr, SocketAddr, usize, Expected, Option<i32>)) {
+        let (peer, origdst, socket, expected, refuses_trains) = flow;
+        let before = self.by_pair.insert((peer, without_scope(origdst)), self.flows.len());
+        assert!(before.is_none(), "two flows from {peer} to {origdst}");
+        self.flows.push(Flow {
+            peer,
+            origdst,
+            socket,
+            expected,
+            refuses_trains,
+            unanswered: VecDeque::new(),
+            sent: 0,
+            answered: None,
+        });
+    }
+
+    /// A peer sends a train of `count` datagrams, the last one perhaps shorter.
+    pub(super) fn arrive(
+        &mut self,
+        flow: usize,
+        (count, bytes, last_bytes): (usize, usize, usize),
+        flaw: Option<Flaw>,
+        kernel: &mut Kernel,
+    ) {
+        let Flow { socket, sent, .. } = &mut self.flows[flow];
+        let Socket { queue, filtered, .. } = &mut self.sockets[*socket];
+        if queue.len() >= QUEUE_MAX || *filtered {
+            return;
+        }
+        let datagrams = (0..count).map(|index| {
+            *sent += 1;
+            self.ids += 1;
+            let bytes = if index + 1 == count { last_bytes } else { bytes };
+            Datagram { sequence: *sent, id: self.ids, bytes, failed: false }
+        });
+        queue.push_back(Arrival { flow, datagrams: datagrams.collect(), flaw });
+        kernel.activate(Object::Udp(*socket));
+    }
+
+    pub(super) fn is_queue_empty(&self, socket: usize) -> bool {
+        self.sockets[socket].queue.is_empty()
+    }
+
+    /// A multishot RECVMSG is submitted.
+    pub(super) fn receive(&mut self, socket: usize, operation: Operation, kernel: &mut Kernel) {
+        let Sqe { ioprio, addr, .. } = operation.sqe;
+        assert!(ioprio & abi::RECV_MULTISHOT != 0 && operation.sqe.flags & abi::BUFFER_SELECT != 0);
+        let room = (abi::read_u32(addr + 8), abi::read_u64(addr + 40));
+        assert_eq!(room, (32, 512), "room for a name and for control messages");
+        assert!(self.sockets[socket].receive.is_none(), "a socket is armed twice");
+        if kernel.group(operation.sqe.buf_group).is_empty() {
+            kernel.complete(&operation.sqe, -libc::ENOBUFS, 0);
+            return;
+        }
+        self.sockets[socket].receive = Some(kernel.begin(operation));
+        kernel.activate(Object::Udp(socket));
+    }
+
+    /// Goes on with what can go on at a listening socket.
+    pub(super) fn advance(&mut self, socket: usize, kernel: &mut Kernel) {
+        if let Some(receive) = self.sockets[socket].receive {
+            let sqe = kernel.get(receive).sqe;
+            let end = if kernel.get(receive).cancelled {
+                Some(libc::ECANCELED)
+            } else if kernel.chance.happens(kernel.faults.receive) {
+                Some(kernel.chance.pick(&[libc::ENOMEM, libc::EHOSTUNREACH, libc::ECONNREFUSED, libc::EINTR]))
+            } else if self.sockets[socket].queue.is_empty() {
+                None
+            } else if kernel.group(sqe.buf_group).is_empty() {
+                Some(libc::ENOBUFS)
+            } else {
+                if !self.deliver(socket, &sqe, kernel) {
+                    self.sockets[socket].receive = None;
+                    kernel.end(receive);
+                }
+                None
+            };
+            if let Some(errno) = end {
+                self.sockets[socket].receive = None;
+                kernel.end(receive);
+                kernel.complete(&sqe, -errno, 0);
+            }
+            if self.sockets[socket].receive.is_some() && !self.sockets[socket].queue.is_empty() {
+                kernel.activate(Object::Udp(socket));
+            }
+        }
+        let sends = &mut self.sockets[socket].sends;
+        if !sends.is_empty() {
+            let send = sends.swap_remove(kernel.chance.below(sends.len()));
+            kernel.activate(Object::Udp(socket));
+            self.send_now(Object::Udp(socket), send, kernel);
+        }
+    }
+
+    /// Goes on with what can go on at a reply socket.
+    pub(super) fn advance_reply(&mut self, reply: usize, kernel: &mut Kernel) {
+        let sends = &mut self.replies[reply].sends;
+        if !sends.is_empty() {
+            let send = sends.swap_remove(kernel.chance.below(sends.len()));
+            kernel.activate(Object::Reply(reply));
+            self.send_now(Object::Reply(reply), send, kernel);
+        }
+    }
+
+    /// Hands over what is first in the queue. False if the multishot has ended with it.
+    fn deliver(&mut self, socket: usize, sqe: &Sqe, kernel: &mut Kernel) -> bool {
+        let Arrival { flow, datagrams, flaw } =
+            self.sockets[socket].queue.pop_front().expect("the queue is not empty");
+        let Flow { peer, origdst, unanswered, .. } = &mut self.flows[flow];
+        let mut payload = Vec::with_capacity(datagrams.iter().map(|datagram| datagram.bytes).sum());
+        for datagram in &datagrams {
+            content::write_datagram(&mut payload, datagram.id, datagram.bytes);
+        }
+        let mut control = Vec::new();
+        if kernel.chance.one_in(4) {
+            abi::push_control(&mut control, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2, 3, 4]);
+        }
+        let (level, kind) = match origdst {
+            SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_ORIGDSTADDR),
+            SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR),
+        };
+        if flaw != Some(Flaw::NoDestination) {
+            abi::push_control(&mut control, level, kind, RawAddr::from(*origdst).as_bytes());
+        }
+        if datagrams.len() > 1 {
+            let bytes = datagrams[0].bytes as i32;
+            abi::push_control(&mut control, libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes());
+        }
+        let message_flags = match flaw {
+            Some(Flaw::PayloadTruncated) => libc::MSG_TRUNC,
+            Some(Flaw::ControlTruncated) => libc::MSG_CTRUNC,
+            _ => 0,
+        };
+        let name = RawAddr::from(*peer);
+        let mut received = Vec::with_capacity(payload.len() + 560);
+        let lengths = [name.as_bytes().len(), control.len(), payload.len(), message_flags as usize];
+        received.extend(lengths.iter().flat_map(|length| (*length as u32).to_ne_bytes()));
+        received.extend(name.as_bytes());
+        received.resize(16 + 32, 0);
+        received.extend(control);
+        received.resize(16 + 32 + 512, 0);
+        received.extend(&payload);
+        let flags = kernel.group(sqe.buf_group).fill(&received);
+        let count = datagrams.len() as u64;
+        match flaw {
+            None => {
+                self.books.delivered += count;
+                unanswered.extend(datagrams);
+            }
+            Some(Flaw::NoDestination) => self.books.flawed += count,
+            Some(_) => self.books.flawed += 1,
+        }
+        kernel.progress();
+        let result = received.len() as i32;
+        if payload.is_empty() {
+            kernel.complete(sqe, result, flags);
+            return false;
+        }
+        kernel.complete_more(sqe, result, flags)
+    }
+
+    /// A SENDMSG is submitted.
+    pub(super) fn send(&mut self, from: Object, operation: Operation, kernel: &mut Kernel) {
+        let full = kernel.chance.happens(kernel.faults.full);
+        if full && operation.is_inline() {
+            self.mark_failed(from, operation.message.as_ref().expect("a message"));
+            kernel.complete(&operation.sqe, -libc::EAGAIN, 0);
+            return;
+        }
+        if full {
+            // whoever comes next may find room before
+            self.mark_failed(from, operation.message.as_ref().expect("a message"));
+            let send = kernel.begin(operation);
+            match from {
+                Object::Udp(socket) => self.sockets[socket].sends.push(send),
+                Object::Reply(reply) => self.replies[reply].sends.push(send),
+                other => panic!("a datagram sent on {other:?}"),
+            }
+            kernel.activate(from);
+        } else {
+            let send = kernel.begin(operation);
+            self.send_now(from, send, kernel);
+        }
+    }
+
+    /// The socket takes the message, or refuses it.
+    fn send_now(&mut self, from: Object, send: InFlight, kernel: &mut Kernel) {
+        let operation = kernel.end(send);
+        if operation.cancelled {
+            kernel.complete(&operation.sqe, -libc::ECANCELED, 0);
+            return;
+        }
+        let message = operation.message.as_ref().expect("a message");
+        let (flow, segment_bytes) = self.decode(from, message);
+        let bytes: u64 = message.parts.iter().map(|part| part.end - part.start).sum();
+        let train = segment_bytes.is_some_and(|segment_bytes| bytes > u64::from(segment_bytes));
+        let refusal = self.flows[flow].refuses_trains.filter(|_| train).or_else(|| {
+            let refused = kernel.chance.happens(kernel.faults.refused);
+            let errors = [
+                libc::EPERM,
+                libc::ENETUNREACH,
+                libc::ENOBUFS,
+                libc::ECONNREFUSED,
+                libc::EINVAL,
+                libc::ENOMEM,
+                libc::EIO,
+                libc::EMSGSIZE,
+                libc::EADDRNOTAVAIL,
+            ];
+            refused.then(|| kernel.chance.pick(&errors))
+        });
+        kernel.progress();
+        if let Some(errno) = refusal {
+            self.mark_failed(from, message);
+            kernel.complete(&operation.sqe, -errno, 0);
+            return;
+        }
+        let payload = message.payload();
+        self.books.echoed += self.flows[flow].take(&payload, segment_bytes);
+        self.books.echoed_bytes += bytes;
+        kernel.complete(&operation.sqe, bytes as i32, 0);
+    }
+
+    /// Whose reply it is, and the size of its segments. It must be right in every respect.
+    fn decode(&self, from: Object, message: &Message) -> (usize, Option<u16>) {
+        let peer = addr::decode(&message.name).expect("a reply goes to an address");
+        let (source, interface, segment_bytes) = message.control();
+        let source = match from {
+            Object::Udp(socket) => {
+                let scope = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+                assert_eq!(interface, scope, "a reply to {peer} leaves by another interface");
+                let source = source.expect("a reply from a listening socket says where it leaves from");
+                SocketAddr::new(source, self.sockets[socket].addr.port())
+            }
+            Object::Reply(reply) => {
+                let pair = self.replies[reply].pair;
+                assert!(source.is_none_or(|source| source == pair.ip()), "a reply socket is bound");
+                without_scope(pair)
+            }
+            other => panic!("a datagram sent on {other:?}"),
+        };
+        let flow = self.by_pair.get(&(peer, source));
+        let flow = *flow.unwrap_or_else(|| panic!("{source} has nothing to say to {peer}"));
+        assert_ne!(self.flows[flow].expected, Expected::Refused, "{source} must not answer {peer}");
+        (flow, segment_bytes)
+    }
+
+    /// The datagrams of a send that fails may come late, or not at all.
+    fn mark_failed(&mut self, from: Object, message: &Message) {
+        let (flow, segment_bytes) = self.decode(from, message);
+        let payload = message.payload();
+        let unanswered = &mut self.flows[flow].unanswered;
+        for datagram in segments(&payload, segment_bytes) {
+            let place = find(unanswered, datagram).expect("a reply repeats what was received, once");
+            unanswered[place].failed = true;
+        }
+    }
+
+    /// What was not answered, without an excuse and in all; forgets it. Called when all is quiet.
+    pub(super) fn settle(&mut self) -> (u64, u64) {
+        let (mut silent, mut all) = (0, 0);
+        for flow in &mut self.flows {
+            for datagram in flow.unanswered.drain(..) {
+                all += 1;
+                silent += u64::from(!datagram.failed && flow.expected == Expected::Echoed);
+            }
+        }
+        (silent, all)
+    }
+
+    /// Every socket that is served waits for datagrams, and has none.
+    pub(super) fn check_armed(&self) {
+        for Socket { addr, queue, receive, sends, served, .. } in &self.sockets {
+            assert!(!served || receive.is_some(), "nothing is received on {addr}");
+            assert!(queue.is_empty() && sends.is_empty(), "{addr} has not come to rest");
+        }
+    }
+}
+
+impl Flow {
+    /// The payload of a reply is what was asked, in the order in which it was asked. How many datagrams.
+    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>) -> u64 {
+        let mut count = 0;
+        for datagram in segments(payload, segment_bytes) {
+            let place = find(&self.unanswered, datagram).unwrap_or_else(|| {
+                panic!("{} bytes that {} never sent, or that were echoed before", datagram.len(), self.peer)
+            });
+            let Datagram { sequence, bytes, failed, .. } =
+                self.unanswered.remove(place).expect("it is there");
+            if bytes >= content::ID_BYTES {
+                let answered = self.answered.unwrap_or(0);
+                let in_order = sequence > answered || failed;
+                assert!(in_order, "{}'s datagram {sequence} is echoed behind its {answered}", self.peer);
+                self.answered = Some(sequence.max(answered));
+            }
+            count += 1;
+        }
+        count
+    }
+}
+
+fn without_scope(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip(), addr.port())
+}
+
+/// What a payload consists of. No kernel sends trains that are longer.
+fn segments(payload: &[u8], segment_bytes: Option<u16>) -> Vec<&[u8]> {
+    assert!(payload.len() <= 65_527, "a message of {} bytes", payload.len());
+    match segment_bytes {
+        None => vec![payload],
+        Some(segment_bytes) => {
+            let segments: Vec<_> = payload.chunks(segment_bytes.into()).collect();
+            assert!(segments.len() <= SEGMENTS_MAX, "a train of {} datagrams", segments.len());
+            segments
+        }
+    }
+}
+
+/// Which datagram that is. Of short ones that are alike it is the one that has the least to excuse.
+fn find(unanswered: &VecDeque<Datagram>, bytes: &[u8]) -> Option<usize> {
+    let is_it =
+        |datagram: &Datagram| datagram.bytes == bytes.len() && content::is_datagram(bytes, datagram.id);
+    let sound = unanswered.iter().position(|datagram| !datagram.failed && is_it(datagram));
+    sound.or_else(|| unanswered.iter().position(is_it))
+}

@@ -1,0 +1,426 @@
+//! A world of one worker: the kernel under it, the network around it, and what happens there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::opcode;
+
+use super::buffers::Group;
+use super::chance::Chance;
+use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::peer::Peer;
+use super::scene::Scene;
+use super::tcp::Tcp;
+use super::udp::{Flaw, Udp};
+use crate::ring::Wait;
+use crate::stats::{Counters, Snapshot};
+use crate::sys;
+
+/// How far the world has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Datagrams and connections come in.
+    Busy,
+    /// No more of them; everybody reads.
+    Settling,
+    /// The worker was told to end.
+    Draining,
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(crate) kernel: Kernel,
+    pub(super) udp: Udp,
+    pub(super) tcp: Tcp,
+    scene: Scene,
+    phase: Phase,
+    counters: Arc<Counters>,
+    wake_poll: Option<InFlight>,
+    woken: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, counters: Arc<Counters>) -> Self {
+        let mut kernel = Kernel::new(Chance::new(seed));
+        let scene = Scene::draw(&mut kernel.chance);
+        Self {
+            kernel,
+            udp: Udp::default(),
+            tcp: Tcp::default(),
+            scene,
+            phase: Phase::Busy,
+            counters,
+            wake_poll: None,
+            woken: false,
+        }
+    }
+
+    pub(super) fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    // System calls beside the ring.
+
+    /// Time goes on a little whenever somebody looks.
+    pub(crate) fn now(&mut self) -> Duration {
+        self.kernel.now += Duration::from_nanos(100);
+        self.kernel.now
+    }
+
+    pub(crate) fn drop_incoming(&mut self, socket: BorrowedFd<'_>) {
+        match self.kernel.object(socket.as_raw_fd()) {
+            Object::Udp(socket) => {
+                // what was on its way already
+                if self.kernel.chance.one_in(4) {
+                    self.datagram_for(socket);
+                }
+                self.udp.sockets[socket].filtered = true;
+            }
+            Object::Listener(listener) => self.tcp.listeners[listener].filtered = true,
+            other => panic!("a filter on {other:?}"),
+        }
+    }
+
+    pub(crate) fn receive_queue_bytes(&self, socket: BorrowedFd<'_>) -> u32 {
+        match self.kernel.object(socket.as_raw_fd()) {
+            Object::Udp(socket) => u32::from(!self.udp.is_queue_empty(socket)) * 1000,
+            other => panic!("no queue of datagrams: {other:?}"),
+        }
+    }
+
+    pub(crate) fn accept_queue_len(&self, listener: BorrowedFd<'_>) -> u32 {
+        match self.kernel.object(listener.as_raw_fd()) {
+            Object::Listener(listener) => self.tcp.listeners[listener].queue.len() as u32,
+            other => panic!("no queue of connections: {other:?}"),
+        }
+    }
+
+    /// A socket bound to a pair of address and port, to send from.
+    pub(crate) fn bind(&mut self, pair: SocketAddr) -> io::Result<OwnedFd> {
+        let error = if pair.port() < 1024 {
+            Some(libc::EACCES)
+        } else {
+            let fails = self.kernel.chance.happens(self.kernel.faults.bind);
+            fails.then(|| self.kernel.chance.pick(&[libc::EADDRINUSE, libc::EADDRNOTAVAIL, libc::EMFILE]))
+        };
+        if let Some(error) = error {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        let object = self.udp.bind(pair);
+        Ok(self.descriptor(object))
+    }
+
+    /// A descriptor that stands for an object.
+    pub(super) fn descriptor(&mut self, object: Object) -> OwnedFd {
+        let fd = sys::eventfd().expect("a descriptor");
+        self.kernel.open(fd.as_fd().as_raw_fd(), object);
+        fd
+    }
+
+    /// The process closes all its files at once.
+    pub(crate) fn unregister_files(&mut self) {
+        for object in self.kernel.unregister_files() {
+            if let Object::Connection(connection) = object {
+                self.tcp.close(connection, &mut self.kernel);
+            }
+        }
+    }
+
+    // io_uring_enter(2).
+
+    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let failed = |errno| Err(io::Error::from_raw_os_error(errno));
+        self.kernel.turn();
+        self.kernel.sync();
+        if self.kernel.chance.happens(self.kernel.faults.enter) {
+            self.kernel.flush_overflown();
+            return failed(self.kernel.chance.pick(&[libc::EINTR, libc::EAGAIN, libc::EBUSY]));
+        }
+        let queued = self.kernel.queued();
+        let partial = queued > 0 && self.kernel.chance.happens(self.kernel.faults.partial);
+        let count = if partial { self.kernel.chance.below(queued) } else { queued };
+        for _ in 0..count {
+            let operation = self.kernel.next_queued().expect("so many are queued");
+            self.submit(operation);
+        }
+        self.kernel.flush_overflown();
+        if partial {
+            // the kernel does not wait then
+            return if count > 0 { Ok(()) } else { failed(libc::EAGAIN) };
+        }
+        if wait == Wait::No {
+            for _ in 0..self.kernel.chance.below(3) {
+                self.happen();
+            }
+            return Ok(());
+        }
+        let batch = self.kernel.chance.pick(&[1, 1, 4, 40, 300]);
+        while self.kernel.completed() < batch {
+            if self.kernel.chance.happens(self.kernel.faults.interrupted) {
+                return failed(libc::EINTR);
+            }
+            if self.happen() {
+                continue;
+            }
+            if self.kernel.completed() > 0 {
+                break;
+            }
+            if self.next_phase() {
+                continue;
+            }
+            let end = match wait {
+                Wait::Timeout(timeout) => self.kernel.now + timeout,
+                _ if self.kernel.has_timers() => Duration::MAX,
+                _ => panic!("the worker sleeps for ever: {:?}", self.phase),
+            };
+            self.kernel.progress();
+            if !self.kernel.sleep(end) {
+                return failed(libc::ETIME);
+            }
+        }
+        Ok(())
+    }
+
+    /// An operation begins.
+    fn submit(&mut self, operation: Operation) {
+        let Self { kernel, udp, tcp, .. } = self;
+        match (operation.sqe.opcode, operation.object) {
+            (opcode::RecvMsgMulti::CODE, Some(Object::Udp(socket))) => udp.receive(socket, operation, kernel),
+            (opcode::SendMsg::CODE, Some(from @ (Object::Udp(_) | Object::Reply(_)))) => {
+                udp.send(from, operation, kernel);
+            }
+            (opcode::AcceptMulti::CODE, Some(Object::Listener(listener))) => {
+                tcp.accept(listener, operation, kernel);
+            }
+            (opcode::Recv::CODE, Some(Object::Connection(connection))) => {
+                tcp.receive(connection, operation, kernel);
+            }
+            (opcode::Send::CODE, Some(Object::Connection(connection))) => {
+                tcp.send(connection, operation, kernel);
+            }
+            (opcode::Shutdown::CODE, Some(Object::Connection(connection))) => {
+                tcp.shut_down(connection, operation, kernel);
+            }
+            (opcode::Close::CODE, None) => {
+                let file = operation.sqe.file_index as usize - 1;
+                match kernel.close_file(file) {
+                    Some(Object::Connection(connection)) => {
+                        let busy = kernel.is_busy(Object::Connection(connection));
+                        assert!(!busy, "connection {connection} is closed under an operation");
+                        tcp.close(connection, kernel);
+                    }
+                    other => panic!("file {file} is closed, but it is {other:?}"),
+                }
+                kernel.complete(&operation.sqe, 0, 0);
+            }
+            (opcode::AsyncCancel::CODE, None) => {
+                let object = kernel.cancel(operation.sqe.addr);
+                if let Some(object) = object {
+                    kernel.activate(object);
+                }
+                let result = if object.is_some() { 0 } else { -libc::ENOENT };
+                kernel.complete(&operation.sqe, result, 0);
+            }
+            (opcode::Timeout::CODE, None) => kernel.begin_timer(operation),
+            (opcode::PollAdd::CODE, Some(Object::Wake)) => {
+                self.wake_poll = Some(kernel.begin(operation));
+                if self.woken {
+                    kernel.activate(Object::Wake);
+                }
+            }
+            (code, object) => panic!("operation {code} on {object:?} is not simulated"),
+        }
+    }
+
+    /// Something happens somewhere. False if there is nothing left to happen.
+    fn happen(&mut self) -> bool {
+        let news = self.phase == Phase::Busy && self.scene.news_left > 0;
+        if news && (!self.kernel.has_active() || self.kernel.chance.one_in(self.scene.calm)) {
+            self.scene.news_left -= 1;
+            self.kernel.progress();
+            self.news();
+            return true;
+        }
+        let Some(object) = self.kernel.next_active() else { return false };
+        let Self { kernel, udp, tcp, .. } = self;
+        match object {
+            Object::Udp(socket) => udp.advance(socket, kernel),
+            Object::Reply(reply) => udp.advance_reply(reply, kernel),
+            Object::Listener(listener) => tcp.advance_listener(listener, kernel),
+            Object::Connection(connection) => tcp.advance(connection, kernel),
+            Object::Peer(connection) => tcp.advance_peer(connection, kernel),
+            Object::Wake => {
+                if let Some(poll) = self.wake_poll.take() {
+                    let operation = kernel.end(poll);
+                    kernel.complete(&operation.sqe, i32::from(libc::POLLIN), 0);
+                }
+            }
+        }
+        true
+    }
+
+    /// Something comes in from outside.
+    fn news(&mut self) {
+        let Self { kernel, tcp, scene, .. } = self;
+        if scene.drain_early && scene.news_left == 0 {
+            self.drain();
+        } else if kernel.chance.happens(scene.pauses) {
+            let end = kernel.now + Duration::from_millis(kernel.chance.below(300) as u64);
+            kernel.sleep(end);
+        } else if !tcp.listeners.is_empty()
+            && tcp.open() < scene.connections_max
+            && (self.udp.flows.is_empty() || kernel.chance.one_in(8))
+        {
+            let listener = kernel.chance.below(tcp.listeners.len());
+            let peer = Peer::draw(&mut kernel.chance);
+            tcp.connect(listener, peer, kernel);
+        } else if !self.udp.flows.is_empty() {
+            let flow = kernel.chance.below(self.udp.flows.len());
+            for _ in 0..kernel.chance.pick(&[1, 1, 3, 30]) {
+                Self::datagram(&mut self.udp, flow, &mut self.kernel);
+            }
+        }
+    }
+
+    pub(super) fn datagram_for(&mut self, socket: usize) {
+        if let Some(flow) = self.udp.flows.iter().position(|flow| flow.socket == socket) {
+            Self::datagram(&mut self.udp, flow, &mut self.kernel);
+        }
+    }
+
+    fn datagram(udp: &mut Udp, flow: usize, kernel: &mut Kernel) {
+        let chance = &mut kernel.chance;
+        let bytes = match chance.below(8) {
+            0 => 0,
+            1 => chance.below(10),
+            2 => chance.pick(&[1452, 1453, 1472, 1473]),
+            3 => chance.below(65_508),
+            _ => chance.pick(&[8, 64, 64, 64, 1200]),
+        };
+        let most = (65_507 / bytes.max(1)).min(64);
+        let (count, last) = if bytes > 0 && most > 1 && chance.one_in(3) {
+            (chance.between(2, most), if chance.one_in(2) { bytes } else { chance.between(1, bytes) })
+        } else {
+            (1, bytes)
+        };
+        let flaw = chance
+            .happens(kernel.faults.flaw)
+            .then(|| chance.pick(&[Flaw::PayloadTruncated, Flaw::ControlTruncated, Flaw::NoDestination]));
+        udp.arrive(flow, (count, bytes, last), flaw, kernel);
+    }
+
+    fn drain(&mut self) {
+        self.phase = Phase::Draining;
+        self.woken = true;
+        self.kernel.activate(Object::Wake);
+        self.tcp.begin_drain();
+        for (connection, this) in self.tcp.connections.iter_mut().enumerate() {
+            this.peer.soften();
+            if !self.scene.cuts {
+                this.peer.leave();
+            }
+            self.kernel.activate(Object::Peer(connection));
+        }
+    }
+
+    /// Nothing is left to happen: what comes next. False at the end.
+    fn next_phase(&mut self) -> bool {
+        match self.phase {
+            Phase::Busy => {
+                self.phase = Phase::Settling;
+                for (connection, this) in self.tcp.connections.iter_mut().enumerate() {
+                    this.peer.soften();
+                    self.kernel.activate(Object::Peer(connection));
+                }
+            }
+            Phase::Settling => {
+                self.check_quiet();
+                self.drain();
+            }
+            Phase::Draining => return false,
+        }
+        true
+    }
+
+    // What must hold.
+
+    /// All is quiet, so that nothing is owed to anybody.
+    fn check_quiet(&mut self) {
+        self.udp.check_armed();
+        self.tcp.check_quiet(self.scene.connections_limit);
+        assert!(!self.kernel.has_queued(), "operations are queued, but not submitted");
+        self.check_books();
+        let files = self.kernel.files();
+        let connections = files.filter(|object| matches!(object, Object::Connection(_))).count();
+        assert_eq!(connections as u64, Snapshot::of([&*self.counters]).tcp_open, "connections in the table");
+        // a buffer may wait at a connection that nobody serves
+        if self.tcp.listeners.is_empty() || self.tcp.open() < self.scene.connections_limit {
+            assert!(self.kernel.groups().all(Group::is_full), "a buffer was lost");
+        }
+    }
+
+    /// What the worker has counted is what has happened.
+    pub(super) fn check_books(&mut self) {
+        let now = Snapshot::of([&*self.counters]);
+        let (books, tcp) = (self.udp.books, self.tcp.books);
+        let (silent, unanswered) = self.udp.settle();
+        let rates = now.udp_refused_prefix_rate + now.udp_refused_reply_rate;
+        let lost = now.udp_refused_reflector_port
+            + now.udp_refused_system_port
+            + now.udp_refused_bad_source
+            + now.udp_refused_bad_destination
+            + now.udp_refused_own_pair
+            + now.udp_refused_own_port
+            + rates
+            + now.udp_reply_sockets_limited
+            + now.udp_reply_port_privileged
+            + now.udp_reply_port_taken
+            + now.udp_reply_socket_errors
+            + now.udp_send_unreachable
+            + now.udp_send_forbidden
+            + now.udp_send_bad_source
+            + now.udp_send_errors;
+        let reply_sockets = now.udp_reply_sockets_limited
+            + now.udp_reply_port_privileged
+            + now.udp_reply_port_taken
+            + now.udp_reply_socket_errors;
+        assert_eq!(now.udp_datagrams_in, books.delivered, "datagrams received");
+        assert_eq!(now.udp_datagrams_out, books.echoed, "datagrams sent");
+        assert_eq!(now.udp_bytes_out, books.echoed_bytes, "bytes of datagrams sent");
+        assert_eq!(now.udp_truncated + now.udp_unaddressed, books.flawed, "datagrams with a flaw");
+        assert_eq!(now.udp_datagrams_in, now.udp_datagrams_out + lost, "every datagram is echoed or counted");
+        self.scene.unanswered += unanswered;
+        self.scene.silent += silent;
+        assert_eq!(self.scene.unanswered, lost, "what was not echoed is counted");
+        let excused = rates + reply_sockets + now.udp_send_errors;
+        assert!(self.scene.silent <= excused, "{} datagrams got no echo for no reason", self.scene.silent);
+        assert_eq!(now.tcp_accepted, tcp.accepted, "connections accepted");
+        assert_eq!(now.tcp_open, tcp.accepted - tcp.closed, "connections open");
+        assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
+        let given_up = now.tcp_closed_stalled + now.tcp_closed_idle + now.tcp_closed_prefix_limit;
+        // one that is given up may break, or have its last byte sent, meanwhile
+        assert!(given_up >= tcp.given_up, "{} connections were not served to their end: {now}", tcp.given_up);
+        let causes = now.entries().filter(|(name, _)| name.starts_with("tcp_closed_"));
+        assert_eq!(causes.map(|(_, count)| count).sum::<u64>(), tcp.closed, "connections closed: {now}");
+    }
+
+    /// The worker has ended.
+    pub(super) fn check_end(&mut self) {
+        assert!(self.phase == Phase::Draining, "the worker ends although nobody asked it to");
+        assert_eq!(self.kernel.files().count(), 0, "files are left open");
+        if self.scene.cuts {
+            return;
+        }
+        self.check_books();
+        for (number, this) in self.tcp.connections.iter().enumerate() {
+            assert!(!this.accepted || this.closed, "connection {number} was cut");
+        }
+        for (number, socket) in self.udp.sockets.iter().enumerate() {
+            let answered = self.udp.is_queue_empty(number) || self.scene.outlives(socket.addr);
+            assert!(answered, "datagrams to {} were left", socket.addr);
+        }
+    }
+}
