@@ -11,6 +11,8 @@ use support::tcp::{connect, echo};
 use support::udp::UdpClient;
 use support::{Launch, bounded, private_network};
 
+/// `IORING_REGISTER_FILES2`, which makes the table of registered files.
+const REGISTER_FILES: u32 = 13;
 /// `IORING_REGISTER_PBUF_RING`, the operation of `io_uring_register(2)` that came with buffer rings.
 const REGISTER_BUFFER_RING: u32 = 22;
 
@@ -124,6 +126,16 @@ fn io_uring_blocked_for_all_but_its_creation() {
         for call in [libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
             let launch = Launch::new(&["--listen", "127.0.0.1:0"]).deny(call, libc::EPERM);
             expect_refusal(launch, 1, &["io_uring", "seccomp"]);
+        }
+    });
+}
+
+#[test]
+fn a_registration_without_memory() {
+    bounded(|| {
+        for operation in [REGISTER_FILES, REGISTER_BUFFER_RING] {
+            let launch = Launch::new(&["--listen", "127.0.0.1:0"]).deny_register(operation, libc::ENOMEM);
+            expect_refusal(launch, 1, &["io_uring", "RLIMIT_MEMLOCK", "LimitMEMLOCK"]);
         }
     });
 }
