@@ -107,7 +107,11 @@ fn main() -> ExitCode {
         }
     }
     summarise(&sum, &diary, begun.elapsed(), seed);
-    if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if damaged {
+        println!("FAILED       see the lines that begin with DAMAGE: what is said above is not true then");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// How long a chapter takes: the first one a quarter of the time, so that one life is long.
