@@ -2,6 +2,7 @@
 //! hundredths of a second, some rounds with fresh processes, and judges the median of the rounds' ratios.
 //! Absolute times belong to one machine and one minute; ratios of neighbours do not.
 
+mod plot;
 mod report;
 mod rows;
 mod run;

@@ -110,7 +110,7 @@ impl Metric {
     }
 }
 
-/// Writes `DATE-COMMIT.md` and, with every run, `DATE-COMMIT.json`.
+/// Writes `DATE-COMMIT.md`, its picture `DATE-COMMIT.svg` and, with every run, `DATE-COMMIT.json`.
 pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
     let commit = output("git", &["describe", "--always", "--dirty"]);
     let date = output("date", &["+%Y-%m-%d"]);
@@ -148,6 +148,10 @@ pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
     fs::create_dir_all(directory)?;
     let path = directory.join(format!("{date}-{commit}.md"));
     fs::write(path.with_extension("json"), serde_json::to_string(&raw)? + "\n")?;
+    if let Some(svg) = super::plot::draw(outcomes)? {
+        fs::write(path.with_extension("svg"), svg)?;
+        write!(text, "\n![The ratios as bars]({date}-{commit}.svg)\n")?;
+    }
     fs::write(&path, text)?;
     Ok(path)
 }
