@@ -315,7 +315,7 @@ fn a_pair_where_we_listen_ourselves_is_answered_and_not_joined() {
                 exchange(target.parse().unwrap());
             }
             // Without the steering the sockets that listen there get all of it, no reply socket a share.
-            drop(steered.dispatcher);
+            steered.dispatcher.detach().expect("end the steering");
             (0..20).for_each(|_| exchange(other.parse().unwrap()));
             let end = steered.server.stop();
             assert_eq!(end.counter("udp_datagrams_in"), end.counter("udp_datagrams_out"));
@@ -413,7 +413,7 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
             for pair in &pairs {
                 client(pair).echo(*pair, &[64; 2], 1);
             }
-            drop(steered.dispatcher);
+            steered.dispatcher.detach().expect("end the steering");
             let removed = Instant::now();
             assert!(bind(pairs[99]).is_err(), "a reply socket is bound to it");
             for pair in &pairs {

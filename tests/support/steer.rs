@@ -90,6 +90,12 @@ impl Dispatcher {
         };
         bpf(LINK_UPDATE, &update).map(drop)
     }
+
+    /// Ends the steering, at once: a process that another thread has just forked holds our descriptors until it
+    /// executes its program, so closing them is not enough.
+    pub fn detach(self) -> Result<()> {
+        bpf(LINK_DETACH, &LinkDetach { link: self.link.as_raw_fd() as u32 }).map(drop)
+    }
 }
 
 impl SocketMap {
@@ -325,6 +331,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
+const LINK_DETACH: i32 = 34;
 const MAP_TYPE_SOCKMAP: u32 = 15;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_SK_LOOKUP: u32 = 36;
@@ -362,6 +369,11 @@ struct LinkCreate {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
 }
 
 #[repr(C)]
