@@ -84,22 +84,12 @@ pub fn finish(blasters: Vec<Blaster>, diary: &Diary, books: &mut Books) -> Vec<S
 }
 
 fn judge(report: &Value, diary: &Diary) -> Vec<String> {
-    const DAMAGE: [&str; 8] = [
-        "corrupted",
-        "truncated",
-        "misdirected",
-        "late",
-        "duplicated",
-        "reordered",
-        "unattributed",
-        "own_drops",
-    ];
+    const DAMAGE: [&str; 7] =
+        ["corrupted", "truncated", "misdirected", "late", "duplicated", "unattributed", "own_drops"];
     let mut damage = Vec::new();
     for name in DAMAGE {
         match report["totals"][name].as_u64() {
             Some(0) => {}
-            // the order is that of each flow's datagrams, and each of these is another flow's
-            Some(_) if name == "reordered" && report["load"]["spray"] == true => {}
             count => damage.push(format!("{name}: {count:?}")),
         }
     }
@@ -107,9 +97,12 @@ fn judge(report: &Value, diary: &Diary) -> Vec<String> {
     let started_at = humantime::parse_rfc3339(started_at).expect("a time of RFC 3339");
     for interval in report["intervals"].as_array().expect("intervals") {
         let second = interval["second"].as_u64().expect("a second");
-        for name in ["lost", "unreachable", "send_failures"] {
+        for name in ["lost", "unreachable", "send_failures", "reordered"] {
             let count = interval[name].as_u64().expect("a count");
-            if count > 0 && !is_excused(started_at, second, diary) {
+            let excuse = if name == "reordered" { Fault::reorders } else { Fault::loses };
+            // the order is that of each flow's datagrams, and each of a spray is another flow's
+            let has_no_order = name == "reordered" && report["load"]["spray"] == true;
+            if count > 0 && !has_no_order && !is_excused(started_at, second, diary, excuse) {
                 damage.push(format!(
                     "{name}: {count} in second {second} after {}",
                     humantime::format_rfc3339(started_at)
@@ -120,9 +113,10 @@ fn judge(report: &Value, diary: &Diary) -> Vec<String> {
     damage
 }
 
-/// Whether a datagram of this second may be lost. The report's clock begins a moment after its date.
-fn is_excused(started_at: SystemTime, second: u64, diary: &Diary) -> bool {
+/// Whether something excuses what became of a datagram of this second. The report's clock begins a moment after
+/// its date.
+fn is_excused(started_at: SystemTime, second: u64, diary: &Diary, excuse: fn(Fault) -> bool) -> bool {
     const INEXACT: Duration = Duration::from_millis(100);
     let from = started_at + Duration::from_secs(second);
-    diary.excuses(from, from + Duration::from_secs(1) + INEXACT, Fault::loses)
+    diary.excuses(from, from + Duration::from_secs(1) + INEXACT, excuse)
 }

@@ -33,6 +33,12 @@ impl Fault {
         !matches!(self, Self::Pause | Self::Restart)
     }
 
+    /// Datagrams may overtake each other: what waited in the kernel until the neighbour was found again is sent
+    /// beside what comes then. A plain recvmmsg and sendmmsg server under the same fault has shown the same.
+    pub fn reorders(self) -> bool {
+        matches!(self, Self::Link | Self::Address)
+    }
+
     /// A connection may end before everything that it sent was echoed.
     pub fn ends_connections(self) -> bool {
         self != Self::Pause
