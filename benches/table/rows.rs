@@ -58,6 +58,9 @@ impl fmt::Display for Bar {
 const SYSTEM_CALLS: &str =
     "two system calls a message are all that the ring saves; the rest is the kernel's TCP";
 
+/// What two workers on one core have to bear.
+const HALVES: &str = "each worker gets half of what comes at a time, so turns bring less and cost the same";
+
 const OURS: &str = "tubular-echo --workers 1";
 const TWO: &str = "tubular-echo --workers 2";
 const POLLING: &str = "tubular-echo --workers 1 --busy-poll 20us";
@@ -227,8 +230,14 @@ pub(super) const ROWS: &[Row] = &[
         peer: None,
         ..by(BytesPerConnection, cpu("tcp-idle-memory", "an idle connection", IDLE, "", AtMost(512.0)))
     },
-    with(TWO, cpu("workers-udp", "2 workers against 1, 64 flows × 8", FLOWS, OURS, AtMost(1.10))),
-    with(TWO, cpu("workers-tcp", "2 workers against 1, 1,000 connections", TCP_1000, OURS, AtMost(1.10))),
+    limited(
+        HALVES,
+        with(TWO, cpu("workers-udp", "2 workers against 1, 64 flows × 8", FLOWS, OURS, AtMost(1.10))),
+    ),
+    limited(
+        HALVES,
+        with(TWO, cpu("workers-tcp", "2 workers against 1, 1,000 connections", TCP_1000, OURS, AtMost(1.10))),
+    ),
     floor("floor-gro", "udp-gro without a ring", FLOWS_GRO, "coalesce", "recvmmsg"),
     by(
         EchoesPerSecond,
