@@ -326,6 +326,7 @@ impl Udp {
         }
         self.send_deferred(ring, counters);
         self.send_singly(ring, counters);
+        self.reply_sockets.run_clock(ring, self.operations.tick());
         // the first one armed is the first one served: take turns
         let count = self.sockets.len();
         for offset in 0..count {
@@ -343,7 +344,6 @@ impl Udp {
     /// Handles a tick of the clock: closes the reply sockets that were idle for too long.
     pub fn ticked(&mut self, ring: &mut Ring) {
         self.reply_sockets.ticked(ring);
-        self.reply_sockets.run_clock(ring, self.operations.tick());
     }
 
     /// Sends this turn's groups in the order of their first datagrams; what may need a new reply socket
@@ -380,7 +380,6 @@ impl Udp {
             }
         }
         self.deferred = deferred;
-        self.reply_sockets.run_clock(ring, self.operations.tick());
     }
 
     /// How a group gets out, with a new reply socket if need be. `None`: not at all; it is dropped.

@@ -443,6 +443,28 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
     });
 }
 
+#[test]
+#[ignore = "needs root"]
+fn a_socket_for_a_peer_that_is_sent_no_trains_goes_when_it_is_idle() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &["--reply-socket-idle=200ms"]);
+        // The kernel refuses to cut a train into datagrams of 1,400 on the way there.
+        netns::ip("route replace local 127.0.0.77 dev lo mtu 1280");
+        let client = UdpClient::at([127, 0, 0, 77]);
+        for pair in V4.pairs(17, 2) {
+            // The first pair's train is refused; the second one's is not tried, and finds no socket left.
+            let train = payload(0, 1400 * 5);
+            client.send_train(pair, &train, 1400);
+            train.chunks(1400).for_each(|datagram| client.expect(pair, datagram));
+            assert!(bind(pair).is_err(), "a reply socket is bound to it");
+            until("the port is free", || bind(pair).is_ok());
+        }
+        let end = steered.stop(&[]);
+        assert_eq!(end.counter("udp_trains_refused"), 1);
+        assert_eq!(end.counter("udp_reply_sockets_made"), 2);
+    });
+}
+
 // Loops ----------------------------------------------------------------------------------------------
 
 /// Long enough for a loop to turn many times: exchanges that go the same way.
