@@ -96,6 +96,14 @@ pub fn decode(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// The interface that a link-local address is meant on; zero for any other address.
+pub fn scope_id(addr: SocketAddr) -> u32 {
+    match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(addr) => addr.scope_id(),
+    }
+}
+
 /// The largest payload of one datagram in bytes: 65,535 less the headers that count into the length
 /// field (IPv4 header and UDP header; IPv6: UDP header only).
 pub fn datagram_bytes_max(ip: IpAddr) -> usize {

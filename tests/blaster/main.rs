@@ -5,6 +5,7 @@ mod reports;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
+mod tcp;
 
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
-use support::sys::{Confinement, Denied, confine};
+use support::sys::{Confinement, Denied, Pidfd, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
@@ -178,6 +179,74 @@ fn nobody_there_is_unreachable_by_icmp() {
     }
 }
 
+/// A count says that something is wrong; to find out what, one must see it.
+#[test]
+fn wrong_replies_are_shown_by_example() {
+    for (conduct, kind, line) in [
+        (
+            Conduct::Flips,
+            "corrupted",
+            "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.1:PORT, byte 1 is another",
+        ),
+        (Conduct::Cuts, "truncated", "64 bytes to 127.0.0.1:PORT, 63 from 127.0.0.1:PORT (flow 0, number 9)"),
+        (Conduct::Strays, "misdirected", "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.2:"),
+        (Conduct::Babbles, "unattributed", "43 bytes from 127.0.0.1:PORT"),
+    ] {
+        let server = UdpServer::new("127.0.0.1:0", conduct);
+        let output = blaster(&format!("udp {} --flows 1 --count 100 --timeout 5s", server.addr));
+        let table = String::from_utf8(output.stdout).unwrap();
+        let line = format!("{kind}: {}", line.replace("PORT", &server.addr.port().to_string()));
+        let begins = format!("{kind}: ");
+        let shown: Vec<_> = table.lines().filter(|line| line.starts_with(&begins)).collect();
+        assert!(shown.len() == 3 && shown[0].starts_with(&line), "{line}: {table}");
+    }
+}
+
+#[test]
+fn datagrams_come_from_the_source_that_was_asked_for() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let addr = server.local_addr().unwrap();
+    let run = |source: &str| {
+        let flags = format!(
+            "udp {addr} --flows 20 --count 40 --timeout 5s --seed 7 --json - --quiet --source {source}"
+        );
+        let child =
+            Command::new(BLASTER).args(flags.split_whitespace()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut sources = std::collections::BTreeSet::new();
+        let mut buffer = [0; 2048];
+        for _ in 0..40 {
+            let (len, peer) = server.recv_from(&mut buffer).unwrap();
+            sources.insert(peer.ip().to_string());
+            server.send_to(&buffer[..len], peer).unwrap();
+        }
+        let found = parse(&child.wait_with_output().unwrap());
+        assert_eq!(counts(&found), [("sent", 40), ("ok", 40)]);
+        assert_eq!(found["load"]["source"], source);
+        sources
+    };
+    let many = run("127.3.2.0/24");
+    assert!(many.len() > 10 && many.iter().all(|source| source.starts_with("127.3.2.")), "{many:?}");
+    assert_eq!(run("127.3.2.0/24"), many, "the same seed draws the same");
+    assert_eq!(run("127.0.0.77").into_iter().collect::<Vec<_>>(), ["127.0.0.77"]);
+
+    let output = blaster(&format!("udp {addr} --count 1 --source 192.0.2.77"));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.lines().count() == 1 && text.contains("192.0.2.77") && text.contains("ip route"), "{text}");
+}
+
+/// Each of its ICMP errors makes the kernel refuse one send of the same socket, once. That is no refusal of the
+/// datagram, which goes out when it is sent again.
+#[test]
+fn an_icmp_error_that_a_send_returns_is_no_failed_send() {
+    let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for mode in ["--mode flood", "--rate 1M", "--in-flight 64"] {
+        let output = blaster(&format!("udp {addr} --flows 1 --count 2000 --json - --quiet {mode}"));
+        assert_eq!(counts(&parse(&output)), [("sent", 2_000), ("unreachable", 2_000)], "{mode}");
+    }
+}
+
 /// Coordinated omission: a stall of the server must show in the percentiles as all who asked meanwhile
 /// would have met it, and not as the one datagram that hit it.
 #[test]
@@ -238,6 +307,33 @@ fn a_signal_ends_it_early_with_a_full_report() {
     assert!(number(&totals["sent"]) >= 500 && totals["sent"] == totals["ok"], "{totals}");
 }
 
+/// Opening many sockets takes a while, and is no time to be deaf.
+#[test]
+fn a_signal_ends_it_while_it_opens_sockets() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let flags = format!("udp {} --flows 15000 --duration 1h --rate 1 --json - --quiet", server.addr);
+    let child = Command::new(BLASTER)
+        .args(flags.split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pidfd = Pidfd::open(child.id()).unwrap();
+    let opened = || std::fs::read_dir(format!("/proc/{}/fd", child.id())).map_or(0, Iterator::count);
+    while opened() < 200 {
+        std::thread::yield_now();
+    }
+    pidfd.signal(libc::SIGTERM).unwrap();
+    let mut most = 0;
+    while !pidfd.ends_within(Duration::from_millis(1)) {
+        most = most.max(opened());
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(most < 15_000, "it went on to open {most}");
+    assert_eq!(stderr(&output), "blaster: ended by a signal before anything was sent\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 /// What a terminal shows on standard error while blaster runs; `redirect` is where standard error goes.
 fn on_a_terminal(server: &UdpServer, flags: &str, redirect: &str) -> String {
     let command = format!(
@@ -259,6 +355,21 @@ fn a_terminal_shows_rate_loss_latency_and_slip() {
     }
     assert_eq!(on_a_terminal(&server, "--quiet", ""), "");
     assert_eq!(on_a_terminal(&server, "", "2>/dev/null"), "");
+}
+
+/// A log has no terminal, and still wants to see how a long run fares.
+#[test]
+fn a_log_gets_a_line_now_and_then() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let tcp = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    for load in [format!("udp {} --rate 500", server.addr), format!("tcp {tcp} --connections 1")] {
+        let output = blaster(&format!("{load} --duration 1s --timeout 5s --every 250ms --json - --quiet"));
+        let text = stderr(&output);
+        assert!((1..=4).contains(&text.lines().count()), "{text}");
+        let is_right = |line: &str| ["sent ", "ok ", "p50 ", "p99 "].iter().all(|word| line.contains(word));
+        assert!(text.lines().all(is_right), "{text}");
+        parse(&output);
+    }
 }
 
 #[test]
@@ -285,6 +396,118 @@ fn the_report_says_what_was_run_and_where() {
         }
     }
     assert!(found["generator"]["cpu_ns_per_datagram"].as_f64().unwrap() > 0.0);
+}
+
+/// A rate is what was sent by the time that it is spread over, and one datagram is spread over time, too.
+#[test]
+fn few_datagrams_have_an_honest_rate() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    for (flags, wanted) in [
+        ("--rate 10 --count 1", 10.0),
+        ("--rate 10 --count 2 --threads 2", 10.0),
+        ("--rate 10 --duration 200ms", 10.0),
+        ("--rate 10 --duration 200ms --warmup 100ms", 10.0),
+        ("--rate 4 --duration 600ms", 5.0),
+        ("--rate 20 --gso 2 --count 2", 20.0),
+    ] {
+        let found = report(&format!("udp {} --timeout 5s {flags}", server.addr));
+        let per_s = found["totals"]["sent_per_s"].as_f64().unwrap();
+        // a busy machine may end it later
+        assert!(per_s <= wanted * 1.001 && per_s > wanted / 2.0, "{flags}: {per_s}/s");
+    }
+}
+
+/// A closed loop answers a count with as many round trips, the last one included.
+#[test]
+fn a_counted_loop_takes_as_long_as_its_round_trips() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let tcp = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    for (load, count) in [("udp", 1), ("udp", 3), ("tcp", 1), ("tcp", 3)] {
+        let addr = if load == "udp" { server.addr } else { tcp };
+        let one = if load == "udp" { "--flows" } else { "--connections" };
+        let found = report(&format!("{load} {addr} {one} 1 --count {count} --timeout 5s"));
+        let mean_ns = number(&found["latency"]["from_actual"]["mean_ns"]);
+        let elapsed_ns = number(&found["elapsed_ns"]);
+        assert!(
+            elapsed_ns >= count * mean_ns * 999 / 1_000,
+            "{load} {count}: {elapsed_ns} ns for {mean_ns} ns each"
+        );
+        if load == "tcp" {
+            // not as long as it takes to notice the end
+            assert!(
+                elapsed_ns < count * mean_ns + 9_000_000,
+                "{load} {count}: {elapsed_ns} ns for {mean_ns} ns each"
+            );
+        }
+    }
+}
+
+/// Where other programs have its processor, a closed loop has no slip to tell that.
+#[test]
+fn a_blaster_without_a_processor_says_so() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let tcp = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    let mut hog =
+        Command::new("taskset").args(["-c", "0", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let outputs = [format!("udp {}", server.addr), format!("tcp {tcp}")].map(|load| {
+        let flags = format!("{load} --duration 2s --timeout 5s --json - --quiet");
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", "taskset", "-c", "0", BLASTER]).args(flags.split_whitespace());
+        command.output().unwrap()
+    });
+    hog.kill().unwrap();
+    hog.wait().unwrap();
+    for output in outputs {
+        let found = parse(&output);
+        let warnings = found["warnings"].to_string();
+        assert!(warnings.contains("for a processor that others had"), "{warnings} {}", found["generator"]);
+    }
+}
+
+/// What its sockets dropped during the warmup has no place in books that leave the warmup out.
+#[test]
+fn drops_of_the_warmup_are_left_out() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let addr = server.local_addr().unwrap();
+    let flags = "--flows 1 --rate 50 --warmup 3s --duration 200ms --linger 1ms --json - --quiet";
+    let child = Command::new(BLASTER)
+        .args(format!("udp {addr} {flags}").split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (len, peer) = server.recv_from(&mut [0; 2048]).unwrap();
+    signal("STOP", child.id());
+    let table = || std::fs::read_to_string("/proc/net/udp").unwrap();
+    let drops = || -> u64 {
+        let port = format!(":{:04X} ", peer.port());
+        let table = table();
+        let line = table.lines().find(|line| line.contains(&port)).expect("its socket is open");
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    // what it asked for, as often as its receive buffer holds it, and more
+    while drops() == 0 {
+        for _ in 0..1_000 {
+            server.send_to(&[0; 1_400], peer).unwrap();
+        }
+    }
+    signal("CONT", child.id());
+    let found = parse(&child.wait_with_output().unwrap());
+    assert!(len >= 32 && number(&found["warmup"]["unattributed"]) > 0, "{}", found["warmup"]);
+    assert_eq!(found["totals"]["own_drops"], 0, "{}", found["warnings"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_train_that_the_mtu_does_not_carry_has_a_cure() {
+    let command =
+        format!("ip link set lo mtu 1500 up; exec {BLASTER} udp 127.0.0.1:7 --gso 4 --size 1500 --count 400");
+    let output = Command::new("unshare").args(["-n", "sh", "-c", &command]).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let names_it = ["MTU", "--size", "--gso"].iter().all(|word| text.contains(word));
+    assert!(text.lines().count() == 1 && names_it, "{text}");
 }
 
 #[test]
@@ -429,12 +652,32 @@ fn tcp_in_each_mode() {
     }
 }
 
+/// What an example shows: kind, bytes that came, the message's number, the first byte that differs.
+fn which(example: &Value) -> (&str, u64, u64, Option<u64>) {
+    let answers = &example["answers"];
+    (
+        example["kind"].as_str().unwrap(),
+        number(&example["came_bytes"]),
+        number(&answers["sequence"]),
+        answers["differs_at"].as_u64(),
+    )
+}
+
 #[test]
 fn tcp_sees_each_flipped_bit() {
     let addr = tcp_server("127.0.0.1:0", TcpConduct::Flips(100));
     for mode in ["ping-pong", "stream"] {
         let found = report(&format!("tcp {addr} --mode {mode} --connections 1 --size 100 --count 500"));
         assert_eq!(counts(&found), [("sent", 500), ("ok", 450), ("corrupted", 50)], "{mode}");
+        let shown: Vec<_> = found["examples"].as_array().unwrap().iter().map(which).collect();
+        assert_eq!(
+            shown,
+            [
+                ("corrupted", 100, 9, Some(1)),
+                ("corrupted", 100, 19, Some(2)),
+                ("corrupted", 100, 29, Some(3))
+            ]
+        );
     }
 }
 
@@ -443,6 +686,8 @@ fn tcp_tells_a_cut_message_from_a_whole_one() {
     let addr = tcp_server("127.0.0.1:0", TcpConduct::HangsUp(100));
     let found = report(&format!("tcp {addr} --connections 3 --size 100 --count 500"));
     assert_eq!(counts(&found), [("sent", 30), ("ok", 27), ("truncated", 3)]);
+    let shown: Vec<_> = found["examples"].as_array().unwrap().iter().map(which).collect();
+    assert_eq!(shown, [("truncated", 50, 9, None); 3]);
     assert_eq!(number(&found["connections"]["broken"]), 3);
-    assert!(found["warnings"][0].as_str().unwrap().contains("3 broke"), "{found}");
+    assert!(found["warnings"].to_string().contains("3 broke"), "{}", found["warnings"]);
 }

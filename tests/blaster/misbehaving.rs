@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -172,25 +172,48 @@ pub(crate) enum TcpConduct {
     Flips(usize),
     /// Closes in the middle of the tenth message of so many bytes.
     HangsUp(usize),
+    /// Closes each tenth connection at once.
+    Shuns,
+    /// Reads all and never answers.
+    Silent,
+    /// Accepts and never reads.
+    Deaf,
+    /// Listens and never accepts.
+    Absent,
+    /// Echoes so many bytes over all connections, then closes them all and listens no longer.
+    Dies(usize),
+    /// Echoes so many bytes over all connections, then does nothing more, and accepts all the same.
+    Freezes(usize),
 }
 
 /// Starts a TCP server that lives as long as the test process.
 pub(crate) fn tcp_server(bind: &str, conduct: TcpConduct) -> SocketAddr {
     let listener = TcpListener::bind(bind).unwrap();
     let addr = listener.local_addr().unwrap();
+    let echoed = Arc::new(AtomicUsize::new(0));
     thread::spawn(move || {
+        if matches!(conduct, TcpConduct::Absent) {
+            thread::park();
+        }
         for connection in listener.incoming() {
+            let echoed = Arc::clone(&echoed);
+            if matches!(conduct, TcpConduct::Shuns) && echoed.fetch_add(1, Ordering::Relaxed) % 10 == 9 {
+                continue;
+            }
+            if matches!(conduct, TcpConduct::Dies(most) if echoed.load(Ordering::Relaxed) >= most) {
+                break;
+            }
             // a client that ends in the middle of something is not the server's business
-            thread::spawn(move || connection.and_then(|connection| serve_tcp(connection, conduct)));
+            thread::spawn(move || connection.and_then(|connection| serve_tcp(connection, conduct, &echoed)));
         }
     });
     addr
 }
 
-fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct) -> io::Result<()> {
+fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsize) -> io::Result<()> {
     connection.set_nodelay(true)?;
     match conduct {
-        TcpConduct::Good => {
+        TcpConduct::Good | TcpConduct::Shuns => {
             let mut buffer = vec![0; 65_536];
             loop {
                 match connection.read(&mut buffer)? {
@@ -198,6 +221,38 @@ fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct) -> io::Result<()> {
                     len => connection.write_all(&buffer[..len])?,
                 }
             }
+        }
+        TcpConduct::Silent | TcpConduct::Deaf | TcpConduct::Absent => {
+            if matches!(conduct, TcpConduct::Silent) {
+                io::copy(&mut connection, &mut io::sink())?;
+            }
+            // holds the connection until the process ends
+            loop {
+                thread::park();
+            }
+        }
+        TcpConduct::Dies(most) | TcpConduct::Freezes(most) => {
+            let mut buffer = vec![0; 65_536];
+            // those that have nothing to read shall notice, too
+            connection.set_read_timeout(Some(LOOK_EVERY))?;
+            while echoed.load(Ordering::Relaxed) < most {
+                match connection.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(len) => {
+                        connection.write_all(&buffer[..len])?;
+                        echoed.fetch_add(len, Ordering::Relaxed);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if matches!(conduct, TcpConduct::Freezes(_)) {
+                loop {
+                    thread::park();
+                }
+            }
+            // the thread that accepts waits for a connection
+            TcpStream::connect(connection.local_addr()?).map(drop)
         }
         TcpConduct::Flips(bytes) | TcpConduct::HangsUp(bytes) => {
             let mut message = vec![0; bytes];

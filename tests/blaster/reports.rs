@@ -138,6 +138,95 @@ fn a_fleet_adds_up() {
     assert!(refused.lines().count() == 1 && refused.contains("would count twice"), "{refused}");
 }
 
+/// Whatever becomes of the files, the figures of a run are not lost, and those files that can be written are.
+#[test]
+fn a_report_that_can_not_be_written_loses_no_figures() {
+    let scratch = Scratch::new("full");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let html = scratch.file("run.html");
+    let load = format!("udp {} --count 20 --timeout 5s", server.addr);
+    for quiet in ["", "--quiet"] {
+        let output = blaster(&format!("{load} --json /dev/full --hdr /dev/full --html {html} {quiet}"));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(text.matches("writing the report to /dev/full: No space left").count(), 2, "{text}");
+        let shown = format!("{text}{}", String::from_utf8(output.stdout).unwrap());
+        assert!(shown.contains("  ok                        20   100 %"), "{shown}");
+        assert!(fs::read_to_string(&html).unwrap().ends_with("</html>"));
+        fs::remove_file(&html).unwrap();
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(BLASTER).args(load.split_whitespace()).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("standard output: No space left"), "{}", stderr(&output));
+}
+
+#[test]
+fn readers_that_have_gone_away_are_no_trouble() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    for (flags, status) in [("", 0), ("--json - --quiet", 1), ("--json /no/such/directory/x", 1)] {
+        let flags = format!("udp {} --count 20 --timeout 5s {flags}", server.addr);
+        let mut command = Command::new(BLASTER);
+        command.args(flags.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        (child.stdout, child.stderr) = (None, None);
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{flags}");
+    }
+}
+
+/// A run that does not come about leaves the report of the last one as it was.
+#[test]
+fn a_run_that_fails_leaves_an_older_report_alone() {
+    let scratch = Scratch::new("older");
+    let json = scratch.file("run.json");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    assert!(
+        blaster(&format!("udp {} --count 20 --timeout 5s --json {json} --quiet", server.addr))
+            .status
+            .success()
+    );
+    let before = fs::read(&json).unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = blaster(&format!("tcp {nobody} --count 1 --json {json}"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(fs::read(&json).unwrap(), before);
+    // and a shorter one takes the place of a longer one, not of its beginning
+    fs::write(&json, " ".repeat(1 << 20)).unwrap();
+    assert!(
+        blaster(&format!("udp {} --count 20 --timeout 5s --json {json} --quiet", server.addr))
+            .status
+            .success()
+    );
+    assert!(blaster(&format!("report {json}")).status.success());
+}
+
+/// Numbers above 2^53 lose their last digits in most readers of JSON.
+#[test]
+fn seeds_stay_what_they_are_in_any_reader() {
+    let scratch = Scratch::new("seed");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let run = |flags: &str| {
+        parse(&blaster(&format!("udp {} --count 1 --timeout 5s {flags} --json - --quiet", server.addr)))
+    };
+    for _ in 0..5 {
+        assert!(number(&run("")["load"]["seed"]) < 1 << 53);
+    }
+    let json = scratch.file("seed.json");
+    for seed in [42, 1 << 53, u64::MAX] {
+        let found = run(&format!("--seed {seed}"));
+        let exact = if seed < 1 << 53 { Value::from(seed) } else { Value::from(seed.to_string()) };
+        assert_eq!(found["load"]["seed"], exact);
+        // what is read is what was written, also by a blaster that wrote any seed as a number
+        let mut older = found.clone();
+        older["load"]["seed"] = seed.into();
+        for report in [&found, &older] {
+            fs::write(&json, report.to_string()).unwrap();
+            let again = parse(&blaster(&format!("report {json} --json - --quiet")));
+            assert_eq!(again["load"]["seed"], exact);
+        }
+    }
+}
+
 #[test]
 fn what_is_no_report_is_said_in_one_line() {
     let scratch = Scratch::new("no-report");

@@ -40,6 +40,24 @@ fn each_step_is_a_run_of_its_own() {
     assert!(table.contains("passed  300/s") && table.contains("FAILED  400/s"), "{table}");
 }
 
+#[test]
+fn what_a_search_finds_decides_the_exit_status() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Carries(500.0));
+    let load = format!(
+        "udp {} --find-max --rate 2k --duration 100ms --repeat 1 --precision 100% --timeout 100ms --linger 1ms",
+        server.addr
+    );
+    for (condition, status, word) in [("found<1G", 3, "FAILED"), ("found>1G", 0, "passed")] {
+        let output = blaster(&format!("{load} --fail-if {condition}"));
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{table}");
+        assert_eq!(table.matches(word).count(), 1, "once for the search, not for each run: {table}");
+    }
+    // where nothing is searched for, nothing is found
+    let output = blaster(&format!("udp {} --count 5 --fail-if found>1G", server.addr));
+    assert_eq!(output.status.code(), Some(3));
+}
+
 /// However busy the machine is: never more than the server carries, and never blaster's limit as the server's.
 #[test]
 fn the_search_finds_what_a_server_carries() {

@@ -28,6 +28,18 @@ pub(crate) enum Class {
     Lost,
 }
 
+impl Class {
+    /// Its name, if it is that of replies that are not what was sent.
+    pub(crate) fn wrong(self) -> Option<&'static str> {
+        match self {
+            Self::Misdirected => Some("misdirected"),
+            Self::Truncated => Some("truncated"),
+            Self::Corrupted => Some("corrupted"),
+            Self::Late | Self::Ok | Self::Unreachable | Self::Lost => None,
+        }
+    }
+}
+
 /// Counts of datagrams (TCP: of messages). The names are those of the JSON report and of `--fail-if`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {

@@ -1,6 +1,8 @@
-//! The clock of a run: nanoseconds since its start.
+//! The clock of a run: nanoseconds since its start. And what the kernel knows of time that a thread lost.
 
 use std::time::{Duration, Instant};
+
+use crate::tally::Waits;
 
 /// Counts from the start of a run, which may lie a moment ahead.
 #[derive(Clone, Copy, Debug)]
@@ -23,5 +25,16 @@ impl Clock {
     /// Sleeps until the start.
     pub(crate) fn wait_for_start(self) {
         std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// How long this thread has waited for a processor since it began, and how often it got one (proc(5), schedstat).
+/// Nothing where the kernel does not count.
+pub(crate) fn waits() -> Waits {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(waited_ns), Some(times)) => Waits { waited_ns, times },
+        _ => Waits::default(),
     }
 }

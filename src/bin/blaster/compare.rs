@@ -35,6 +35,10 @@ pub(crate) fn footer(series: &Series, paint: &Paint) -> String {
     if let Some(found) = &series.found {
         let _ = writeln!(out, "\n{}", found.sentence());
     }
+    for judged in &series.fail_if {
+        let verdict = if judged.failed { paint.bad("FAILED") } else { "passed".into() };
+        let _ = writeln!(out, "{verdict}  '{}': {}", judged.condition, judged.measured);
+    }
     out
 }
 

@@ -28,7 +28,7 @@ impl Report {
         let Preface { command_line, started_at, host, load, ended_early } = preface;
         let total = tally.books.total();
         let warmup = tally.books.warmup().counts;
-        let longest_ns = tally.efforts.iter().map(|effort| effort.elapsed_ns).max().unwrap_or(0);
+        let longest_ns = tally.efforts.iter().map(|effort| effort.span_ns).max().unwrap_or(0);
         let elapsed_ns = longest_ns.saturating_sub(load.warmup_ns);
         let per_s = |count: u64| if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 };
         let work_ns: u64 = tally.efforts.iter().map(Effort::work_ns).sum();
@@ -64,6 +64,7 @@ impl Report {
                 cpu_ns_per_datagram: mean(work_ns, all_sent),
                 cpu_share: tally.efforts.iter().map(Effort::share).collect(),
                 pacing_share: tally.efforts.iter().map(Effort::pacing_share).collect(),
+                starved_share: tally.efforts.iter().map(Effort::starved_share).collect(),
                 unsent: tally.unsent,
                 forgotten: tally.forgotten,
                 receive_buffer_bytes: (!is_tcp).then_some(tally.receive_buffer_bytes),
@@ -79,14 +80,11 @@ impl Report {
                     count,
                 })
                 .collect(),
+            examples: tally.examples.clone(),
             refusals: tally
                 .refusals
                 .iter()
-                .map(|(&errno, &count)| Refusals {
-                    errno,
-                    message: std::io::Error::from_raw_os_error(errno).to_string(),
-                    count,
-                })
+                .map(|(&errno, &count)| Refusals { errno, message: meaning(errno), count })
                 .collect(),
             connections: is_tcp.then_some(tally.connections),
             intervals: (0..)
@@ -101,6 +99,18 @@ impl Report {
             warnings: Vec::new(),
             fail_if: Vec::new(),
         }
+    }
+}
+
+/// What an error number means, and what usually helps.
+fn meaning(errno: i32) -> String {
+    let error = std::io::Error::from_raw_os_error(errno);
+    match errno {
+        libc::EMSGSIZE => format!(
+            "{error}; the MTU of the way to the target is smaller (`ip link`, `ip route get`): use a smaller --size, \
+             and with --gso one that fits the MTU with its IP and UDP headers (28 bytes, IPv6: 48)"
+        ),
+        _ => error.to_string(),
     }
 }
 

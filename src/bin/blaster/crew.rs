@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -29,8 +29,20 @@ impl Post {
     }
 }
 
-/// Looks on while a run lasts: gets what the workers show, and a way to ask whether they are done.
-pub(crate) type Watch<'a> = dyn FnMut(&[Arc<Live>], &dyn Fn() -> bool) + 'a;
+/// How often to look for a reason to give up while workers prepare themselves.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a run is at.
+pub(crate) enum Moment<'a> {
+    /// Its workers prepare themselves, which takes a while where there are many sockets.
+    Preparing,
+    /// They run: what they show, and a way to ask whether they are done.
+    Running(&'a [Arc<Live>], &'a dyn Fn() -> bool),
+}
+
+/// Looks on: now and then while workers prepare themselves, then once for as long as they run. Says whether to go
+/// on; the workers have to hear by themselves that they are to prepare no further.
+pub(crate) type Watch<'a> = dyn FnMut(Moment<'_>) -> bool + 'a;
 
 /// Runs `work` on `workers` threads, each with its number, its place to show counts, and its post.
 /// Returns the sum of what they bring home, or the first error.
@@ -58,12 +70,21 @@ where
         );
     }
     drop(ready);
-    if (0..workers).all(|_| all_ready.recv().is_ok()) {
+    let is_ready = || loop {
+        match all_ready.recv_timeout(LOOK_EVERY) {
+            Ok(()) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) if !watch(Moment::Preparing) => return false,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    };
+    if std::iter::repeat_with(is_ready).take(workers as usize).all(|ready| ready) && watch(Moment::Preparing)
+    {
         let clock = Clock::starting_in(START_DELAY);
         for start in &starts {
             let _ = start.send(clock);
         }
-        watch(&lives, &|| threads.iter().all(JoinHandle::is_finished));
+        watch(Moment::Running(&lives, &|| threads.iter().all(JoinHandle::is_finished)));
     }
     drop(starts);
     let mut tally = Tally::new(warmup);
@@ -84,11 +105,13 @@ mod tests {
         let tally = run::<io::Error, _>(
             3,
             Duration::ZERO,
-            &mut |lives, are_done| {
+            &mut |moment| {
+                let Moment::Running(lives, are_done) = moment else { return true };
                 assert_eq!(lives.len(), 3);
                 while !are_done() {
                     thread::yield_now();
                 }
+                true
             },
             |number, _live, post| {
                 let clock = post.ready().expect("all are ready");
@@ -104,13 +127,18 @@ mod tests {
 
     #[test]
     fn one_that_fails_starts_none() {
-        let result = run(2, Duration::ZERO, &mut |_, _| panic!("no run"), |number, _live, post| {
-            if number == 1 {
-                return Err(io::Error::other("no"));
-            }
-            assert!(post.ready().is_none());
-            Ok(None)
-        });
+        let result = run(
+            2,
+            Duration::ZERO,
+            &mut |moment| matches!(moment, Moment::Preparing) || panic!("no run"),
+            |number, _live, post| {
+                if number == 1 {
+                    return Err(io::Error::other("no"));
+                }
+                assert!(post.ready().is_none());
+                Ok(None)
+            },
+        );
         assert!(result.is_err());
     }
 }

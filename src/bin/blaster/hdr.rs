@@ -73,7 +73,7 @@ mod tests {
         tally.books.page(2_000_000_000).counts = Counts { sent: 2, ok: 2, ..Counts::default() };
         tally.round_trips.record(2_000_000_000, 5_000);
         tally.round_trips.record(2_500_000_000, 7_000_000);
-        tally.efforts[0].elapsed_ns = 2_600_000_000;
+        tally.efforts[0].span_ns = 2_600_000_000;
         let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(started_s);
         Report::new(Preface { started_at, ..sample::preface() }, &tally)
     }

@@ -27,6 +27,11 @@ impl Latency {
         self.histogram.saturating_record(ns);
     }
 
+    /// How many were this long or longer.
+    pub(crate) fn count_from(&self, ns: u64) -> u64 {
+        self.histogram.count_between(ns, LONGEST_NS)
+    }
+
     /// Adds another one.
     pub(crate) fn merge(&mut self, other: &Latency) {
         self.histogram.add(&other.histogram).expect("all have the same shape");

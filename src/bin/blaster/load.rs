@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rand::random;
 use tubular_echo::sys::{self, EndSignals};
 
 use crate::compile::Preface;
-use crate::crew;
-use crate::live::{Live, Stop};
+use crate::crew::{self, Moment};
+use crate::live::Stop;
 use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
 use crate::payload::Bodies;
 use crate::quantity;
@@ -33,6 +33,8 @@ pub(crate) enum LoadError {
     Tcp(#[from] tcp::TcpError),
     #[error("blocking SIGINT and SIGTERM: {0}")]
     Signals(io::Error),
+    #[error("ended by a signal before anything was sent")]
+    Stopped,
     #[error("nothing could be sent: {0}")]
     NothingSent(String),
 }
@@ -61,23 +63,40 @@ impl Session {
     /// Runs `load`, which `about` names to whoever watches. Its report has its warnings; it has not been judged.
     pub(crate) fn run(&self, load: &Load, about: &str) -> Result<Report, LoadError> {
         let common = load.common();
-        let seed = common.seed.unwrap_or_else(random);
+        // below 2^53, what any reader of JSON takes for a number
+        let seed = common.seed.unwrap_or_else(|| random::<u64>() >> 11);
         let run_id = random();
         let stop = Arc::new(Stop::default());
         let goal = Goal {
             about,
             duration: common.duration().map(|duration| common.warmup + duration),
             quiet: self.quiet,
+            every: common.every,
         };
         let mut started_at = SystemTime::UNIX_EPOCH;
-        let mut watch = |lives: &[Arc<Live>], are_done: &dyn Fn() -> bool| {
-            started_at = SystemTime::now();
-            view::watch(goal, &self.signals, &stop, lives, are_done);
+        let mut has_begun = false;
+        let mut watch = |moment: Moment<'_>| match moment {
+            Moment::Preparing => {
+                if self.signals.wait_timeout(Duration::ZERO).is_some() {
+                    stop.ask();
+                }
+                !stop.is_asked()
+            }
+            Moment::Running(lives, are_done) => {
+                (has_begun, started_at) = (true, SystemTime::now());
+                view::watch(goal, &self.signals, &stop, lives, are_done);
+                true
+            }
         };
-        let (about, tally) = match load {
-            Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch)?,
-            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, &stop, &mut watch)?,
+        let done = match load {
+            Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch),
+            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, &stop, &mut watch),
         };
+        // whatever else it was that its threads came to in the midst of their preparations
+        if !has_begun && stop.is_asked() {
+            return Err(LoadError::Stopped);
+        }
+        let (about, tally) = done?;
         let preface = Preface {
             command_line: std::env::args().collect(),
             started_at,
@@ -127,6 +146,7 @@ fn run_udp(
         run_id,
         seed,
         targets,
+        source: common.source.clone(),
         sizes,
         bodies: Bodies::new(),
         timeout_ns: common.timeout.as_nanos() as u64,
@@ -167,6 +187,7 @@ fn run_tcp(
         run_id,
         seed,
         targets: Targets::new(common.targets.clone(), seed, false)?,
+        source: common.source.clone(),
         sizes,
         bodies: Bodies::new(),
         timeout: common.timeout,
@@ -192,6 +213,7 @@ fn about(
 ) -> schema::Load {
     schema::Load {
         targets: common.targets.iter().map(ToString::to_string).collect(),
+        source: common.source.as_ref().map(ToString::to_string),
         run_ids: vec![format!("{run_id:016x}")],
         seed: Some(seed),
         size: sizes.to_string(),

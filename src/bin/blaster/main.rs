@@ -56,8 +56,9 @@ use clap::error::ErrorKind;
 use crate::load::{LoadError, Session};
 use crate::merge::MergeError;
 use crate::options::{Command, Load, Options, Reread};
-use crate::outputs::{OutputError, Outputs};
-use crate::schema::{Document, Named, Series};
+use crate::outputs::{OutputError, Outputs, complain};
+use crate::report::count;
+use crate::schema::{Document, Named, Report, Series};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,10 @@ enum Failure {
 /// How it went, for the exit status.
 enum Outcome {
     Done,
-    Unanswered,
+    /// Not all reports could be written; that has been said.
+    Unwritten,
+    /// The server was not there, or not to the end; why that is said.
+    Unanswered(String),
     Condition,
 }
 
@@ -92,13 +96,17 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Unanswered) => ExitCode::from(1),
+        Ok(Outcome::Unanswered(why)) => {
+            complain(&why);
+            ExitCode::from(1)
+        }
+        Ok(Outcome::Unwritten) => ExitCode::from(1),
         Ok(Outcome::Condition) => ExitCode::from(3),
         Err(Failure::Load(failure @ (LoadError::Contradiction(_) | LoadError::Target(_)))) => {
             misused(&failure.to_string())
         }
         Err(failure) => {
-            eprintln!("blaster: {failure}");
+            complain(&failure.to_string());
             ExitCode::from(1)
         }
     }
@@ -110,7 +118,7 @@ fn is_help(error: &clap::Error) -> bool {
 }
 
 fn misused(why: &str) -> ExitCode {
-    eprintln!("blaster: {why} (see --help)");
+    complain(&format!("{why} (see --help)"));
     ExitCode::from(2)
 }
 
@@ -127,14 +135,20 @@ fn one_line(error: &clap::Error) -> String {
 fn measure(load: &Load) -> Result<Outcome, Failure> {
     let session = Session::new(load)?;
     let mut outputs = Outputs::open(&load.common().outputs)?;
-    let mut document = match load {
-        Load::Udp(udp) if !udp.steps.is_empty() => {
-            Document::Series(Box::new(steps::all(&session, udp, &outputs)?))
+    // what a step that fails has before it is no worse for that
+    let (mut document, failure) = match load {
+        Load::Udp(udp) if udp.has_steps() => {
+            let (series, failure) = if udp.find_max {
+                steps::find_max(&session, udp, &outputs)
+            } else {
+                steps::all(&session, udp, &outputs)
+            };
+            match failure {
+                Some(failure) if series.runs.is_empty() => return Err(failure.into()),
+                failure => (Document::Series(Box::new(series)), failure),
+            }
         }
-        Load::Udp(udp) if udp.find_max => {
-            Document::Series(Box::new(steps::find_max(&session, udp, &outputs)?))
-        }
-        _ => Document::Run(Box::new(session.run(load, &about(load))?)),
+        _ => (Document::Run(Box::new(session.run(load, &about(load))?)), None),
     };
     outputs.judge(&mut document);
     outputs.print(&match &document {
@@ -142,8 +156,25 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
         // its lines have been printed as they came
         Document::Series(series) => compare::footer(series, outputs.paint()),
     });
-    outputs.write(&document)?;
-    Ok(outcome(&document))
+    if !write(&mut outputs, &document) {
+        return Ok(Outcome::Unwritten);
+    }
+    failure.map_or_else(|| Ok(outcome(&document)), |failure| Err(failure.into()))
+}
+
+/// Writes the files; says what went wrong, and shows what would be lost with them. Whether nothing did.
+fn write(outputs: &mut Outputs, document: &Document) -> bool {
+    let errors = outputs.write(document);
+    for error in &errors {
+        complain(&error.to_string());
+    }
+    if !errors.is_empty() {
+        outputs.rescue(&match document {
+            Document::Run(report) => report::render(report, outputs.paint()),
+            Document::Series(series) => compare::render(series, outputs.paint()),
+        });
+    }
+    errors.is_empty()
 }
 
 /// A run's name for who watches it.
@@ -154,13 +185,17 @@ fn about(load: &Load) -> String {
 /// `blaster report`.
 fn show(reread: &Reread) -> Result<Outcome, Failure> {
     let mut runs = Vec::new();
+    let mut found = None;
     for file in &reread.files {
         let name = file.display().to_string();
         let document = schema::read(file).map_err(|error| Failure::Input(name.clone(), error))?;
         match document {
             Document::Run(report) => runs.push(Named::new(name, *report)),
             // the steps of one file by their own names, those of several by both
-            Document::Series(series) if reread.files.len() == 1 => runs.extend(series.runs),
+            Document::Series(series) if reread.files.len() == 1 => {
+                found = series.found;
+                runs.extend(series.runs);
+            }
             Document::Series(series) => runs.extend(
                 series.runs.into_iter().map(|run| Named { name: format!("{name}: {}", run.name), ..run }),
             ),
@@ -168,10 +203,10 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
     }
     let mut document = if reread.merge {
         Document::Run(Box::new(merge::merge(&runs)?))
-    } else if let [one] = runs.as_slice() {
+    } else if let ([one], None) = (runs.as_slice(), found) {
         Document::Run(Box::new(one.report.clone()))
     } else {
-        Document::Series(Box::new(Series::new(runs)))
+        Document::Series(Box::new(Series { found, ..Series::new(runs) }))
     };
     let mut outputs = Outputs::open(&reread.outputs)?;
     outputs.judge(&mut document);
@@ -179,24 +214,47 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
         Document::Run(report) => report::render(report, outputs.paint()),
         Document::Series(series) => compare::render(series, outputs.paint()),
     });
-    outputs.write(&document)?;
+    if !write(&mut outputs, &document) {
+        return Ok(Outcome::Unwritten);
+    }
     Ok(match outcome(&document) {
         // that is what the run itself said
-        Outcome::Unanswered => Outcome::Done,
+        Outcome::Unanswered(_) => Outcome::Done,
         outcome => outcome,
     })
 }
 
 fn outcome(document: &Document) -> Outcome {
     let runs = document.runs();
-    let has_failed = runs.iter().any(|run| run.fail_if.iter().any(|judged| judged.failed));
+    let on_series = match document {
+        Document::Run(_) => [].as_slice(),
+        Document::Series(series) => &series.fail_if,
+    };
+    let mut judged = runs.iter().flat_map(|run| &run.fail_if).chain(on_series);
+    let has_failed = judged.any(|judged| judged.failed);
     let sent: u64 = runs.iter().map(|run| run.sent()).sum();
     let answered: u64 = runs.iter().map(|run| run.answered()).sum();
     if has_failed {
         Outcome::Condition
     } else if sent > 0 && answered == 0 {
-        Outcome::Unanswered
+        Outcome::Unanswered(format!("nothing came back for {} sent; does the server run?", count(sent)))
+    } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)) {
+        Outcome::Unanswered(why)
     } else {
         Outcome::Done
     }
+}
+
+/// How a TCP server left all connections that it had in the end.
+fn abandoned(run: &Report) -> Option<String> {
+    let connections = run.connections.filter(|it| it.attempted > 0 && it.in_order_at_end == 0)?;
+    // who presses Ctrl-C twice does not wait for the end of connections
+    (!run.ended_early).then(|| {
+        format!(
+            "no connection was served to the end: {} failed, {} broke, {} had no answer",
+            count(connections.failed),
+            count(connections.broken),
+            count(connections.stuck)
+        )
+    })
 }

@@ -27,8 +27,8 @@ SEARCH
   --precision wide, then runs both of its ends --repeat times more, in turns. How
   sure the answer is follows from those runs: it is the probability that so many
   of one kind are not chance. A run in which blaster itself was the bottleneck
-  (late, too busy, dropping) never counts as the server's limit; where that
-  decides, the answer says so.
+  (it sent too little, or it can have caused the loss or the latency itself)
+  never counts as the server's limit; where that decides, the answer says so.
 
 THE BOOKS
   Each datagram (TCP: message) that was sent is in exactly one class:
@@ -42,15 +42,18 @@ THE BOOKS
     unreachable   the network said so (ICMP), and nothing came
   Beside them: duplicated, reordered (overtaken by a later one of its flow),
   unattributed (came, but answers nothing of ours), send_failures (our own kernel
-  refused), own_drops (our own sockets overflowed).
+  refused), own_drops (our own sockets overflowed). Three wrong replies of each
+  kind are shown: source, bytes, and the first byte that differs.
 
 CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name from the books, or sent; P% is of what was sent;
-                        loss means lost
+                        loss means lost; unsent (of the schedule); of TCP
+                        connections failed, broken, stuck
   LATENCY>DURATION      p50, p90, p99, p99.9, p99.99, max, from the intended send
                         time; with the prefix actual_ from the actual one, with
                         slip_ the generator's own delay
   rate<N                right replies per second
+  found<N               the highest rate that --find-max found
   Comparisons: > >= < <=. A latency that could not be measured fails its
   condition.
 
@@ -63,7 +66,8 @@ REPORTS
 
 EXIT STATUS
   0  done
-  1  could not run, or nothing at all came back
+  1  could not run, or a report could not be written, or nothing at all came
+     back, or (TCP) no connection was served to the end; standard error says which
   2  bad command line
   3  a --fail-if holds
 

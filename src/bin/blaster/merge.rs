@@ -13,7 +13,7 @@ use crate::schema::{
     Generator, IcmpErrors, Interval, Latencies, Load, Named, ReadError, Refusals, Report, SCHEMA, Totals,
     VERSION,
 };
-use crate::tally::Connections;
+use crate::tally::{self, Connections, Example};
 
 /// Runs that share less of their time than this have not really loaded at the same time.
 const OVERLAP_MIN: f64 = 0.9;
@@ -73,6 +73,7 @@ pub(crate) fn merge(runs: &[Named]) -> Result<Report, MergeError> {
         },
         generator: generator(&reports),
         icmp_errors: icmp_errors(&reports),
+        examples: examples(&reports),
         refusals: refusals(&reports),
         connections: connections(&reports),
         intervals: intervals(&reports, &spans, begin),
@@ -189,6 +190,10 @@ fn load(reports: &[&Report]) -> Load {
         targets,
         run_ids: loads().flat_map(|load| load.run_ids.clone()).collect(),
         seed: first.seed.filter(|seed| loads().all(|load| load.seed == Some(*seed))),
+        source: first
+            .source
+            .clone()
+            .filter(|source| loads().all(|load| load.source.as_ref() == Some(source))),
         flows: loads().map(|load| load.flows).sum(),
         threads: loads().map(|load| load.threads).sum(),
         rate_per_s: loads().map(|load| load.rate_per_s).sum(),
@@ -226,6 +231,7 @@ fn generator(reports: &[&Report]) -> Generator {
         cpu_ns_per_datagram: work_ns / sent.max(1) as f64,
         cpu_share: parts().flat_map(|part| part.cpu_share.clone()).collect(),
         pacing_share: parts().flat_map(|part| part.pacing_share.clone()).collect(),
+        starved_share: parts().flat_map(|part| part.starved_share.clone()).collect(),
         unsent: parts().map(|part| part.unsent).sum(),
         forgotten: parts().map(|part| part.forgotten).sum(),
         receive_buffer_bytes: parts().filter_map(|part| part.receive_buffer_bytes).min(),
@@ -242,6 +248,14 @@ fn icmp_errors(reports: &[&Report]) -> Vec<IcmpErrors> {
         }
     }
     sums
+}
+
+fn examples(reports: &[&Report]) -> Vec<Example> {
+    let mut kept = Vec::new();
+    for example in reports.iter().flat_map(|report| &report.examples) {
+        tally::keep(example, &mut kept);
+    }
+    kept
 }
 
 fn refusals(reports: &[&Report]) -> Vec<Refusals> {
@@ -306,8 +320,10 @@ mod tests {
         for _ in halves {
             tally.efforts.push(Effort {
                 elapsed_ns: 3_000_000_000,
+                span_ns: 3_000_000_000,
                 cpu_ns: 400_000_000,
                 pacing_ns: 100_000_000,
+                ..Effort::default()
             });
         }
     }

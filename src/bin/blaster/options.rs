@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::manual::MANUAL;
 use crate::quantity::{self, Percent, Rate, Sizes, Step};
-use crate::target::Target;
+use crate::target::{Source, Target};
 use crate::tcp;
 use crate::udp;
 use crate::verdict::Conditions;
@@ -191,6 +191,11 @@ pub(crate) struct Common {
     #[arg(long, value_name = "BYTES", help_heading = "Load")]
     pub(crate) size: Option<Sizes>,
 
+    /// Send from this local address, or from addresses of this prefix, drawn per flow or connection: what a server
+    /// or a firewall sees as many clients. All must be this host's [default: what the route says]
+    #[arg(long, value_name = "ADDR[/LENGTH]", help_heading = "Load")]
+    pub(crate) source: Option<Source>,
+
     /// How long to measure [default: 10s, without --count]
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) duration: Option<Duration>,
@@ -207,7 +212,8 @@ pub(crate) struct Common {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) timeout: Duration,
 
-    /// How long to listen after the last send while replies are missing [default: twice the timeout]
+    /// How long to listen after the last send while replies are missing [default: twice the timeout]. TCP with
+    /// nothing but a --count is given up when nothing came back for so long
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) linger: Option<Duration>,
 
@@ -222,6 +228,10 @@ pub(crate) struct Common {
     /// Load public addresses too. Only do this to hosts that are yours
     #[arg(long, help_heading = "Run")]
     pub(crate) allow_public: bool,
+
+    /// While it runs, print a line on standard error for each stretch of so much time, for logs
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Report")]
+    pub(crate) every: Option<Duration>,
 
     #[command(flatten)]
     pub(crate) outputs: Outputs,
@@ -281,6 +291,8 @@ pub(crate) enum Contradiction {
     TooLargeForV4 { size: u32 },
     #[error("{0} datagrams in flight for each flow are more than blaster remembers: {max}", max = udp::IN_FLIGHT_MAX)]
     TooManyInFlight(u64),
+    #[error("--source {0} can't reach {1}, which is of the other address family")]
+    SourceOfOtherFamily(String, String),
     #[error("--count 0 measures nothing")]
     CountOfNothing,
 }
@@ -348,6 +360,11 @@ impl Tcp {
 impl Common {
     /// Whether the flags go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
+        if let Some(source) = &self.source
+            && let Some(other) = self.targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
+        {
+            return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
+        }
         if self.count == Some(0) { Err(Contradiction::CountOfNothing) } else { Ok(()) }
     }
 }
@@ -402,6 +419,7 @@ mod tests {
             "--in-flight 5M",
             "--in-flight 200k --gso 32 --size 64",
             "--count 0",
+            "--source ::1",
         ] {
             assert!(!udp(flags).expect_err(flags).contains('\n'), "{flags:?}");
         }
@@ -415,6 +433,8 @@ mod tests {
             "--nonsense",
             "--steps 1k",
             "--steps 1k:1s --rate 1k",
+            "--source 127.0.0.1/8",
+            "--source 127.0.0.1:7",
             "--steps 1k:1s --find-max",
             "--find-max --count 5",
             "--find-max --precision 0%",

@@ -1,6 +1,7 @@
 //! Where reports go: the table, and the files of --json, --hdr and --html.
 
-use std::fs::File;
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,38 +9,59 @@ use crate::hdr;
 use crate::options;
 use crate::page;
 use crate::report::Paint;
-use crate::schema::{Document, Judged, Report};
+use crate::schema::Document;
 use crate::verdict::Conditions;
 
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("writing the report to {}: {error}", path.display())]
-pub(crate) struct OutputError {
-    path: PathBuf,
-    error: io::Error,
+pub(crate) enum OutputError {
+    #[error("writing the report to {}: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("writing the report to standard output: {0}")]
+    Table(io::Error),
 }
 
 /// A file that was opened before the run, so that a wrong path costs no run.
 struct Sink {
     path: PathBuf,
-    to: Box<dyn Write>,
+    to: Target,
+}
+
+enum Target {
+    Stdout,
+    File(File),
 }
 
 impl Sink {
     fn open(path: Option<&PathBuf>) -> Result<Option<Self>, OutputError> {
         let Some(path) = path else { return Ok(None) };
-        let to: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(io::stdout())
+        let to = if path == Path::new("-") {
+            Target::Stdout
         } else {
-            Box::new(File::create(path).map_err(|error| OutputError { path: path.clone(), error })?)
+            // what an earlier run left there stays until there is something to take its place
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+            Target::File(file.map_err(|error| OutputError::File { path: path.clone(), error })?)
         };
         Ok(Some(Self { path: path.clone(), to }))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
-        let written = self.to.write_all(bytes).and_then(|()| self.to.flush());
-        written.map_err(|error| OutputError { path: self.path.clone(), error })
+        let written = match &mut self.to {
+            Target::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+            Target::File(file) => empty(file).and_then(|()| file.write_all(bytes)),
+        };
+        written.map_err(|error| OutputError::File { path: self.path.clone(), error })
     }
+}
+
+/// Only a regular file has something to be emptied of.
+fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
+}
+
+/// Says something on standard error, if anybody listens.
+pub(crate) fn complain(text: &str) {
+    let _ = io::stderr().write_all(format!("blaster: {text}\n").as_bytes());
 }
 
 /// Everything that was asked for.
@@ -50,6 +72,8 @@ pub(crate) struct Outputs {
     fail_if: Option<Conditions>,
     quiet: bool,
     paint: Paint,
+    /// Why the table could not be printed.
+    unprinted: RefCell<Option<io::Error>>,
 }
 
 impl Outputs {
@@ -62,6 +86,7 @@ impl Outputs {
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
             paint: Paint { color: false },
+            unprinted: RefCell::default(),
         };
         outputs.paint.color = outputs.is_colored();
         Ok(outputs)
@@ -76,25 +101,40 @@ impl Outputs {
     pub(crate) fn judge(&self, document: &mut Document) {
         if let Some(conditions) = &self.fail_if {
             for report in document.runs_mut() {
-                report.fail_if = judge(conditions, report);
+                report.fail_if = conditions.judge(report);
+            }
+            match document {
+                Document::Run(report) => report.fail_if.extend(conditions.judge_found(None)),
+                Document::Series(series) => {
+                    let found = series.found.map(|found| found.answer.met.map_or(0, |met| met.rate_per_s));
+                    series.fail_if = conditions.judge_found(found.map(|per_s| per_s as f64));
+                }
             }
         }
     }
 
-    /// Writes the files.
-    pub(crate) fn write(&mut self, document: &Document) -> Result<(), OutputError> {
+    /// Writes the files, each that can be written. Returns what went wrong, the table included.
+    pub(crate) fn write(&mut self, document: &Document) -> Vec<OutputError> {
+        let mut errors: Vec<_> = self.unprinted.take().map(OutputError::Table).into_iter().collect();
         if let Some(json) = &mut self.json {
             let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
             text.push(b'\n');
-            json.write(&text)?;
+            errors.extend(json.write(&text).err());
         }
         if let Some(hdr) = &mut self.hdr {
-            hdr.write(&hdr::log(document))?;
+            errors.extend(hdr.write(&hdr::log(document)).err());
         }
         if let Some(html) = &mut self.html {
-            html.write(page::render(document).as_bytes())?;
+            errors.extend(html.write(page::render(document).as_bytes()).err());
         }
-        Ok(())
+        errors
+    }
+
+    /// Prints after all what --quiet kept back, where it would be lost otherwise.
+    pub(crate) fn rescue(&self, text: &str) {
+        if self.quiet {
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
     }
 
     /// Whether the table's place belongs to a file.
@@ -113,23 +153,14 @@ impl Outputs {
         if self.quiet {
             return;
         }
-        // a reader that has gone away does not want it
-        let _ = if self.is_stdout_taken() {
+        let printed = if self.is_stdout_taken() {
             io::stderr().write_all(text.as_bytes())
         } else {
             io::stdout().write_all(text.as_bytes())
         };
+        // a reader that has gone away does not want it
+        if let Some(error) = printed.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+            self.unprinted.replace(Some(error));
+        }
     }
-}
-
-fn judge(conditions: &Conditions, report: &Report) -> Vec<Judged> {
-    conditions
-        .judge(report)
-        .into_iter()
-        .map(|(condition, failed)| Judged {
-            condition: condition.to_string(),
-            measured: condition.measured(report),
-            failed,
-        })
-        .collect()
 }

@@ -19,6 +19,10 @@ pub(crate) struct Pacer {
     step_ns: u64,
     step_rest: u64,
     per_1000_s: u64,
+    /// From one train of the whole schedule to the next.
+    spacing_ns: u64,
+    /// When the last train taken was due.
+    last_ns: Option<u64>,
 }
 
 impl Pacer {
@@ -31,7 +35,14 @@ impl Pacer {
         };
         let (next_ns, next_rest) = after(worker);
         let (step_ns, step_rest) = after(workers);
-        Self { next_ns, next_rest, step_ns, step_rest, per_1000_s: rate.per_1000_s }
+        let (spacing_ns, _) = after(1);
+        let per_1000_s = rate.per_1000_s;
+        Self { next_ns, next_rest, step_ns, step_rest, per_1000_s, spacing_ns, last_ns: None }
+    }
+
+    /// Up to where the trains taken so far cover the schedule: the last one, and the time that it has to itself.
+    pub(crate) fn covered_ns(&self) -> u64 {
+        self.last_ns.map_or(0, |last_ns| last_ns + self.spacing_ns)
     }
 
     /// When the next train is due.
@@ -56,6 +67,7 @@ impl Pacer {
             return None;
         }
         let intended_ns = self.next_ns;
+        self.last_ns = Some(intended_ns);
         self.next_ns += self.step_ns;
         self.next_rest += self.step_rest;
         if self.next_rest >= self.per_1000_s {
@@ -124,6 +136,16 @@ mod tests {
             let mut pacer = Pacer::new(rate(text), datagrams, worker, workers);
             let found: Vec<u64> = wanted.iter().map_while(|_| pacer.take(u64::MAX)).collect();
             assert_eq!(found, wanted, "{text}, trains of {datagrams}, worker {worker} of {workers}");
+        }
+    }
+
+    #[test]
+    fn each_train_covers_the_time_until_the_next_of_any_worker() {
+        let mut pacers = [0, 1].map(|worker| Pacer::new(rate("10"), 2, worker, 2));
+        assert_eq!(pacers[0].covered_ns(), 0);
+        for (worker, wanted_ns) in [(0, 200_000_000), (1, 400_000_000), (0, 600_000_000)] {
+            pacers[worker].take(u64::MAX);
+            assert_eq!(pacers[worker].covered_ns(), wanted_ns);
         }
     }
 

@@ -1,9 +1,10 @@
 //! The report for people: plain text, columns that line up.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::latency::Percentiles;
 use crate::schema::Report;
+use crate::tally::{Answered, Example};
 
 /// 1234567 as 1,234,567.
 pub(crate) fn count(number: u64) -> String {
@@ -16,6 +17,15 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// So many per second: whole, unless that would say nothing.
+pub(crate) fn rate(per_s: f64) -> String {
+    if per_s < 9.995 && (per_s - per_s.round()).abs() >= 0.005 {
+        format!("{per_s:.2}")
+    } else {
+        count(per_s.round() as u64)
+    }
 }
 
 /// Nanoseconds with three digits and a unit.
@@ -94,6 +104,9 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
             errors.about
         );
     }
+    for example in &report.examples {
+        let _ = writeln!(out, "{example}");
+    }
     for warning in &report.warnings {
         let _ = writeln!(out, "{} {warning}", paint.bad("!"));
     }
@@ -104,11 +117,24 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     out
 }
 
+impl fmt::Display for Example {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, came_bytes, .. } = self;
+        let from = self.came_from.map_or("nowhere".into(), |from| from.to_string());
+        let Some(Answered { sent_to, sent_bytes, flow, sequence, differs_at }) = &self.answers else {
+            return write!(f, "{kind}: {came_bytes} bytes from {from}");
+        };
+        write!(f, "{kind}: {sent_bytes} bytes to {sent_to}, {came_bytes} from {from}")?;
+        differs_at.map_or(Ok(()), |at| write!(f, ", byte {at} is another"))?;
+        write!(f, " (flow {flow}, number {sequence})")
+    }
+}
+
 fn heading(report: &Report, paint: &Paint, out: &mut String) {
     let load = &report.load;
     let mut words = vec![format!("{} {}", load.protocol, load.targets.join(" "))];
     words.push(match load.rate_per_s {
-        Some(rate) => format!("{} loop at {}/s", load.mode, count(rate as u64)),
+        Some(per_s) => format!("{} loop at {}/s", load.mode, rate(per_s)),
         None => load.mode.clone(),
     });
     let flows = if load.protocol == "tcp" { "connections" } else { "flows" };
@@ -141,10 +167,11 @@ fn books(report: &Report, paint: &Paint, out: &mut String) {
     let bytes_per_s = if seconds > 0.0 { counts.bytes_sent as f64 / seconds } else { 0.0 };
     let _ = writeln!(
         out,
-        "\n{:<15}{:>15}   in {seconds:.2} s: {}/s, {}",
+        "\n{:<15}{:>15}   in {}: {}/s, {}",
         "sent",
         count(counts.sent),
-        count(totals.sent_per_s as u64),
+        if seconds < 0.1 { duration(report.elapsed_ns) } else { format!("{seconds:.2} s") },
+        rate(totals.sent_per_s),
         bandwidth(bytes_per_s)
     );
     let share = |number: u64| if number == 0 { String::new() } else { percent(number, counts.sent) };
@@ -166,11 +193,12 @@ fn books(report: &Report, paint: &Paint, out: &mut String) {
         if let Some(connections) = report.connections {
             let _ = writeln!(
                 out,
-                "connections    {:>15}   {} established, {} failed, {} broken",
+                "connections    {:>15}   {} established, {} failed, {} broken, {} stuck",
                 count(connections.attempted),
                 count(connections.established),
                 count(connections.failed),
-                count(connections.broken)
+                count(connections.broken),
+                count(connections.stuck)
             );
         }
         return;
@@ -250,6 +278,9 @@ mod tests {
     fn numbers_for_people() {
         for (number, wanted) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(count(number), wanted);
+        }
+        for (per_s, wanted) in [(0.0, "0"), (0.5, "0.50"), (3.0, "3"), (9.99, "9.99"), (1_999.6, "2,000")] {
+            assert_eq!(rate(per_s), wanted);
         }
         for (ns, wanted) in [
             (0, "0 ns"),

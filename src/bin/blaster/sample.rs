@@ -36,7 +36,13 @@ pub(crate) fn tally(counts: Counts) -> Tally {
     for _ in 0..counts.ok {
         tally.round_trips.record(0, 1_000_000);
     }
-    tally.efforts.push(Effort { elapsed_ns: 1_000_000_000, cpu_ns: 400_000_000, pacing_ns: 100_000_000 });
+    tally.efforts.push(Effort {
+        elapsed_ns: 1_000_000_000,
+        span_ns: 1_000_000_000,
+        cpu_ns: 400_000_000,
+        pacing_ns: 100_000_000,
+        ..Effort::default()
+    });
     tally
 }
 

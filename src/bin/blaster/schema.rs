@@ -14,7 +14,7 @@ use crate::books::Counts;
 use crate::latency::Percentiles;
 use crate::objective::{Objective, Verdict};
 use crate::search::Answer;
-use crate::tally::Connections;
+use crate::tally::{Connections, Example};
 
 /// The name of the format.
 pub(crate) const SCHEMA: &str = "blaster-report";
@@ -38,7 +38,9 @@ pub(crate) struct Report {
     pub(crate) hosts: Vec<Host>,
     /// What was sent.
     pub(crate) load: Load,
-    /// Measured time from the first send to the last, without the warmup.
+    /// Measured time that what was sent is spread over, without the warmup: in the open loop up to where the next
+    /// datagram would have been due or the time was up; in a closed loop that a count ended, up to the last right
+    /// reply in time; otherwise up to the last send.
     pub(crate) elapsed_ns: u64,
     /// Whether a signal ended it before its time.
     pub(crate) ended_early: bool,
@@ -52,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) generator: Generator,
     /// ICMP errors by sender and kind, at most 16 kinds.
     pub(crate) icmp_errors: Vec<IcmpErrors>,
+    /// A few wrong replies of each kind, of the warmup, too.
+    #[serde(default)]
+    pub(crate) examples: Vec<Example>,
     /// What the local kernel refused; for TCP, why connections failed or broke.
     pub(crate) refusals: Vec<Refusals>,
     /// TCP only.
@@ -88,7 +93,9 @@ pub(crate) struct Load {
     pub(crate) targets: Vec<String>,
     /// Tells this run's datagrams from others'; as many as runs were merged.
     pub(crate) run_ids: Vec<String>,
-    /// Where random choices began. `null`: merged runs began differently.
+    /// Where random choices began: a number, or from 2^53 on, where many readers' numbers are no longer exact, a
+    /// string of its digits. `null`: merged runs began differently.
+    #[serde(with = "exact")]
     pub(crate) seed: Option<u64>,
     /// Sizes in bytes: `64`, `64-1400` or `64,512`.
     pub(crate) size: String,
@@ -106,6 +113,9 @@ pub(crate) struct Load {
     pub(crate) gro: Option<bool>,
     /// Whether each datagram drew its destination; UDP only.
     pub(crate) spray: Option<bool>,
+    /// The local address, or the prefix of them, as asked.
+    #[serde(default)]
+    pub(crate) source: Option<String>,
     /// Later than this is late.
     pub(crate) timeout_ns: u64,
     /// What was sent before measuring.
@@ -114,6 +124,38 @@ pub(crate) struct Load {
     pub(crate) duration_ns: Option<u64>,
     /// How many to measure, as asked.
     pub(crate) count: Option<u64>,
+}
+
+/// A number that any reader of JSON reads exactly.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// From here on two whole numbers may be the same `double`.
+    const DOUBLES_END: u64 = 1 << 53;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Exact {
+        Number(u64),
+        Digits(String),
+    }
+
+    #[allow(clippy::ref_option)] // serde calls it so
+    pub(super) fn serialize<S: Serializer>(number: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        let exact = |number| match number {
+            0..DOUBLES_END => Exact::Number(number),
+            _ => Exact::Digits(number.to_string()),
+        };
+        number.map(exact).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        match Option::<Exact>::deserialize(from)? {
+            None => Ok(None),
+            Some(Exact::Number(number)) => Ok(Some(number)),
+            Some(Exact::Digits(digits)) => digits.parse().map(Some).map_err(serde::de::Error::custom),
+        }
+    }
 }
 
 /// The books, added up.
@@ -154,6 +196,10 @@ pub(crate) struct Generator {
     pub(crate) cpu_share: Vec<f64>,
     /// For each thread, the share of a core spent looking at the clock before intended send times.
     pub(crate) pacing_share: Vec<f64>,
+    /// For each thread, the share of the time that it waited for a processor which others had. Zero where such
+    /// waits were too short to matter.
+    #[serde(default)]
+    pub(crate) starved_share: Vec<f64>,
     /// Datagrams of the schedule that were never sent, since the time was up.
     pub(crate) unsent: u64,
     /// Datagrams given up before their timeout, since blaster could not remember more.
@@ -248,6 +294,9 @@ pub(crate) struct Series {
     pub(crate) runs: Vec<Named>,
     /// What `--find-max` found. `null`: nothing was searched for.
     pub(crate) found: Option<Found>,
+    /// The conditions of `--fail-if` on that.
+    #[serde(default)]
+    pub(crate) fail_if: Vec<Judged>,
 }
 
 /// What a search for the highest rate found.
@@ -290,6 +339,7 @@ impl Series {
             command_line: std::env::args().collect(),
             runs,
             found: None,
+            fail_if: Vec::new(),
         }
     }
 }

@@ -11,20 +11,32 @@ use crate::objective::Objective;
 use crate::options::{Common, Load, Udp};
 use crate::outputs::Outputs;
 use crate::quantity::Rate;
-use crate::report::count;
+use crate::report;
 use crate::schema::{Found, Named, Series};
 use crate::search::{Plan, Search};
 
 /// Wide enough for any name of a step.
 const NAME_WIDTH: usize = 15;
 
+/// What has been run, and why it is not all.
+type Outcome = (Series, Option<LoadError>);
+
+/// What remains of an error once the runs before it are reported: a signal is a reason to end as good as any.
+fn unless_stopped(error: LoadError) -> Option<LoadError> {
+    if matches!(error, LoadError::Stopped) { None } else { Some(error) }
+}
+
 /// Runs --steps.
-pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Result<Series, LoadError> {
+pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
     outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
     let mut runs = Vec::new();
     for (nth, step) in (1..).zip(&udp.steps) {
         let about = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
-        let run = one(session, udp, step.rate, step.duration, &about)?;
+        let run = match one(session, udp, step.rate, step.duration, &about) {
+            Ok(run) => run,
+            Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
+            Err(error) => return (Series::new(runs), unless_stopped(error)),
+        };
         outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
         let is_over = run.report.ended_early;
         runs.push(run);
@@ -32,11 +44,11 @@ pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Result<Ser
             break;
         }
     }
-    Ok(Series::new(runs))
+    (Series::new(runs), None)
 }
 
 /// Runs --find-max.
-pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Result<Series, LoadError> {
+pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
     let objective =
         Objective { loss_percent: udp.loss.0, p99_ns: udp.p99.map(|longest| longest.as_nanos() as u64) };
     let plan = Plan {
@@ -47,11 +59,18 @@ pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Resul
     let duration = udp.common.duration.unwrap_or(Plan::DURATION);
     outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
     let mut search = Search::new(plan);
+    let mut failure = None;
     let mut runs = Vec::new();
     while let Some(rate_per_s) = search.next() {
         let rate = Rate::whole(rate_per_s);
         let about = format!("run {}: {}", runs.len() + 1, name(rate));
-        let mut run = one(session, udp, rate, duration, &about)?;
+        let mut run = match one(session, udp, rate, duration, &about) {
+            Ok(run) => run,
+            Err(error) => {
+                failure = if runs.is_empty() { Some(error) } else { unless_stopped(error) };
+                break;
+            }
+        };
         if run.report.ended_early {
             break;
         }
@@ -62,11 +81,11 @@ pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Resul
         runs.push(run);
     }
     let found = Found { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };
-    Ok(Series { found: Some(found), ..Series::new(runs) })
+    (Series { found: Some(found), ..Series::new(runs) }, failure)
 }
 
 fn name(rate: Rate) -> String {
-    format!("{}/s", count(rate.per_s() as u64))
+    format!("{}/s", report::rate(rate.per_s()))
 }
 
 fn one(

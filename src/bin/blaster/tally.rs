@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,16 +27,79 @@ pub(crate) struct Complaint {
 /// So many different complaints are kept apart; the books count them all.
 const COMPLAINTS_MAX: usize = 16;
 
+/// So many wrong replies of each kind are kept to look at.
+const EXAMPLES_MAX: usize = 3;
+
+/// One wrong reply, for whoever looks for the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Example {
+    /// `corrupted`, `truncated`, `misdirected` or `unattributed`.
+    pub(crate) kind: String,
+    /// Where it came from. `null`: no address that is known.
+    pub(crate) came_from: Option<SocketAddr>,
+    /// Its bytes; of a stream those until the message, or the connection, ended.
+    pub(crate) came_bytes: usize,
+    /// What it answers. `null`: nothing of ours.
+    pub(crate) answers: Option<Answered>,
+}
+
+/// The datagram or message that a wrong reply answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    /// Where it was sent to.
+    pub(crate) sent_to: SocketAddr,
+    /// Its bytes.
+    pub(crate) sent_bytes: usize,
+    /// Its flow or connection.
+    pub(crate) flow: u32,
+    /// Its number there, from 0.
+    pub(crate) sequence: u64,
+    /// The first byte, from 0, in which the reply is another. `null`: it is the same as far as it goes.
+    pub(crate) differs_at: Option<usize>,
+}
+
+/// Keeps `example` unless there are enough of its kind.
+pub(crate) fn keep(example: &Example, kept: &mut Vec<Example>) {
+    if kept.iter().filter(|other| other.kind == example.kind).count() < EXAMPLES_MAX {
+        kept.push(example.clone());
+    }
+}
+
+/// How long a thread waited for a processor though it could have run, and how often it got one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waits {
+    /// Nanoseconds in all.
+    pub(crate) waited_ns: u64,
+    /// Times on a processor.
+    pub(crate) times: u64,
+}
+
+impl Sub for Waits {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
+            times: self.times.saturating_sub(before.times),
+        }
+    }
+}
+
 /// How hard a generator thread worked while it was sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(clippy::struct_field_names)] // units go last
 pub(crate) struct Effort {
     /// Wall time from the first send to the last.
     pub(crate) elapsed_ns: u64,
+    /// The time that what it sent is spread over: one datagram of ten a second covers a tenth of a second, though
+    /// it is sent in no time.
+    pub(crate) span_ns: u64,
     /// Its CPU clock over that time.
     pub(crate) cpu_ns: u64,
     /// Of that, spent looking at the clock just before an intended send time.
     pub(crate) pacing_ns: u64,
+    /// How long it waited for a processor though it could have run, and how often.
+    pub(crate) waits: Waits,
 }
 
 impl Effort {
@@ -48,6 +111,15 @@ impl Effort {
     /// The share of a core that the work took, pacing left out.
     pub(crate) fn share(&self) -> f64 {
         self.work_ns() as f64 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// The share of the time that it waited for a processor; waits that are no longer than it takes to wake up
+    /// are none.
+    pub(crate) fn starved_share(&self) -> f64 {
+        /// An idle processor takes this long to begin, an average one.
+        const WAKING_NS: u64 = 50_000;
+        let Waits { waited_ns, times } = self.waits;
+        if waited_ns < times * WAKING_NS { 0.0 } else { waited_ns as f64 / self.elapsed_ns.max(1) as f64 }
     }
 
     /// The share of a core that pacing took.
@@ -67,6 +139,13 @@ pub(crate) struct Connections {
     pub(crate) failed: u64,
     /// Established, then ended by the other side or by an error.
     pub(crate) broken: u64,
+    /// Established, then ended by blaster, since what was sent had no answer.
+    #[serde(default)]
+    pub(crate) stuck: u64,
+    /// Of the connections at a time, those that were in order at the end of the run: none in a run with a
+    /// server that is gone.
+    #[serde(default)]
+    pub(crate) in_order_at_end: u64,
 }
 
 impl AddAssign<&Connections> for Connections {
@@ -75,6 +154,8 @@ impl AddAssign<&Connections> for Connections {
         self.established += other.established;
         self.failed += other.failed;
         self.broken += other.broken;
+        self.stuck += other.stuck;
+        self.in_order_at_end += other.in_order_at_end;
     }
 }
 
@@ -100,6 +181,8 @@ pub(crate) struct Tally {
     pub(crate) unsent: u64,
     /// ICMP errors by kind.
     pub(crate) complaints: BTreeMap<Complaint, u64>,
+    /// A few of each kind of wrong replies.
+    pub(crate) examples: Vec<Example>,
     /// Local send failures by errno; for TCP, failed and broken connections.
     pub(crate) refusals: BTreeMap<i32, u64>,
     /// TCP only.
@@ -121,6 +204,7 @@ impl Tally {
             forgotten: 0,
             unsent: 0,
             complaints: BTreeMap::new(),
+            examples: Vec::new(),
             refusals: BTreeMap::new(),
             connections: Connections::default(),
             receive_buffer_bytes: u64::MAX,
@@ -132,6 +216,11 @@ impl Tally {
         if self.complaints.len() < COMPLAINTS_MAX || self.complaints.contains_key(&complaint) {
             *self.complaints.entry(complaint).or_default() += 1;
         }
+    }
+
+    /// Whether a wrong reply of this kind is still worth a look.
+    pub(crate) fn wants_example(&self, kind: &str) -> bool {
+        self.examples.iter().filter(|example| example.kind == kind).count() < EXAMPLES_MAX
     }
 
     /// Notes what the local kernel refused.
@@ -151,6 +240,9 @@ impl Tally {
         self.unsent += other.unsent;
         for (complaint, count) in &other.complaints {
             *self.complaints.entry(*complaint).or_default() += count;
+        }
+        for example in &other.examples {
+            keep(example, &mut self.examples);
         }
         for (errno, count) in &other.refusals {
             *self.refusals.entry(*errno).or_default() += count;

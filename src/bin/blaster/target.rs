@@ -1,6 +1,7 @@
 //! Where the load goes: one address and port, or a prefix and a range of ports to draw from.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
 
@@ -35,6 +36,25 @@ pub(crate) enum TargetError {
         "target {target}: with several targets --spray draws within one address family; mixing is for plain flows"
     )]
     MixedSpray { target: String },
+}
+
+/// Why a source can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error(
+        "{0:?} is no source: neither an IP address nor a prefix, without a port (examples: 127.0.0.2, 2001:db8::/64)"
+    )]
+    Shape(String),
+    #[error("source {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    HostBits(String, IpNet),
+}
+
+/// Nothing can be bound to a source that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
+pub(crate) struct NotOurs {
+    pub(crate) local: IpAddr,
+    pub(crate) error: io::Error,
 }
 
 /// What needs no permission; said in one breath in [`TargetError::Public`].
@@ -222,6 +242,51 @@ impl fmt::Display for Target {
     }
 }
 
+/// Where flows and connections come from: one local address, or a prefix of them to draw from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    net: IpNet,
+}
+
+impl Source {
+    /// IPv4?
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.net.addr().is_ipv4()
+    }
+
+    /// The address of `flow`, with a port of the kernel's choice; `peer` is where the flow goes first.
+    pub(crate) fn of_flow(&self, seed: u64, flow: u32, peer: SocketAddr) -> SocketAddr {
+        // a link-local address is one of the interface that leads to the peer
+        let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+        let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
+        all.draw(&mut draw::rng(seed, flow, u64::MAX - 1))
+    }
+}
+
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let net: IpNet = net.map_err(|_| SourceError::Shape(text.into()))?;
+        if net.trunc() == net {
+            Ok(Self { net })
+        } else {
+            Err(SourceError::HostBits(text.into(), net.trunc()))
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.net.prefix_len() == self.net.max_prefix_len() {
+            write!(f, "{}", self.net.addr())
+        } else {
+            write!(f, "{}", self.net)
+        }
+    }
+}
+
 /// All targets, and how they are dealt out. What a flow or a datagram draws depends on the seed and on
 /// its own number alone, so it is drawn again when a reply must be judged, and needs no memory.
 #[derive(Clone, Debug)]
@@ -265,6 +330,23 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_a_source() {
+        for text in ["127.0.0.2", "127.0.0.0/8", "::1", "2001:db8::/64"] {
+            let source: Source = text.parse().unwrap();
+            assert_eq!(source.to_string(), text);
+            let peer = if source.is_ipv4() { "127.0.0.1:7" } else { "[fe80::1%3]:7" };
+            let peer =
+                peer.parse().unwrap_or_else(|_| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, 3).into());
+            let drawn = source.of_flow(5, 2, peer);
+            assert!(source.net.contains(&drawn.ip()) && drawn.port() == 0, "{text}: {drawn}");
+            assert_eq!(drawn, source.of_flow(5, 2, peer));
+        }
+        for text in ["", "localhost", "127.0.0.1:7", "[::1]", "127.0.0.1/33", "127.0.0.1/8"] {
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn what_is_a_target() {

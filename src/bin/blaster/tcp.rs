@@ -1,6 +1,7 @@
 //! TCP load: connections that ask and wait, stream, or come and go. Ordinary async request and response,
 //! so it runs on tokio-uring, one runtime to a thread.
 
+mod bound;
 mod connection;
 mod echo;
 
@@ -16,13 +17,13 @@ use tokio_uring::net::TcpStream;
 use tubular_echo::sys;
 
 use self::connection::Connection;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::crew::{self, Watch};
 use crate::live::{Live, Shown, Stop};
 use crate::payload::Bodies;
 use crate::quantity::Sizes;
 use crate::tally::{Effort, Tally};
-use crate::target::Targets;
+use crate::target::{NotOurs, Source, Targets};
 
 /// Descriptors beside the connections'.
 const SPARE_FILES: u64 = 64;
@@ -40,8 +41,12 @@ pub(crate) enum TcpError {
         "{connections} connections need as many open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections"
     )]
     OpenFiles { connections: u32, limit: u64 },
+    #[error("ended by a signal")]
+    Stopped,
     #[error("raising the limit of open files: {0}")]
     Limit(io::Error),
+    #[error(transparent)]
+    Source(#[from] NotOurs),
     #[error("connecting to {peer}: {error}{}", cure(error))]
     Connect { peer: SocketAddr, error: io::Error },
     #[error(
@@ -59,8 +64,8 @@ fn cure(error: &io::Error) -> &'static str {
         io::ErrorKind::ConnectionRefused => "; does the server listen there?",
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "; a firewall may drop it, see --timeout",
         io::ErrorKind::AddrNotAvailable => {
-            "; local ports are used up: wait a minute, load a prefix instead of one address, or widen \
-             net.ipv4.ip_local_port_range"
+            "; local ports are used up: wait a minute, load a prefix instead of one address or come from one \
+             (--source), or widen net.ipv4.ip_local_port_range"
         }
         _ => "",
     }
@@ -87,6 +92,8 @@ pub(crate) struct Load {
     pub(crate) seed: u64,
     /// Where connections go.
     pub(crate) targets: Targets,
+    /// Where they come from.
+    pub(crate) source: Option<Source>,
     /// How large messages are.
     pub(crate) sizes: Sizes,
     /// What they carry.
@@ -124,6 +131,14 @@ struct Shared {
     alive: Cell<u32>,
     /// No message has been sent for good.
     is_over: Cell<bool>,
+    /// Blaster itself has shut down what was still open.
+    is_cut: Cell<bool>,
+    /// When anything came back last; before that, when the run began.
+    received_at_ns: Cell<u64>,
+    /// When the last right echo in time was complete.
+    right_at_ns: Cell<u64>,
+    /// When the last message was sent.
+    sent_at_ns: Cell<u64>,
     /// To shut down what does not end by itself.
     streams: RefCell<Vec<Weak<TcpStream>>>,
 }
@@ -139,6 +154,7 @@ impl Shared {
         if self.tally.borrow().books.is_measured(now_ns) {
             self.remaining.set(remaining - 1);
         }
+        self.sent_at_ns.set(now_ns);
         Some(now_ns)
     }
 
@@ -153,6 +169,12 @@ impl Shared {
     fn is_hopeless(&self) -> bool {
         let connections = self.tally.borrow().connections;
         connections.established == 0 && connections.failed >= HOPELESS
+    }
+
+    /// Whether it is no use to wait for a count to be reached. Where a time is set, a server may come back in it.
+    fn is_given_up(&self, now_ns: u64) -> bool {
+        let patience_ns = self.load.linger.as_nanos() as u64;
+        self.end_ns == u64::MAX && now_ns > self.received_at_ns.get().saturating_add(patience_ns)
     }
 
     fn watch_stream(&self, stream: &Rc<TcpStream>) {
@@ -179,7 +201,7 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
             count / workers + u64::from(u64::from(number) < count % workers)
         });
         let runtime = runtime(&ids)?;
-        let ready = prepare(&load, &ids)?;
+        let ready = prepare(&runtime, &load, &ids, &stop)?;
         let Some(clock) = post.ready() else { return Ok(None) };
         let shared = Shared {
             load: Arc::clone(&load),
@@ -192,6 +214,10 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
             end_ns: load.duration.map_or(u64::MAX, |duration| (load.warmup + duration).as_nanos() as u64),
             alive: Cell::new(0),
             is_over: Cell::new(false),
+            is_cut: Cell::new(false),
+            received_at_ns: Cell::new(0),
+            right_at_ns: Cell::new(0),
+            sent_at_ns: Cell::new(0),
             streams: RefCell::default(),
         };
         Ok(Some(work(&runtime, shared, ids, ready)))
@@ -204,12 +230,29 @@ fn runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
     Runtime::new(tokio_uring::builder().entries(entries)).map_err(TcpError::Runtime)
 }
 
+impl Load {
+    /// Where connection `id` goes, and comes from if that was asked for.
+    fn ends(&self, id: u32) -> (SocketAddr, Option<SocketAddr>) {
+        let peer = self.targets.of_flow(id);
+        (peer, self.source.as_ref().map(|source| source.of_flow(self.seed, id, peer)))
+    }
+}
+
 /// Connects before the clock starts. Where connecting is the load itself, one connection shows that it
 /// can be done at all.
-fn prepare(load: &Load, ids: &[u32]) -> Result<Vec<StdStream>, TcpError> {
+fn prepare(runtime: &Runtime, load: &Load, ids: &[u32], stop: &Stop) -> Result<Vec<StdStream>, TcpError> {
     let connect = |id: &u32| {
-        let peer = load.targets.of_flow(*id);
-        let connected = StdStream::connect_timeout(&peer, load.timeout);
+        if stop.is_asked() {
+            return Err(TcpError::Stopped);
+        }
+        let (peer, local) = load.ends(*id);
+        let connected = if let Some(local) = local {
+            let socket = bound::bind(local);
+            let socket = socket.map_err(|error| NotOurs { local: local.ip(), error })?;
+            runtime.block_on(bound::connect(socket, peer, load.timeout))
+        } else {
+            StdStream::connect_timeout(&peer, load.timeout)
+        };
         connected.map_err(|error| TcpError::Connect { peer, error })
     };
     match load.mode {
@@ -234,6 +277,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
     shared.clock.get().wait_for_start();
     let start_ns = shared.clock.get().now_ns();
     let cpu_at_start = sys::thread_cpu_time();
+    let waits_at_start = clock::waits();
     let mut ready = ready.into_iter();
     let mut connections = Vec::new();
     for id in ids {
@@ -250,15 +294,28 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
             shared.alive.set(shared.alive.get() - 1);
         });
     }
-    let is_time = |now_ns| now_ns >= shared.end_ns || shared.stop.is_asked() || shared.is_hopeless();
+    let is_time = |now_ns| {
+        now_ns >= shared.end_ns
+            || shared.stop.is_asked()
+            || shared.is_hopeless()
+            || shared.is_given_up(now_ns)
+    };
     while shared.alive.get() > 0 && shared.remaining.get() > 0 && !is_time(shared.clock.get().now_ns()) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     shared.is_over.set(true);
     let ended_ns = shared.clock.get().now_ns();
     let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
-    shared.tally.borrow_mut().efforts.push(Effort { elapsed_ns: ended_ns - start_ns, cpu_ns, pacing_ns: 0 });
+    let waits = clock::waits() - waits_at_start;
     wait_for(&shared, shared.load.linger).await;
+    let elapsed_ns = ended_ns - start_ns;
+    // a count is noticed some time after its last message, which has its echo later still
+    let span_ns = match shared.remaining.get() {
+        0 => shared.right_at_ns.get().max(shared.sent_at_ns.get()) - start_ns,
+        _ => elapsed_ns,
+    };
+    shared.tally.borrow_mut().efforts.push(Effort { elapsed_ns, span_ns, cpu_ns, pacing_ns: 0, waits });
+    shared.is_cut.set(true);
     for stream in shared.streams.borrow().iter().filter_map(Weak::upgrade) {
         // it may be gone already, and that is as good
         let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -266,6 +323,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
     wait_for(&shared, FAREWELL).await;
     for connection in connections {
         connection.close_books();
+        shared.tally.borrow_mut().connections.in_order_at_end += u64::from(connection.is_in_order());
     }
 }
 

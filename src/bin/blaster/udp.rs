@@ -18,6 +18,7 @@ use crate::crew::{self, Watch};
 use crate::live::Stop;
 use crate::quantity::Rate;
 use crate::tally::Tally;
+use crate::target::NotOurs;
 
 /// Descriptors beside the flows' sockets: standard streams, rings, the report's file, and some to spare.
 const SPARE_FILES: u64 = 64;
@@ -33,6 +34,10 @@ pub(crate) enum UdpError {
     Socket { step: &'static str, error: io::Error },
     #[error("no way to {peer}: {error}; see `ip route get {}`", peer.ip())]
     NoRoute { peer: SocketAddr, error: io::Error },
+    #[error("ended by a signal")]
+    Stopped,
+    #[error(transparent)]
+    Source(#[from] NotOurs),
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error("reserving memory for outgoing datagrams: {0}")]

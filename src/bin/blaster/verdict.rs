@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::quantity;
-use crate::schema::Report;
+use crate::schema::{Judged, Report};
 
 /// Why a condition can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,10 +18,10 @@ pub(crate) enum ConditionError {
 }
 
 const NAMES: &str = "sent, ok, corrupted, truncated, misdirected, late, lost (or loss), unreachable, duplicated, \
-                     reordered, unattributed, send_failures, own_drops, p50, p90, p99, p99.9, p99.99, max, the \
-                     same with actual_ or slip_ before them, rate";
+                     reordered, unattributed, send_failures, own_drops, unsent, failed, broken, stuck, p50, p90, p99, p99.9, p99.99, max, the \
+                     same with actual_ or slip_ before them, rate, found";
 
-const COUNTS: [&str; 13] = [
+const COUNTS: [&str; 17] = [
     "sent",
     "ok",
     "corrupted",
@@ -35,6 +35,10 @@ const COUNTS: [&str; 13] = [
     "unattributed",
     "send_failures",
     "own_drops",
+    "unsent",
+    "failed",
+    "broken",
+    "stuck",
 ];
 
 const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
@@ -57,6 +61,8 @@ enum Measure {
     Latency(From, &'static str),
     /// Right replies per second.
     Rate,
+    /// The highest rate that `--find-max` found: of all its runs together.
+    Found,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +95,16 @@ impl FromStr for Conditions {
 }
 
 impl Conditions {
-    /// Each condition, and whether it holds for `report`.
-    pub(crate) fn judge(&self, report: &Report) -> Vec<(&Condition, bool)> {
-        self.0.iter().map(|condition| (condition, condition.holds(report))).collect()
+    /// What each condition on a run comes to for `report`.
+    pub(crate) fn judge(&self, report: &Report) -> Vec<Judged> {
+        let all = self.0.iter().filter(|condition| condition.measure != Measure::Found);
+        all.map(|condition| condition.judge(condition.measure.of(report))).collect()
+    }
+
+    /// What each condition on a search comes to that found this rate, none being 0; `None`: there was no search.
+    pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<Judged> {
+        let all = self.0.iter().filter(|condition| condition.measure == Measure::Found);
+        all.map(|condition| condition.judge(per_s)).collect()
     }
 }
 
@@ -118,8 +131,9 @@ impl FromStr for Condition {
                 }
                 None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
             }
-        } else if name == "rate" {
-            (Measure::Rate, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
+        } else if name == "rate" || name == "found" {
+            let measure = if name == "rate" { Measure::Rate } else { Measure::Found };
+            (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
         } else {
             let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
                 (Some(percentile), _) => (From::Actual, percentile),
@@ -135,7 +149,7 @@ impl FromStr for Condition {
             Measure::Count(_) => "whole number, or a percentage",
             Measure::Share(_) => "percentage of at least 0",
             Measure::Latency(..) => "duration, as in 500us or 1ms",
-            Measure::Rate => "number",
+            Measure::Rate | Measure::Found => "number",
         }))?;
         Ok(Self { text: text.into(), measure, comparison, value })
     }
@@ -143,8 +157,8 @@ impl FromStr for Condition {
 
 impl Condition {
     /// Whether it holds. What could not be measured can't have been good enough: then it holds, too.
-    fn holds(&self, report: &Report) -> bool {
-        let Some(measured) = self.measure.of(report) else { return true };
+    fn holds(&self, measured: Option<f64>) -> bool {
+        let Some(measured) = measured else { return true };
         match self.comparison {
             Comparison::More => measured > self.value,
             Comparison::MoreOrEqual => measured >= self.value,
@@ -153,11 +167,15 @@ impl Condition {
         }
     }
 
+    fn judge(&self, measured: Option<f64>) -> Judged {
+        Judged { condition: self.to_string(), measured: self.words(measured), failed: self.holds(measured) }
+    }
+
     /// What was measured, for people.
-    pub(crate) fn measured(&self, report: &Report) -> String {
-        match (self.measure, self.measure.of(report)) {
+    fn words(&self, measured: Option<f64>) -> String {
+        match (self.measure, measured) {
             (_, None) => "not measured".into(),
-            (Measure::Count(_) | Measure::Rate, Some(value)) => format!("{value:.0}"),
+            (Measure::Count(_) | Measure::Rate | Measure::Found, Some(value)) => format!("{value:.0}"),
             (Measure::Share(_), Some(value)) => format!("{value:.4}%"),
             (Measure::Latency(..), Some(ns)) => crate::report::duration(ns as u64),
         }
@@ -178,7 +196,7 @@ impl Measure {
             Self::Share(name) if totals.counts.sent > 0 => {
                 count(report, name).map(|count| count as f64 * 100.0 / totals.counts.sent as f64)
             }
-            Self::Share(_) => None,
+            Self::Share(_) | Self::Found => None,
             Self::Rate => Some(totals.ok_per_s),
             Self::Latency(from, percentile) => {
                 let percentiles = match from {
@@ -215,6 +233,10 @@ fn count(report: &Report, name: &str) -> Option<u64> {
         "unattributed" => counts.unattributed,
         "send_failures" => counts.send_failures,
         "own_drops" => report.totals.own_drops,
+        "unsent" => report.generator.unsent,
+        "failed" => report.connections?.failed,
+        "broken" => report.connections?.broken,
+        "stuck" => report.connections?.stuck,
         _ => return None,
     })
 }
@@ -240,6 +262,9 @@ mod tests {
             "own_drops>0",
             "p99.99>1s",
             "late>1k",
+            "found<100k",
+            "failed>0",
+            "broken>1%",
         ] {
             text.parse::<Condition>().unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -282,8 +307,11 @@ mod tests {
             ("p99>1us", true),
             ("p99>1h", false),
             ("rate<1M", true),
+            ("unsent>0", false),
+            ("unsent>=0", true),
         ] {
-            assert_eq!(text.parse::<Condition>().unwrap().holds(&report), wanted, "{text}");
+            let judged = &text.parse::<Conditions>().unwrap().judge(&report)[0];
+            assert_eq!(judged.failed, wanted, "{text}");
         }
     }
 
@@ -291,8 +319,9 @@ mod tests {
     fn what_was_not_measured_fails() {
         let mut report = report(Counts::default());
         report.latency.from_intended = None;
-        for text in ["p99>1h", "loss>50%"] {
-            assert!(text.parse::<Condition>().unwrap().holds(&report), "{text}");
+        // UDP has no connections
+        for text in ["p99>1h", "loss>50%", "broken>5"] {
+            assert!(text.parse::<Conditions>().unwrap().judge(&report)[0].failed, "{text}");
         }
     }
 }

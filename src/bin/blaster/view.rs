@@ -1,4 +1,5 @@
-//! What a terminal shows while a run lasts: a few lines on standard error, gone when the report comes.
+//! What a terminal shows while a run lasts: a few lines on standard error, gone when the report comes. And what a log
+//! gets, where --every asks for it: a line now and then.
 //!
 //! ```text
 //! 127.0.0.1:1234  ━━━━━━━━━━━━━╸───────────  00:34 of 01:00
@@ -9,7 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tubular_echo::sys::EndSignals;
 
 use crate::live::{Coarse, Live, Shown, Stop};
-use crate::report::{Paint, count, duration, percent};
+use crate::report::{Paint, count, duration, percent, rate};
 
 /// How often signals and the workers' end are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -37,6 +38,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) duration: Option<Duration>,
     /// Draw nothing.
     pub(crate) quiet: bool,
+    /// Print a line so often, and draw nothing.
+    pub(crate) every: Option<Duration>,
 }
 
 /// Looks on until the workers are done; passes on signals.
@@ -54,9 +57,15 @@ pub(crate) fn watch(
     let (mut drawn_at, mut sampled_at) = (start, start);
     let mut history = History::default();
     let mut before = Look::new(lives);
+    let mut log = goal.every.map(|every| Log::new(every, before.clone()));
     while !are_done() {
         if signals.wait_timeout(LOOK_EVERY).is_some() {
             stop.ask();
+        }
+        if let Some(log) = &mut log {
+            let line = log.line(start.elapsed(), || Look::new(lives));
+            // whoever does not read it any longer does not want it
+            let _ = std::io::stderr().write_all(line.unwrap_or_default().as_bytes());
         }
         if bar.is_hidden() {
             continue;
@@ -78,7 +87,11 @@ pub(crate) fn watch(
 
 /// Hidden unless standard error is a terminal.
 fn bar(goal: Goal<'_>) -> ProgressBar {
-    let target = if goal.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let target = if goal.quiet || goal.every.is_some() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
     let (bar, template, length) = match goal.duration {
         Some(duration) => (
             ProgressBar::new(duration.as_millis() as u64),
@@ -94,7 +107,47 @@ fn bar(goal: Goal<'_>) -> ProgressBar {
     bar.with_style(style.progress_chars("━╸─"))
 }
 
+/// A line of --every for each stretch of time.
+struct Log {
+    every: Duration,
+    /// When the next line is due, since the start.
+    due: Duration,
+    /// Since when it counts, and what had been then.
+    since: Duration,
+    before: Look,
+}
+
+impl Log {
+    fn new(every: Duration, before: Look) -> Self {
+        Self { every, due: every, since: Duration::ZERO, before }
+    }
+
+    /// The line that is due at `now`, if one is: what came since the last one. If several are due they are one.
+    fn line(&mut self, now: Duration, look: impl FnOnce() -> Look) -> Option<String> {
+        if now < self.due {
+            return None;
+        }
+        let look = look();
+        let latency = |ns| if ns == 0 { "-".into() } else { duration(ns) };
+        let sample = Sample::new(&self.before, &look, now.saturating_sub(self.since));
+        // the next multiple, and not the next but so many
+        let every_ns = self.every.as_nanos();
+        self.due = now + Duration::from_nanos((every_ns - now.as_nanos() % every_ns) as u64);
+        (self.since, self.before) = (now, look);
+        Some(format!(
+            "{:.1}s: sent {}/s, ok {}/s, not ok {}, p50 {}, p99 {}\n",
+            now.as_secs_f64(),
+            rate(sample.sent_per_s),
+            rate(sample.ok_per_s),
+            percent(sample.not_ok.0, sample.not_ok.1),
+            latency(sample.round_trips[0]),
+            latency(sample.round_trips[1]),
+        ))
+    }
+}
+
 /// What all workers show at a moment.
+#[derive(Clone)]
 struct Look {
     shown: Shown,
     round_trips: Coarse,
@@ -221,6 +274,30 @@ fn bars(values: &[f64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_has_a_line_for_each_stretch() {
+        let at = |sent, ok| Look {
+            shown: Shown { sent, ok, ..Shown::default() },
+            round_trips: Coarse::default(),
+            slip: Coarse::default(),
+        };
+        let mut log = Log::new(Duration::from_secs(2), at(0, 0));
+        let mut line = |ms, sent, ok| log.line(Duration::from_millis(ms), || at(sent, ok));
+        assert_eq!(line(1_999, 20, 20), None);
+        assert_eq!(
+            line(2_000, 20, 15).as_deref(),
+            Some("2.0s: sent 10/s, ok 7.50/s, not ok 25.0000 %, p50 -, p99 -\n")
+        );
+        assert_eq!(line(3_999, 40, 35), None);
+        // who was away for some time has one line for it, and is as punctual as ever afterwards
+        assert_eq!(
+            line(7_000, 70, 65).as_deref(),
+            Some("7.0s: sent 10/s, ok 10/s, not ok 0, p50 -, p99 -\n")
+        );
+        assert_eq!(line(7_999, 80, 75), None);
+        assert!(line(8_000, 80, 75).is_some());
+    }
 
     fn sample(sent_per_s: f64, bad: u64, p99_ns: u64) -> Sample {
         Sample {

@@ -5,6 +5,8 @@ use crate::schema::Report;
 
 /// A thread that is this busy may have been the limit.
 pub(crate) const BUSY: f64 = 0.95;
+/// A thread that waited for a processor for this share of the time was not there when replies came.
+pub(crate) const STARVED: f64 = 0.05;
 /// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
 pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
 
@@ -31,6 +33,14 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             "blaster may be the bottleneck: a thread of it used {:.0}% of a core; the server may carry more \
              (use more --threads, or other processors than the server's)",
             busiest * 100.0
+        ));
+    }
+    let starved = generator.starved_share.iter().copied().fold(0.0, f64::max);
+    if starved >= STARVED {
+        warn(format!(
+            "blaster was the bottleneck: a thread of it waited {:.0}% of the time for a processor that others had; \
+             latency includes that, and what is late may have come in time (give it processors of its own)",
+            starved * 100.0
         ));
     }
     let elsewhere = if busiest < BUSY / 2.0 {
@@ -80,6 +90,18 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             count(connections.broken)
         ));
     }
+    if let Some(connections) = report.connections {
+        if connections.stuck > 0 {
+            warn(format!(
+                "{} connections had no answer to what was sent on them, and blaster ended them",
+                count(connections.stuck)
+            ));
+        }
+        let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(totals.counts.sent));
+        if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
+            warn(format!("given up: {} messages of --count were never sent", count(left)));
+        }
+    }
     if report.ended_early {
         warn("ended early by a signal: the report covers what was done until then".into());
     }
@@ -105,10 +127,11 @@ mod tests {
     #[test]
     fn each_defect_has_its_sentence() {
         type Spoil = fn(&mut Report);
-        let cases: [(&str, Spoil); 7] = [
+        let cases: [(&str, Spoil); 8] = [
             ("do not balance", |report| report.totals.counts.lost += 1),
             ("its own sockets dropped", |report| report.totals.own_drops = 3),
             ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
+            ("30% of the time for a processor", |report| report.generator.starved_share = vec![0.0, 0.3]),
             ("never sent", |report| report.generator.unsent = 7),
             ("given up before the timeout", |report| report.generator.forgotten = 1),
             ("refused to send", |report| report.totals.counts.send_failures = 1),

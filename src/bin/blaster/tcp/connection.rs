@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
 
-use super::echo::Echo;
-use super::{Mode, Shared};
+use super::echo::{Echo, Echoed, Expected};
+use super::{Mode, Shared, bound};
 use crate::books::Class;
 use crate::payload::Header;
+use crate::tally::{Answered, Example, Tally};
 
 /// Bytes read at once when streaming.
 const READ_BYTES: usize = 64 << 10;
@@ -26,11 +27,28 @@ pub(super) struct Connection {
     echo: RefCell<Echo>,
     /// Nothing more will be sent on it.
     has_sent_all: Cell<bool>,
+    /// It was shut down for want of an answer.
+    is_cut: Cell<bool>,
+    /// It ended as it should have; where connections come and go, the last of them.
+    is_in_order: Cell<bool>,
 }
 
 impl Connection {
     pub(super) fn new(shared: Rc<Shared>, id: u32) -> Self {
-        Self { shared, id, sequence: Cell::new(0), echo: RefCell::default(), has_sent_all: Cell::new(false) }
+        Self {
+            shared,
+            id,
+            sequence: Cell::new(0),
+            echo: RefCell::default(),
+            has_sent_all: Cell::new(false),
+            is_cut: Cell::new(false),
+            is_in_order: Cell::new(false),
+        }
+    }
+
+    /// Whether it, or the last of its row, ended as it should have.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.is_in_order.get()
     }
 
     /// Uses one connection until the end of the run.
@@ -52,16 +70,15 @@ impl Connection {
     pub(super) async fn come_and_go(self: Rc<Self>) {
         while let Some(now_ns) = self.shared.take_turn() {
             self.note_connection(|connections| connections.attempted += 1);
-            let peer = self.shared.load.targets.of_flow(self.id);
-            let connect = tokio::time::timeout(self.shared.load.timeout, TcpStream::connect(peer));
-            match connect.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            match self.connect().await {
                 Ok(stream) => {
                     self.note_connection(|connections| connections.established += 1);
                     let stream = Rc::new(stream);
-                    let ended = self.echo_once(&stream, now_ns).await;
+                    let ended = self.echo_once_in_time(&stream, now_ns).await;
                     self.note_end(ended);
                 }
                 Err(error) => {
+                    self.is_in_order.set(false);
                     self.note_connection(|connections| connections.failed += 1);
                     self.shared.tally.borrow_mut().refuse(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
@@ -70,11 +87,36 @@ impl Connection {
         }
     }
 
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let load = &self.shared.load;
+        let (peer, local) = load.ends(self.id);
+        if let Some(local) = local {
+            let stream = bound::connect(bound::bind(local)?, peer, load.timeout).await?;
+            return Ok(TcpStream::from_std(stream));
+        }
+        let connected = TcpStream::connect(peer);
+        let connected = tokio::time::timeout(load.timeout, connected).await;
+        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// No message waits for more bytes to travel with, and the end of the run finds the stream.
     fn prepare(&self, stream: &Rc<TcpStream>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         self.shared.watch_stream(stream);
         Ok(())
+    }
+
+    /// A server that leaves one connection hanging may well serve the next.
+    async fn echo_once_in_time(&self, stream: &Rc<TcpStream>, now_ns: u64) -> io::Result<()> {
+        self.is_cut.set(false);
+        let mut echo = std::pin::pin!(self.echo_once(stream, now_ns));
+        if let Ok(ended) = tokio::time::timeout(self.shared.load.linger, &mut echo).await {
+            return ended;
+        }
+        self.is_cut.set(true);
+        // with this its reads and writes end; dropped in their midst they would keep their buffers
+        let _ = stream.shutdown(Shutdown::Both);
+        echo.await
     }
 
     async fn echo_once(&self, stream: &Rc<TcpStream>, now_ns: u64) -> io::Result<()> {
@@ -85,7 +127,8 @@ impl Connection {
         // the server's end of it; whatever comes before that is too much
         let (received, buffer) = stream.read(buffer).await;
         self.judge(&buffer[..received?]);
-        Ok(())
+        // an end that blaster made is none of the server's
+        if self.was_cut() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
     async fn ping_pong(&self, stream: &Rc<TcpStream>) -> io::Result<()> {
@@ -127,7 +170,7 @@ impl Connection {
                 received => self.judge(&buffer[..received]),
             }
         }
-        if !self.has_sent_all.get() {
+        if !self.has_sent_all.get() || !self.echo.borrow().is_complete() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         writer.await.unwrap_or(Ok(()))
@@ -168,48 +211,84 @@ impl Connection {
 
     fn judge(&self, mut bytes: &[u8]) {
         let now_ns = self.shared.clock.get().now_ns();
+        self.shared.received_at_ns.set(now_ns);
         let mut tally = self.shared.tally.borrow_mut();
+        let tally = &mut *tally;
         tally.books.page(now_ns).counts.bytes_received += bytes.len() as u64;
         let (mut ok, mut damaged) = (0, 0);
         while !bytes.is_empty() {
             let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&self.shared.load.bodies, bytes) else {
                 tally.books.page(now_ns).counts.unattributed += 1;
+                self.show_example("unattributed", bytes.len(), None, tally);
                 break;
             };
             bytes = rest;
-            let Some(echoed) = echoed else { continue };
-            let waited_ns = now_ns.saturating_sub(echoed.sent_ns);
-            let class = match echoed.intact {
-                false => Class::Corrupted,
-                true if waited_ns > self.shared.load.timeout.as_nanos() as u64 => Class::Late,
-                true => Class::Ok,
+            let Some(Echoed { expected, differs_at }) = echoed else { continue };
+            let waited_ns = now_ns.saturating_sub(expected.sent_ns);
+            let class = match differs_at {
+                Some(_) => Class::Corrupted,
+                None if waited_ns > self.shared.load.timeout.as_nanos() as u64 => Class::Late,
+                None => Class::Ok,
             };
-            let page = tally.books.page(echoed.sent_ns);
+            if let Some(kind) = class.wrong() {
+                self.show_example(kind, expected.bytes, Some((expected, differs_at)), tally);
+            }
+            let page = tally.books.page(expected.sent_ns);
             *page.counts.of(class) += 1;
             if class == Class::Ok {
                 ok += 1;
+                self.shared.right_at_ns.set(now_ns);
                 self.shared.live.round_trips.note(waited_ns);
             } else {
                 damaged += 1;
             }
             if class != Class::Corrupted {
-                tally.round_trips.record(echoed.sent_ns, waited_ns);
+                tally.round_trips.record(expected.sent_ns, waited_ns);
             }
         }
-        drop(tally);
         self.shared.show(|shown| {
             shown.ok += ok;
             shown.damaged += damaged;
         });
     }
 
+    /// Keeps one of a few wrong echoes to look at: of this message, from this byte on another.
+    fn show_example(
+        &self,
+        kind: &str,
+        came_bytes: usize,
+        answers: Option<(Expected, Option<usize>)>,
+        tally: &mut Tally,
+    ) {
+        if !tally.wants_example(kind) {
+            return;
+        }
+        let peer = self.shared.load.targets.of_flow(self.id);
+        let answers = answers.map(|(expected, differs_at)| Answered {
+            sent_to: peer,
+            sent_bytes: expected.bytes,
+            flow: self.id,
+            sequence: expected.sequence,
+            differs_at,
+        });
+        tally.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
+    }
+
     fn note_connection(&self, change: impl FnOnce(&mut crate::tally::Connections)) {
         change(&mut self.shared.tally.borrow_mut().connections);
     }
 
+    /// Whether it ended, if it has ended, because blaster shut it down.
+    fn was_cut(&self) -> bool {
+        self.is_cut.get() || self.shared.is_cut.get()
+    }
+
     /// The end of a connection, as it was or as it should not have been.
     fn note_end(&self, ended: io::Result<()>) {
-        if let Err(error) = ended {
+        self.is_in_order.set(ended.is_ok());
+        if ended.is_err() && self.was_cut() {
+            self.note_connection(|connections| connections.stuck += 1);
+        } else if let Err(error) = ended {
             self.note_connection(|connections| connections.broken += 1);
             if let Some(errno) = error.raw_os_error() {
                 self.shared.tally.borrow_mut().refuse(errno);
@@ -221,9 +300,12 @@ impl Connection {
     /// What has not come back by now never will: cut short, or lost.
     pub(super) fn close_books(&self) {
         let mut tally = self.shared.tally.borrow_mut();
-        for (expected, has_begun) in self.echo.borrow_mut().end() {
-            let class = if has_begun { Class::Truncated } else { Class::Lost };
+        for (expected, came_bytes) in self.echo.borrow_mut().end() {
+            let class = if came_bytes > 0 { Class::Truncated } else { Class::Lost };
             *tally.books.page(expected.sent_ns).counts.of(class) += 1;
+            if let Some(kind) = class.wrong() {
+                self.show_example(kind, came_bytes, Some((expected, None)), &mut tally);
+            }
         }
     }
 }

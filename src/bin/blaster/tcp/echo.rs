@@ -9,19 +9,21 @@ use crate::payload::{Bodies, HEADER_BYTES, Header};
 pub(crate) struct Expected {
     /// When it was sent, nanoseconds since the run's start.
     pub(crate) sent_ns: u64,
+    /// Its number.
+    pub(crate) sequence: u64,
     /// Its first bytes.
     header: [u8; HEADER_BYTES],
     /// All its bytes.
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// A message whose echo has come in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Echoed {
-    /// When it was sent.
-    pub(crate) sent_ns: u64,
-    /// Whether every byte was as sent.
-    pub(crate) intact: bool,
+    /// What was sent.
+    pub(crate) expected: Expected,
+    /// The first byte that was not as sent.
+    pub(crate) differs_at: Option<usize>,
 }
 
 /// What of a stream is still to come back.
@@ -30,15 +32,15 @@ pub(crate) struct Echo {
     expected: VecDeque<Expected>,
     /// Bytes of the first expected message that have come.
     at: usize,
-    /// One of them was not as sent.
-    damaged: bool,
+    /// The first of them that was not as sent.
+    differs_at: Option<usize>,
 }
 
 impl Echo {
     /// Enters a message of `bytes` bytes that is about to be sent.
     pub(crate) fn expect(&mut self, header: &Header, bytes: usize) {
-        let expected = Expected { sent_ns: header.intended_ns, header: header.encode(), bytes };
-        self.expected.push_back(expected);
+        let Header { sequence, intended_ns, .. } = *header;
+        self.expected.push_back(Expected { sent_ns: intended_ns, sequence, header: header.encode(), bytes });
     }
 
     /// Whether everything has come back.
@@ -58,22 +60,28 @@ impl Echo {
         }
         let first = *self.expected.front().ok_or(Unasked)?;
         let (part, rest) = bytes.split_at(bytes.len().min(first.bytes - self.at));
-        self.damaged |= !bodies.is_part(&first.header, self.at, part);
+        if self.differs_at.is_none() && !bodies.is_part(&first.header, self.at, part) {
+            let differs = |&at: &usize| !bodies.is_part(&first.header, self.at + at, &part[at..=at]);
+            self.differs_at = (0..part.len()).find(differs).map(|at| self.at + at);
+        }
         self.at += part.len();
         if self.at < first.bytes {
             return Ok((None, rest));
         }
-        let echoed = Echoed { sent_ns: first.sent_ns, intact: !self.damaged };
+        let echoed = Echoed { expected: first, differs_at: self.differs_at.take() };
         self.expected.pop_front();
-        (self.at, self.damaged) = (0, false);
+        self.at = 0;
         Ok((Some(echoed), rest))
     }
 
-    /// The end of the stream: what was expected, oldest first, each with whether a part of it had come.
-    pub(crate) fn end(&mut self) -> impl Iterator<Item = (Expected, bool)> {
-        let has_begun = std::mem::take(&mut self.at) > 0;
-        self.damaged = false;
-        self.expected.drain(..).enumerate().map(move |(nth, expected)| (expected, nth == 0 && has_begun))
+    /// The end of the stream: what was expected, oldest first, each with how many bytes of it had come.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = (Expected, usize)> {
+        self.differs_at = None;
+        let first = std::mem::take(&mut self.at);
+        self.expected
+            .drain(..)
+            .enumerate()
+            .map(move |(nth, expected)| (expected, if nth == 0 { first } else { 0 }))
     }
 }
 
@@ -122,8 +130,9 @@ mod tests {
             let mut echo = Echo::default();
             let stream = stream(&bodies, &mut echo);
             let found = feed_in_pieces(&mut echo, &bodies, &stream, piece_bytes);
-            let wanted: Vec<_> =
-                (0..4).map(|sequence| Echoed { sent_ns: 100 + sequence, intact: true }).collect();
+            let found: Vec<_> =
+                found.iter().map(|echoed| (echoed.expected.sent_ns, echoed.differs_at)).collect();
+            let wanted: Vec<_> = (0..4).map(|sequence| (100 + sequence, None)).collect();
             assert_eq!(found, wanted, "pieces of {piece_bytes}");
             assert!(echo.is_complete());
         }
@@ -132,13 +141,25 @@ mod tests {
     #[test]
     fn damage_is_that_of_one_message() {
         let bodies = Bodies::new();
-        for (byte, damaged) in [(0, 0), (31, 0), (32, 1), (95, 1), (96, 2), (128, 2), (129, 3), (628, 3)] {
+        for (byte, damaged, at) in [
+            (0, 0, 0),
+            (31, 0, 31),
+            (32, 1, 0),
+            (95, 1, 63),
+            (96, 2, 0),
+            (128, 2, 32),
+            (129, 3, 0),
+            (628, 3, 499),
+        ] {
             let mut echo = Echo::default();
             let mut stream = stream(&bodies, &mut echo);
             stream[byte] ^= 0x80;
             let found = feed_in_pieces(&mut echo, &bodies, &stream, 50);
-            let wrong: Vec<_> = (0..4).filter(|&nth: &usize| !found[nth].intact).collect();
-            assert_eq!(wrong, [damaged], "byte {byte}");
+            let wrong: Vec<_> = found
+                .iter()
+                .filter_map(|echoed| Some((echoed.expected.sequence, echoed.differs_at?)))
+                .collect();
+            assert_eq!(wrong, [(damaged, at)], "byte {byte}");
         }
     }
 
@@ -158,8 +179,8 @@ mod tests {
         let mut echo = Echo::default();
         let stream = stream(&bodies, &mut echo);
         feed_in_pieces(&mut echo, &bodies, &stream[..40], 40);
-        let left: Vec<_> = echo.end().map(|(expected, has_begun)| (expected.sent_ns, has_begun)).collect();
-        assert_eq!(left, [(101, true), (102, false), (103, false)]);
+        let left: Vec<_> = echo.end().map(|(expected, came)| (expected.sent_ns, came)).collect();
+        assert_eq!(left, [(101, 8), (102, 0), (103, 0)]);
         assert!(echo.is_complete());
     }
 }

@@ -6,8 +6,8 @@ use crate::books::Class;
 use crate::ledger::{Entry, Ledger, State};
 use crate::payload::{self, Bodies, Content, Header};
 use crate::quantity::Sizes;
-use crate::tally::Tally;
-use crate::target::Targets;
+use crate::tally::{Answered, Example, Tally};
+use crate::target::{Source, Targets};
 
 /// What all flows of a run share.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Where datagrams go.
     pub(crate) targets: Targets,
+    /// Where they come from, if that is not left to the routing table.
+    pub(crate) source: Option<Source>,
     /// How large they are.
     pub(crate) sizes: Sizes,
     /// What they carry.
@@ -62,6 +64,11 @@ impl Flow {
             fixed => fixed,
         };
         Self { id, home: plan.targets.of_flow(id), size_bytes, ledger: Ledger::new(window) }
+    }
+
+    /// The address, with port 0, that it is to send from. `None`: that is left to the routing table.
+    pub(crate) fn source(&self, plan: &Plan) -> Option<SocketAddr> {
+        plan.source.as_ref().map(|source| source.of_flow(plan.seed, self.id, self.home))
     }
 
     /// Where it sends, if that does not change with each datagram.
@@ -118,7 +125,7 @@ impl Flow {
             let (sequence, forgotten) = self.ledger.post(intended_ns, sent_ns);
             if let Some(forgotten) = forgotten {
                 lose(&forgotten, tally);
-                if forgotten.state == State::Waiting {
+                if forgotten.state == State::Waiting && tally.books.is_measured(forgotten.intended_ns) {
                     tally.forgotten += 1;
                 }
             }
@@ -177,6 +184,11 @@ impl Flow {
             let counts = &mut tally.books.page(now_ns).counts;
             counts.unattributed += 1;
             counts.bytes_received += reply.len() as u64;
+            if tally.wants_example("unattributed") {
+                let came_bytes = reply.len();
+                let kind = "unattributed".into();
+                tally.examples.push(Example { kind, came_from: source, came_bytes, answers: None });
+            }
             return None;
         };
         let before = self.ledger.answer(sequence)?;
@@ -202,6 +214,11 @@ impl Flow {
             Content::Intact => Class::Ok,
         };
         *page.counts.of(class) += 1;
+        if let Some(kind) = class.wrong().filter(|kind| tally.wants_example(kind)) {
+            let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
+            let came_bytes = reply.len();
+            tally.examples.push(Example { kind: kind.into(), came_from: source, came_bytes, answers });
+        }
         let round_trip_ns =
             if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
         if matches!(class, Class::Ok | Class::Late) {
@@ -211,6 +228,20 @@ impl Flow {
             }
         }
         Some((class, round_trip_ns))
+    }
+
+    /// What was sent as `sequence`, and where `reply` begins to be another.
+    fn compare(&self, plan: &Plan, sequence: u64, intended_ns: u64, reply: &[u8]) -> Answered {
+        let mut sent = vec![0; self.bytes_of(plan, sequence) as usize];
+        plan.bodies.write(&self.header(plan, sequence, intended_ns), &mut sent);
+        let is_another = |(came, sent): (&u8, &u8)| came != sent;
+        Answered {
+            sent_to: self.peer(plan, sequence),
+            sent_bytes: sent.len(),
+            flow: self.id,
+            sequence,
+            differs_at: reply.iter().zip(&sent).position(is_another),
+        }
     }
 
     /// Which of our datagrams `reply` answers, and how well.

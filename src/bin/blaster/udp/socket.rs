@@ -8,6 +8,7 @@ use tubular_echo::sys::{self, IntOption, Protocol};
 
 use super::UdpError;
 use super::flow::{Flow, Plan};
+use crate::target::NotOurs;
 
 /// Receive buffer asked for, in bytes: the default holds only some 250 small datagrams.
 const RECEIVE_BUFFER_BYTES: i32 = 4 << 20;
@@ -22,11 +23,12 @@ pub(super) struct Made {
 pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
     let peer = flow.home();
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
-    let mut local = local_addr(peer)?;
-    if plan.targets.spray() {
+    let local = match flow.source(plan) {
+        Some(source) => source,
         // other destinations may be reached from other addresses
-        local = any(peer);
-    }
+        None if plan.targets.spray() => local_addr(peer).map(|_| any(peer))?,
+        None => local_addr(peer)?,
+    };
     let socket = sys::socket(Protocol::Udp, peer).map_err(failed("opening a socket"))?;
     let fd = socket.as_fd();
     if peer.is_ipv6() {
@@ -42,7 +44,10 @@ pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError
         sys::set_option(fd, IntOption::SEGMENT, size_bytes).map_err(failed("setting UDP_SEGMENT"))?;
     }
     let receive_buffer_bytes = enlarge(fd).map_err(failed("reading SO_RCVBUF"))?;
-    sys::bind(fd, local).map_err(failed("binding a socket to a free port"))?;
+    sys::bind(fd, local).map_err(|error| match &plan.source {
+        Some(_) => NotOurs { local: local.ip(), error }.into(),
+        None => failed("binding a socket to a free port")(error),
+    })?;
     Ok(Made { socket: socket.into(), receive_buffer_bytes })
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tubular_echo::ring::{
-    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, Outgoing, Piece, Ring,
-    RingConfig, Token, Wait,
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing, Piece,
+    Ring, RingConfig, Token, Wait,
 };
 use tubular_echo::sys;
 use tubular_echo::{addr, cmsg};
@@ -20,7 +20,7 @@ use super::flow::{Flow, Plan, Train};
 use super::socket;
 use super::{Load, Mode, UdpError};
 use crate::books::Class;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::live::{Live, Shown, Stop};
 use crate::pacer::{Guard, Pacer};
 use crate::tally::{Complaint, Effort, Tally};
@@ -34,7 +34,8 @@ const BUFFER_BYTES: u32 = 65_536 + DATAGRAM_HEADER_BYTES as u32;
 /// How long nothing may come before a worker whose books are complete believes that nothing will:
 /// a duplicate travels close behind its original.
 const QUIET_NS: u64 = 100_000_000;
-/// A train that met another one's error is tried again this often.
+/// A train that met another one's error, though no ICMP error came that could explain it, is tried again this
+/// often: the kernel may mean this train itself.
 const TRIES_MAX: u8 = 3;
 
 /// So many refused sends, and not one that went out, end the run.
@@ -57,6 +58,8 @@ struct Sending {
     flow: u32,
     train: Train,
     tries: u8,
+    /// ICMP errors that its flow had heard of when it was handed to the kernel.
+    heard: u64,
     /// The kernel did not take it.
     is_refused: bool,
 }
@@ -72,6 +75,8 @@ pub(super) struct Worker {
     outgoing: Outgoing,
     flows: Vec<Flow>,
     sockets: Vec<UdpSocket>,
+    /// For each flow, how many ICMP errors were read.
+    heard: Vec<u64>,
     source: Source,
     guard: Guard,
     /// The flow that sends next, where flows take turns.
@@ -92,6 +97,12 @@ pub(super) struct Worker {
     linger_ns: u64,
     settled_at_ns: u64,
     last_received_ns: u64,
+    /// When the last right reply in time came.
+    right_at_ns: u64,
+    /// The warmup ends here.
+    warm_at_ns: u64,
+    /// Datagrams that the sockets had dropped by then. `None`: it has not ended.
+    drops_of_warmup: Option<u64>,
 }
 
 impl Worker {
@@ -103,14 +114,18 @@ impl Worker {
         let mut tally = Tally::new(load.warmup);
         let mut sockets = Vec::with_capacity(flows.len());
         for flow in &flows {
+            if stop.is_asked() {
+                return Err(UdpError::Stopped);
+            }
             let made = socket::open(flow, &plan, load.gro)?;
             tally.receive_buffer_bytes = tally.receive_buffer_bytes.min(made.receive_buffer_bytes);
             sockets.push(made.socket);
         }
-        let ring = Ring::new(RingConfig {
+        let mut ring = Ring::new(RingConfig {
             submission_entries: 256,
             completion_entries: 4096,
             files: flows.len() as u32,
+            file_table: FileTable::Registered,
             busy_poll: Duration::ZERO,
         })?;
         for (file, socket) in (0..).zip(&sockets) {
@@ -131,6 +146,7 @@ impl Worker {
             Mode::Flood => Source::Flood,
         };
         let unarmed = (0..flows.len() as u32).collect();
+        let heard = vec![0; flows.len()];
         let mut worker = Self {
             plan,
             clock: Clock::starting_in(Duration::ZERO),
@@ -141,6 +157,7 @@ impl Worker {
             outgoing,
             flows,
             sockets,
+            heard,
             source,
             guard: Guard::new(),
             turn_of: 0,
@@ -155,6 +172,9 @@ impl Worker {
             linger_ns: load.linger.as_nanos() as u64,
             settled_at_ns: 0,
             last_received_ns: 0,
+            right_at_ns: 0,
+            warm_at_ns: load.warmup.as_nanos() as u64,
+            drops_of_warmup: load.warmup.is_zero().then_some(0),
         };
         worker.arm();
         worker.ring.turn(Wait::No, &mut worker.completions).map_err(UdpError::Enter)?;
@@ -171,6 +191,7 @@ impl Worker {
         self.clock.wait_for_start();
         let start_ns = self.clock.now_ns();
         let cpu_at_start = sys::thread_cpu_time();
+        let waits_at_start = clock::waits();
         let mut pacing_ns = 0;
         loop {
             let now_ns = self.clock.now_ns();
@@ -178,6 +199,9 @@ impl Worker {
                 break;
             }
             self.settle(now_ns);
+            if self.drops_of_warmup.is_none() && now_ns >= self.warm_at_ns {
+                self.drops_of_warmup = Some(self.drops());
+            }
             self.compose(now_ns);
             let idle = self.sending.is_empty();
             let wait = self.wait(now_ns);
@@ -203,8 +227,15 @@ impl Worker {
             self.tally.unsent =
                 if self.end_ns == u64::MAX { self.remaining } else { left.min(self.remaining) };
         }
-        self.tally.efforts.push(Effort { elapsed_ns, cpu_ns, pacing_ns });
+        let waits = clock::waits() - waits_at_start;
+        let is_counted_out = self.remaining == 0;
         self.listen()?;
+        let span_ns = match &self.source {
+            Source::Open(pacer) => elapsed_ns.max(pacer.covered_ns().min(self.end_ns)),
+            Source::Closed { .. } if is_counted_out => elapsed_ns.max(self.right_at_ns),
+            Source::Closed { .. } | Source::Flood => elapsed_ns,
+        };
+        self.tally.efforts.push(Effort { elapsed_ns, span_ns, cpu_ns, pacing_ns, waits });
         self.close();
         Ok(self.tally)
     }
@@ -251,7 +282,7 @@ impl Worker {
             if self.tally.books.is_measured(intended_ns) {
                 self.remaining -= u64::from(datagrams);
             }
-            self.sending.push(Sending { flow, train, tries: 0, is_refused: false });
+            self.sending.push(Sending { flow, train, tries: 0, heard: 0, is_refused: false });
             self.leave_line(flow);
         }
     }
@@ -288,7 +319,8 @@ impl Worker {
         self.arm();
         if !self.sending.is_empty() {
             let sent_ns = self.clock.now_ns();
-            for (slot, sending) in (0..).zip(&self.sending) {
+            for (slot, sending) in (0..).zip(&mut self.sending) {
+                sending.heard = self.heard[sending.flow as usize];
                 let Sending { flow, train, .. } = sending;
                 self.flows[*flow as usize].stamp(train, sent_ns);
                 let datagram = self.outgoing.address(slot, train.peer, train.bytes);
@@ -329,7 +361,9 @@ impl Worker {
                 break;
             }
             for slot in self.again.drain(..) {
-                let Sending { flow, train, .. } = self.sending[slot as usize];
+                let sending = &mut self.sending[slot as usize];
+                sending.heard = self.heard[sending.flow as usize];
+                let Sending { flow, train, .. } = *sending;
                 let datagram = self.outgoing.address(slot, train.peer, train.bytes);
                 self.ring.send_to(File(flow), datagram, Token::new(OP_SEND, 0, slot));
             }
@@ -348,13 +382,17 @@ impl Worker {
 
     /// A send has failed, as all have that have a completion.
     fn after_refusal(&mut self, slot: u32, errno: Errno) {
+        if is_about_another(errno) {
+            self.read_errors(self.sending[slot as usize].flow);
+        }
         let sending = &mut self.sending[slot as usize];
         let Sending { flow, train, .. } = *sending;
-        if is_about_another(errno) && sending.tries < TRIES_MAX {
-            // the error of an earlier datagram, which is in the error queue; this one was not sent
-            sending.tries += 1;
+        // Each ICMP error refuses one send, and was caused by one that went out: as long as they come there is
+        // progress, however often this train is met by another one's.
+        let is_explained = self.heard[flow as usize] > sending.heard;
+        if is_about_another(errno) && (is_explained || sending.tries < TRIES_MAX) {
+            sending.tries += u8::from(!is_explained);
             self.again.push(slot);
-            self.read_errors(flow);
         } else {
             sending.is_refused = true;
             self.flows[flow as usize].refused(&train, errno.0, &mut self.tally);
@@ -399,6 +437,7 @@ impl Worker {
                 None => {}
                 Some((Class::Ok, round_trip_ns)) => {
                     self.shown.ok += 1;
+                    self.right_at_ns = now_ns;
                     self.live.round_trips.note(round_trip_ns);
                 }
                 Some(_) => self.shown.damaged += 1,
@@ -417,6 +456,7 @@ impl Worker {
         let mut quoted = [0; 2048];
         while let Ok(Some(error)) = sys::next_icmp_error(self.sockets[flow as usize].as_fd(), &mut quoted) {
             let quote = &quoted[..error.quoted_bytes];
+            self.heard[flow as usize] += 1;
             let flow = &mut self.flows[flow as usize];
             if flow.unreachable(&self.plan, error.destination, quote, &mut self.tally) {
                 self.shown.damaged += 1;
@@ -479,12 +519,17 @@ impl Worker {
         }
     }
 
+    /// Datagrams that our sockets have dropped so far.
+    fn drops(&self) -> u64 {
+        self.sockets.iter().map(|socket| u64::from(sys::socket_drops(socket.as_fd()).unwrap_or(0))).sum()
+    }
+
     /// Closes the books.
     fn close(&mut self) {
+        self.tally.own_drops =
+            self.drops_of_warmup.map_or(0, |of_warmup| self.drops().saturating_sub(of_warmup));
         for flow in 0..self.flows.len() as u32 {
             self.read_errors(flow);
-            let drops = sys::socket_drops(self.sockets[flow as usize].as_fd()).unwrap_or(0);
-            self.tally.own_drops += u64::from(drops);
             self.flows[flow as usize].close(&mut self.tally);
         }
     }

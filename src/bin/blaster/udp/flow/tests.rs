@@ -20,6 +20,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         run_id: 0xfeed,
         seed: 9,
         targets,
+        source: None,
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
         timeout_ns: TIMEOUT_NS,

@@ -1,0 +1,165 @@
+//! TCP servers that stop serving: blaster ends by itself, and does not call that a success.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::mem;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::misbehaving::{TcpConduct, tcp_server};
+use crate::support::sys::Pidfd;
+use crate::{BLASTER, counts, number, parse, stderr};
+
+/// More than any of these runs may take, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs blaster to its end, which must come by itself.
+fn ends(flags: &str) -> Output {
+    let mut child = Command::new(BLASTER)
+        .args(flags.split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // reports must not fill the pipe
+    let mut stdout = child.stdout.take().unwrap();
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        stdout.read_to_end(&mut text).map(|_| text)
+    });
+    let ended = Pidfd::open(child.id()).unwrap().ends_within(PATIENCE);
+    if !ended {
+        child.kill().unwrap();
+    }
+    let mut output = child.wait_with_output().unwrap();
+    output.stdout = reader.join().unwrap().unwrap();
+    assert!(ended, "hangs: {flags}");
+    output
+}
+
+/// Runs a load that must fail with a line that has `words`.
+fn fails(flags: &str, words: &str) -> Value {
+    let output = ends(&format!("{flags} --json - --quiet"));
+    let text = stderr(&output);
+    let found = parse(&output);
+    let summary = (&found["connections"], &found["totals"]);
+    assert_eq!(output.status.code(), Some(1), "{flags}: {text} {summary:?}");
+    assert!(text.lines().count() == 1 && text.contains(words), "{flags}: {text}");
+    found
+}
+
+const MODES: [&str; 3] = ["ping-pong", "stream", "connect"];
+const ENDS: [&str; 2] = ["--duration 700ms", "--count 3000"];
+
+#[test]
+fn a_server_that_never_answers_fails_the_run() {
+    for conduct in [TcpConduct::Silent, TcpConduct::Deaf] {
+        let addr = tcp_server("127.0.0.1:0", conduct);
+        for (mode, end) in MODES.into_iter().flat_map(|mode| ENDS.map(|end| (mode, end))) {
+            let flags = format!("tcp {addr} --mode {mode} {end} --connections 3 --threads 2 --timeout 200ms");
+            let found = fails(&flags, "nothing came back");
+            let totals = &found["totals"];
+            assert!(number(&totals["sent"]) > 0 && totals["lost"] == totals["sent"], "{flags}: {totals}");
+            // it was blaster that ended them
+            let connections = &found["connections"];
+            assert_eq!(connections["broken"], 0, "{flags}: {connections}");
+            assert_eq!(connections["stuck"], connections["established"], "{flags}: {connections}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_fails_the_run() {
+    for conduct in [TcpConduct::Dies(5_000), TcpConduct::Freezes(5_000)] {
+        for (mode, end) in MODES.into_iter().flat_map(|mode| ENDS.map(|end| (mode, end))) {
+            let addr = tcp_server("127.0.0.1:0", conduct);
+            let flags = format!(
+                "tcp {addr} --mode {mode} {end} --size 100 --connections 3 --threads 2 --timeout 200ms"
+            );
+            let found = fails(&flags, "no connection was served to the end");
+            assert!(number(&found["totals"]["ok"]) > 0, "{conduct:?}, {flags}: {}", found["totals"]);
+        }
+    }
+}
+
+/// Its accept queue is full soon, and then the kernel leaves connections unanswered.
+#[test]
+fn a_server_that_accepts_nothing_fails_the_run() {
+    for end in ["--duration 700ms", "--count 300"] {
+        let addr = tcp_server("127.0.0.1:0", TcpConduct::Absent);
+        let found = fails(
+            &format!("tcp {addr} --mode connect {end} --connections 200 --timeout 300ms"),
+            "nothing came back",
+        );
+        assert!(number(&found["connections"]["failed"]) > 0, "{}", found["connections"]);
+    }
+}
+
+/// One connection in ten goes wrong: that is in the report, and for --fail-if to judge.
+#[test]
+fn a_server_that_drops_some_connections_is_a_server() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Shuns);
+    let output =
+        ends(&format!("tcp {addr} --mode connect --connections 1 --count 98 --timeout 5s --json - --quiet"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for (condition, status) in [("broken>0", 3), ("failed>0,stuck>0,unsent>0", 0)] {
+        let flags = format!(
+            "tcp {addr} --mode connect --connections 1 --count 98 --timeout 5s --fail-if {condition}"
+        );
+        assert_eq!(ends(&flags).status.code(), Some(status), "{condition}");
+    }
+    let found = parse(&output);
+    // blaster makes one connection before it begins
+    assert_eq!(counts(&found), [("sent", 98), ("ok", 89), ("lost", 9)]);
+    assert_eq!(number(&found["connections"]["broken"]), 9, "{}", found["connections"]);
+}
+
+/// An echo server, and where its connections came from since that was asked last.
+fn server_that_knows_its_peers() -> (SocketAddr, Arc<Mutex<BTreeSet<IpAddr>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let peers: Arc<Mutex<BTreeSet<IpAddr>>> = Arc::default();
+    let known = Arc::clone(&peers);
+    thread::spawn(move || {
+        loop {
+            let (stream, peer) = listener.accept().unwrap();
+            known.lock().unwrap().insert(peer.ip());
+            thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    (addr, peers)
+}
+
+#[test]
+fn connections_come_from_the_source_that_was_asked_for() {
+    let (addr, peers) = server_that_knows_its_peers();
+    let run = |mode: &str, source: &str| {
+        let output = ends(&format!(
+            "tcp {addr} --mode {mode} --connections 20 --count 60 --seed 7 --timeout 5s --source {source} --json - --quiet"
+        ));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let found = parse(&output);
+        assert_eq!(counts(&found), [("sent", 60), ("ok", 60)], "{mode} {source}");
+        assert_eq!(found["load"]["source"], source);
+        mem::take(&mut *peers.lock().unwrap())
+    };
+    for mode in MODES {
+        let many = run(mode, "127.3.2.0/24");
+        let prefix: ipnet::IpNet = "127.3.2.0/24".parse().unwrap();
+        assert!(many.len() > 10 && many.iter().all(|source| prefix.contains(source)), "{mode}: {many:?}");
+        assert_eq!(run(mode, "127.3.2.0/24"), many, "{mode}: the same seed draws the same");
+        assert_eq!(run(mode, "127.0.0.77"), BTreeSet::from(["127.0.0.77".parse().unwrap()]), "{mode}");
+    }
+
+    let other_family = ends(&format!("tcp {addr} --count 1 --source ::1"));
+    assert_eq!(other_family.status.code(), Some(2), "{}", stderr(&other_family));
+    let output = ends(&format!("tcp {addr} --count 1 --source 192.0.2.77"));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.lines().count() == 1 && text.contains("192.0.2.77") && text.contains("ip route"), "{text}");
+}
