@@ -9,15 +9,18 @@
 //!                          troubles.rs  what the operator hears once
 //! floor 2  the datapaths   worker.rs  one turn of the ring
 //!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          udp/group.rs  what one send carries   tcp/{connection, listener}.rs
+//!                          udp/socket.rs what is received        tcp/{connection, listener, aside}.rs
+//!                          udp/group.rs  what one send carries
+//!                          udp/waiting.rs  what waits for room
+//!                          udp/drops.rs  what the kernel drops
 //!                          reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
-//!                          ring.rs    one ring; ring/{token, buffers, message, name,
-//!                          memory, arena, outgoing, poison, poll, restrictions, uring}.rs
+//!                          ring.rs    one ring; ring/{token, buffers, files, message,
+//!                          name, memory, arena, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages
 //!                          pidfd.rs   another process's descriptors

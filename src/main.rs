@@ -1,6 +1,7 @@
 //! The echo server's binary: options, log, exit code.
 
-use std::io::{self, IsTerminal};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
     let options = Options::read();
     if let Some(Command::Check(check)) = &options.command {
         return check::run(check).unwrap_or_else(|error| {
-            eprintln!("error: {error}");
+            complain(&error);
             ExitCode::FAILURE
         });
     }
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     let outcome = match options.server() {
         Ok(config) => server::run(&config).map_err(|error| error.to_string()),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&error);
             return ExitCode::from(2);
         }
     };
@@ -27,10 +28,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // no log line: neither RUST_LOG nor a timestamp may hide why the server is not there
-            eprintln!("error: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says why the server is not there; if stderr takes nothing, on a full disk for instance, the exit status still does.
+fn complain(error: &dyn Display) {
+    let _ = writeln!(io::stderr(), "error: {error}");
 }
 
 /// Logs to stderr, one line each; the journal has timestamps of its own.
@@ -40,7 +46,9 @@ fn start_log() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        // it would be told on stderr, which has just failed, and that would be a panic
+        .log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();
     } else {

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 pub use health::Phase;
 
+use tracing::warn;
+
 use crate::ring::Errno;
 use crate::sockets;
 use crate::stats::Counters;
@@ -42,8 +44,8 @@ pub struct Source {
     pub phase: Arc<Phase>,
     /// What tubular's bindings call our sockets.
     pub label: Option<String>,
-    /// The limit of open files.
-    pub open_files_max: u64,
+    /// The limit of open files, if it is known.
+    pub open_files_max: Option<u64>,
 }
 
 /// Why there are no metrics.
@@ -73,10 +75,13 @@ pub fn start(addr: SocketAddr, source: Source) -> Result<SocketAddr, MetricsErro
     let (told, hear) = mpsc::channel();
     let failed = |step| move |error| MetricsError::Thread { step, error };
     let serve = move || {
-        let begun = sys::own_descriptors()
-            .map_err(failed("a table of descriptors of its own (close_range)"))
-            .and_then(|()| http::Server::bind(addr));
-        match begun {
+        if let Err(error) = sys::own_descriptors() {
+            warn!(
+                "metrics share the descriptors of the process: close_range: {error}; tubectl register-pid meets them, and \
+                 the limit of open files counts them"
+            );
+        }
+        match http::Server::bind(addr) {
             Ok(server) => {
                 // nobody listens any more only when the process is ending
                 let _ = told.send(Ok(server.addr()));

@@ -127,11 +127,12 @@ impl Ready {
 
     /// The end has begun, and may take `timeout` from now.
     pub fn stopping(&self, timeout: Duration) -> Result<(), NotifyError> {
-        let timeout_us = u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX);
+        // the library's own word for it ends at 32 bits, after 71 minutes
+        let extension = format!("EXTEND_TIMEOUT_USEC={}", timeout.as_micros());
         self.0.send(&[
             NotifyState::Stopping,
             NotifyState::Status("draining"),
-            NotifyState::ExtendTimeoutUsec(timeout_us),
+            NotifyState::Custom(&extension),
         ])
     }
 }
@@ -162,5 +163,6 @@ pub fn store_size() -> Option<usize> {
 
 /// How often the service manager wants to hear of us: `WATCHDOG_USEC`, if it is meant for this process.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled()
+    // no time at all is no wish: nobody could meet it
+    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }

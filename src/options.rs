@@ -1,6 +1,7 @@
 //! The server's command line.
 
 use std::env;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::process;
@@ -13,7 +14,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::check::CheckOptions;
 use crate::duration;
 use crate::reply_sockets;
-use crate::server::{ServerConfig, Workers};
+use crate::server::{ServerConfig, WORKERS_MAX, Workers};
 use crate::sockets::{self, Endpoint};
 
 const AFTER_HELP: &str = "\
@@ -91,8 +92,8 @@ pub struct Options {
     #[arg(long)]
     join: bool,
 
-    /// Threads that serve, each with a ring and sockets of its own: a number, or `auto` for one per
-    /// processor
+    /// Threads that serve, each with a ring and sockets of its own: a number up to 4096, or `auto` for
+    /// one per processor
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_workers)]
     workers: Workers,
 
@@ -220,10 +221,10 @@ impl Options {
     pub fn read() -> Self {
         let read = || Self::from_arg_matches(&command().try_get_matches()?);
         read().unwrap_or_else(|error| {
-            // standard output may be closed; then nobody is told, as nobody listens
+            // standard output or error may be closed, or full; then nobody is told, as nobody listens
             let _ = error.print();
             if let Some(variable) = culprit(&error, env::args()) {
-                eprintln!("The value is that of {variable} in the environment.");
+                let _ = writeln!(io::stderr(), "The value is that of {variable} in the environment.");
             }
             process::exit(error.exit_code())
         })
@@ -284,9 +285,9 @@ pub(crate) fn parse_workers(text: &str) -> Result<Workers, String> {
     if text == "auto" {
         return Ok(Workers::Auto);
     }
-    match text.parse() {
-        Ok(count) => Ok(Workers::Fixed(count)),
-        Err(_) => Err("must be a number from 1 on, or `auto`".into()),
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= WORKERS_MAX => Ok(Workers::Fixed(count)),
+        _ => Err(format!("must be a number from 1 to {WORKERS_MAX}, or `auto`")),
     }
 }
 
@@ -394,8 +395,9 @@ mod tests {
     fn wrong_options_are_told() {
         for (line, part) in [
             ("--listen 127.0.0.1", "--listen"),
-            ("--workers 0", "must be a number from 1 on"),
-            ("--workers two", "must be a number from 1 on"),
+            ("--workers 0", "must be a number from 1 to 4096"),
+            ("--workers 4097", "must be a number from 1 to 4096"),
+            ("--workers two", "must be a number from 1 to 4096"),
             ("--stats-interval 1ms", "at least 10ms"),
             ("--stats-interval 101years", "at most 100 years"),
             ("--drain-timeout 101years", "at most 100 years"),

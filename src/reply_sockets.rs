@@ -2,7 +2,10 @@
 //!
 //! When tubular steers every port of a prefix to one socket, a reply has to leave from the port that
 //! was asked, and `IP_PKTINFO` carries no port. A socket bound to exactly that address and port does it,
-//! unprivileged. It is only sent from: a filter drops whatever would reach it once the steering is gone.
+//! unprivileged. It is only sent from: what reaches it once the steering is gone is never read, and the
+//! smallest receive buffer drops all but the first of it. A filter would drop that, too, but the kernel compiles
+//! one for each socket and frees it in the background: sockets that come and go by the thousand were seen to hang
+//! a host (Linux 6.18: more frees than its workqueue takes wait for a lock whose holder waits for the workqueue).
 //! It is never connected (connected sockets are found before sk_lookup, and would steal the flow) and
 //! never bound to all addresses (which would take the port on every other one).
 //!
@@ -106,6 +109,13 @@ impl ReplySockets {
         self.by_pair.is_empty()
     }
 
+    /// Whether `file` is still the socket of `pair`, or none of these.
+    pub fn is_still(&mut self, file: File, pair: SocketAddr, turn: u64) -> bool {
+        let index = file.0.checked_sub(self.first_file);
+        let is_ours = index.is_some_and(|index| (index as usize) < self.limits.count);
+        !is_ours || self.get(pair, turn) == Some(file)
+    }
+
     /// Has the clock tick, which ends in [`Self::ticked`], if any socket is open.
     pub fn run_clock(&mut self, ring: &mut Ring, token: Token) {
         if !self.is_empty() {
@@ -124,18 +134,22 @@ impl ReplySockets {
         Some(self.file(index))
     }
 
-    /// The socket of `pair`, made if need be; the least recently used one may have to go for it.
+    /// The socket of `pair`, made if need be; the least recently used one may have to go for it, but none that
+    /// something waits for.
     pub fn get_or_make(
         &mut self,
         pair: SocketAddr,
         ring: &mut Ring,
         turn: u64,
         now: Instant,
+        is_waited_for: impl Fn(File) -> bool,
     ) -> Result<File, Refused> {
         if let Some(file) = self.get(pair, turn) {
             return Ok(file);
         }
-        if self.limits.count == 0 || !self.budget.take(now) {
+        let is_full = self.entries.len() - self.unused.len() == self.limits.count;
+        let evicted = if is_full { self.oldest_but(is_waited_for) } else { NONE };
+        if is_full && evicted == NONE || !self.budget.take(now) {
             return Err(Refused::Limited);
         }
         let socket = bind(pair).map_err(|error| match error.raw_os_error() {
@@ -143,13 +157,13 @@ impl ReplySockets {
             Some(libc::EADDRINUSE) => Refused::Taken,
             _ => Refused::Failed,
         })?;
-        if self.entries.len() - self.unused.len() == self.limits.count {
-            self.evict(self.oldest, ring);
+        if evicted != NONE {
+            self.evict(evicted, ring);
         }
         let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_tick: 0 };
         let index = self.unused.pop().unwrap_or(self.entries.len() as u32);
         let known = self.pairs.insert(pair);
-        if !known || ring.register_file(self.file(index), socket.as_fd()).is_err() {
+        if !known || ring.take_file(self.file(index), socket).is_err() {
             if known {
                 self.pairs.remove(pair);
             }
@@ -170,14 +184,27 @@ impl ReplySockets {
         Ok(self.file(index))
     }
 
-    /// The clock has ticked: closes what has been idle for too long.
-    pub fn ticked(&mut self, ring: &mut Ring) {
+    /// The clock has ticked: closes what has been idle for too long, and nothing waits for.
+    pub fn ticked(&mut self, ring: &mut Ring, is_waited_for: impl Fn(File) -> bool) {
         self.clock.ticked();
-        while let Some(oldest) = self.entries.get(self.oldest as usize)
-            && self.clock.is_idle(oldest.used_tick)
+        let mut index = self.oldest;
+        while let Some(entry) = self.entries.get(index as usize).copied()
+            && self.clock.is_idle(entry.used_tick)
         {
-            self.evict(self.oldest, ring);
+            if !is_waited_for(self.file(index)) {
+                self.evict(index, ring);
+            }
+            index = entry.newer;
         }
+    }
+
+    /// The least recently used one of those that aren't such; `NONE` if all are.
+    fn oldest_but(&self, is_such: impl Fn(File) -> bool) -> u32 {
+        let mut index = self.oldest;
+        while index != NONE && is_such(self.file(index)) {
+            index = self.entries[index as usize].newer;
+        }
+        index
     }
 
     /// Closes a socket. A send that is in flight on it keeps it open until it is done.
@@ -222,7 +249,7 @@ impl ReplySockets {
     }
 }
 
-/// A socket that sends from `pair` and receives nothing. `SO_REUSEPORT`, since another worker may need
+/// A socket that sends from `pair` and is never read. `SO_REUSEPORT`, since another worker may need
 /// the same pair; never `SO_REUSEADDR`, which would let in others' sockets.
 fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
     #[cfg(test)]
@@ -230,7 +257,8 @@ fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
         return socket;
     }
     let socket = sys::socket(Protocol::Udp, pair)?;
-    sys::drop_incoming(socket.as_fd())?;
+    // socket(7): the kernel makes it the least that there is
+    sys::set_option(socket.as_fd(), IntOption::RECEIVE_BUFFER, 0)?;
     sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1)?;
     if pair.is_ipv6() {
         sys::set_option(socket.as_fd(), IntOption::ONLY_V6, 1)?;
@@ -243,7 +271,8 @@ fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// So many a second, and at once what is due in 5 ms: other flows wait for those at most.
+/// So many a second, and at once what is due in 100 ms: we were not run for so long, and find all that came meanwhile. A
+/// turn brings no more than a socket has buffers, so other flows don't wait for all of those.
 #[derive(Debug)]
 struct Budget {
     per_second: f64,
@@ -254,7 +283,7 @@ struct Budget {
 
 impl Budget {
     fn new(per_second: u32) -> Self {
-        let burst = f64::from(per_second / 200).max(1.0);
+        let burst = f64::from(per_second / 10).max(1.0);
         Self { per_second: per_second.into(), burst, left: burst, at: None }
     }
 
@@ -276,7 +305,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::ring::RingConfig;
+    use crate::ring::{FileTable, RingConfig};
 
     const IDLE: Duration = Duration::from_mins(1);
 
@@ -285,6 +314,7 @@ mod tests {
             submission_entries: 8,
             completion_entries: 16,
             files: 16,
+            file_table: FileTable::Registered,
             busy_poll: Duration::ZERO,
         })
         .unwrap();
@@ -303,11 +333,15 @@ mod tests {
     fn a_pair_has_one_socket_and_the_longest_unused_goes_first() {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
-        let first = sockets.get_or_make(pair(1), &mut ring, 1, now).unwrap();
-        let second = sockets.get_or_make(pair(2), &mut ring, 1, now).unwrap();
+        let first = sockets.get_or_make(pair(1), &mut ring, 1, now, |_| false).unwrap();
+        let second = sockets.get_or_make(pair(2), &mut ring, 1, now, |_| false).unwrap();
         assert_ne!(first, second);
-        assert_eq!(sockets.get_or_make(pair(1), &mut ring, 2, now), Ok(first));
-        assert_eq!(sockets.get_or_make(pair(3), &mut ring, 3, now), Ok(second), "the place of the second");
+        assert_eq!(sockets.get_or_make(pair(1), &mut ring, 2, now, |_| false), Ok(first));
+        assert_eq!(
+            sockets.get_or_make(pair(3), &mut ring, 3, now, |_| false),
+            Ok(second),
+            "the place of the second"
+        );
         assert!(pairs.contains(pair(1)) && !pairs.contains(pair(2)) && pairs.contains(pair(3)));
         assert_eq!(sockets.get(pair(2), 3), None);
     }
@@ -316,15 +350,28 @@ mod tests {
     fn an_idle_socket_frees_its_port() {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
-        sockets.get_or_make(pair(11), &mut ring, 1, now).unwrap();
+        sockets.get_or_make(pair(11), &mut ring, 1, now, |_| false).unwrap();
         assert!(UdpSocket::bind(pair(11)).is_err(), "it is bound");
-        (0..TICKS).for_each(|_| sockets.ticked(&mut ring));
+        (0..TICKS).for_each(|_| sockets.ticked(&mut ring, |_| false));
         assert!(sockets.get(pair(11), 2).is_some(), "and is used once more");
-        (0..TICKS).for_each(|_| sockets.ticked(&mut ring));
+        (0..TICKS).for_each(|_| sockets.ticked(&mut ring, |_| false));
         assert!(!sockets.is_empty());
-        sockets.ticked(&mut ring);
+        sockets.ticked(&mut ring, |_| false);
         assert!(sockets.is_empty() && !pairs.contains(pair(11)));
         UdpSocket::bind(pair(11)).expect("the port is free again");
+    }
+
+    #[test]
+    fn what_something_waits_for_stays() {
+        let (mut ring, mut sockets, _) = sockets(2);
+        let now = Instant::now();
+        let first = sockets.get_or_make(pair(41), &mut ring, 1, now, |_| false).unwrap();
+        let second = sockets.get_or_make(pair(42), &mut ring, 1, now, |_| false).unwrap();
+        let third = sockets.get_or_make(pair(43), &mut ring, 2, now, |file| file == first);
+        assert_eq!(third, Ok(second), "the place of the only one that may go");
+        assert_eq!(sockets.get_or_make(pair(44), &mut ring, 2, now, |_| true), Err(Refused::Limited));
+        (0..=TICKS).for_each(|_| sockets.ticked(&mut ring, |file| file == first));
+        assert_eq!((sockets.get(pair(41), 3), sockets.get(pair(43), 3)), (Some(first), None));
     }
 
     #[test]
@@ -332,19 +379,26 @@ mod tests {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
         let _holder = UdpSocket::bind(pair(21)).unwrap();
-        assert_eq!(sockets.get_or_make(pair(21), &mut ring, 1, now), Err(Refused::Taken));
+        assert_eq!(sockets.get_or_make(pair(21), &mut ring, 1, now, |_| false), Err(Refused::Taken));
         let foreign = "192.0.2.1:5000".parse().unwrap();
-        assert_eq!(sockets.get_or_make(foreign, &mut ring, 1, now), Err(Refused::Failed));
+        assert_eq!(sockets.get_or_make(foreign, &mut ring, 1, now, |_| false), Err(Refused::Failed));
         assert!(sockets.is_empty() && !pairs.contains(pair(21)) && !pairs.contains(foreign));
+    }
+
+    #[test]
+    fn next_to_nothing_is_kept_of_what_reaches_it_by_itself() {
+        let socket = bind(pair(31)).unwrap();
+        let kept_bytes = sys::option(socket.as_fd(), IntOption::RECEIVE_BUFFER).unwrap();
+        assert!(kept_bytes < 8192, "{kept_bytes}");
     }
 
     #[test]
     fn so_many_a_second_and_no_more() {
         let mut budget = Budget::new(2000);
         let start = Instant::now();
-        let taken = |budget: &mut Budget, at| (0..100).filter(|_| budget.take(at)).count();
-        assert_eq!(taken(&mut budget, start), 10);
+        let taken = |budget: &mut Budget, at| (0..1000).filter(|_| budget.take(at)).count();
+        assert_eq!(taken(&mut budget, start), 200);
         assert_eq!(taken(&mut budget, start + Duration::from_millis(2)), 4);
-        assert_eq!(taken(&mut budget, start + Duration::from_secs(9)), 10, "nothing is saved up");
+        assert_eq!(taken(&mut budget, start + Duration::from_secs(9)), 200, "nothing more is saved up");
     }
 }

@@ -10,6 +10,7 @@
 
 mod arena;
 mod buffers;
+mod files;
 mod memory;
 mod message;
 mod name;
@@ -24,14 +25,16 @@ mod token;
 mod uring;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use io_uring::types::{DestinationSlot, Fixed, Timespec};
+use io_uring::types::{DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 pub use self::arena::{Arena, Chunk};
 pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
+use self::files::Descriptors;
+pub use self::files::FileTable;
 pub use self::memory::Span;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::name::PeerName;
@@ -122,20 +125,32 @@ pub struct RingConfig {
     pub submission_entries: u32,
     /// Completions that fit before the kernel has to end multishots; a power of two.
     pub completion_entries: u32,
-    /// Registered files, listening sockets and direct descriptors together.
+    /// Files, listening sockets and connections together.
     pub files: u32,
+    /// How they are known to the kernel.
+    pub file_table: FileTable,
     /// Look for completions for so long before sleeping, while that bears fruit; zero for never.
     pub busy_poll: Duration,
 }
 
-/// A registered file: its number in the ring's table.
+/// A file of a ring: its number in the ring's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File(pub u32);
 
-impl From<File> for Fixed {
-    fn from(file: File) -> Self {
-        Self(file.0)
-    }
+/// Builds an operation on a file, however the ring knows it.
+macro_rules! on {
+    ($ring:ident, $file:expr, |$target:ident| $operation:expr) => {
+        match &$ring.descriptors {
+            None => {
+                let $target = Fixed($file.0);
+                $operation.build()
+            }
+            Some(descriptors) => {
+                let $target = Fd(descriptors.get($file));
+                $operation.build()
+            }
+        }
+    };
 }
 
 /// Whether an operation may wait in the kernel until its socket is ready.
@@ -212,6 +227,8 @@ impl Completion {
 /// An `io_uring` of the thread that made it.
 pub struct Ring {
     uring: Uring,
+    /// Where files are not registered: what they are instead.
+    descriptors: Option<Descriptors>,
     polling: Polling,
     /// Completions that had to be copied out in the middle of a turn.
     early: Vec<Completion>,
@@ -224,41 +241,73 @@ impl Ring {
     /// of this type do, and nothing else.
     pub fn new(config: RingConfig) -> Result<Self, RingError> {
         let mut uring = Uring::new(&config).map_err(|error| RingError::new(Step::Setup, &error))?;
-        uring.register_files(config.files).map_err(|error| RingError::new(Step::RegisterFiles, &error))?;
+        let descriptors = match config.file_table {
+            FileTable::Registered => {
+                let failed = |error: io::Error| RingError::new(Step::RegisterFiles, &error);
+                uring.register_files(config.files).map_err(failed)?;
+                None
+            }
+            FileTable::Ordinary => Some(Descriptors::new(config.files)),
+        };
         // without it everything works the same
         let _ = uring.register_ring_fd();
         uring.enable().map_err(|error| RingError::new(Step::Setup, &error))?;
         let polling = Polling::new(config.busy_poll);
-        Ok(Self { uring, polling, early: Vec::new(), failed: None })
+        Ok(Self { uring, descriptors, polling, early: Vec::new(), failed: None })
     }
 
     fn uring(&self) -> &Uring {
         &self.uring
     }
 
-    /// Registers `fd` as `file`; the descriptor itself stays open and ordinary.
-    pub fn register_file(&self, file: File, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+    /// Makes `fd` known as `file`; the descriptor itself stays open and ordinary, as long as the file is known.
+    pub fn register_file(&mut self, file: File, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        if let Some(descriptors) = &mut self.descriptors {
+            descriptors.lend(file, fd.as_raw_fd());
+            return Ok(());
+        }
         self.uring
             .update_file(file, fd.as_raw_fd())
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
-    /// Takes a file out of the table: if nothing else holds it open it is closed, once what is in flight
-    /// on it is done. A file that is not there is left alone.
-    pub fn unregister_file(&self, file: File) {
-        let _ = self.uring.update_file(file, -1);
+    /// The same for one that nobody else needs: it is closed when the file is taken out.
+    pub fn take_file(&mut self, file: File, fd: OwnedFd) -> Result<(), RingError> {
+        match &mut self.descriptors {
+            Some(descriptors) => descriptors.give(file, fd),
+            None => self.register_file(file, fd.as_fd())?,
+        }
+        Ok(())
     }
 
-    /// Takes direct descriptors from `files` on only, so that those below can be registered and
+    /// Takes a file out of the table: if nothing else holds it open it is closed, once what is in flight
+    /// on it is done. A file that is not there is left alone.
+    pub fn unregister_file(&mut self, file: File) {
+        match &mut self.descriptors {
+            Some(descriptors) => descriptors.remove(file),
+            None => drop(self.uring.update_file(file, -1)),
+        }
+    }
+
+    /// Gives connections files from `first` on only, so that those below can be registered and
     /// unregistered by number.
-    pub fn reserve_files_below(&self, first: File, count: u32) -> Result<(), RingError> {
+    pub fn reserve_files_below(&mut self, first: File, count: u32) -> Result<(), RingError> {
+        if let Some(descriptors) = &mut self.descriptors {
+            descriptors.allocate(first, count);
+            return Ok(());
+        }
         self.uring.allocate_files(first, count).map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
-    /// Takes every file out of the table, direct descriptors included: what nothing else holds open is
-    /// closed.
-    pub fn unregister_files(&self) -> io::Result<()> {
-        self.uring.unregister_files()
+    /// Takes every file out of the table, connections included: what nothing else holds open is closed.
+    pub fn unregister_files(&mut self) -> io::Result<()> {
+        match &mut self.descriptors {
+            Some(descriptors) => {
+                descriptors.clear();
+                Ok(())
+            }
+            None => self.uring.unregister_files(),
+        }
     }
 
     /// Submits what is queued, sleeps as `wait` says, and appends the completions to `completions`.
@@ -343,65 +392,81 @@ impl Ring {
         }
     }
 
-    /// Accepts connections of `listener` into direct descriptors until it ends (multishot, Linux 5.19);
-    /// each completion's result is the new file's number.
+    /// Accepts connections of `listener` until it ends (multishot, Linux 5.19); [`Self::accepted`] tells the file
+    /// of each.
     pub fn accept(&mut self, listener: File, token: Token) {
-        let entry = opcode::AcceptMulti::new(Fixed::from(listener)).allocate_file_index(true).build();
+        let direct = self.descriptors.is_none();
+        let flags = self.accept_flags();
+        let entry = on!(self, listener, |target| opcode::AcceptMulti::new(target)
+            .allocate_file_index(direct)
+            .flags(flags));
         self.push(&entry.user_data(token.user_data()));
     }
 
-    /// Accepts one connection of `listener` into a direct descriptor, and has its peer's name written to `name`: a
-    /// multishot has only one place for the names of all.
+    /// Accepts one connection of `listener`, and has its peer's name written to `name`: a multishot has only one
+    /// place for the names of all.
     pub fn accept_one(&mut self, listener: File, name: &mut PeerName, token: Token) {
         let (addr, len) = name.prepare();
-        let entry = opcode::Accept::new(Fixed::from(listener), addr, len)
-            .file_index(Some(DestinationSlot::auto_target()))
-            .build();
+        let slot = self.descriptors.is_none().then(DestinationSlot::auto_target);
+        let flags = self.accept_flags();
+        let entry = on!(self, listener, |target| opcode::Accept::new(target, addr, len)
+            .file_index(slot)
+            .flags(flags));
         self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// A direct descriptor can't be inherited.
+    fn accept_flags(&self) -> i32 {
+        if self.descriptors.is_none() { 0 } else { libc::SOCK_CLOEXEC }
+    }
+
+    /// The file of the connection that an accept's completion has brought; `None`: it was closed again, since
+    /// there was no room for it.
+    pub fn accepted(&mut self, completion: Completion) -> Result<Option<File>, Errno> {
+        let number = completion.result()?;
+        match &mut self.descriptors {
+            None => Ok(Some(File(number))),
+            // SAFETY: accept(2): the result is a new descriptor. The completion is taken by value, and nobody else
+            // makes one: it is asked for once
+            Some(descriptors) => Ok(unsafe { descriptors.take_in(number as i32) }),
+        }
     }
 
     /// Receives from a stream into `buffers` until it ends (multishot, Linux 6.0).
     pub fn receive(&mut self, file: File, buffers: &BufferRing, token: Token) {
-        let entry = opcode::RecvMulti::new(Fixed::from(file), buffers.group()).build();
+        let entry = on!(self, file, |target| opcode::RecvMulti::new(target, buffers.group()));
         self.push(&entry.user_data(token.user_data()));
     }
 
-    /// Receives once from a stream, up to `bytes_max` bytes into one of `buffers`.
-    pub fn receive_once(
-        &mut self,
-        file: File,
-        buffers: &BufferRing,
-        bytes_max: u32,
-        patience: Patience,
-        token: Token,
-    ) {
-        let entry = opcode::Recv::new(Fixed::from(file), std::ptr::null_mut(), bytes_max)
-            .flags(patience.flags())
-            .buf_group(buffers.group())
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(&entry.user_data(token.user_data()));
+    /// Receives once from a stream, up to `bytes_max` bytes into one of `buffers`. It ends during its
+    /// submission, with `EAGAIN` if nothing is there: a receive that waited could be moved to a thread of the
+    /// kernel with a buffer in hand that the kernel fills for others, too.
+    pub fn receive_once(&mut self, file: File, buffers: &BufferRing, bytes_max: u32, token: Token) {
+        let entry = on!(self, file, |target| opcode::Recv::new(target, std::ptr::null_mut(), bytes_max)
+            .flags(Patience::Inline.flags())
+            .buf_group(buffers.group()));
+        self.push(&entry.flags(squeue::Flags::BUFFER_SELECT).user_data(token.user_data()));
     }
 
     /// Receives datagrams with name and control messages into `buffers` until it ends (multishot,
     /// Linux 6.0); read them by [`BufferRing::datagram`].
     pub fn receive_datagrams(&mut self, file: File, buffers: &BufferRing, token: Token) {
-        let entry = opcode::RecvMsgMulti::new(Fixed::from(file), buffers.layout(), buffers.group()).build();
+        let entry =
+            on!(self, file, |target| opcode::RecvMsgMulti::new(target, buffers.layout(), buffers.group()));
         self.push(&entry.user_data(token.user_data()));
     }
 
-    /// Sends bytes of a stream.
-    pub fn send(&mut self, file: File, bytes: Span, patience: Patience, token: Token) {
-        let entry = opcode::Send::new(Fixed::from(file), bytes.as_ptr(), bytes.bytes())
-            .flags(patience.flags())
-            .build();
+    /// Sends bytes of a stream. It ends during its submission, with `EAGAIN` if there is no room.
+    pub fn send(&mut self, file: File, bytes: Span, token: Token) {
+        let entry = on!(self, file, |target| opcode::Send::new(target, bytes.as_ptr(), bytes.bytes())
+            .flags(Patience::Inline.flags()));
         self.push(&entry.user_data(token.user_data()));
     }
 
     /// Sends a message.
     pub fn send_message(&mut self, file: File, message: Message, patience: Patience, token: Token) {
-        let entry =
-            opcode::SendMsg::new(Fixed::from(file), message.header()).flags(patience.flags() as u32).build();
+        let entry = on!(self, file, |target| opcode::SendMsg::new(target, message.header())
+            .flags(patience.flags() as u32));
         self.push(&entry.user_data(token.user_data()));
     }
 
@@ -412,13 +477,11 @@ impl Ring {
     pub fn send_to(&mut self, file: File, datagram: Addressed, token: Token) {
         let payload = datagram.payload();
         let (name, name_len) = datagram.name();
-        let entry = opcode::Send::new(Fixed::from(file), payload.as_ptr(), payload.bytes())
+        let entry = on!(self, file, |target| opcode::Send::new(target, payload.as_ptr(), payload.bytes())
             .flags(Patience::Inline.flags())
             .dest_addr(name)
-            .dest_addr_len(name_len)
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS);
-        self.push(&entry.user_data(token.user_data()));
+            .dest_addr_len(name_len));
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token.user_data()));
     }
 
     /// Ends the operation that was submitted as `target`; its last completion still comes. The
@@ -430,15 +493,18 @@ impl Ring {
 
     /// Sends a FIN behind everything that was sent before.
     pub fn shutdown(&mut self, file: File, token: Token) {
-        let entry = opcode::Shutdown::new(Fixed::from(file), libc::SHUT_WR).build();
+        let entry = on!(self, file, |target| opcode::Shutdown::new(target, libc::SHUT_WR));
         self.push(&entry.user_data(token.user_data()));
     }
 
-    /// Closes a direct descriptor. It has a completion only if it fails. The kernel may use the number
+    /// Closes a connection. It has a completion only if it fails. The kernel may use the number
     /// again at once, so nothing else may be in flight on it.
     pub fn close(&mut self, file: File, token: Token) {
-        let entry = opcode::Close::new(Fixed::from(file)).build().flags(squeue::Flags::SKIP_SUCCESS);
-        self.push(&entry.user_data(token.user_data()));
+        let entry = match &mut self.descriptors {
+            None => opcode::Close::new(Fixed(file.0)).build(),
+            Some(descriptors) => opcode::Close::new(Fd(descriptors.give_up(file))).build(),
+        };
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token.user_data()));
     }
 
     /// Completes once, with `ETIME`, when `interval` has passed.
@@ -449,7 +515,15 @@ impl Ring {
 
     /// Completes once when `file` is readable.
     pub fn poll_readable(&mut self, file: File, token: Token) {
-        let entry = opcode::PollAdd::new(Fixed::from(file), libc::POLLIN as u32).build();
+        let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLIN as u32));
+        self.push(&entry.user_data(token.user_data()));
+    }
+
+    /// Completes each time when `file` becomes writable after a send has found no room, and at its ends, until
+    /// it ends itself (multishot, Linux 5.13). The result is what poll(2) would say. It tells changes only: a
+    /// poll that completes once would do so at once, again and again, where the peer has sent its FIN.
+    pub fn watch_writable(&mut self, file: File, token: Token) {
+        let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLOUT as u32).multi(true));
         self.push(&entry.user_data(token.user_data()));
     }
 }

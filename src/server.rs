@@ -24,7 +24,8 @@ use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
-use crate::sockets::{self, Binding, Endpoint, Fate, LISTEN_BACKLOG, Listening, Origin, SocketError};
+use crate::ring::FileTable;
+use crate::sockets::{self, Binding, Endpoint, Fate, Listening, Origin, SocketError};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
 use crate::tcp;
@@ -33,6 +34,12 @@ use crate::worker::{self, Worker, WorkerConfig, WorkerError};
 
 /// Connections served at a time if nobody says how many and the limit of open files allows it.
 const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
+pub const WORKERS_MAX: usize = 4096;
+/// Reply sockets of all workers together: the table that tells our own pairs takes 128 bytes for each, at once.
+const REPLY_SOCKETS_MAX: usize = 4 << 20;
+/// Files that the kernel lets a ring have (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
+const RING_FILES_MAX: usize = 1 << 20;
 /// How often the counters are searched for losses that were not told yet.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
@@ -125,7 +132,7 @@ pub enum ServerError {
     /// The limit of open files leaves no room for connections.
     #[error(
         "{connections} connections per worker take a table of {needed} open files, of which {fixed} are for the \
-         accept queues and our own sockets, but RLIMIT_NOFILE is {limit}; raise it (LimitNOFILE= in a unit, \
+         accept queues and our own sockets, but RLIMIT_NOFILE allows {limit}; raise it (LimitNOFILE= in a unit, \
          `ulimit -n`) or lower --max-connections or --reply-sockets"
     )]
     OpenFiles {
@@ -136,8 +143,36 @@ pub enum ServerError {
         /// Files that it needs without any connection.
         fixed: usize,
         /// What the process may have.
-        limit: u64,
+        limit: usize,
     },
+    /// A ring's file table can't be so long.
+    #[error(
+        "{connections} connections per worker take a table of {needed} files, and a ring has {RING_FILES_MAX} at the \
+         most; lower --max-connections or --reply-sockets, or raise --workers"
+    )]
+    RingFiles {
+        /// Connections of each worker.
+        connections: usize,
+        /// Files of each worker's ring.
+        needed: usize,
+    },
+    /// The pairs that are answered from take too much memory.
+    #[error(
+        "{workers} workers with {each} reply sockets each are more than {REPLY_SOCKETS_MAX} sockets; lower --workers or \
+         --reply-sockets"
+    )]
+    ReplySockets {
+        /// How many workers.
+        workers: usize,
+        /// Reply sockets of each.
+        each: usize,
+    },
+    /// There are too many threads.
+    #[error(
+        "cannot start a worker's thread: {0}; allow more threads or memory (TasksMax= in a unit, `ulimit -u`, `ulimit -v`) \
+         or lower --workers"
+    )]
+    Thread(io::Error),
     /// Something that every process may do was refused.
     #[error("cannot {step}: {error}")]
     System {
@@ -159,6 +194,8 @@ pub struct Armed(());
 /// What the main thread waits for.
 enum Event {
     Armed,
+    /// A worker can't be kept on its processor, and serves all the same.
+    Unpinned(io::Error),
     Failed(usize, WorkerError),
     Ended(usize),
     Signal,
@@ -173,24 +210,41 @@ struct Handle {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let signals = EndSignals::block().map_err(system("block the signals that end the server"))?;
-    let open_files = sys::raise_open_files().map_err(system("raise the limit of open files"))?;
-    let processors = sys::processors().map_err(system("see which processors there are"))?;
+    let open_files = sys::raise_open_files()
+        .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
+        .ok();
+    let processors = sys::processors().unwrap_or_else(|_| {
+        // a guess is good enough to count workers, and who can't be pinned is told
+        (0..thread::available_parallelism().map_or(1, NonZeroUsize::get)).collect()
+    });
     let count = match config.workers {
         Workers::Auto => processors.len(),
         Workers::Fixed(count) => count.get(),
-    };
+    }
+    .min(WORKERS_MAX);
+    if count * config.reply_sockets.count > REPLY_SOCKETS_MAX {
+        return Err(ServerError::ReplySockets { workers: count, each: config.reply_sockets.count });
+    }
 
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
     let binding =
         Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
     let mut bound = sockets::bind_all(binding, adopted)?;
-    bound.set_user_timeout(config.tcp_user_timeout)?;
+    bound.set_user_timeout(config.tcp_user_timeout);
     for warning in &bound.warnings {
         warn!("{warning}");
     }
     let addresses = addresses(&bound.shares);
-    let connections = connections_per_worker(config, &bound.shares, open_files)?;
+    let reply_sockets = config.reply_sockets.count;
+    let file_table = FileTable::best();
+    // a descriptor of the process is everybody's loss, and a multishot takes as many as wait
+    let one_by_one = file_table == FileTable::Ordinary || config.max_connections_per_prefix.is_some();
+    let files = |share: &Vec<Listening>| worker::files(share, reply_sockets, 0, one_by_one);
+    let fixed = bound.shares.iter().map(files).max().unwrap_or(0);
+    let sockets = bound.shares.iter().map(Vec::len).sum();
+    let room = open_files.map(|limit| open_files_per_worker(limit, file_table, count, sockets));
+    let connections = connections_per_worker(config.max_connections, count, fixed, room)?;
     let notifier = Notifier::from_env()?;
     keep_in_store(&mut bound.shares, stored, &notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
@@ -208,10 +262,12 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
             connections,
             workers: count,
             idle_timeout: config.idle_timeout,
+            one_by_one,
             per_prefix: config
                 .max_connections_per_prefix
                 .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
         },
+        file_table,
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
         workers_with_tcp: Arc::new(AtomicUsize::new(count)),
@@ -233,10 +289,6 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     for address in &addresses {
         info!("listening on {address}");
     }
-    phase.serving();
-    let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
-    info!("ready");
-
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -248,6 +300,9 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
             }
         })
         .map_err(system("start the thread that waits for signals"))?;
+    phase.serving();
+    let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
+    info!("ready");
     let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
     serve(&inbox, &handles, &ready, clock)?;
     phase.draining();
@@ -284,6 +339,10 @@ fn keep_in_store(
         );
         return Ok(());
     }
+    // a variable left over from elsewhere: nobody is there to keep anything
+    if !notifier.is_heard() {
+        return Ok(());
+    }
     // who does not say how many it keeps is trusted to keep them all
     let size = notify::store_size().or(wanted.then_some(usize::MAX)).unwrap_or(0);
     let mut left_out = 0;
@@ -316,29 +375,42 @@ fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
     unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()
 }
 
-/// What each worker may serve: its part of what was asked for, or of what the open files allow.
+/// How many files each worker may have, where the process may have `limit` and has `sockets`.
+fn open_files_per_worker(limit: u64, file_table: FileTable, workers: usize, sockets: usize) -> u64 {
+    /// Our own besides: standard streams, metrics, logs, and whatever a library opens.
+    const OTHERS: usize = 64;
+    match file_table {
+        // the limit holds for each ring's table by itself
+        FileTable::Registered => limit,
+        // a ring and an eventfd for each worker
+        FileTable::Ordinary => limit.saturating_sub((OTHERS + sockets + 2 * workers) as u64) / workers as u64,
+    }
+}
+
+/// What each worker may serve beside its `fixed` files: its part of what was asked for, or of what the open files
+/// allow.
 fn connections_per_worker(
-    config: &ServerConfig,
-    shares: &[Vec<Listening>],
-    open_files: u64,
+    wanted: Option<NonZeroUsize>,
+    workers: usize,
+    fixed: usize,
+    open_files: Option<u64>,
 ) -> Result<usize, ServerError> {
-    let workers = shares.len();
-    let wanted = config.max_connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get);
-    let each = wanted.div_ceil(workers);
-    // a ring's file table may be as large as the limit of open files, each worker's by itself
-    let reply_sockets = config.reply_sockets.count;
-    let fixed = shares.iter().map(|share| worker::files(share, reply_sockets, 0)).max().unwrap_or(0);
-    let room = usize::try_from(open_files).unwrap_or(usize::MAX).saturating_sub(fixed);
+    let each = wanted.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get).div_ceil(workers);
+    let needed = fixed.saturating_add(each);
+    let limit = open_files.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let room = limit.min(RING_FILES_MAX).saturating_sub(fixed);
     if each <= room {
         Ok(each)
-    } else if config.max_connections.is_none() && room > 0 {
+    } else if limit >= RING_FILES_MAX {
+        Err(ServerError::RingFiles { connections: each, needed })
+    } else if wanted.is_none() && room > 0 {
         warn!(
-            "serving up to {room} connections per worker instead of {each}: RLIMIT_NOFILE is {open_files}, of which \
-             the accept queues may need {LISTEN_BACKLOG} for each listener"
+            "serving up to {room} connections per worker instead of {each}: RLIMIT_NOFILE allows {limit}, of which \
+             {fixed} are for the accept queues and our own sockets"
         );
         Ok(room)
     } else {
-        Err(ServerError::OpenFiles { connections: each, needed: fixed + each, fixed, limit: open_files })
+        Err(ServerError::OpenFiles { connections: each, needed, fixed, limit })
     }
 }
 
@@ -353,12 +425,11 @@ fn start_worker(
     let wake = Arc::new(sys::eventfd().map_err(system("make an eventfd"))?);
     let handle = Handle { counters: Arc::clone(&counters), wake: Arc::clone(&wake) };
     let body = move || {
-        if let Some(processor) = processor {
-            // a worker that can't be pinned serves all the same
-            let _ = sys::pin_thread(processor);
+        if let Some(Err(error)) = processor.map(sys::pin_thread) {
+            // nobody listens any more only when the process is ending
+            let _ = events.send(Event::Unpinned(error));
         }
         let outcome = Worker::arm(share, wake, counters, config).and_then(|worker| {
-            // nobody listens any more only when the process is ending
             let _ = events.send(Event::Armed);
             worker.run()
         });
@@ -367,21 +438,23 @@ fn start_worker(
             Err(error) => Event::Failed(index, error),
         });
     };
-    thread::Builder::new()
-        .name(format!("worker-{index}"))
-        .spawn(body)
-        .map_err(system("start a worker's thread"))?;
+    thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(ServerError::Thread)?;
     Ok(handle)
 }
 
 fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, ServerError> {
-    for _ in 0..count {
+    let (mut armed, mut unpinned) = (0, None);
+    while armed < count {
         match inbox.recv() {
-            Ok(Event::Armed) => {}
+            Ok(Event::Armed) => armed += 1,
+            Ok(Event::Unpinned(error)) => unpinned = Some(error),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
             Ok(Event::Signal) | Err(_) => unreachable!("signals are waited for later; we hold a sender"),
         }
+    }
+    if let Some(error) = unpinned {
+        warn!("--pin has no effect: the workers can't be kept on their processors: {error}");
     }
     Ok(Armed(()))
 }
@@ -400,7 +473,7 @@ fn serve(
             Ok(Event::Signal) => return Ok(()),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
-            Ok(Event::Armed) => {}
+            Ok(Event::Armed | Event::Unpinned(_)) => {}
             Err(RecvTimeoutError::Disconnected) => unreachable!("the signals' thread holds a sender"),
             Err(RecvTimeoutError::Timeout) => {
                 let due = clock.due(Instant::now());
@@ -450,7 +523,7 @@ fn drain(
                 warn!("a second signal: ending at once");
                 return Ok(());
             }
-            Ok(Event::Armed) => {}
+            Ok(Event::Armed | Event::Unpinned(_)) => {}
             Err(_) => {
                 warn!("{left} worker(s) did not end in time");
                 return Ok(());
@@ -532,6 +605,34 @@ impl Clock {
             stats: self.stats.is_due(now),
             status: self.status.is_due(now),
             watchdog: self.watchdog.is_due(now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_open_files_and_the_ring() {
+        let of = |wanted, open_files| {
+            connections_per_worker(NonZeroUsize::new(wanted), 2, 5000, Some(open_files))
+                .map_err(|error| error.to_string())
+        };
+        let default = 0;
+        assert_eq!(of(default, 20_000), Ok(5000));
+        assert_eq!(of(default, 6000), Ok(1000), "what the open files allow");
+        assert_eq!(of(default, u64::MAX), Ok(5000));
+        assert_eq!(of(2_000_000, u64::MAX), Ok(1_000_000));
+        for (wanted, open_files, cure) in [
+            (default, 5000, "RLIMIT_NOFILE allows 5000"),
+            (4000, 6000, "RLIMIT_NOFILE allows 6000"),
+            (usize::MAX, 6000, "RLIMIT_NOFILE allows 6000"),
+            (2_100_000, 1 << 30, "a ring has 1048576 at the most"),
+            (usize::MAX, u64::MAX, "a ring has 1048576 at the most"),
+        ] {
+            let error = of(wanted, open_files).unwrap_err();
+            assert!(error.contains(cure) && error.contains("--max-connections"), "{error}");
         }
     }
 }

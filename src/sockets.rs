@@ -54,7 +54,28 @@ pub struct Listening {
     pub addr: SocketAddr,
     /// What becomes of it.
     pub fate: Fate,
+    lacks: Vec<Lack>,
     fd: OwnedFd,
+}
+
+/// An option that only helps, and that the kernel or a filter refused: the socket serves without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lack {
+    option: &'static str,
+    loss: &'static str,
+    errno: Errno,
+}
+
+impl Lack {
+    fn of(set: io::Result<()>, option: &'static str, loss: &'static str) -> Option<Self> {
+        set.err().map(|error| Self { option, loss, errno: errno_of(&error) })
+    }
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "serving without {}: {}; {}", self.option, self.errno, self.loss)
+    }
 }
 
 impl AsFd for Listening {
@@ -87,12 +108,38 @@ pub struct Binding<'a> {
 
 /// Why an address can't be served: the step, the address, the kernel's answer, the cure.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step} {protocol} {addr}: {errno}; {}", cure(*.errno, *.addr))]
+#[error(
+    "cannot {step} {protocol} {addr}: {errno}; {}",
+    .covering.map_or_else(|| cure(*.errno, *.addr), Covering::cure)
+)]
 pub struct SocketError {
     step: &'static str,
     protocol: Protocol,
     addr: SocketAddr,
     errno: Errno,
+    covering: Option<Covering>,
+}
+
+/// Two addresses of ours that can't both have their port.
+#[derive(Clone, Copy, Debug)]
+struct Covering {
+    all: SocketAddr,
+    one: SocketAddr,
+}
+
+impl Covering {
+    fn of(a: SocketAddr, b: SocketAddr) -> Option<Self> {
+        let alike = a.port() == b.port() && a.is_ipv4() == b.is_ipv4();
+        match (a.ip().is_unspecified(), b.ip().is_unspecified()) {
+            (true, false) if alike => Some(Self { all: a, one: b }),
+            (false, true) if alike => Some(Self { all: b, one: a }),
+            _ => None,
+        }
+    }
+
+    fn cure(self) -> String {
+        format!("{} covers {}: name only one of them", self.all, self.one)
+    }
 }
 
 impl SocketError {
@@ -119,7 +166,9 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr) -> String {
             "this host has no such address family: name only addresses of the other one".into()
         }
         libc::EMFILE | libc::ENFILE => {
-            "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`)".into()
+            "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`), or lower --workers or \
+             name fewer addresses"
+                .into()
         }
         libc::EPERM => "the user already has sockets there, or a filter forbids it: see SystemCallFilter=, \
                         SocketBindDeny= and SELinux"
@@ -166,7 +215,16 @@ pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, 
                 sockets.warnings.push(format!("not serving {}: {}", endpoint.addr, error.errno));
                 absent = Some(error);
             }
-            Err(error) => return Err(error),
+            Err(mut error) => {
+                // they are ours: there is nobody else to look for
+                if error.is(libc::EADDRINUSE) {
+                    let mut bound = sockets.shares.iter().flatten();
+                    error.covering = bound.find_map(|socket| {
+                        Covering::of(socket.addr, error.addr).filter(|_| socket.protocol == error.protocol)
+                    });
+                }
+                return Err(error);
+            }
         }
     }
     if let Some(error) = absent.filter(|_| sockets.shares.iter().all(Vec::is_empty)) {
@@ -179,6 +237,13 @@ pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, 
         sockets.shares[0].push(listening);
     }
     sockets.warnings.extend(receive_buffer_warning(&sockets));
+    let mut lacks: Vec<Lack> = Vec::new();
+    for lack in sockets.shares.iter().flatten().flat_map(|socket| &socket.lacks) {
+        if !lacks.iter().any(|known| known.option == lack.option) {
+            lacks.push(*lack);
+        }
+    }
+    sockets.warnings.extend(lacks.iter().map(Lack::to_string));
     Ok(sockets)
 }
 
@@ -325,10 +390,11 @@ enum Share {
 }
 
 fn failed(step: &'static str, protocol: Protocol, addr: SocketAddr) -> impl Fn(io::Error) -> SocketError {
-    move |error| {
-        let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
-        SocketError { step, protocol, addr, errno }
-    }
+    move |error| SocketError { step, protocol, addr, errno: errno_of(&error), covering: None }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(libc::EINVAL))
 }
 
 fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening, SocketError> {
@@ -340,10 +406,12 @@ fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening,
     if addr.is_ipv6() {
         set(IntOption::ONLY_V6, 1)?;
     }
+    let mut lacks = prepare(fd.as_fd(), protocol, addr)?;
     if protocol == Protocol::Tcp {
-        set(IntOption::REUSE_ADDR, 1)?; // never on UDP, where a second such socket would take everything
+        // never on UDP, where a second such socket would take everything
+        let set = sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 1);
+        lacks.extend(Lack::of(set, "SO_REUSEADDR", "a restart may find the port taken for a minute"));
     }
-    prepare(fd.as_fd(), protocol, addr)?;
     if share == Share::Join {
         set(IntOption::REUSE_PORT, 1)?;
     }
@@ -356,23 +424,31 @@ fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result<Listening,
         sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?;
     }
     let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of"))?;
-    Ok(Listening { protocol, addr, fate: Fate::Ends, fd })
+    Ok(Listening { protocol, addr, fate: Fate::Ends, lacks, fd })
 }
 
-/// Sets the options that the datapath needs, on a socket of ours or an adopted one.
-fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(), SocketError> {
-    let set = |option, value| {
-        sys::set_option(fd, option, value).map_err(failed("set the socket options of", protocol, addr))
-    };
-    match protocol {
-        Protocol::Tcp => set(IntOption::NO_DELAY, 1)?, // connections inherit it
-        Protocol::Udp => {
-            set(if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 }, 1)?;
-            set(IntOption::GRO, 1)?;
-            raise_buffers(fd, addr).map_err(failed("set the socket buffers of", protocol, addr))?;
+/// Sets the options that the datapath needs, on a socket of ours or an adopted one, and those that help it.
+fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<Vec<Lack>, SocketError> {
+    let lacks = match protocol {
+        Protocol::Tcp => {
+            // connections inherit both
+            let no_delay = sys::set_option(fd, IntOption::NO_DELAY, 1);
+            let inline = sys::set_option(fd, IntOption::OOB_INLINE, 1);
+            [
+                Lack::of(no_delay, "TCP_NODELAY", "small echoes may wait for each other"),
+                Lack::of(inline, "SO_OOBINLINE", "urgent bytes are not echoed"),
+            ]
         }
-    }
-    Ok(())
+        Protocol::Udp => {
+            let origdst = if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 };
+            sys::set_option(fd, origdst, 1).map_err(failed("set the socket options of", protocol, addr))?;
+            // whoever got less is warned by what the kernel says it has
+            let _ = raise_buffers(fd, addr);
+            let set = sys::set_option(fd, IntOption::GRO, 1);
+            [Lack::of(set, "UDP_GRO", "trains of datagrams arrive and leave singly"), None]
+        }
+    };
+    Ok(lacks.into_iter().flatten().collect())
 }
 
 /// Gives a UDP socket the buffers that we want, or what we may; never less than it has.
@@ -431,7 +507,7 @@ impl Listening {
     /// A descriptor that a test lets pass for a listening socket.
     #[cfg(test)]
     pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
-        Self { protocol, addr, fate, fd }
+        Self { protocol, addr, fate, lacks: Vec::new(), fd }
     }
 
     /// Makes a bound socket of somebody else's fit for the datapath.
@@ -446,9 +522,9 @@ impl Listening {
             Protocol::Udp => sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 0)
                 .map_err(failed("set the socket options of"))?,
         }
-        prepare(fd.as_fd(), protocol, addr)?;
+        let lacks = prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
-        Ok(Self { protocol, addr, fate: Fate::Outlives, fd })
+        Ok(Self { protocol, addr, fate: Fate::Outlives, lacks, fd })
     }
 }
 
@@ -471,16 +547,15 @@ fn with_patience<T>(
 impl Sockets {
     /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
     /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
-    pub fn set_user_timeout(&self, timeout: Duration) -> Result<(), SocketError> {
+    pub fn set_user_timeout(&mut self, timeout: Duration) {
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        for socket in self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp) {
-            sys::set_option(socket.as_fd(), IntOption::USER_TIMEOUT, timeout_ms).map_err(failed(
-                "set the socket options of",
-                Protocol::Tcp,
-                socket.addr,
-            ))?;
-        }
-        Ok(())
+        let listeners = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp);
+        let set = listeners
+            .map(|listener| sys::set_option(listener.as_fd(), IntOption::USER_TIMEOUT, timeout_ms))
+            .find(Result::is_err);
+        let loss = "peers that vanished are given up when the system gives them up";
+        self.warnings
+            .extend(Lack::of(set.unwrap_or(Ok(())), "TCP_USER_TIMEOUT", loss).map(|lack| lack.to_string()));
     }
 }
 

@@ -181,6 +181,8 @@ counters! {
     udp_reply_socket_errors,
     /// Times the receive buffers of a UDP socket were used up; what is queued stays queued.
     udp_no_buffers,
+    /// Drops at our sockets by the kernel's count, mostly since the receive buffer was full; of a train it may count one.
+    udp_receive_buffer_drops,
     /// Receives that failed.
     udp_receive_errors,
     /// Times a reply found the send buffer full and had to wait.

@@ -40,6 +40,8 @@ pub struct IntOption(pub i32, pub i32);
 impl IntOption {
     /// Bind although the address is in `TIME_WAIT`.
     pub const REUSE_ADDR: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    /// An urgent byte stays in the stream, where it was sent (tcp(7), "urgent data").
+    pub const OOB_INLINE: Self = Self(libc::SOL_SOCKET, libc::SO_OOBINLINE);
     /// Share the address with sockets of the same user.
     pub const REUSE_PORT: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEPORT);
     /// Receive buffer, bytes; the kernel doubles it and caps it by `net.core.rmem_max`.
@@ -66,6 +68,9 @@ impl IntOption {
     pub const RECEIVE_ERRORS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVERR);
     /// The same, IPv6.
     pub const RECEIVE_ERRORS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVERR);
+    /// Bind to an address alone: connect(2) finds a port, which need be free only for connections to that peer
+    /// (Linux 4.2). For IPv6 sockets, too.
+    pub const BIND_ADDRESS_NO_PORT: Self = Self(libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT);
     /// No waiting for more bytes to send.
     pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
     /// Milliseconds that a peer may leave what was sent unacknowledged, or its window closed, before the
@@ -168,6 +173,10 @@ pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// (`SO_MEMINFO`). It wraps at 32 bits.
 pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = 8; // SK_MEMINFO_DROPS
+    #[cfg(test)]
+    if let Some(drops) = simulation::ask(|world| world.socket_drops(socket)) {
+        return Ok(drops);
+    }
     Ok(memory_info(socket)?[DROPS])
 }
 
@@ -327,17 +336,16 @@ pub fn wake(eventfd: BorrowedFd<'_>) {
     unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
 }
 
-/// Raises the soft limit of open files to the hard one and returns it (getrlimit(2)).
+/// Raises the soft limit of open files to the hard one, if it may, and returns what holds then (getrlimit(2)).
 pub fn raise_open_files() -> io::Result<u64> {
     // SAFETY: rlimit is plain data
     let mut limit: libc::rlimit = unsafe { zeroed() };
-    // SAFETY: getrlimit(2) writes to a live rlimit, setrlimit(2) reads one
-    unsafe {
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
-        limit.rlim_cur = limit.rlim_max;
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
-    }
-    Ok(limit.rlim_cur)
+    // SAFETY: getrlimit(2) writes to a live rlimit
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: setrlimit(2) reads a live rlimit
+    let outcome = check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) });
+    Ok(if outcome.is_ok() { raised.rlim_cur } else { limit.rlim_cur })
 }
 
 /// The ports that the kernel gives to clients (`net.ipv4.ip_local_port_range`, ip(7)), or its default
@@ -353,24 +361,38 @@ pub fn local_ports() -> RangeInclusive<u16> {
 
 /// The processors that this process may run on (sched_getaffinity(2)).
 pub fn processors() -> io::Result<Vec<usize>> {
-    // SAFETY: cpu_set_t is plain data; sched_getaffinity(2) writes at most its size; CPU_ISSET reads
-    // below CPU_SETSIZE only
-    unsafe {
-        let mut set: libc::cpu_set_t = zeroed();
-        check(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set))?;
-        Ok((0..libc::CPU_SETSIZE as usize).filter(|&processor| libc::CPU_ISSET(processor, &set)).collect())
+    processors_told_by(|mask| {
+        // SAFETY: sched_getaffinity(2) writes at most the size of a live mask of unsigned longs
+        check(unsafe { libc::sched_getaffinity(0, size_of_val(mask), mask.as_mut_ptr().cast()) }).map(drop)
+    })
+}
+
+/// Processors in one word of a mask.
+const MASK_BITS: usize = libc::c_ulong::BITS as usize;
+
+/// The same with a mask that grows while the kernel says `EINVAL`: it knows of more processors, and `cpu_set_t` ends
+/// at 1,024.
+fn processors_told_by(ask: impl Fn(&mut [libc::c_ulong]) -> io::Result<()>) -> io::Result<Vec<usize>> {
+    const WORDS_MAX: usize = (1 << 20) / MASK_BITS;
+    let mut mask = vec![0; 1024 / MASK_BITS];
+    loop {
+        match ask(&mut mask) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && mask.len() < WORDS_MAX => {
+                mask.resize(2 * mask.len(), 0);
+            }
+            outcome => break outcome?,
+        }
     }
+    let is_set = |&processor: &usize| mask[processor / MASK_BITS] >> (processor % MASK_BITS) & 1 != 0;
+    Ok((0..mask.len() * MASK_BITS).filter(is_set).collect())
 }
 
 /// Keeps the calling thread on one processor (sched_setaffinity(2)).
 pub fn pin_thread(processor: usize) -> io::Result<()> {
-    assert!(processor < libc::CPU_SETSIZE as usize, "processors() returns smaller ones only");
-    // SAFETY: cpu_set_t is plain data; CPU_SET writes below CPU_SETSIZE; sched_setaffinity(2) reads it
-    unsafe {
-        let mut set: libc::cpu_set_t = zeroed();
-        libc::CPU_SET(processor, &mut set);
-        check(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)).map(drop)
-    }
+    let mut mask: Vec<libc::c_ulong> = vec![0; processor / MASK_BITS + 1];
+    mask[processor / MASK_BITS] = 1 << (processor % MASK_BITS);
+    // SAFETY: sched_setaffinity(2) reads a live mask of unsigned longs, in its length
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&mask[..]), mask.as_ptr().cast()) }).map(drop)
 }
 
 /// The processor time that the calling thread has used so far (clock_gettime(2),
@@ -461,4 +483,29 @@ impl EndSignals {
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_of_processors_grows_with_the_machine() {
+        for processors in [2, 1024, 1025, 5000] {
+            let told = processors_told_by(|mask| {
+                if mask.len() * MASK_BITS < processors {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                for processor in [1, processors - 1] {
+                    mask[processor / MASK_BITS] |= 1 << (processor % MASK_BITS);
+                }
+                Ok(())
+            });
+            let mut expected = vec![1, processors - 1];
+            expected.dedup();
+            assert_eq!(told.unwrap(), expected);
+        }
+        let never = processors_told_by(|_| Err(io::Error::from_raw_os_error(libc::EINVAL)));
+        assert_eq!(never.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
 }

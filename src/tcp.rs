@@ -11,9 +11,15 @@
 //! A connection whose peer sends much at a time receives once for each send instead of by multishot, so
 //! that a peer that sends but does not read can make us keep one receive's bytes and no more.
 //!
+//! Only multishots and polls wait on a connection. Any other operation that waits is also woken by urgent data
+//! and by the peer's FIN, finds nothing that it can do, and moves to a thread of the kernel that blocks, one
+//! for each connection; with a provided buffer in hand, which other connections are then served from. A peer
+//! can bring that about with one forged segment.
+//!
 //! Each connection has at most one send in flight: two could overtake each other. A direct descriptor
 //! is closed only when nothing is in flight on it, so its number can't be used again under an operation.
 
+mod aside;
 mod connection;
 mod listener;
 
@@ -24,13 +30,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connection::{Cause, Connection, Phase, Receiving};
+use self::connection::{Cause, Connection, Phase, Receiving, Writable};
 use self::listener::{Accepting, Listener};
 use crate::addr::Domain;
-use crate::idle::IdleClock;
+use crate::idle::{IdleClock, TICKS};
 use crate::limits::ConnectionsPerPrefix;
 use crate::ring::{
-    Arena, BufferConfig, BufferRing, Completion, Errno, File, Patience, PeerName, Ring, RingError, Token,
+    Arena, BufferConfig, BufferRing, Completion, Errno, File, PeerName, Ring, RingError, Token,
 };
 use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
 use crate::stats::Counters;
@@ -55,6 +61,8 @@ const ASIDE_BYTES: u32 = 64 << 20;
 const EMPTYING_BYTES_MAX: u32 = 8 << 20;
 /// Bytes set aside are kept in chunks of this size.
 const CHUNK_BYTES: u32 = 16 << 10;
+/// Accepting goes on so long after it failed for want of a descriptor or of memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How much a worker takes on.
 #[derive(Clone, Debug)]
@@ -65,8 +73,19 @@ pub struct Limits {
     pub workers: usize,
     /// Connections on which nothing was sent or received for so long are closed; zero for never.
     pub idle_timeout: Duration,
-    /// How many each source may have, all workers together; `None`: any number.
+    /// Connections are accepted one by one, so that it is known from whom, and none is accepted beyond the limit.
+    pub one_by_one: bool,
+    /// How many each source may have, all workers together, where they are accepted one by one; `None`: any number.
     pub per_prefix: Option<Arc<ConnectionsPerPrefix>>,
+}
+
+/// What a clock ticks for.
+#[derive(Clone, Copy)]
+enum Tick {
+    /// To find idle connections.
+    Idle = 0,
+    /// To accept again.
+    Accept = 1,
 }
 
 /// The numbers of the operations that this datapath submits.
@@ -78,13 +97,17 @@ pub struct Operations {
     pub receive: u8,
     /// Send on a connection.
     pub send: u8,
+    /// Poll of a connection that is waited for to have something to receive.
+    pub readable: u8,
+    /// Poll of a connection whose peer has to make room.
+    pub writable: u8,
     /// Shutdown of a connection.
     pub shutdown: u8,
     /// Close of a connection; only failures complete.
     pub close: u8,
-    /// Cancellation of an accept or a receive.
+    /// Cancellation of an accept, a receive or a poll.
     pub cancel: u8,
-    /// A tick of the clock that finds idle connections.
+    /// A tick of one of the clocks; the index says which.
     pub tick: u8,
 }
 
@@ -95,6 +118,10 @@ impl Operations {
 
     fn cancel(self) -> Token {
         Token::new(self.cancel, 0, 0)
+    }
+
+    fn tick(self, tick: Tick) -> Token {
+        Token::new(self.tick, 0, tick as u32)
     }
 }
 
@@ -122,19 +149,22 @@ pub struct Tcp {
     served: usize,
     turn: u64,
     clock: IdleClock,
+    /// Ticks for listeners that have paused.
+    pause: IdleClock,
     draining: bool,
 }
 
 impl Tcp {
-    /// Registered files that connections need: the kernel accepts a full backlog beyond the limit
-    /// before a cancellation takes effect, and would close what finds no place in the table.
-    pub fn files(limit: usize, listeners: usize) -> usize {
-        limit + listeners * (LISTEN_BACKLOG as usize + 1)
+    /// Files that connections need. Unless they are accepted one by one the kernel accepts a full backlog beyond
+    /// the limit before a cancellation takes effect, and would close what finds no place in the table.
+    pub fn files(limit: usize, listeners: usize, one_by_one: bool) -> usize {
+        let beyond = if one_by_one { 1 } else { LISTEN_BACKLOG as usize + 1 };
+        limit + listeners * beyond
     }
 
     /// Registers `listening` from file `first` on. Connections get files from `first_connection` on.
     pub fn new(
-        ring: &Ring,
+        ring: &mut Ring,
         listening: Vec<Listening>,
         first: u32,
         first_connection: u32,
@@ -152,12 +182,12 @@ impl Tcp {
                 listening: Some(listening),
                 file,
                 accepting: Accepting::Ended,
-                peer: limits.per_prefix.is_some().then(PeerName::default),
+                peer: limits.one_by_one.then(PeerName::default),
             });
         }
         let buffers = BufferRing::new(ring, BUFFERS).or_else(|_| BufferRing::new(ring, WHOLE_BUFFERS))?;
         let chunks = ASIDE_BYTES / CHUNK_BYTES / limits.workers as u32;
-        let table = Self::files(limits.connections, listeners.len());
+        let table = Self::files(limits.connections, listeners.len(), limits.one_by_one);
         Ok(Self {
             operations,
             listeners,
@@ -175,6 +205,7 @@ impl Tcp {
             served: 0,
             turn: 0,
             clock: IdleClock::new(limits.idle_timeout),
+            pause: IdleClock::new(ACCEPT_PAUSE * TICKS),
             draining: false,
         })
     }
@@ -186,7 +217,12 @@ impl Tcp {
 
     /// Handles the completion of an accept. An error is final for the worker: the listener or the ring
     /// is unusable.
-    pub fn accepted(&mut self, completion: &Completion, counters: &Counters) -> Result<(), Errno> {
+    pub fn accepted(
+        &mut self,
+        completion: Completion,
+        ring: &mut Ring,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
         let listener = &mut self.listeners[completion.token().index() as usize];
         let domain = listener.domain;
         let counters = &counters[domain];
@@ -194,9 +230,9 @@ impl Tcp {
             let for_good = listener.accepting == Accepting::Leaving;
             listener.accepting = if for_good { Accepting::Off } else { Accepting::Ended };
         }
-        match completion.result() {
-            Ok(file) => {
-                let file = File(file);
+        match ring.accepted(completion) {
+            Ok(None) => counters.tcp_accept_errors.add(1),
+            Ok(Some(file)) => {
                 let peer = listener.peer.as_ref().and_then(PeerName::get);
                 let source =
                     self.per_prefix.as_ref().zip(peer).map(|(sources, peer)| sources.admit(peer.ip()));
@@ -218,6 +254,12 @@ impl Tcp {
             Err(errno) => match verdict::of_accept(errno) {
                 verdict::Receive::Cancelled => {}
                 verdict::Receive::Fatal => return Err(errno),
+                verdict::Receive::Starved => {
+                    counters.tcp_accept_errors.add(1);
+                    if listener.accepting == Accepting::Ended {
+                        listener.accepting = Accepting::Paused;
+                    }
+                }
                 _ => counters.tcp_accept_errors.add(1),
             },
         }
@@ -264,10 +306,11 @@ impl Tcp {
             }
             Err(errno) => match verdict::of_stream(errno) {
                 verdict::Receive::Starved => traffic.tcp_no_buffers.add(1),
-                verdict::Receive::Cancelled => {}
-                verdict::Receive::Rearm => {
-                    let emptied = was == Receiving::Rest && errno.0 == libc::EAGAIN;
-                    if emptied && matches!(connection.phase, Phase::Emptying(_)) {
+                verdict::Receive::Cancelled | verdict::Receive::Rearm => {}
+                verdict::Receive::Dry => {
+                    connection.dry = true;
+                    let emptied = was == Receiving::Once && matches!(connection.phase, Phase::Emptying(_));
+                    if emptied {
                         connection.phase = Phase::Finishing(Cause::Drained);
                     }
                 }
@@ -299,7 +342,10 @@ impl Tcp {
                 self.advance(file, bytes, counters);
             }
             Err(errno) => match verdict::of_stream_send(errno) {
-                StreamSend::Stalled => self.set_aside(file, counters),
+                StreamSend::Stalled => {
+                    connection.blocked = true;
+                    self.set_aside(file, counters);
+                }
                 StreamSend::Again => {}
                 StreamSend::Reset => {
                     // a send that was cancelled has its cause already
@@ -308,6 +354,32 @@ impl Tcp {
                     }
                 }
             },
+        }
+    }
+
+    /// Handles the completion of a poll: there is something to receive, or the connection has ended.
+    pub fn readable(&mut self, completion: &Completion) {
+        let Some(file) = self.file_of(completion.token()) else { return };
+        self.list(file);
+        let connection = self.connection(file);
+        connection.receiving = Receiving::Off;
+        connection.dry = false;
+    }
+
+    /// Handles what a connection's poll for room says.
+    pub fn writable(&mut self, completion: &Completion) {
+        let Some(file) = self.file_of(completion.token()) else { return };
+        let connection = self.connection(file);
+        if !completion.more() {
+            connection.writable = Writable::Off;
+        }
+        // a peer's FIN is told at once, and is no room
+        let room = completion.result().is_ok_and(|events| events & !(libc::POLLRDHUP as u32) != 0);
+        if room {
+            connection.blocked = false;
+        }
+        if room || !completion.more() {
+            self.list(file);
         }
     }
 
@@ -322,8 +394,19 @@ impl Tcp {
         }
     }
 
-    /// Handles a tick of the clock: closes the connections that were idle for too long.
-    pub fn ticked(&mut self) {
+    /// Handles a tick of a clock: closes the connections that were idle for too long, or accepts again.
+    pub fn ticked(&mut self, token: Token) {
+        if token.index() == Tick::Idle as u32 {
+            self.close_idle();
+        } else {
+            self.pause.ticked();
+            for listener in self.listeners.iter_mut().filter(|it| it.accepting == Accepting::Paused) {
+                listener.accepting = Accepting::Ended;
+            }
+        }
+    }
+
+    fn close_idle(&mut self) {
         self.clock.ticked();
         for index in 0..self.connections.len() {
             let connection = &mut self.connections[index];
@@ -345,7 +428,7 @@ impl Tcp {
         }
         self.listed = listed;
         self.make_room(ring, counters);
-        // who found no buffer is served in turn as buffers come back, one each: the rest wait on
+        // who found no buffer is served in turn as buffers come back, one each: the rest wait for the next turn
         for _ in 0..self.buffers.available() {
             let Some(file) = self.starved.pop_front() else { break };
             self.connection(file).starved = false;
@@ -361,7 +444,7 @@ impl Tcp {
             self.look_after(file, ring, counters);
         }
         if self.served > 0 {
-            self.clock.run(ring, Token::new(self.operations.tick, 0, 0));
+            self.clock.run(ring, self.operations.tick(Tick::Idle));
         }
         self.arm_listeners(ring, counters);
     }
@@ -377,6 +460,7 @@ impl Tcp {
                     ring.cancel(self.operations.accept(number), self.operations.cancel());
                 }
                 Accepting::Ended if !full => listener.accept(ring, self.operations.accept(number)),
+                Accepting::Paused => self.pause.run(ring, self.operations.tick(Tick::Accept)),
                 _ => {}
             }
         }
@@ -398,6 +482,12 @@ impl Tcp {
                 self.list(File(self.first_connection + index as u32));
             }
         }
+    }
+
+    /// The next turn has something to do, whether anything completes or not: buffers are there for connections
+    /// that wait for them.
+    pub fn is_pressed(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.available() > 0
     }
 
     /// Ends accepting: at once where the listener outlives us, else when its queue is empty. True when no
@@ -435,84 +525,74 @@ impl Tcp {
         let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
         let receive = Token::new(operations.receive, connection.generation, file.0);
         let send = Token::new(operations.send, connection.generation, file.0);
-
-        if let Phase::Closing(cause) = connection.phase {
-            if matches!(connection.receiving, Receiving::Multishot | Receiving::Once) {
-                connection.receiving = Receiving::Cancelling;
-                ring.cancel(receive, operations.cancel());
-            }
-            // a receive of the rest needs no cancelling: it does not wait
-            if connection.sending {
-                ring.cancel(send, operations.cancel());
-            }
-            if connection.receiving == Receiving::Off && !connection.sending {
-                self.close(file, cause, ring, counters);
-            }
-            return;
-        }
+        let readable = Token::new(operations.readable, connection.generation, file.0);
+        let writable = Token::new(operations.writable, connection.generation, file.0);
 
         // bytes that wait for room would only be refused again
-        let waits = connection.crowded && connection.aside.is_empty();
-        if !connection.sending && !waits && connection.has_to_send() {
+        let waits = connection.blocked || connection.crowded && connection.aside.is_empty();
+        if !connection.sending && !waits && connection.phase.echoes() && connection.has_to_send() {
             connection.sending = true;
-            if let Some(chunk) = connection.aside.front() {
-                let bytes = self.aside.span(chunk).skip(connection.chunk_bytes_done);
-                ring.send(file, bytes, Patience::Wait, send);
-            } else if let Some(piece) = connection.pieces.front() {
-                let bytes = self.buffers.span(piece).skip(connection.piece_bytes_done);
-                ring.send(file, bytes, Patience::Inline, send);
+            let bytes = if let Some(chunk) = connection.aside.front() {
+                self.aside.span(chunk).skip(connection.chunk_bytes_done)
+            } else {
+                self.buffers.span(&connection.pieces[0]).skip(connection.piece_bytes_done)
+            };
+            ring.send(file, bytes, send);
+        }
+        if connection.blocked && connection.phase.echoes() && connection.writable == Writable::Off {
+            connection.writable = Writable::Armed;
+            ring.watch_writable(file, writable);
+        }
+
+        if connection.has_to_stop_receiving() {
+            let awaiting = connection.receiving == Receiving::Awaiting;
+            connection.receiving = Receiving::Cancelling;
+            ring.cancel(if awaiting { readable } else { receive }, operations.cancel());
+        } else if connection.receiving == Receiving::Off
+            && let Some(next) = connection.next_receiving()
+        {
+            if next == Receiving::Awaiting {
+                connection.receiving = next;
+                ring.poll_readable(file, readable);
+            } else if self.buffers.available() == 0 {
+                if !connection.starved {
+                    connection.starved = true;
+                    self.starved.push_back(file);
+                }
+            } else {
+                connection.receiving = next;
+                if next == Receiving::Multishot {
+                    ring.receive(file, &self.buffers, receive);
+                } else {
+                    ring.receive_once(file, &self.buffers, STREAMING_RECEIVE_BYTES_MAX, receive);
+                }
             }
         }
 
-        match (connection.phase, connection.receiving) {
-            (Phase::Open | Phase::Emptying(_), Receiving::Off) => {
-                let ready = !connection.has_to_send();
-                if ready && self.buffers.available() == 0 {
-                    if !connection.starved {
-                        connection.starved = true;
-                        self.starved.push_back(file);
-                    }
-                } else if ready && connection.phase != Phase::Open {
-                    connection.receiving = Receiving::Rest;
-                    let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
-                    ring.receive_once(file, &self.buffers, bytes_max, Patience::Inline, receive);
-                } else if ready && connection.streaming {
-                    connection.receiving = Receiving::Once;
-                    let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
-                    ring.receive_once(file, &self.buffers, bytes_max, Patience::Wait, receive);
-                } else if ready {
-                    connection.receiving = Receiving::Multishot;
-                    ring.receive(file, &self.buffers, receive);
-                }
+        // what waits for room, too, has to be sent before
+        let sent = !connection.sending && !connection.has_to_send();
+        if let Phase::Finishing(cause) = connection.phase
+            && connection.receiving == Receiving::Off
+            && sent
+        {
+            if cause == Cause::Drained {
+                connection.phase = Phase::Lingering;
+                connection.sending = true;
+                ring.shutdown(file, Token::new(operations.shutdown, connection.generation, file.0));
+            } else {
+                connection.phase = Phase::Closing(cause);
             }
-            (Phase::Open, Receiving::Multishot) if connection.streaming || !connection.aside.is_empty() => {
-                connection.receiving = Receiving::Cancelling;
-                ring.cancel(receive, operations.cancel());
+        }
+
+        if let Phase::Closing(cause) = connection.phase {
+            if connection.writable == Writable::Armed {
+                connection.writable = Writable::Cancelling;
+                ring.cancel(writable, operations.cancel());
             }
-            (Phase::Emptying(_) | Phase::Finishing(_), Receiving::Multishot | Receiving::Once) => {
-                connection.receiving = Receiving::Cancelling;
-                ring.cancel(receive, operations.cancel());
+            // a send or a receive that does not wait has no need to be cancelled
+            if !connection.is_busy() {
+                self.close(file, cause, ring, counters);
             }
-            // what waits for room, too, has to be sent before
-            (Phase::Finishing(cause), Receiving::Off) if !connection.sending && !connection.has_to_send() => {
-                if cause == Cause::Drained {
-                    connection.phase = Phase::Lingering;
-                    connection.sending = true;
-                    ring.shutdown(file, Token::new(operations.shutdown, connection.generation, file.0));
-                } else {
-                    self.close(file, cause, ring, counters);
-                }
-            }
-            (Phase::Lingering, Receiving::Off) if !connection.sending && self.buffers.available() > 0 => {
-                connection.receiving = Receiving::Once;
-                let bytes_max = STREAMING_RECEIVE_BYTES_MAX;
-                ring.receive_once(file, &self.buffers, bytes_max, Patience::Wait, receive);
-            }
-            (Phase::Lingering, Receiving::Off) if !connection.sending && !connection.starved => {
-                connection.starved = true;
-                self.starved.push_back(file);
-            }
-            _ => {}
         }
     }
 
@@ -535,94 +615,6 @@ impl Tcp {
         let counters = &counters[domain];
         counters.tcp_open.subtract(1);
         cause.counter(counters).add(1);
-    }
-
-    /// Takes `bytes` that were sent off what is to be sent.
-    fn advance(&mut self, file: File, bytes: u32, counters: &Counters) {
-        let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
-        if let Some(chunk) = connection.aside.front() {
-            connection.chunk_bytes_done += bytes;
-            if connection.chunk_bytes_done == chunk.bytes() {
-                connection.chunk_bytes_done = 0;
-                let chunk = connection.aside.pop_front().expect("it is there");
-                self.aside.release(chunk);
-            }
-        } else if let Some(piece) = connection.pieces.front() {
-            connection.piece_bytes_done += bytes;
-            if connection.piece_bytes_done == piece.bytes() {
-                connection.piece_bytes_done = 0;
-                let piece = connection.pieces.pop_front().expect("it is there");
-                self.buffers.recycle(piece);
-            } else {
-                self.set_aside(file, counters);
-            }
-        }
-    }
-
-    /// Copies what a connection has received out of the provided buffers, so that they need not wait
-    /// for its peer. What finds no room is tried again at the end of each turn, see [`Self::make_room`].
-    fn set_aside(&mut self, file: File, counters: &Counters) {
-        let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
-        if connection.aside.is_empty() {
-            connection.stalled_turn = self.turn;
-            counters[connection.domain].tcp_stalls.add(1);
-        }
-        while let Some(piece) = connection.pieces.front() {
-            let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];
-            let Some(chunk) = self.aside.keep(rest) else {
-                if !connection.crowded {
-                    connection.crowded = true;
-                    self.crowded.push(file);
-                }
-                return;
-            };
-            connection.piece_bytes_done += chunk.bytes();
-            connection.aside.push_back(chunk);
-            if connection.piece_bytes_done == piece.bytes() {
-                connection.piece_bytes_done = 0;
-                let piece = connection.pieces.pop_front().expect("it is there");
-                self.buffers.recycle(piece);
-            }
-        }
-    }
-
-    /// Sets aside what found no room before. As long as there is none, the connection whose peer has not
-    /// read for the longest time is closed, one after the other: otherwise peers that don't read would
-    /// keep the provided buffers from everybody else.
-    fn make_room(&mut self, ring: &mut Ring, counters: &Counters) {
-        if self.crowded.is_empty() {
-            return;
-        }
-        for file in std::mem::take(&mut self.crowded) {
-            // a file whose connection was closed meanwhile may have another one
-            let connection = self.connection(file);
-            if std::mem::take(&mut connection.crowded) {
-                self.set_aside(file, counters);
-                self.look_after(file, ring, counters);
-            }
-        }
-        let closing = self.given_up.is_some_and(|(file, generation)| {
-            let connection = self.connection(file);
-            connection.generation == generation && matches!(connection.phase, Phase::Closing(_))
-        });
-        if !self.crowded.is_empty() && !closing {
-            self.give_up_longest_stalled(ring, counters);
-        }
-    }
-
-    /// Closes the connection whose peer has not read for the longest time.
-    fn give_up_longest_stalled(&mut self, ring: &mut Ring, counters: &Counters) {
-        let stalled = (0_u32..).zip(&self.connections).filter(|(_, connection)| {
-            !connection.aside.is_empty() && matches!(connection.phase, Phase::Open | Phase::Finishing(_))
-        });
-        let longest = stalled.min_by_key(|(_, connection)| connection.stalled_turn).map(|(index, _)| index);
-        if let Some(index) = longest {
-            let file = File(self.first_connection + index);
-            let connection = self.connection(file);
-            connection.phase = Phase::Closing(Cause::Stalled);
-            self.given_up = Some((file, self.connection(file).generation));
-            self.look_after(file, ring, counters);
-        }
     }
 
     /// The connection that a token means, if it is still the same one.

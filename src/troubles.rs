@@ -6,10 +6,15 @@ use crate::stats::Snapshot;
 /// How a kind of loss is read off the counters, and what is said of it.
 type Trouble = (fn(&Snapshot) -> u64, &'static str);
 
-const TROUBLES: [Trouble; 21] = [
+const TROUBLES: [Trouble; 22] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
+    ),
+    (
+        |now| now.udp_receive_buffer_drops,
+        "the kernel drops datagrams, mostly because a receive buffer is full (udp_receive_buffer_drops): raise \
+         net.core.rmem_max or grant CAP_NET_ADMIN, or ask for more --workers",
     ),
     (
         |now| now.udp_unaddressed,

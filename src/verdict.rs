@@ -8,10 +8,12 @@ use crate::ring::Errno;
 /// What is done about a receive or accept that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
-    /// Wait for buffers, then arm again.
+    /// Something is short: arm again when there may be more of it.
     Starved,
     /// It was cancelled on purpose.
     Cancelled,
+    /// Nothing is there.
+    Dry,
     /// Count it and arm again.
     Rearm,
     /// The connection is gone.
@@ -37,8 +39,10 @@ pub fn of_accept(errno: Errno) -> Receive {
     match errno.0 {
         libc::ECANCELED => Receive::Cancelled,
         libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOTSOCK | libc::EFAULT => Receive::Fatal,
-        // accept(2): network errors of the new connection come here as well; tables that are full for
-        // the moment (EMFILE, ENFILE) and short memory pass
+        // tables that are full for the moment and short memory pass, but not at once: until then each accept
+        // fails the same way, whether anybody connects or not
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Receive::Starved,
+        // accept(2): network errors of the new connection come here as well
         _ => Receive::Rearm,
     }
 }
@@ -48,7 +52,8 @@ pub fn of_stream(errno: Errno) -> Receive {
     match errno.0 {
         libc::ENOBUFS => Receive::Starved,
         libc::ECANCELED => Receive::Cancelled,
-        libc::EINTR | libc::EAGAIN => Receive::Rearm,
+        libc::EAGAIN => Receive::Dry,
+        libc::EINTR => Receive::Rearm,
         // ECONNRESET, ETIMEDOUT, EHOSTUNREACH and whatever else ends one connection
         _ => Receive::Reset,
     }
@@ -57,7 +62,7 @@ pub fn of_stream(errno: Errno) -> Receive {
 /// What is done about a reply that was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Send {
-    /// The send buffer is full: send it again, patiently.
+    /// The send buffer is full: it waits for room.
     Wait,
     /// The path takes no such train: send its datagrams singly.
     Split,
@@ -136,6 +141,14 @@ mod tests {
         }
         assert_eq!(of_datagrams(Errno(libc::EBADF)), Receive::Fatal);
         assert_eq!(of_accept(Errno(libc::EINVAL)), Receive::Fatal);
+    }
+
+    #[test]
+    fn an_accept_waits_for_what_is_short_and_for_nothing_else() {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(of_accept(Errno(errno)), Receive::Starved, "{errno}");
+        }
+        assert_eq!(of_accept(Errno(libc::ECONNABORTED)), Receive::Rearm);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::limits::Rates;
 use crate::refuse::{Gate, Rules};
 use crate::reply_sockets::{self, ReplySockets};
-use crate::ring::{Completion, Errno, File, Ring, RingConfig, RingError, Token, Wait};
+use crate::ring::{Completion, Errno, File, FileTable, Ring, RingConfig, RingError, Token, Wait};
 use crate::sockets::Listening;
 use crate::stats::Counters;
 use crate::sys::{self, Protocol};
@@ -45,6 +45,8 @@ pub struct WorkerConfig {
     pub reply_sockets: reply_sockets::Limits,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
+    /// How the ring knows its files.
+    pub file_table: FileTable,
     /// Look for work for so long before sleeping; zero for never.
     pub busy_poll: Duration,
     /// How long a drain may take.
@@ -101,12 +103,14 @@ enum Operation {
     TcpSend,
     TcpShutdown,
     TcpClose,
+    TcpReadable,
+    TcpWritable,
     TcpTick,
     UdpTick,
 }
 
 impl Operation {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Wake,
         Self::Cancel,
         Self::UdpReceive,
@@ -116,6 +120,8 @@ impl Operation {
         Self::TcpSend,
         Self::TcpShutdown,
         Self::TcpClose,
+        Self::TcpReadable,
+        Self::TcpWritable,
         Self::TcpTick,
         Self::UdpTick,
     ];
@@ -136,6 +142,8 @@ const TCP_OPERATIONS: tcp::Operations = tcp::Operations {
     accept: Operation::Accept as u8,
     receive: Operation::TcpReceive as u8,
     send: Operation::TcpSend as u8,
+    readable: Operation::TcpReadable as u8,
+    writable: Operation::TcpWritable as u8,
     shutdown: Operation::TcpShutdown as u8,
     close: Operation::TcpClose as u8,
     cancel: Operation::Cancel as u8,
@@ -166,9 +174,9 @@ pub struct Worker {
 }
 
 /// Registered files of a worker with these sockets; the limit of open files must allow them.
-pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize) -> usize {
+pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize, one_by_one: bool) -> usize {
     let listeners = sockets.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
-    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners)
+    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners, one_by_one)
 }
 
 impl Worker {
@@ -181,16 +189,18 @@ impl Worker {
         counters: Arc<Counters>,
         config: WorkerConfig,
     ) -> Result<Self, WorkerError> {
+        let tcp::Limits { connections, one_by_one, .. } = config.limits;
         let mut ring = Ring::new(RingConfig {
             submission_entries: SUBMISSION_ENTRIES,
             completion_entries: COMPLETION_ENTRIES,
-            files: files(&sockets, config.reply_sockets.count, config.limits.connections) as u32,
+            files: files(&sockets, config.reply_sockets.count, connections, one_by_one) as u32,
+            file_table: config.file_table,
             busy_poll: config.busy_poll,
         })?;
         ring.register_file(WAKE, wake.as_fd())?;
         let first_reply_socket = 1 + sockets.len() as u32;
         let first_connection = first_reply_socket + config.reply_sockets.count as u32;
-        let connection_files = files(&sockets, 0, config.limits.connections) as u32 - first_reply_socket;
+        let connection_files = files(&sockets, 0, connections, one_by_one) as u32 - first_reply_socket;
         ring.reserve_files_below(File(first_connection), connection_files)?;
         let (udp, tcp): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
@@ -198,9 +208,15 @@ impl Worker {
         let pairs = config.rules.pairs();
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, pairs);
         let gate = Gate::new(config.rules.clone(), config.rates);
-        let udp = Udp::new(&ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS)?;
-        let tcp =
-            Tcp::new(&ring, tcp, first_listener, first_connection, config.limits.clone(), TCP_OPERATIONS)?;
+        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS)?;
+        let tcp = Tcp::new(
+            &mut ring,
+            tcp,
+            first_listener,
+            first_connection,
+            config.limits.clone(),
+            TCP_OPERATIONS,
+        )?;
         ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
         let mut this = Self {
             ring,
@@ -230,7 +246,11 @@ impl Worker {
             let draining = self.drain_deadline.map(|_| DRAIN_TICK);
             let tending = self.retiring.then_some(TENDING_TICK);
             let sleeps = [self.config.turn_timeout, draining, tending];
-            let wait = sleeps.into_iter().flatten().min().map_or(Wait::Completion, Wait::Timeout);
+            let wait = match sleeps.into_iter().flatten().min() {
+                _ if self.tcp.is_pressed() => Wait::No,
+                None => Wait::Completion,
+                Some(timeout) => Wait::Timeout(timeout),
+            };
             self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
             self.counters.turns.add(1);
             self.handle_completions()?;
@@ -265,9 +285,9 @@ impl Worker {
                         errno,
                     })?;
                 }
-                Operation::UdpSend => udp.sent(&completion, ring, counters),
+                Operation::UdpSend => udp.sent(&completion, counters),
                 Operation::Accept => {
-                    tcp.accepted(&completion, counters).map_err(|errno| WorkerError::Socket {
+                    tcp.accepted(completion, ring, counters).map_err(|errno| WorkerError::Socket {
                         step: "accept on",
                         protocol: Protocol::Tcp,
                         addr: tcp.addr(token),
@@ -277,15 +297,17 @@ impl Worker {
                 Operation::TcpReceive => tcp.received(&completion, counters),
                 Operation::TcpSend => tcp.sent(&completion, counters),
                 Operation::TcpShutdown => tcp.shut_down(&completion),
-                Operation::TcpTick => tcp.ticked(),
-                Operation::UdpTick => udp.ticked(ring),
+                Operation::TcpReadable => tcp.readable(&completion),
+                Operation::TcpWritable => tcp.writable(&completion),
+                Operation::TcpTick => tcp.ticked(token),
+                Operation::UdpTick => udp.ticked(token, ring, counters),
                 Operation::Wake => ending = true,
                 Operation::Cancel | Operation::TcpClose => {}
             }
         }
         if ending && self.drain_deadline.is_none() {
             self.drain_deadline = Some(sys::now() + self.config.drain_timeout);
-            self.udp.begin_drain();
+            self.udp.begin_drain(&self.counters);
             self.tcp.begin_drain();
         }
         Ok(())
@@ -317,7 +339,11 @@ impl Worker {
             Some(_) => Leave::Now,
         };
         let udp = self.udp.drain(&mut self.ring, leave).map_err(WorkerError::Queue)?;
-        Ok(udp && tcp || now >= deadline + 2 * LEAVING)
+        let ended = udp && tcp || now >= deadline + 2 * LEAVING;
+        if ended {
+            self.udp.give_up(&self.counters);
+        }
+        Ok(ended)
     }
 }
 

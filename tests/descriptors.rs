@@ -4,11 +4,18 @@ mod support;
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
+use std::thread;
+use std::time::Duration;
+use support::launch::Launch;
+use support::random::Random;
 use support::server::Protocol;
 use support::sys::{self, Pidfd};
-use support::{Server, bounded};
+use support::tcp::{connect, echo, expect_end};
+use support::udp::UdpClient;
+use support::{Server, bounded, until};
+use tubular_echo::ring::FileTable;
 
 /// `register-pid` gives up after so many closed descriptors in a row.
 const CLOSED_IN_A_ROW_MAX: usize = 32;
@@ -125,6 +132,70 @@ fn no_descriptor_is_a_mere_path(server: &Server) {
         seen += 1;
     }
     assert!(seen > FIRST, "only {seen} descriptors seen");
+}
+
+/// So many descriptors a process has.
+fn descriptors_of(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("the descriptor table").count()
+}
+
+/// Connections and a reply from each address, on a server whose connections are, or are not, descriptors of the
+/// process.
+fn serve(server: Server, ordinary: bool) {
+    const CONNECTIONS: usize = 100;
+    let before = descriptors_of(&server);
+    let mut random = Random::new(1);
+    for round in 0..3 {
+        let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect(server.tcp())).collect();
+        for stream in &mut streams {
+            echo(stream, &random.bytes(100_000));
+        }
+        let more = if ordinary { CONNECTIONS } else { 0 };
+        assert_eq!(descriptors_of(&server), before + more, "round {round}");
+        for mut stream in streams {
+            stream.shutdown(Shutdown::Write).expect("send a FIN");
+            expect_end(&mut stream);
+        }
+        until("all are closed", || descriptors_of(&server) == before);
+    }
+    let client = UdpClient::at(server.udp().ip());
+    client.echo(server.udp(), &[100; 20], 1);
+    let end = server.stop();
+    assert_eq!(end.counter("tcp_closed_finished"), 3 * CONNECTIONS as u64);
+    assert_eq!(end.counter("tcp_open"), 0);
+}
+
+const REGISTER_FILES2: u32 = 13;
+const OPTIONS: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+#[test]
+fn connections_are_no_descriptors_of_the_process_unless_the_kernel_can_not_do_without() {
+    bounded(|| {
+        // What the kernel closes late when it is registered is not registered: before Linux 6.13 everything.
+        let late = FileTable::best() == FileTable::Ordinary;
+        serve(Server::start(&OPTIONS), late);
+        serve(Launch::new(&OPTIONS).deny_register(REGISTER_FILES2, libc::EINVAL).ready(), true);
+    });
+}
+
+#[test]
+fn who_finds_no_descriptor_left_is_accepted_later_and_costs_no_processor() {
+    bounded(|| {
+        let server = Launch::new(&OPTIONS).deny_register(REGISTER_FILES2, libc::EINVAL).ready();
+        // No number is below it but those that are taken.
+        let before = sys::set_soft_limit(server.pid(), libc::RLIMIT_NOFILE, 1);
+        let mut stream = connect(server.tcp());
+        let used_before = sys::cpu_time_of(server.pid());
+        thread::sleep(Duration::from_millis(500)); // that nothing happens meanwhile is what is looked at
+        let used = sys::cpu_time_of(server.pid()).saturating_sub(used_before);
+        assert!(used < Duration::from_millis(100), "{used:?} of 500 ms");
+        sys::set_soft_limit(server.pid(), libc::RLIMIT_NOFILE, before);
+        echo(&mut stream, b"served after all");
+        drop(stream);
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), 1);
+        assert!(end.counter("tcp_accept_errors") > 0);
+    });
 }
 
 #[test]

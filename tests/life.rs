@@ -3,7 +3,10 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,7 +15,7 @@ use support::random::payload;
 use support::strace::Strace;
 use support::tcp::{connect, echo, expect_end};
 use support::udp::UdpClient;
-use support::{Launch, PATIENCE, Server, bounded, sys};
+use support::{Launch, PATIENCE, Server, bounded, private_network, sys, until};
 
 /// What a worker never calls: the ring does it.
 fn is_forbidden(call: &str) -> bool {
@@ -228,5 +231,42 @@ fn the_log_is_as_quiet_as_it_is_asked_to_be() {
         let end = server.stop();
         // No colours for a file or the journal.
         assert!(!end.stderr.iter().any(|line| line.contains('\u{1b}')), "{:?}", end.stderr);
+    });
+}
+
+/// A full disk, or a reader of the log that has gone.
+#[test]
+#[ignore = "needs root"]
+fn a_log_that_nobody_takes_stops_nothing() {
+    private_network(|| {
+        let start = |arguments: &[&str], stderr: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
+            command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+            command.spawn().expect("start the server")
+        };
+        let full = || File::options().write(true).open("/dev/full").expect("/dev/full").into();
+        let target = "127.0.0.1:7".parse().unwrap();
+        let ends_well = |mut server: Child| {
+            echo(&mut connect(target), b"unheard");
+            UdpClient::beside(target).echo(target, &[100; 1000], 10);
+            let pidfd = sys::Pidfd::open(server.id()).expect("pidfd_open");
+            pidfd.signal(libc::SIGTERM).expect("a signal");
+            assert!(pidfd.ends_within(PATIENCE), "the server did not end");
+            assert_eq!(server.wait().expect("the end").code(), Some(0));
+        };
+
+        let server = start(&["--listen", "127.0.0.1:7", "--stats-interval", "10ms"], full());
+        until("it serves", || TcpStream::connect(target).is_ok());
+        ends_well(server);
+
+        let mut server = start(&["--listen", "127.0.0.1:7", "--stats-interval", "10ms"], Stdio::piped());
+        let mut log = BufReader::new(server.stderr.take().expect("the log")).lines();
+        assert!(log.any(|line| line.expect("a line").contains("counters")));
+        drop(log);
+        ends_well(server);
+
+        for (arguments, code) in [(["--listen", "198.51.100.7:7"], 1), (["--listen", "nowhere"], 2)] {
+            assert_eq!(start(&arguments, full()).wait().expect("the end").code(), Some(code));
+        }
     });
 }

@@ -87,6 +87,27 @@ fn a_port_that_another_program_would_share() {
 }
 
 #[test]
+#[ignore = "needs root"]
+fn an_address_that_another_one_covers() {
+    private_network(|| {
+        for (all, one) in [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")] {
+            let (all, one) = (format!("{all}:7"), format!("{one}:7"));
+            for (option, workers) in [("--listen", "1"), ("--tcp", "2"), ("--udp", "1")] {
+                for (first, second) in [(&all, &one), (&one, &all)] {
+                    let launch = Launch::new(&[option, first, option, second, "--workers", workers]);
+                    let Refusal { code, stderr, .. } = launch.refused();
+                    assert_eq!((code, stderr.len()), (Some(1), 1), "{stderr:?}");
+                    let cure = format!("{all} covers {one}: name only one of them");
+                    assert!(stderr[0].contains(&cure) && !stderr[0].contains("--join"), "{stderr:?}");
+                }
+            }
+            // with ports that are shared both are served, as wanted
+            Launch::new(&["--listen", &all, "--listen", &one, "--join"]).ready().stop();
+        }
+    });
+}
+
+#[test]
 fn an_address_of_another_host() {
     bounded(|| {
         for option in ["--udp", "--tcp", "--listen"] {
@@ -160,6 +181,44 @@ fn a_kernel_that_can_not_restrict_a_ring_is_served_all_the_same() {
         UdpClient::beside(server.udp()).echo(server.udp(), &[100; 10], 2);
         echo(&mut connect(server.tcp()), b"unrestricted");
         server.stop();
+    });
+}
+
+/// Serves with this system call denied; the lines that warn.
+fn serves(launch: Launch) -> Vec<String> {
+    let server = launch.ready();
+    for _ in 0..10 {
+        UdpClient::beside(server.udp()).echo(server.udp(), &[100; 10], 2);
+        echo(&mut connect(server.tcp()), b"all the same");
+    }
+    let end = server.stop();
+    end.stderr.into_iter().filter(|line| line.contains("WARN")).collect()
+}
+
+/// A seccomp filter, or a kernel of another make, may refuse what is only a help.
+#[test]
+fn what_is_not_needed_to_serve_costs_a_warning_at_the_most() {
+    const SETSOCKOPT: libc::c_long = libc::SYS_setsockopt;
+    bounded(|| {
+        let launch = |more: &[&str]| Launch::new(&[&["--listen", "127.0.0.1:0"], more].concat());
+        let two = &["--workers", "2"][..];
+        let pinned = &["--workers", "2", "--pin"][..];
+        let metrics = &["--metrics", "127.0.0.1:0"][..];
+        for (launch, warning) in [
+            (launch(two).deny(libc::SYS_prlimit64, libc::EPERM), "the limit of open files"),
+            (launch(two).deny(libc::SYS_sched_getaffinity, libc::EPERM), ""),
+            (launch(two).deny(libc::SYS_sched_getaffinity, libc::EINVAL), ""),
+            (launch(&["--workers", "auto"]).deny(libc::SYS_sched_getaffinity, libc::EPERM), ""),
+            (launch(pinned).deny(libc::SYS_sched_setaffinity, libc::EPERM), "--pin has no effect"),
+            (launch(metrics).deny(libc::SYS_close_range, libc::ENOSYS), "close_range"),
+            (launch(two).deny_second(SETSOCKOPT, libc::IPPROTO_TCP as u32, libc::EPERM), "TCP_NODELAY"),
+            (launch(two).deny_second(SETSOCKOPT, libc::SOL_UDP as u32, libc::ENOPROTOOPT), "UDP_GRO"),
+            (launch(&[]).deny_second(SETSOCKOPT, libc::SOL_SOCKET as u32, libc::EPERM), "SO_REUSEADDR"),
+        ] {
+            let warnings = serves(launch);
+            let told = warnings.iter().filter(|line| line.contains(warning)).count();
+            assert_eq!(told, usize::from(!warning.is_empty()), "{warning}: {warnings:?}");
+        }
     });
 }
 

@@ -101,27 +101,44 @@ fn from_an_address_asked_in_a_burst() {
     });
 }
 
+/// A server with a cable to another host, and clients there at these two addresses; and what the far end's scope is.
+fn beside_a_cable(addresses: [&str; 2]) -> (Server, [UdpClient; 2], u32) {
+    let far = Netns::new();
+    Netns::cable("near", "far", &far);
+    ip("addr add fe80::1/64 dev near nodad");
+    ip("addr add 2001:db8::1/64 dev near nodad");
+    ip("link set near up");
+    let (clients, scope) = far.run(|| {
+        ip("addr add fe80::2/64 dev far nodad");
+        ip("addr add 2001:db8::2/64 dev far nodad");
+        ip("link set far up");
+        let scope = sys::device_number(c"far").expect("the far device");
+        let client = |address: &str| {
+            let address: Ipv6Addr = address.parse().expect("an address");
+            let scope = if address.is_unicast_link_local() { scope } else { 0 };
+            UdpClient::bound_to(SocketAddrV6::new(address, 0, 0, scope).into())
+        };
+        (addresses.map(client), scope)
+    });
+    (Server::start(&["--udp", "[::]:7"]), clients, scope)
+}
+
+/// Single datagrams and a train from each client to each address.
 #[test]
 #[ignore = "needs root"]
-fn to_and_from_link_local_addresses() {
+fn to_and_from_link_local_and_global_addresses() {
     private_network(|| {
-        let far = Netns::new();
-        Netns::cable("near", "far", &far);
-        ip("addr add fe80::1/64 dev near nodad");
-        ip("link set near up");
-        let (client, scope) = far.run(|| {
-            ip("addr add fe80::2/64 dev far nodad");
-            ip("link set far up");
-            let scope = sys::device_number(c"far").expect("the far device");
-            let local = SocketAddrV6::new("fe80::2".parse().unwrap(), 0, 0, scope);
-            (UdpClient::bound_to(local.into()), scope)
-        });
-        let server = Server::start(&["--udp", "[::]:7"]);
-        let target = SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, scope).into();
-        client.echo(target, &[0, 1, 1200, 9000, 64, 64, 64], 2);
-        let train = payload(1, 5 * 700 + 13);
-        client.send_train(target, &train, 700);
-        datagrams(&train, 700).for_each(|datagram| client.expect(target, datagram));
+        let (server, clients, scope) = beside_a_cable(["fe80::2", "2001:db8::2"]);
+        let link_local = SocketAddrV6::new("fe80::1".parse().expect("an address"), PORT, 0, scope);
+        let global = SocketAddrV6::new("2001:db8::1".parse().expect("an address"), PORT, 0, 0);
+        for client in &clients {
+            for target in [link_local, global].map(SocketAddr::from) {
+                client.echo(target, &[0, 1, 1200, 9000, 64, 64, 64], 2);
+                let train = payload(1, 5 * 700 + 13);
+                client.send_train(target, &train, 700);
+                datagrams(&train, 700).for_each(|datagram| client.expect(target, datagram));
+            }
+        }
         server.stop();
     });
 }

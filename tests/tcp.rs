@@ -6,10 +6,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
+use support::forge::forge_urgent_behind_a_gap;
 use support::netns::{ip, setting};
 use support::random::Random;
 use support::tcp::{Conversation, connect, converse, echo, expect_end, send_until_full};
-use support::{Server, bounded, private_network, sys};
+use support::{Server, bounded, private_network, sys, until};
 
 fn on_loopback() -> Server {
     Server::start(&["--tcp", "127.0.0.1:0", "--tcp", "[::1]:0"])
@@ -320,5 +321,84 @@ fn at_the_limit_again_and_again() {
             client.join().expect("a client");
         }
         stop_without_connections(server, 1000);
+    });
+}
+
+/// Threads of a process that the kernel has made for operations that block.
+fn blocked_threads(pid: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server's threads");
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("iou-wrk")).count()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn urgent_data_that_never_comes_is_waited_for_by_nobody() {
+    const VICTIMS: usize = 200;
+    private_network(|| {
+        let server = Server::start(&["--tcp", "[::1]:0"]);
+        // Who has sent much at a time is received from differently.
+        let mut victims: Vec<_> = (0..VICTIMS).map(|_| connect(server.tcp())).collect();
+        for (number, stream) in victims.iter_mut().enumerate() {
+            echo(stream, &Random::new(number as u64).bytes(200_000));
+        }
+        victims.iter().for_each(forge_urgent_behind_a_gap);
+        for round in 0..5_u64 {
+            let open = |seed: u64| Conversation::open(server.tcp(), 1000 * round + seed, 300_000, 1 << 17);
+            let mut conversations: Vec<_> = (0..50).map(open).collect();
+            converse(&mut conversations);
+            conversations.into_iter().for_each(Conversation::close);
+        }
+        assert_eq!(blocked_threads(server.pid()), 0);
+        drop(victims);
+        let end = server.stop();
+        assert_eq!(end.counter("tcp_accepted"), VICTIMS as u64 + 250);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_peer_that_has_finished_and_does_not_read_costs_no_processor() {
+    const BYTES: usize = 220_000;
+    private_network(|| {
+        // Too little for the whole echo, and the server's queue takes the rest, and the FIN.
+        setting("ipv4/tcp_wmem", "4096 16384 65536");
+        setting("ipv4/tcp_rmem", "4096 131072 131072");
+        let server = on_one_address(&[]);
+        let mut conversation = [Conversation::open(server.tcp(), 7, BYTES, 1 << 17)];
+        send_until_full(&mut conversation, Duration::from_millis(100));
+        let [conversation] = conversation;
+        assert_eq!(conversation.taken_so_far(), BYTES, "all of it is on its way");
+        conversation.stream.shutdown(Shutdown::Write).expect("send a FIN");
+        until("the FIN is there", || sys::unacknowledged_bytes(&conversation.stream) == 0);
+        let before = sys::cpu_time_of(server.pid());
+        thread::sleep(Duration::from_millis(500)); // that nothing happens meanwhile is what is looked at
+        let used = sys::cpu_time_of(server.pid()).saturating_sub(before);
+        assert!(used < Duration::from_millis(100), "{used:?} of 500 ms");
+        assert_eq!(blocked_threads(server.pid()), 0);
+
+        let mut conversation = [conversation];
+        converse(&mut conversation);
+        let [Conversation { mut stream, .. }] = conversation;
+        stream.set_nonblocking(false).expect("a connection that blocks");
+        expect_end(&mut stream);
+        stop_without_connections(server, 1);
+    });
+}
+
+#[test]
+fn an_urgent_byte_stays_where_it_was_sent() {
+    bounded(|| {
+        let server = on_one_address(&[]);
+        let mut stream = connect(server.tcp());
+        stream.write_all(b"before").expect("send");
+        sys::send_urgent(&stream, b'!').expect("MSG_OOB");
+        stream.write_all(b"after").expect("send");
+        let mut back = [0; 12];
+        stream.read_exact(&mut back).expect("all that was sent");
+        assert_eq!(&back, b"before!after");
+        stream.shutdown(Shutdown::Write).expect("send a FIN");
+        expect_end(&mut stream);
+        stop_without_connections(server, 1);
     });
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use support::random::{Random, payload};
 use support::tcp::{connect, echo};
 use support::udp::UdpClient;
-use support::{Server, bounded, private_network};
+use support::{PATIENCE, Server, bounded, private_network};
 
 /// The largest payload of a datagram: 65,535 less the headers of IPv4 and UDP.
 const V4_BYTES_MAX: usize = 65_507;
@@ -223,6 +223,11 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
         flooding.join().expect("the flood");
         // Otherwise the server kept up, and nothing was shown.
         assert!(after > before, "the flood was not more than the server can do");
-        server.stop();
+        let told = server.log.wait_for(PATIENCE, |lines| {
+            lines.iter().any(|line| line.contains("WARN the kernel drops datagrams"))
+        });
+        assert!(told, "nobody was told of the drops");
+        let dropped = dropped_at(flooded);
+        assert_eq!(server.stop().counter("udp_receive_buffer_drops"), dropped);
     });
 }

@@ -406,7 +406,10 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
     const IDLE_TIMEOUT: Duration = Duration::from_millis(400);
     private_network(|| {
         for workers in ["--workers=1", "--workers=2"] {
-            let steered = Steered::start(User::Root, &[workers, "--reply-socket-idle=400ms"]);
+            let steered = Steered::start(
+                User::Root,
+                &[workers, "--reply-socket-idle=400ms", "--reply-socket-rate=100000"],
+            );
             let pairs: Vec<_> = [V4, V6].into_iter().flat_map(|family| family.pairs(13, 50)).collect();
             let clients = [V4, V6].map(|family| UdpClient::at(family.loopback()));
             let client = |pair: &SocketAddr| &clients[usize::from(pair.is_ipv6())];
@@ -440,6 +443,26 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
             assert_eq!(end.counter("udp_datagrams_in"), 2 * pairs.len() as u64);
             assert_eq!(end.counter("udp_datagrams_out"), 2 * pairs.len() as u64);
         }
+    });
+}
+
+/// A server that was not run for a moment finds what came meanwhile all at once. That is no faster than before.
+#[test]
+#[ignore = "needs root"]
+fn new_ports_that_were_asked_during_a_pause_are_all_answered() {
+    const PORTS: usize = 400;
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for family in [V4, V6] {
+            let pairs = family.pairs(18, PORTS);
+            let client = UdpClient::beside(pairs[0]);
+            steered.server.pause();
+            pairs.iter().zip(0..).for_each(|(pair, number)| client.send(*pair, &payload(number, 64)));
+            steered.server.resume();
+            pairs.iter().zip(0..).for_each(|(pair, number)| client.expect(*pair, &payload(number, 64)));
+        }
+        let end = steered.stop(&[]);
+        assert_eq!(end.counter("udp_reply_sockets_made"), 2 * PORTS as u64);
     });
 }
 

@@ -11,7 +11,7 @@ use tubular_echo::flow::{Flow, Refusals};
 use tubular_echo::pairs::Pairs;
 use tubular_echo::refuse::Rules;
 use tubular_echo::reply_sockets::{Limits, ReplySockets};
-use tubular_echo::ring::{DATAGRAM_HEADER_BYTES, Datagram, Ring, RingConfig, Token};
+use tubular_echo::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
 
 use crate::group::{Arrival, Group};
 use crate::pacer::Pacer;
@@ -142,6 +142,7 @@ fn reply_socket(calls: u32) {
         submission_entries: 8,
         completion_entries: 16,
         files: COUNT.into(),
+        file_table: FileTable::Registered,
         busy_poll: Duration::ZERO,
     };
     let mut ring = Ring::new(config).expect("a ring");
@@ -151,7 +152,7 @@ fn reply_socket(calls: u32) {
     // pairs of a range that nobody else binds
     let pair = |number: u16| SocketAddr::from(([127, 200, 100, 50], 20_000 + number % COUNT));
     for number in 0..COUNT {
-        sockets.get_or_make(pair(number), &mut ring, 0, now).expect("a free port");
+        sockets.get_or_make(pair(number), &mut ring, 0, now, |_| false).expect("a free port");
     }
     for call in 0..calls {
         black_box(sockets.get(black_box(pair(call as u16)), call.into()));

@@ -151,7 +151,7 @@ mod tests {
 
     fn source() -> Source {
         let workers = vec![Arc::new(Counters::default()), Arc::default()];
-        Source { workers, phase: Arc::default(), label: Some("echo".into()), open_files_max: 20 }
+        Source { workers, phase: Arc::default(), label: Some("echo".into()), open_files_max: Some(20) }
     }
 
     #[test]

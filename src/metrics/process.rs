@@ -19,7 +19,7 @@ pub(super) fn now_s() -> f64 {
 }
 
 /// This process, which started at `start_s` (seconds since 1970) and may have `open_files_max` files open.
-pub(super) fn metrics(start_s: f64, open_files_max: u64) -> Vec<Metric> {
+pub(super) fn metrics(start_s: f64, open_files_max: Option<u64>) -> Vec<Metric> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field| field_of(&status, field).map(|kib| kib * 1024.0);
     // without the descriptor that this look itself takes
@@ -35,7 +35,7 @@ pub(super) fn metrics(start_s: f64, open_files_max: u64) -> Vec<Metric> {
         ("process_virtual_memory_bytes", "Memory mapped.", bytes("VmSize:")),
         ("process_threads", "Threads.", field_of(&status, "Threads:")),
         ("process_open_fds", "Open file descriptors; connections and rings' own files are none.", open_files),
-        ("process_max_fds", "Limit of open file descriptors.", Some(open_files_max as f64)),
+        ("process_max_fds", "Limit of open file descriptors.", open_files_max.map(|max| max as f64)),
     ];
     let known = |(name, help, value): (&'static str, _, Option<f64>)| {
         value.map(|value| Metric { name, help, is_counter: name.ends_with("_total"), value })
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn this_process_has_threads_memory_and_files() {
-        let found = metrics(now_s(), 9);
+        let found = metrics(now_s(), Some(9));
         assert_eq!(found.len(), 7);
         for metric in found {
             assert!(metric.value > 0.0, "{}", metric.name);

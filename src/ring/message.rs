@@ -1,9 +1,9 @@
 //! Outgoing messages: `struct msghdr` with everything that it points at, in slots that never move.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::memory::Span;
-use crate::addr::RawAddr;
+use crate::addr::{self, RawAddr};
 use crate::cmsg::Control;
 
 /// Datagrams in one message at the most: what every kernel with `UDP_SEGMENT` takes (128 from 6.9 on).
@@ -14,8 +14,9 @@ pub const SEGMENTS_MAX: usize = 64;
 pub struct Transmit {
     /// Who gets it.
     pub peer: SocketAddr,
-    /// The address that it leaves from; `None` leaves the choice to the routing table.
-    pub source: Option<IpAddr>,
+    /// The address that it leaves from, with its scope; the port does not count. `None` leaves the choice to the
+    /// routing table.
+    pub source: Option<SocketAddr>,
     /// Cut the payload into datagrams of so many bytes, the last one may be shorter (`UDP_SEGMENT`).
     pub segment_bytes: Option<u16>,
 }
@@ -73,11 +74,9 @@ impl<const PARTS: usize> Messages<PARTS> {
     pub fn finish(&mut self, slot: usize, transmit: &Transmit) -> Message {
         let slot = &mut self.slots[slot];
         slot.name = RawAddr::from(transmit.peer);
-        let scope_id = match transmit.peer {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(peer) => peer.scope_id(),
-        };
-        slot.control.encode(transmit.source, scope_id, transmit.segment_bytes);
+        // either end may be link-local, and the other not; if both are, it is on the same link
+        let scope_id = transmit.source.map_or(0, addr::scope_id).max(addr::scope_id(transmit.peer));
+        slot.control.encode(transmit.source.map(|source| source.ip()), scope_id, transmit.segment_bytes);
         let name = slot.name.as_bytes();
         slot.header.msg_name = name.as_ptr().cast_mut().cast();
         slot.header.msg_namelen = name.len() as u32;

@@ -110,7 +110,7 @@ impl Uring {
         match self {
             // SAFETY: the caller's promise is the same
             Self::Real(uring) => unsafe { uring.push(entry) },
-            Self::Simulated => ask(|world| world.kernel.push(Sqe::of(entry))),
+            Self::Simulated => ask(|world| world.push(Sqe::of(entry))),
         }
     }
 
@@ -138,13 +138,11 @@ impl Uring {
     pub(crate) fn reap(&self, completions: &mut Vec<Completion>) {
         match self {
             Self::Real(uring) => uring.reap(completions),
-            Self::Simulated => completions.extend(ask(|world| world.kernel.reap()).into_iter().map(
-                |(user_data, result, flags)| Completion {
-                    token: Token::from_user_data(user_data),
-                    result,
-                    flags,
-                },
-            )),
+            Self::Simulated => {
+                completions.extend(ask(World::reap).into_iter().map(|(user_data, result, flags)| {
+                    Completion { token: Token::from_user_data(user_data), result, flags }
+                }));
+            }
         }
     }
 }

@@ -12,8 +12,13 @@ const LISTENER: File = File(0);
 const RECEIVE: Token = Token::new(1, 0, 0);
 const SEND: Token = Token::new(2, 0, 0);
 
-const CONFIG: RingConfig =
-    RingConfig { submission_entries: 8, completion_entries: 64, files: 16, busy_poll: Duration::ZERO };
+const CONFIG: RingConfig = RingConfig {
+    submission_entries: 8,
+    completion_entries: 64,
+    files: 16,
+    file_table: FileTable::Registered,
+    busy_poll: Duration::ZERO,
+};
 
 fn ring() -> Ring {
     Ring::new(CONFIG).unwrap()
@@ -41,7 +46,7 @@ fn next(ring: &mut Ring, token: Token) -> Completion {
 fn datagrams(count: u16) -> (Ring, BufferRing, UdpSocket, UdpSocket) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     sys::set_option(socket.as_fd(), IntOption::ORIGDST_V4, 1).unwrap();
-    let ring = ring();
+    let mut ring = ring();
     ring.register_file(LISTENER, socket.as_fd()).unwrap();
     let config = BufferConfig { group: 7, count, buffer_bytes: 4096, incremental: false };
     let buffers = BufferRing::new(&ring, config).unwrap();
@@ -68,7 +73,7 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
     messages.push(0, payload);
     let transmit = Transmit {
         peer: peer.local_addr().unwrap(),
-        source: Some(socket.local_addr().unwrap().ip()),
+        source: Some(socket.local_addr().unwrap()),
         segment_bytes: None,
     };
     let message = messages.finish(0, &transmit);
@@ -188,7 +193,7 @@ fn a_stream_goes_out_from_its_buffer_and_ends_with_a_fin() {
     let (mut ring, mut buffers, file, mut peer) = connection(false).unwrap();
     peer.write_all(b"stream").unwrap();
     let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-    ring.send(file, buffers.span(&piece), Patience::Inline, SEND);
+    ring.send(file, buffers.span(&piece), SEND);
     assert_eq!(next(&mut ring, SEND).result(), Ok(6));
     buffers.recycle(piece);
     ring.shutdown(file, SEND);
@@ -322,7 +327,7 @@ fn a_ring_does_what_it_has_words_for_and_nothing_else() {
     let (mut ring, _buffers, file, _peer) = connection(false).unwrap();
     let refused = Err(Errno(libc::EACCES));
     let foreign = io_uring::opcode::Nop::new().build();
-    let shutdown = opcode::Shutdown::new(Fixed::from(file), libc::SHUT_WR).build();
+    let shutdown = opcode::Shutdown::new(Fixed(file.0), libc::SHUT_WR).build();
     for (number, entry) in (0..).zip([foreign, shutdown.flags(squeue::Flags::ASYNC)]) {
         let token = Token::new(9, 0, number);
         ring.push(&entry.user_data(token.user_data()));

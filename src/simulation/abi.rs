@@ -38,6 +38,8 @@ pub(super) const SKIP_SUCCESS: u8 = 1 << 6;
 pub(super) const RECV_MULTISHOT: u16 = 1 << 1;
 /// `IORING_ACCEPT_MULTISHOT`, in `ioprio`
 pub(super) const ACCEPT_MULTISHOT: u16 = 1 << 0;
+/// `IORING_POLL_ADD_MULTI`, in `len`; the events are in `op_flags`.
+pub(super) const POLL_ADD_MULTI: u32 = 1 << 0;
 /// `IORING_FILE_INDEX_ALLOC`
 pub(super) const FILE_INDEX_ALLOC: u32 = u32::MAX;
 /// `IORING_CQE_F_BUFFER`; the buffer's number is in the upper half.

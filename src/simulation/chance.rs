@@ -52,6 +52,8 @@ pub(super) struct Faults {
     pub(super) receive: u32,
     /// A received datagram has a flaw.
     pub(super) flaw: u32,
+    /// A datagram finds no room in the receive buffer.
+    pub(super) drop: u32,
     /// The send buffer of a UDP socket is full.
     pub(super) full: u32,
     /// A reply is refused for good.
@@ -77,6 +79,7 @@ impl Faults {
             overflow: rate(),
             receive: rate(),
             flaw: rate(),
+            drop: rate(),
             full: rate(),
             refused: rate(),
             bind: rate(),

@@ -39,6 +39,8 @@ pub(super) struct Operation {
     pub(super) object: Option<Object>,
     pub(super) message: Option<Message>,
     pub(super) cancelled: bool,
+    /// The turn in which it was queued.
+    pub(super) turn: u64,
 }
 
 impl Operation {
@@ -194,7 +196,7 @@ impl Kernel {
     // The submission queue.
 
     /// False if the queue is full.
-    pub(crate) fn push(&mut self, sqe: Sqe) -> bool {
+    pub(super) fn push(&mut self, sqe: Sqe, turn: u64) -> bool {
         if self.queued.len() >= self.queue_room {
             return false;
         }
@@ -205,7 +207,7 @@ impl Kernel {
             file.unwrap_or_else(|| panic!("an operation on file {}, which is closed: {sqe:?}", sqe.fd))
         });
         let message = (sqe.opcode == opcode::SendMsg::CODE).then(|| Message::at(sqe.addr));
-        let operation = Operation { sqe, object, message, cancelled: false };
+        let operation = Operation { sqe, object, message, cancelled: false, turn };
         for memory in operation.memory() {
             self.groups.values().for_each(|group| group.check(&memory));
         }
@@ -318,7 +320,7 @@ impl Kernel {
         self.completed.len()
     }
 
-    pub(crate) fn reap(&mut self) -> VecDeque<Cqe> {
+    pub(super) fn reap(&mut self) -> VecDeque<Cqe> {
         std::mem::take(&mut self.completed)
     }
 

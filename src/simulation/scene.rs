@@ -115,10 +115,12 @@ fn draw_flows(chance: &mut Chance, sockets: &[Endpoint]) -> Vec<Flow> {
             _ => bound.port(),
         };
         let (peer, origdst) = if bound.is_ipv4() {
-            let host = chance.between(1, 3);
+            // the last two share a place in the table of refusals
+            let host = chance.pick(&[1, 2, 3, 43]);
             (format!("192.0.2.{host}:{}", 40_000 + number), format!("127.0.0.{}:{port}", 1 + host % 2))
         } else if chance.one_in(3) {
-            (format!("[fe80::7%2]:{}", 40_000 + number), format!("[fe80::1%2]:{port}"))
+            let peer = chance.pick(&["fe80::7%2", "fe80::7%2", "2001:db8::7"]);
+            (format!("[{peer}]:{}", 40_000 + number), format!("[fe80::1%2]:{port}"))
         } else {
             (format!("[2001:db8::7]:{}", 40_000 + number), format!("[2001:db8::{}]:{port}", number % 2))
         };

@@ -20,6 +20,8 @@ pub(super) struct Listener {
     pub(super) addr: SocketAddr,
     pub(super) queue: VecDeque<usize>,
     accept: Option<InFlight>,
+    /// The last accept found no descriptor or no memory: the process may wait a little, by a timer.
+    short: bool,
     pub(super) filtered: bool,
     /// The process is to keep an accept armed, unless it has as many connections as it may.
     pub(super) served: bool,
@@ -53,7 +55,10 @@ pub(super) struct Connection {
     /// What was in the receive queue or before when the process was told to end.
     owed: Option<u64>,
     receive: Option<InFlight>,
-    send: Option<InFlight>,
+    readable: Option<InFlight>,
+    writable: Option<InFlight>,
+    /// What the poll for room has not told yet, should it come to be.
+    untold: i16,
     shutdown: Option<InFlight>,
 }
 
@@ -78,7 +83,8 @@ pub(super) struct Tcp {
 impl Tcp {
     pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
         let queue = VecDeque::new();
-        self.listeners.push(Listener { addr, queue, accept: None, filtered: false, served: true });
+        let (filtered, served) = (false, true);
+        self.listeners.push(Listener { addr, queue, accept: None, short: false, filtered, served });
         Object::Listener(self.listeners.len() - 1)
     }
 
@@ -107,7 +113,9 @@ impl Tcp {
             closed: false,
             owed: None,
             receive: None,
-            send: None,
+            readable: None,
+            writable: None,
+            untold: 0,
             shutdown: None,
         });
         let connection = self.connections.len() - 1;
@@ -172,6 +180,7 @@ impl Tcp {
         };
         if let Some(result) = end {
             self.listeners[listener].accept = None;
+            self.listeners[listener].short = [-libc::EMFILE, -libc::ENFILE, -libc::ENOMEM].contains(&result);
             kernel.end(accept);
             kernel.complete(&sqe, result, 0);
         }
@@ -187,42 +196,53 @@ impl Tcp {
         let sqe = operation.sqe;
         assert!(sqe.flags & abi::BUFFER_SELECT != 0, "received into provided buffers");
         assert!(this.receive.is_none(), "two receives on one connection");
+        let multishot = sqe.ioprio & abi::RECV_MULTISHOT != 0;
+        assert!(multishot || operation.is_inline(), "a receive that could end up in a thread of the kernel");
         if kernel.group(sqe.buf_group).is_empty() {
             kernel.complete(&sqe, -libc::ENOBUFS, 0);
-        } else if operation.is_inline() {
-            if let Some((result, flags)) = this.take(&sqe, kernel) {
-                kernel.complete(&sqe, result, flags);
-            } else {
-                kernel.complete(&sqe, -libc::EAGAIN, 0);
-            }
-            kernel.activate(Object::Peer(connection));
-        } else {
+        } else if multishot {
             this.receive = Some(kernel.begin(operation));
             kernel.activate(Object::Connection(connection));
+        } else {
+            let (result, flags) = this.take(&sqe, kernel).unwrap_or((-libc::EAGAIN, 0));
+            kernel.complete(&sqe, result, flags);
+            kernel.activate(Object::Peer(connection));
         }
     }
 
     /// A SEND is submitted.
     pub(super) fn send(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
         let this = &mut self.connections[connection];
-        assert!(this.send.is_none() && this.shutdown.is_none(), "two sends on one connection");
+        assert!(this.shutdown.is_none(), "a send behind a FIN");
         assert!(!this.finished, "bytes behind our FIN");
-        let inline = operation.is_inline();
+        assert!(operation.is_inline(), "a send that could end up in a thread of the kernel");
         let sqe = operation.sqe;
         let send = kernel.begin(operation);
-        if inline || kernel.chance.one_in(2) {
-            if let Some(result) = this.give(&sqe, kernel, &mut self.books) {
-                kernel.end(send);
-                kernel.complete(&sqe, result, 0);
-                kernel.activate(Object::Peer(connection));
-                return;
-            } else if inline {
-                kernel.end(send);
-                kernel.complete(&sqe, -libc::EAGAIN, 0);
-                return;
-            }
-        }
-        this.send = Some(send);
+        let result = this.give(&sqe, kernel, &mut self.books).unwrap_or_else(|| {
+            this.untold |= libc::POLLOUT;
+            -libc::EAGAIN
+        });
+        kernel.end(send);
+        kernel.complete(&sqe, result, 0);
+        kernel.activate(Object::Peer(connection));
+        kernel.activate(Object::Connection(connection));
+    }
+
+    /// A POLL_ADD is submitted: once for bytes, or for room as long as it goes.
+    pub(super) fn poll(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        let multishot = operation.sqe.len & abi::POLL_ADD_MULTI != 0;
+        let events = operation.sqe.op_flags as i16;
+        let poll = kernel.begin(operation);
+        let place = if events == libc::POLLIN {
+            assert!(!multishot && this.receive.is_none(), "bytes are waited for twice");
+            &mut this.readable
+        } else {
+            assert_eq!((multishot, events), (true, libc::POLLOUT), "it would spin behind the peer's FIN");
+            this.untold = libc::POLLOUT | libc::POLLRDHUP | libc::POLLHUP;
+            &mut this.writable
+        };
+        assert!(place.replace(poll).is_none(), "polled twice");
         kernel.activate(Object::Connection(connection));
     }
 
@@ -230,7 +250,7 @@ impl Tcp {
     pub(super) fn shut_down(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
         assert_eq!(operation.sqe.len, libc::SHUT_WR as u32);
         let this = &mut self.connections[connection];
-        assert!(this.send.is_none() && this.shutdown.is_none(), "a FIN under a send");
+        assert!(this.shutdown.is_none(), "a second FIN");
         this.shutdown = Some(kernel.begin(operation));
         kernel.activate(Object::Connection(connection));
     }
@@ -264,17 +284,30 @@ impl Tcp {
                 kernel.complete(&sqe, result, flags);
             }
         }
-        if let Some(send) = this.send {
-            let sqe = kernel.get(send).sqe;
-            let result = if kernel.get(send).cancelled {
+        if let Some(poll) = this.readable {
+            let result = if kernel.get(poll).cancelled {
                 Some(-libc::ECANCELED)
             } else {
-                this.give(&sqe, kernel, &mut self.books)
+                (this.sent > this.received || this.fin || this.broken).then_some(libc::POLLIN.into())
             };
             if let Some(result) = result {
-                this.send = None;
-                kernel.end(send);
-                kernel.complete(&sqe, result, 0);
+                this.readable = None;
+                let operation = kernel.end(poll);
+                kernel.complete(&operation.sqe, result, 0);
+            }
+        }
+        if let Some(poll) = this.writable {
+            let events = this.news();
+            let sqe = kernel.get(poll).sqe;
+            let ended = if kernel.get(poll).cancelled {
+                kernel.complete(&sqe, -libc::ECANCELED, 0);
+                true
+            } else {
+                events != 0 && !kernel.complete_more(&sqe, events.into(), 0)
+            };
+            if ended {
+                this.writable = None;
+                kernel.end(poll);
             }
         }
         if let Some(shutdown) = this.shutdown.take() {
@@ -315,10 +348,23 @@ impl Tcp {
         }
     }
 
+    /// Connections that the process has.
+    fn held(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.accepted && !connection.closed).count()
+    }
+
+    /// The process may be waiting to accept again.
+    pub(super) fn is_paused(&self, limit: usize) -> bool {
+        let is_paused = |listener: &Listener| {
+            let wanted = listener.served || !listener.queue.is_empty();
+            wanted && listener.short && listener.accept.is_none()
+        };
+        self.held() < limit && self.listeners.iter().any(is_paused)
+    }
+
     /// All is quiet: nobody is owed anything.
     pub(super) fn check_quiet(&self, limit: usize) {
-        let open = self.connections.iter().filter(|connection| connection.accepted && !connection.closed);
-        let full = open.clone().count() >= limit;
+        let full = self.held() >= limit;
         for Listener { addr, queue, accept, served, .. } in &self.listeners {
             assert!(!served || full || accept.is_some(), "nobody accepts on {addr}");
             assert!(full || queue.is_empty(), "somebody waits to be accepted on {addr}");
@@ -328,7 +374,8 @@ impl Tcp {
                 assert!(!this.fin && !this.broken, "connection {number} has not ended");
                 assert_eq!(this.received, this.sent, "connection {number} is not received from");
                 assert_eq!(this.echoed, this.sent, "connection {number} is owed an echo");
-                assert!(this.receive.is_some(), "connection {number} is not armed");
+                let armed = this.receive.is_some() || this.readable.is_some();
+                assert!(armed, "connection {number} is not armed");
             }
         }
     }
@@ -348,6 +395,28 @@ impl Connection {
     pub(super) fn break_with(&mut self, errno: i32) {
         self.broken = true;
         self.error = Some(errno);
+    }
+
+    /// Room for what is sent to the peer.
+    fn room(&self) -> u64 {
+        self.room - (self.echoed - self.read).min(self.room)
+    }
+
+    /// What has come to be since the poll for room told last.
+    fn news(&mut self) -> i16 {
+        let mut now = 0;
+        if self.room() > 0 {
+            now |= libc::POLLOUT;
+        }
+        if self.fin {
+            now |= libc::POLLRDHUP;
+        }
+        if self.broken {
+            now |= libc::POLLHUP;
+        }
+        let news = self.untold & now;
+        self.untold &= !now;
+        news
     }
 
     /// What a receive gets, if it doesn't have to wait: result and flags.
@@ -389,7 +458,7 @@ impl Connection {
         if kernel.chance.happens(kernel.faults.passing) {
             return Some(-kernel.chance.pick(&[libc::ENOMEM, libc::ENOBUFS, libc::EINTR]));
         }
-        let room = self.room - (self.echoed - self.read).min(self.room);
+        let room = self.room();
         if room == 0 {
             return None;
         }

@@ -17,6 +17,7 @@ use crate::limits::ConnectionsPerPrefix;
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
+use crate::ring::FileTable;
 use crate::sockets::{Fate, Listening};
 use crate::stats::Counters;
 use crate::sys::Protocol;
@@ -65,10 +66,13 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
             (world.udp.sockets[number].filtered, world.udp.sockets[number].served) = (true, false);
         }
     }
+    // what was dropped before the worker came is not its business
+    world.udp.books.dropped = 0;
     let addresses: Vec<SocketAddr> = listening.iter().map(|socket| socket.addr).collect();
     let scene = world.scene();
     let pairs = Arc::new(Pairs::new(addresses.len() + scene.reply_sockets));
     let config = WorkerConfig {
+        file_table: FileTable::Registered,
         rules: Rules::new(&addresses, 60_000..=60_999, pairs),
         reply_sockets: reply_sockets::Limits {
             count: scene.reply_sockets,
@@ -80,6 +84,7 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
             connections: scene.connections_limit,
             workers: scene.workers,
             idle_timeout: scene.idle_timeout,
+            one_by_one: scene.per_prefix.is_some(),
             per_prefix: scene.per_prefix.map(|limit| Arc::new(ConnectionsPerPrefix::new(limit))),
         },
         busy_poll: scene.busy_poll,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::abi::{self, Message, Sqe};
 use super::content;
@@ -32,8 +33,9 @@ pub(super) struct Flow {
     /// What the process has got and not sent back, in order.
     unanswered: VecDeque<Datagram>,
     sent: u64,
-    /// The latest that was sent back.
-    answered: Option<u64>,
+    /// What was sent back, and in which turn the process had queued that; and the latest of it.
+    answered: Vec<(u64, u64)>,
+    latest: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -42,8 +44,10 @@ struct Datagram {
     sequence: u64,
     id: u64,
     bytes: usize,
-    /// A send of it failed or had to wait, so that it may come late or not at all.
+    /// A send of it failed, so that it may come late or not at all.
     failed: bool,
+    /// It found the send buffer full, unforeseen. What was queued up to that turn may overtake it.
+    passable: Option<u64>,
 }
 
 /// What is wrong with what is received.
@@ -67,7 +71,9 @@ pub(super) struct Socket {
     pub(super) addr: SocketAddr,
     queue: VecDeque<Arrival>,
     receive: Option<InFlight>,
-    sends: Vec<InFlight>,
+    buffer: SendBuffer,
+    /// What found no room in the queue; the count wraps.
+    pub(super) drops: u32,
     /// Nothing new comes in.
     pub(super) filtered: bool,
     /// The process is to keep a receive armed.
@@ -77,7 +83,28 @@ pub(super) struct Socket {
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) pair: SocketAddr,
+    buffer: SendBuffer,
+}
+
+/// The send buffer of a socket.
+#[derive(Debug, Default)]
+struct SendBuffer {
+    /// What waits for room.
     sends: Vec<InFlight>,
+    /// When it was found full for the last time, and the turn in which the process got to know.
+    full: Option<(Duration, u64)>,
+}
+
+/// A process that has seen a send buffer full sends carefully for so long.
+const CAREFUL: Duration = Duration::from_mins(1);
+
+/// An inline send that found no room, until the process has seen that.
+#[derive(Debug)]
+struct Unseen {
+    user_data: u64,
+    from: Object,
+    flow: usize,
+    ids: Vec<u64>,
 }
 
 /// What happened so far, in datagrams.
@@ -87,6 +114,7 @@ pub(super) struct Books {
     pub(super) flawed: u64,
     pub(super) echoed: u64,
     pub(super) echoed_bytes: u64,
+    pub(super) dropped: u64,
 }
 
 #[derive(Default)]
@@ -95,20 +123,30 @@ pub(super) struct Udp {
     pub(super) replies: Vec<Reply>,
     pub(super) flows: Vec<Flow>,
     pub(super) books: Books,
+    unseen: Vec<Unseen>,
     by_pair: HashMap<(SocketAddr, SocketAddr), usize>,
     ids: u64,
 }
 
 impl Udp {
     pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
-        let (queue, sends) = (VecDeque::new(), Vec::new());
-        self.sockets.push(Socket { addr, queue, receive: None, sends, filtered: false, served: true });
+        let (queue, buffer) = (VecDeque::new(), SendBuffer::default());
+        let drops = u32::MAX;
+        self.sockets.push(Socket {
+            addr,
+            queue,
+            receive: None,
+            buffer,
+            drops,
+            filtered: false,
+            served: true,
+        });
         Object::Udp(self.sockets.len() - 1)
     }
 
     /// A socket for replies.
     pub(super) fn bind(&mut self, pair: SocketAddr) -> Object {
-        self.replies.push(Reply { pair, sends: Vec::new() });
+        self.replies.push(Reply { pair, buffer: SendBuffer::default() });
         Object::Reply(self.replies.len() - 1)
     }
 
@@ -124,7 +162,8 @@ impl Udp {
             refuses_trains,
             unanswered: VecDeque::new(),
             sent: 0,
-            answered: None,
+            answered: Vec::new(),
+            latest: 0,
         });
     }
 
@@ -137,15 +176,20 @@ impl Udp {
         kernel: &mut Kernel,
     ) {
         let Flow { socket, sent, .. } = &mut self.flows[flow];
-        let Socket { queue, filtered, .. } = &mut self.sockets[*socket];
-        if queue.len() >= QUEUE_MAX || *filtered {
+        let Socket { queue, filtered, drops, .. } = &mut self.sockets[*socket];
+        if *filtered {
+            return;
+        }
+        if queue.len() >= QUEUE_MAX || kernel.chance.happens(kernel.faults.drop) {
+            *drops = drops.wrapping_add(1);
+            self.books.dropped += 1;
             return;
         }
         let datagrams = (0..count).map(|index| {
             *sent += 1;
             self.ids += 1;
             let bytes = if index + 1 == count { last_bytes } else { bytes };
-            Datagram { sequence: *sent, id: self.ids, bytes, failed: false }
+            Datagram { sequence: *sent, id: self.ids, bytes, failed: false, passable: None }
         });
         queue.push_back(Arrival { flow, datagrams: datagrams.collect(), flaw });
         kernel.activate(Object::Udp(*socket));
@@ -198,7 +242,7 @@ impl Udp {
                 kernel.activate(Object::Udp(socket));
             }
         }
-        let sends = &mut self.sockets[socket].sends;
+        let sends = &mut self.sockets[socket].buffer.sends;
         if !sends.is_empty() {
             let send = sends.swap_remove(kernel.chance.below(sends.len()));
             kernel.activate(Object::Udp(socket));
@@ -208,7 +252,7 @@ impl Udp {
 
     /// Goes on with what can go on at a reply socket.
     pub(super) fn advance_reply(&mut self, reply: usize, kernel: &mut Kernel) {
-        let sends = &mut self.replies[reply].sends;
+        let sends = &mut self.replies[reply].buffer.sends;
         if !sends.is_empty() {
             let send = sends.swap_remove(kernel.chance.below(sends.len()));
             kernel.activate(Object::Reply(reply));
@@ -275,25 +319,65 @@ impl Udp {
 
     /// A SENDMSG is submitted.
     pub(super) fn send(&mut self, from: Object, operation: Operation, kernel: &mut Kernel) {
-        let full = kernel.chance.happens(kernel.faults.full);
-        if full && operation.is_inline() {
-            self.mark_failed(from, operation.message.as_ref().expect("a message"));
-            kernel.complete(&operation.sqe, -libc::EAGAIN, 0);
-            return;
-        }
-        if full {
-            // whoever comes next may find room before
-            self.mark_failed(from, operation.message.as_ref().expect("a message"));
-            let send = kernel.begin(operation);
-            match from {
-                Object::Udp(socket) => self.sockets[socket].sends.push(send),
-                Object::Reply(reply) => self.replies[reply].sends.push(send),
-                other => panic!("a datagram sent on {other:?}"),
-            }
-            kernel.activate(from);
-        } else {
+        let full = !self.buffer(from).sends.is_empty() || kernel.chance.happens(kernel.faults.full);
+        if !full {
             let send = kernel.begin(operation);
             self.send_now(from, send, kernel);
+        } else if operation.is_inline() {
+            self.find_full(from, &operation, kernel);
+            kernel.complete(&operation.sqe, -libc::EAGAIN, 0);
+        } else {
+            assert!(self.buffer(from).sends.is_empty(), "sends that wait together may leave in any order");
+            let send = kernel.begin(operation);
+            self.buffer(from).sends.push(send);
+            kernel.activate(from);
+        }
+    }
+
+    /// An inline send finds no room. If that is news, what was queued before the process sees it may overtake.
+    fn find_full(&mut self, from: Object, operation: &Operation, kernel: &Kernel) {
+        let message = operation.message.as_ref().expect("a message");
+        let (flow, segment_bytes) = self.decode(from, message);
+        let careful = self
+            .buffer(from)
+            .full
+            .is_some_and(|(at, seen)| kernel.now < at + CAREFUL && seen < operation.turn);
+        let payload = message.payload();
+        let unanswered = &mut self.flows[flow].unanswered;
+        let mut ids = Vec::new();
+        for datagram in segments(&payload, segment_bytes) {
+            let place = find(unanswered, datagram).expect("a reply repeats what was received, once");
+            let datagram = &mut unanswered[place];
+            if !careful {
+                datagram.passable = Some(u64::MAX);
+            }
+            ids.push(datagram.id);
+        }
+        let full = &mut self.buffer(from).full;
+        let seen = full.filter(|(at, _)| kernel.now < *at + CAREFUL).map_or(u64::MAX, |(_, seen)| seen);
+        *full = Some((kernel.now, seen));
+        self.unseen.push(Unseen { user_data: operation.sqe.user_data, from, flow, ids });
+    }
+
+    /// The process takes a completion out, and handles it in the next turn.
+    pub(super) fn seen(&mut self, user_data: u64, turn: u64) {
+        let Some(place) = self.unseen.iter().position(|unseen| unseen.user_data == user_data) else { return };
+        let Unseen { from, flow, ids, .. } = self.unseen.remove(place);
+        for datagram in &mut self.flows[flow].unanswered {
+            if ids.contains(&datagram.id) {
+                datagram.passable = datagram.passable.map(|_| turn);
+            }
+        }
+        if let Some((_, seen)) = &mut self.buffer(from).full {
+            *seen = turn.min(*seen);
+        }
+    }
+
+    fn buffer(&mut self, from: Object) -> &mut SendBuffer {
+        match from {
+            Object::Udp(socket) => &mut self.sockets[socket].buffer,
+            Object::Reply(reply) => &mut self.replies[reply].buffer,
+            other => panic!("a datagram sent on {other:?}"),
         }
     }
 
@@ -330,7 +414,7 @@ impl Udp {
             return;
         }
         let payload = message.payload();
-        self.books.echoed += self.flows[flow].take(&payload, segment_bytes);
+        self.books.echoed += self.flows[flow].take(&payload, segment_bytes, operation.turn);
         self.books.echoed_bytes += bytes;
         kernel.complete(&operation.sqe, bytes as i32, 0);
     }
@@ -341,8 +425,6 @@ impl Udp {
         let (source, interface, segment_bytes) = message.control();
         let source = match from {
             Object::Udp(socket) => {
-                let scope = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
-                assert_eq!(interface, scope, "a reply to {peer} leaves by another interface");
                 let source = source.expect("a reply from a listening socket says where it leaves from");
                 SocketAddr::new(source, self.sockets[socket].addr.port())
             }
@@ -355,6 +437,10 @@ impl Udp {
         };
         let flow = self.by_pair.get(&(peer, source));
         let flow = *flow.unwrap_or_else(|| panic!("{source} has nothing to say to {peer}"));
+        if matches!(from, Object::Udp(_)) {
+            let scope = addr::scope_id(peer).max(addr::scope_id(self.flows[flow].origdst));
+            assert_eq!(interface, scope, "a reply to {peer} leaves by another interface");
+        }
         assert_ne!(self.flows[flow].expected, Expected::Refused, "{source} must not answer {peer}");
         (flow, segment_bytes)
     }
@@ -384,28 +470,34 @@ impl Udp {
 
     /// Every socket that is served waits for datagrams, and has none.
     pub(super) fn check_armed(&self) {
-        for Socket { addr, queue, receive, sends, served, .. } in &self.sockets {
+        for Socket { addr, queue, receive, buffer, served, .. } in &self.sockets {
             assert!(!served || receive.is_some(), "nothing is received on {addr}");
-            assert!(queue.is_empty() && sends.is_empty(), "{addr} has not come to rest");
+            assert!(queue.is_empty() && buffer.sends.is_empty(), "{addr} has not come to rest");
         }
     }
 }
 
 impl Flow {
-    /// The payload of a reply is what was asked, in the order in which it was asked. How many datagrams.
-    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>) -> u64 {
+    /// The payload of a reply, queued in this turn, is what was asked, in the order in which it was asked. How
+    /// many datagrams.
+    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>, turn: u64) -> u64 {
         let mut count = 0;
         for datagram in segments(payload, segment_bytes) {
             let place = find(&self.unanswered, datagram).unwrap_or_else(|| {
                 panic!("{} bytes that {} never sent, or that were echoed before", datagram.len(), self.peer)
             });
-            let Datagram { sequence, bytes, failed, .. } =
+            let Datagram { sequence, bytes, failed, passable, .. } =
                 self.unanswered.remove(place).expect("it is there");
             if bytes >= content::ID_BYTES {
-                let answered = self.answered.unwrap_or(0);
-                let in_order = sequence > answered || failed;
-                assert!(in_order, "{}'s datagram {sequence} is echoed behind its {answered}", self.peer);
-                self.answered = Some(sequence.max(answered));
+                let may_pass = |&(other, other_turn): &(u64, u64)| {
+                    other < sequence || passable.is_some_and(|until| other_turn <= until)
+                };
+                if !failed && sequence < self.latest {
+                    let passed_by = self.answered.iter().find(|answered| !may_pass(answered));
+                    assert!(passed_by.is_none(), "{}'s {sequence} is echoed behind {passed_by:?}", self.peer);
+                }
+                self.latest = sequence.max(self.latest);
+                self.answered.push((sequence, turn));
             }
             count += 1;
         }

@@ -1,5 +1,6 @@
 //! A world of one worker: the kernel under it, the network around it, and what happens there.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use io_uring::opcode;
 
+use super::abi::Sqe;
 use super::buffers::Group;
 use super::chance::Chance;
-use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::kernel::{Cqe, InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
 use super::scene::Scene;
 use super::tcp::Tcp;
@@ -75,12 +77,22 @@ impl World {
             Object::Udp(socket) => {
                 // what was on its way already
                 if self.kernel.chance.one_in(4) {
+                    // if it is dropped it is too late to be counted
+                    let dropped = self.udp.books.dropped;
                     self.datagram_for(socket);
+                    self.udp.books.dropped = dropped;
                 }
                 self.udp.sockets[socket].filtered = true;
             }
             Object::Listener(listener) => self.tcp.listeners[listener].filtered = true,
             other => panic!("a filter on {other:?}"),
+        }
+    }
+
+    pub(crate) fn socket_drops(&self, socket: BorrowedFd<'_>) -> u32 {
+        match self.kernel.object(socket.as_raw_fd()) {
+            Object::Udp(socket) => self.udp.sockets[socket].drops,
+            other => panic!("no datagrams are dropped at {other:?}"),
         }
     }
 
@@ -129,7 +141,22 @@ impl World {
         }
     }
 
-    // io_uring_enter(2).
+    // The queues, and io_uring_enter(2).
+
+    /// False if the submission queue is full.
+    pub(crate) fn push(&mut self, sqe: Sqe) -> bool {
+        self.kernel.push(sqe, self.counters.turns.get())
+    }
+
+    /// The completions, which the worker handles in its next turn.
+    pub(crate) fn reap(&mut self) -> VecDeque<Cqe> {
+        let turn = self.counters.turns.get();
+        let completions = self.kernel.reap();
+        for (user_data, ..) in &completions {
+            self.udp.seen(*user_data, turn);
+        }
+        completions
+    }
 
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let failed = |errno| Err(io::Error::from_raw_os_error(errno));
@@ -168,7 +195,8 @@ impl World {
             if self.kernel.completed() > 0 {
                 break;
             }
-            if self.next_phase() {
+            let paused = self.kernel.has_timers() && self.tcp.is_paused(self.scene.connections_limit);
+            if !paused && self.next_phase() {
                 continue;
             }
             let end = match wait {
@@ -200,6 +228,9 @@ impl World {
             }
             (opcode::Send::CODE, Some(Object::Connection(connection))) => {
                 tcp.send(connection, operation, kernel);
+            }
+            (opcode::PollAdd::CODE, Some(Object::Connection(connection))) => {
+                tcp.poll(connection, operation, kernel);
             }
             (opcode::Shutdown::CODE, Some(Object::Connection(connection))) => {
                 tcp.shut_down(connection, operation, kernel);
@@ -415,6 +446,8 @@ impl World {
             return;
         }
         self.check_books();
+        let drops = Snapshot::of([&*self.counters]).udp_receive_buffer_drops;
+        assert_eq!(drops, self.udp.books.dropped, "datagrams that the kernel dropped");
         for (number, this) in self.tcp.connections.iter().enumerate() {
             assert!(!this.accepted || this.closed, "connection {number} was cut");
         }

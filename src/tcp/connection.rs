@@ -79,9 +79,19 @@ impl Cause {
 pub(super) enum Receiving {
     Off,
     Multishot,
+    /// One receive that does not wait.
     Once,
-    /// One by one, until nothing is there.
-    Rest,
+    /// Nothing was there: a poll waits for more.
+    Awaiting,
+    Cancelling,
+}
+
+/// How far the poll is that says when a connection's peer has made room. It is armed when a send first finds
+/// none, and stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writable {
+    Off,
+    Armed,
     Cancelling,
 }
 
@@ -92,8 +102,13 @@ pub(super) struct Connection {
     pub(super) domain: Domain,
     pub(super) phase: Phase,
     pub(super) receiving: Receiving,
+    /// The last receive found nothing.
+    pub(super) dry: bool,
     /// A send or a shutdown is in flight.
     pub(super) sending: bool,
+    /// The last send found no room.
+    pub(super) blocked: bool,
+    pub(super) writable: Writable,
     /// It is in the list of connections to look after at the end of the turn.
     pub(super) listed: bool,
     /// It is in the list of those that wait for buffers.
@@ -125,7 +140,10 @@ impl Connection {
             domain,
             phase: Phase::Free,
             receiving: Receiving::Off,
+            dry: false,
             sending: false,
+            blocked: false,
+            writable: Writable::Off,
             listed: false,
             starved: false,
             crowded: false,
@@ -142,5 +160,34 @@ impl Connection {
 
     pub(super) fn has_to_send(&self) -> bool {
         !self.pieces.is_empty() || !self.aside.is_empty()
+    }
+
+    /// How it receives next, if it may.
+    pub(super) fn next_receiving(&self) -> Option<Receiving> {
+        match self.phase {
+            Phase::Open | Phase::Emptying(_) if self.has_to_send() => None,
+            Phase::Lingering if self.sending => None,
+            Phase::Open if !self.streaming => Some(Receiving::Multishot),
+            Phase::Open | Phase::Lingering if self.dry => Some(Receiving::Awaiting),
+            Phase::Open | Phase::Lingering | Phase::Emptying(_) => Some(Receiving::Once),
+            Phase::Free | Phase::Parked | Phase::Finishing(_) | Phase::Closing(_) => None,
+        }
+    }
+
+    /// What waits in the kernel to receive has to end.
+    pub(super) fn has_to_stop_receiving(&self) -> bool {
+        match (self.phase, self.receiving) {
+            // its peer does not read: it must not make us keep more
+            (Phase::Open, Receiving::Multishot) => self.streaming || !self.aside.is_empty(),
+            (phase, Receiving::Multishot | Receiving::Awaiting) => {
+                matches!(phase, Phase::Emptying(_) | Phase::Finishing(_) | Phase::Closing(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// Something is in flight on it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.sending || self.receiving != Receiving::Off || self.writable != Writable::Off
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Accepting {
     /// Being cancelled for good.
     Leaving,
     Ended,
+    /// Ended for want of a descriptor or of memory: armed again after a while.
+    Paused,
     /// For good.
     Off,
 }
@@ -30,12 +32,12 @@ pub(super) struct Listener {
     pub(super) fate: Fate,
     pub(super) file: File,
     pub(super) accepting: Accepting,
-    /// The peer of the connection that was accepted last; only where sources are limited.
+    /// The peer of the connection that was accepted last; only where they are accepted one by one.
     pub(super) peer: Option<PeerName>,
 }
 
 impl Listener {
-    /// Accepts what comes; one by one where it matters from whom.
+    /// Accepts what comes, or one connection.
     pub(super) fn accept(&mut self, ring: &mut Ring, accept: Token) {
         self.accepting = Accepting::Armed;
         match &mut self.peer {
@@ -56,7 +58,7 @@ impl Listener {
                 self.accepting = Accepting::Leaving;
                 ring.cancel(accept, cancel);
             }
-            Accepting::Ended if left => self.accepting = Accepting::Off,
+            Accepting::Ended | Accepting::Paused if left => self.accepting = Accepting::Off,
             // cancelled at the limit of connections: for good, now
             Accepting::Cancelling if left => self.accepting = Accepting::Leaving,
             Accepting::Off if !left => self.accepting = Accepting::Ended,

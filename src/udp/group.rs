@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::addr::datagram_bytes_max;
 use crate::flow::Flow;
-use crate::ring::SEGMENTS_MAX;
+use crate::ring::{File, SEGMENTS_MAX};
 
 /// Datagrams that came singly are made a train only up to a size that fits every Ethernet path.
 fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
@@ -27,6 +27,25 @@ pub(super) struct Group {
     pub(super) last: u16,
     /// Completions still to come.
     pub(super) in_flight: u16,
+    /// How it gets out, once it does.
+    pub(super) via: Via,
+    /// So many of its datagrams are out, if it is a refused train that is sent one by one.
+    pub(super) singly: Option<u16>,
+}
+
+/// How a reply gets out: the listening socket, told the address to send from, or a reply socket, which
+/// is bound to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Via {
+    pub(super) file: File,
+    pub(super) tells_source: bool,
+}
+
+impl Via {
+    /// The source that is told.
+    pub(super) fn source(self, flow: &Flow) -> Option<SocketAddr> {
+        self.tells_source.then_some(flow.origdst)
+    }
 }
 
 /// What was received into one buffer: one datagram or a train.
@@ -61,7 +80,8 @@ impl Group {
         let closed = bytes == 0
             || !arrival.is_even()
             || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
-        Self { flow, segment_bytes, segments, bytes, closed, last: buffer, in_flight: 0 }
+        let via = Via { file: File(0), tells_source: true };
+        Self { flow, segment_bytes, segments, bytes, closed, last: buffer, in_flight: 0, via, singly: None }
     }
 
     /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.

@@ -1,11 +1,14 @@
-//! Datagrams with a forged source: any address of this network, any port, whoever is bound to it.
+//! Datagrams with a forged source: any address of this network, any port, whoever is bound to it. And
+//! segments that no TCP would send.
 #![allow(unsafe_code, reason = "std has no raw sockets")]
 
 use std::io::{Error, Result};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use tubular_echo::sys::{self as server_sys, IntOption};
+
+use super::sys;
 
 /// Sends one datagram to `to` that claims to come from `from` (raw(7), ipv6(7)). Needs root.
 pub fn forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) {
@@ -17,23 +20,7 @@ pub fn forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) {
 pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
     /// Where the checksum stands in a UDP header.
     const CHECKSUM_OFFSET: i32 = 6;
-    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: socket(2) takes no memory; a result that is no error is a new descriptor, ours alone.
-    let socket = unsafe {
-        let fd = libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_UDP);
-        if fd < 0 {
-            return Err(Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    if to.is_ipv6() {
-        server_sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
-        server_sys::set_option(
-            socket.as_fd(),
-            IntOption(libc::SOL_IPV6, libc::IPV6_CHECKSUM),
-            CHECKSUM_OFFSET,
-        )?;
-    }
+    let socket = raw_socket(to, libc::IPPROTO_UDP, CHECKSUM_OFFSET)?;
     server_sys::bind(socket.as_fd(), SocketAddr::new(from.ip(), 0))?;
     // RFC 768: source, destination, length, checksum; zero means none in IPv4, for IPv6 the kernel sets it.
     let mut packet = Vec::from(from.port().to_be_bytes());
@@ -45,4 +32,52 @@ pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()>
     let sent = UdpSocket::from(socket).send_to(&packet, SocketAddr::new(to.ip(), 0))?;
     assert_eq!(sent, packet.len());
     Ok(())
+}
+
+/// Sends an urgent byte on an IPv6 connection, and leaves a gap of one byte before it that is never filled: its
+/// peer's TCP knows of urgent data, and has nothing that could be read (RFC 9293, 3.8.5). Needs root.
+pub fn forge_urgent_behind_a_gap(stream: &TcpStream) {
+    /// Where the checksum stands in a TCP header.
+    const CHECKSUM_OFFSET: i32 = 16;
+    const OFF_WITHOUT_PROBE: i32 = -1;
+    const QUEUES: [i32; 2] = [2, 1]; // TCP_SEND_QUEUE, TCP_RECV_QUEUE
+    const ACK_PSH_URG: u8 = 0x38;
+    let (from, to) = (stream.local_addr().expect("a name"), stream.peer_addr().expect("a peer"));
+    let option = |name, value| sys::set_option(stream, libc::IPPROTO_TCP, name, value).expect("TCP_REPAIR");
+    option(libc::TCP_REPAIR, 1);
+    let [next, acknowledged] = QUEUES.map(|queue| {
+        option(libc::TCP_REPAIR_QUEUE, queue);
+        sys::option(stream, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ).expect("TCP_QUEUE_SEQ") as u32
+    });
+    option(libc::TCP_REPAIR, OFF_WITHOUT_PROBE);
+
+    let socket = raw_socket(to, libc::IPPROTO_TCP, CHECKSUM_OFFSET).expect("a raw socket");
+    server_sys::bind(socket.as_fd(), SocketAddr::new(from.ip(), 0)).expect("bind a raw socket");
+    // RFC 9293, 3.1: ports, sequence and acknowledgment, 5 words and flags, window, checksum, urgent pointer.
+    let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    segment.extend(next.wrapping_add(1).to_be_bytes());
+    segment.extend(acknowledged.to_be_bytes());
+    segment.extend([5 << 4, ACK_PSH_URG, 0x02, 0, 0, 0, 0, 1, b'!']);
+    let sent =
+        UdpSocket::from(socket).send_to(&segment, SocketAddr::new(to.ip(), 0)).expect("send a segment");
+    assert_eq!(sent, segment.len());
+}
+
+/// A raw socket to send from to `to`; for IPv6 the kernel writes the checksum.
+fn raw_socket(to: SocketAddr, protocol: i32, checksum_offset: i32) -> Result<OwnedFd> {
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: socket(2) takes no memory; a result that is no error is a new descriptor, ours alone.
+    let socket = unsafe {
+        let fd = libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
+        if fd < 0 {
+            return Err(Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    if to.is_ipv6() {
+        server_sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
+        let checksum = IntOption(libc::SOL_IPV6, libc::IPV6_CHECKSUM);
+        server_sys::set_option(socket.as_fd(), checksum, checksum_offset)?;
+    }
+    Ok(socket)
 }

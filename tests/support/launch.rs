@@ -108,6 +108,13 @@ impl Launch {
         self
     }
 
+    /// With this system call failing where its second argument is this: all options of one level of
+    /// `setsockopt(2)`, for example.
+    pub fn deny_second(mut self, call: c_long, argument: u32, errno: c_int) -> Self {
+        self.confinement.denied.push(Denied { call, second_argument: Some(argument), errno });
+        self
+    }
+
     /// With this operation of `io_uring_register(2)` failing with this errno, as on a kernel that does
     /// not have it.
     pub fn deny_register(mut self, operation: u32, errno: c_int) -> Self {
@@ -118,6 +125,13 @@ impl Launch {
 
     /// Starts the server and waits until it is ready; fails the test when it is not.
     pub fn ready(self) -> Server {
+        self.outcome().unwrap_or_else(|refusal| {
+            panic!("the server ended before it was ready; stderr:\n{}", refusal.stderr.join("\n"))
+        })
+    }
+
+    /// Starts the server and waits until it is ready, or has given up by itself.
+    pub fn outcome(self) -> Result<Server, Refusal> {
         let mut server = self.start();
         let end = Instant::now() + PATIENCE;
         let waits_for_message = server.notify.is_some();
@@ -128,19 +142,20 @@ impl Launch {
             if log_says_ready && (told || !waits_for_message) {
                 break;
             }
-            assert!(!server.pidfd.ends_within(Duration::ZERO), "the server ended before it was ready");
+            if server.pidfd.ends_within(Duration::ZERO) {
+                return Err(refusal(server));
+            }
             assert!(Instant::now() < end, "not ready: logged {log_says_ready}, READY=1 received {told}");
         }
         server.read_addresses();
-        server
+        Ok(server)
     }
 
     /// Starts the server and waits for it to give up by itself.
     pub fn refused(self) -> Refusal {
         let server = self.start();
         assert!(server.pidfd.ends_within(PATIENCE), "the server neither gave up nor was stopped");
-        let end = server.wait();
-        Refusal { code: end.code, stderr: end.stderr, ready_count: end.ready_count }
+        refusal(server)
     }
 
     fn start(self) -> Server {
@@ -186,6 +201,12 @@ impl Launch {
         let pidfd = Pidfd::open(child.id()).expect("pidfd_open");
         Server::watch(server::Parts { child, pidfd, log, reader, notify })
     }
+}
+
+/// What a server that has ended leaves behind.
+fn refusal(server: Server) -> Refusal {
+    let end = server.wait();
+    Refusal { code: end.code, stderr: end.stderr, ready_count: end.ready_count }
 }
 
 /// Whether a log line is the one that says that all workers are armed.

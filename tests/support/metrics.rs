@@ -4,6 +4,7 @@ use super::{PATIENCE, Server};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 /// An answer over HTTP.
 pub struct Answer {
@@ -87,6 +88,17 @@ pub fn read(text: &str) -> Samples {
         }
     }
     samples
+}
+
+/// Waits until a sum (as below) has reached `wanted`: a reply is counted a moment after it has left, so that whoever has
+/// it may ask too early.
+pub fn until_counted(addr: SocketAddr, family: &str, labels: &[&str], wanted: f64) {
+    let mut counted = 0.0;
+    let begun = Instant::now();
+    while counted < wanted {
+        assert!(begun.elapsed() < PATIENCE, "{family} {labels:?}: {counted} instead of {wanted}");
+        counted = sum(&scrape(addr), family, labels);
+    }
 }
 
 /// The sum of the samples of a family whose labels contain all these.

@@ -56,9 +56,20 @@ impl Netns {
 
 /// Runs `ip` with these arguments in the calling thread's namespace.
 pub fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output();
-    let output = output.expect("run ip (Debian package iproute2; ci/setup installs it)");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments);
+}
+
+/// Runs `tc` with these arguments in the calling thread's namespace.
+pub fn tc(arguments: &str) {
+    run("tc", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let output = Command::new(program).args(arguments.split_whitespace()).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("run {program} (Debian package iproute2; ci/setup installs it): {error}")
+    });
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Writes one of the settings below /proc/sys/net, which belong to the namespace of who opens them.

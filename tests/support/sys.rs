@@ -21,6 +21,31 @@ fn checked(result: c_long) -> io::Result<c_long> {
 
 // Processes ------------------------------------------------------------------------------------------
 
+/// The processor time that a process has used so far (clock_getcpuclockid(3)).
+pub fn cpu_time_of(pid: u32) -> Duration {
+    // SAFETY: both calls write to locals; timespec is plain data.
+    unsafe {
+        let mut clock: libc::clockid_t = 0;
+        assert_eq!(libc::clock_getcpuclockid(pid as i32, &raw mut clock), 0, "the clock of process {pid}");
+        let mut time: libc::timespec = mem::zeroed();
+        checked(libc::clock_gettime(clock, &raw mut time).into()).expect("clock_gettime");
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+}
+
+/// Sets the soft limit of another process of this user (prlimit(2)); what it was before.
+pub fn set_soft_limit(pid: u32, resource: libc::__rlimit_resource_t, value: u64) -> u64 {
+    // SAFETY: both calls get valid rlimits that outlive them, and otherwise integers.
+    unsafe {
+        let mut limit: libc::rlimit = mem::zeroed();
+        let prlimit = |new, old| checked(libc::prlimit(pid as i32, resource, new, old).into());
+        prlimit(ptr::null(), &raw mut limit).expect("read the limit");
+        let before = mem::replace(&mut limit.rlim_cur, value);
+        prlimit(&raw const limit, ptr::null_mut()).expect("set the limit");
+        before
+    }
+}
+
 /// A handle on a process that never means another one, even when its number is given out again.
 pub struct Pidfd(OwnedFd);
 
@@ -291,6 +316,13 @@ pub fn unacknowledged_bytes(stream: &impl AsFd) -> usize {
     unsafe { checked(libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes).into()) }
         .expect("SIOCOUTQ");
     bytes as usize
+}
+
+/// Sends one urgent byte, `MSG_OOB` (tcp(7)).
+pub fn send_urgent(stream: &impl AsFd, byte: u8) -> io::Result<()> {
+    let fd = stream.as_fd().as_raw_fd();
+    // SAFETY: send(2) reads one byte from a local that outlives the call.
+    unsafe { checked(libc::send(fd, (&raw const byte).cast(), 1, libc::MSG_OOB) as i64) }.map(drop)
 }
 
 /// One entry for [`poll`]; `events` as in poll(2).
