@@ -61,36 +61,46 @@ pub fn start(site: &Site, program: &str, seed: u64) -> Vec<Blaster> {
         .collect()
 }
 
+/// What is wrong with the replies.
+#[derive(Default)]
+pub struct Verdict {
+    /// What nothing excuses.
+    pub damage: Vec<String>,
+    /// What came back from nobody, and no fault excuses: a full receive buffer may.
+    pub missing: Vec<String>,
+    /// So many datagrams that is.
+    pub missing_datagrams: u64,
+}
+
 /// Ends the loads, waits for the last replies, and adds their books to `books`. What is wrong with a reply fails
-/// the run, and so does a missing one, unless something in `diary` excuses it.
-pub fn finish(blasters: Vec<Blaster>, diary: &Diary, books: &mut Books) -> Vec<String> {
+/// the run, and so does a missing one, unless something in `diary` excuses it, or the server's own account.
+pub fn finish(blasters: Vec<Blaster>, diary: &Diary, books: &mut Books) -> Verdict {
     for blaster in &blasters {
         Pidfd::open(blaster.child.id()).expect("blaster").signal(libc::SIGINT).expect("end blaster");
     }
-    let mut damage = Vec::new();
+    let mut verdict = Verdict::default();
     for Blaster { name, child } in blasters {
         let output = child.wait_with_output().expect("blaster's report");
         let Ok(report) = serde_json::from_slice::<Value>(&output.stdout) else {
-            damage.push(format!("{name}: no report, {}", output.status));
+            verdict.damage.push(format!("{name}: no report, {}", output.status));
             continue;
         };
-        damage.extend(judge(&report, diary).into_iter().map(|what| format!("{name}: {what}")));
+        judge(name, &report, diary, &mut verdict);
         let total = |name: &str| report["totals"][name].as_u64().expect("a count");
         books.sent += total("sent");
         books.echoed += total("ok");
         books.lost += total("lost") + total("unreachable");
     }
-    damage
+    verdict
 }
 
-fn judge(report: &Value, diary: &Diary) -> Vec<String> {
+fn judge(load: &str, report: &Value, diary: &Diary, verdict: &mut Verdict) {
     const DAMAGE: [&str; 7] =
         ["corrupted", "truncated", "misdirected", "late", "duplicated", "unattributed", "own_drops"];
-    let mut damage = Vec::new();
     for name in DAMAGE {
         match report["totals"][name].as_u64() {
             Some(0) => {}
-            count => damage.push(format!("{name}: {count:?}")),
+            count => verdict.damage.push(format!("{load}: {name}: {count:?}")),
         }
     }
     let started_at = report["started_at"].as_str().expect("when it began");
@@ -103,14 +113,18 @@ fn judge(report: &Value, diary: &Diary) -> Vec<String> {
             // the order is that of each flow's datagrams, and each of a spray is another flow's
             let has_no_order = name == "reordered" && report["load"]["spray"] == true;
             if count > 0 && !has_no_order && !is_excused(started_at, second, diary, excuse) {
-                damage.push(format!(
-                    "{name}: {count} in second {second} after {}",
-                    humantime::format_rfc3339(started_at)
-                ));
+                let end = started_at + Duration::from_secs(second + 1);
+                let told = humantime::format_rfc3339_millis(end);
+                let what = format!("{load}: {name}: {count} in the second before {told}{}", diary.last(end));
+                if name == "lost" {
+                    verdict.missing.push(what);
+                    verdict.missing_datagrams += count;
+                } else {
+                    verdict.damage.push(what);
+                }
             }
         }
     }
-    damage
 }
 
 /// Whether something excuses what became of a datagram of this second. The report's clock begins a moment after

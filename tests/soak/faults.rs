@@ -75,8 +75,10 @@ pub struct Window {
     pub to: SystemTime,
 }
 
-/// How long after a fault its consequences may show: neighbours are looked for, routes come back.
-const AFTERMATH: Duration = Duration::from_millis(1500);
+/// How long after a fault its consequences may show. The kernel looks at the state of links once a second, and when the
+/// first question for a neighbour is lost the next one comes a second later: behind a link that had returned a server of
+/// twenty lines that knows nothing but recvfrom and sendto was out of reach for up to 1.94 s in forty tries, over IPv6.
+const AFTERMATH: Duration = Duration::from_millis(2500);
 
 /// All that happened so far.
 #[derive(Default)]
@@ -97,6 +99,21 @@ impl Diary {
         windows
             .iter()
             .any(|window| allows(window.fault) && window.from <= to && from <= window.to + AFTERMATH)
+    }
+
+    /// What happened last before this, and how long before, to be read.
+    pub fn last(&self, time: SystemTime) -> String {
+        let windows = self.0.lock().unwrap();
+        let Some(window) = windows.iter().rev().find(|window| window.from <= time) else {
+            return String::new();
+        };
+        let seconds = |to: SystemTime, from| to.duration_since(from).unwrap_or_default().as_secs_f64();
+        format!(
+            ", {:.2} s after the last of {} had begun, which took {:.2} s",
+            seconds(time, window.from),
+            window.fault,
+            seconds(window.to, window.from)
+        )
     }
 
     /// How often this happened.

@@ -163,11 +163,17 @@ fn destinations() -> impl Iterator<Item = (Protocol, SocketAddr)> {
 
 /// Datagrams that came and were not answered, by the server's own account.
 pub fn unanswered(counters: &BTreeMap<String, u64>) -> u64 {
-    let is_dropped = |name: &str| {
+    reasons(counters).map(|(_, count)| count).sum()
+}
+
+/// Why datagrams were not answered, and how many.
+pub fn reasons(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
+    let is_reason = |name: &str| {
         ["udp_refused_", "udp_send_", "udp_reply_"].iter().any(|kind| name.starts_with(kind))
             && !["udp_send_waits", "udp_reply_sockets_made"].contains(&name)
     };
-    counters.iter().filter(|(name, _)| is_dropped(name)).map(|(_, count)| count).sum()
+    let all = counters.iter().map(|(name, count)| (name.as_str(), *count));
+    all.filter(move |(name, count)| *count > 0 && is_reason(name))
 }
 
 /// What the server refused, by its own account.

@@ -38,6 +38,7 @@ struct Sum {
     exact: usize,
     books: Books,
     refused: u64,
+    dropped: u64,
     streams: Tally,
     lives: usize,
     killed: usize,
@@ -53,6 +54,7 @@ impl Sum {
         self.books.echoed += outcome.books.echoed;
         self.books.lost += outcome.books.lost;
         self.refused += outcome.refused;
+        self.dropped += outcome.dropped;
         self.streams.connected += outcome.streams.connected;
         self.streams.bytes_sent += outcome.streams.bytes_sent;
         self.streams.bytes_received += outcome.streams.bytes_received;
@@ -130,7 +132,7 @@ fn blaster() -> String {
 }
 
 fn summarise(sum: &Sum, diary: &Diary, elapsed: Duration, seed: u64) {
-    let Sum { chapters, exact, books, refused, streams, lives, killed, stalls, judged } = sum;
+    let Sum { chapters, exact, books, refused, dropped, streams, lives, killed, stalls, judged } = sum;
     println!(
         "\nsoak, seed {seed}, {:.1} min: {chapters} chapters, {lives} lives of the server",
         elapsed.as_secs_f64() / 60.0
@@ -138,7 +140,8 @@ fn summarise(sum: &Sum, diary: &Diary, elapsed: Duration, seed: u64) {
     let happened = Fault::ALL.map(|fault| format!("{} {fault}", diary.count(fault)));
     println!("faults       {}", happened.join(", "));
     println!(
-        "datagrams    {} sent, {} echoed, {} lost, all beside a fault that may lose; {refused} unwelcome refused",
+        "datagrams    {} sent, {} echoed, {} lost, all beside a fault that may lose or at full receive buffers, \
+         which dropped {dropped} by the server's count; {refused} unwelcome refused",
         books.sent, books.echoed, books.lost
     );
     println!(

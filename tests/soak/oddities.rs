@@ -82,7 +82,8 @@ impl Oddities {
                 && diary.excuses(mishap.from, mishap.from + Duration::from_millis(100), Fault::loses)
         };
         let told = |mishap: Mishap| {
-            format!("datagram: {}, at {}", mishap.what, humantime::format_rfc3339_millis(mishap.from))
+            let at = humantime::format_rfc3339_millis(mishap.from);
+            format!("datagram: {}, at {at}{}", mishap.what, diary.last(mishap.from))
         };
         mishaps.into_iter().filter(|mishap| !excused(mishap)).map(told).collect()
     }

@@ -17,8 +17,12 @@ use crate::support::sys;
 
 /// Connections at a time.
 const THREADS: u64 = 4;
-/// Connections at a time for the warm-up: what the server sets aside for so many is more than it will ever again.
-const WARMING: usize = 24;
+/// What a connection that reads late sends at the most. When the server was paused meanwhile it may find all of it
+/// at once, and has to set all of it aside.
+const READ_LATE_BYTES_MAX: usize = 1 << 20;
+/// Connections at a time for the warm-up. They send in turns, so that about 50 KiB are set aside for each: also with
+/// two workers that is more for each worker than all of `THREADS` can bring at once.
+const WARMING: usize = 256;
 
 /// What the connections of a chapter were, added up.
 #[derive(Clone, Copy, Debug, Default)]
@@ -217,10 +221,9 @@ impl Talk<'_> {
 
     /// Sends until nothing more is taken, or much was, and reads only after a while.
     fn read_late(mut self, random: &mut Random) -> Result<(), Ending> {
-        const MOST: usize = 1 << 20;
         self.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("set the patience");
         let mut left = Vec::new();
-        while self.unread + left.len() < MOST {
+        while self.unread + left.len() < READ_LATE_BYTES_MAX {
             if left.is_empty() {
                 left = self.outgoing.bytes(16_384);
             }
@@ -241,26 +244,31 @@ impl Talk<'_> {
 
 /// So many peers at once that do not read, until the server has set aside what it will for each of them.
 pub fn warm_up(network: &Netns, target: SocketAddr, tally: &mut Tally) {
-    let bytes = Random::new(7).bytes(1 << 20);
+    const AT_REST: Duration = Duration::from_millis(100);
+    let bytes = Random::new(7).bytes(READ_LATE_BYTES_MAX);
     network.run(|| {
-        let peers: Vec<_> = (0..WARMING)
-            .map(|_| {
-                let stream = TcpStream::connect_timeout(&target, PATIENCE).expect("connect");
-                stream.set_read_timeout(Some(PATIENCE)).expect("set the patience");
-                stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set the patience");
-                stream
-            })
-            .collect();
-        // one after the other fills its buffers, and all of them stay full
-        let fill = |mut stream: &TcpStream| {
-            let mut taken = 0;
-            while let Ok(more @ 1..) = stream.write(&bytes[taken..]) {
-                taken += more;
-            }
-            taken
+        let connect = |_| {
+            let stream = TcpStream::connect_timeout(&target, PATIENCE).expect("connect");
+            stream.set_nonblocking(true).expect("a connection that does not block");
+            (stream, 0)
         };
-        let taken: Vec<_> = peers.iter().map(fill).collect();
-        for (mut stream, taken) in peers.into_iter().zip(taken) {
+        let mut peers: Vec<_> = (0..WARMING).map(connect).collect();
+        loop {
+            for (stream, taken) in &mut peers {
+                while let Ok(more @ 1..) = stream.write(&bytes[*taken..]) {
+                    *taken += more;
+                }
+            }
+            let filling = peers.iter().filter(|(_, taken)| *taken < bytes.len());
+            let mut entries: Vec<_> =
+                filling.map(|(stream, _)| sys::poll_entry(stream, libc::POLLOUT)).collect();
+            if sys::poll(&mut entries, AT_REST) == 0 {
+                break;
+            }
+        }
+        for (mut stream, taken) in peers {
+            stream.set_nonblocking(false).expect("a connection that blocks");
+            stream.set_read_timeout(Some(PATIENCE)).expect("set the patience");
             stream.shutdown(Shutdown::Write).expect("send a FIN");
             let mut back = Vec::new();
             stream.read_to_end(&mut back).expect("what was set aside");
