@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::metrics::{Samples, address_of, ask, get, scrape, sum};
+use support::metrics::{Samples, address_of, ask, get, scrape, sum, until_counted};
 use support::server::Protocol;
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, bounded, private_network, stuck, tcp, until};
@@ -63,6 +64,7 @@ fn counts_are_true_and_never_fall_under_load() {
         until("the connections are closed", || {
             sum(&scrape(metrics), "tubular_echo_open_connections", &[]) == 0.0
         });
+        until_counted(metrics, "tubular_echo_sent_datagrams_total", &[], 2.0 * EACH as f64);
         let now = scrape(metrics);
         for domain in [r#"domain="ipv4""#, r#"domain="ipv6""#] {
             let udp = [r#"label="test""#, domain, r#"protocol="udp""#];
@@ -107,6 +109,82 @@ fn the_process_tells_what_every_process_tells() {
     });
 }
 
+/// Cells of the tables in docs/metrics.md whose first cell is a name in backticks, by the heading they stand under.
+fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+    let (_, section) = document.split_once(&format!("\n## {heading}\n")).expect("a heading");
+    let section = section.split("\n## ").next().expect("a section");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect())
+        .collect()
+}
+
+/// The label names or values of one kind in the samples of a family, in order and once each.
+fn once<'a>(
+    samples: &'a Samples,
+    family: &str,
+    part: impl Fn(&'a str, &'a str) -> Option<&'a str>,
+) -> String {
+    let of_family = samples.keys().filter_map(|sample| {
+        let (name, rest) = sample.split_once('{').unwrap_or((sample, ""));
+        (name == family).then_some(rest.trim_end_matches('}'))
+    });
+    let labels = of_family.flat_map(|labels| labels.split(',').filter_map(|label| label.split_once('=')));
+    labels
+        .filter_map(|(name, value)| part(name, value))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[test]
+fn the_document_tells_every_family_with_its_type_its_labels_and_its_reasons() {
+    bounded(|| {
+        let document =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+        let server = server(&["--label", "test"]);
+        let text = get(address_of(&server), "/metrics").body;
+        let samples = support::metrics::read(&text);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let served: BTreeSet<_> = types
+            .map(|(family, kind)| {
+                let labels = once(&samples, family, |name, _| (name != "label").then_some(name));
+                let labelled = samples
+                    .keys()
+                    .any(|sample| sample.starts_with(family) && sample.contains("label=\"test\""));
+                assert_eq!(labelled, labels.contains("domain"), "{family}");
+                format!("{family}: {kind} by {labels}")
+            })
+            .collect();
+        let rows = table(&document, "The families");
+        let told: BTreeSet<_> =
+            rows.iter().map(|row| format!("{}: {} by {}", row[0], row[1], row[2])).collect();
+        assert_eq!(told, served, "docs/metrics.md against /metrics");
+        assert!(rows.iter().all(|row| row.len() == 4 && row[3].len() > 9), "{rows:?}");
+
+        let reasons = |family| {
+            once(&samples, family, |name, value| (name == "reason").then(|| value.trim_matches('"')))
+        };
+        let mut served: Vec<_> =
+            ["tubular_echo_closed_connections_total", "tubular_echo_dropped_datagrams_total"]
+                .iter()
+                .flat_map(|family| reasons(family).split(", ").map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+        let mut told: Vec<_> = table(&document, "Reasons").iter().map(|row| row[0].clone()).collect();
+        served.sort();
+        told.sort();
+        assert_eq!(told, served, "the reasons of docs/metrics.md against /metrics");
+
+        // and what queries and alerts are made of
+        let words = document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours = words.filter(|word| word.starts_with("tubular_echo_") || word.starts_with("process_"));
+        for name in ours {
+            assert!(text.contains(&format!("# TYPE {name} ")), "docs/metrics.md names {name}");
+        }
+        server.stop();
+    });
+}
+
 #[test]
 fn promtool_finds_nothing_to_complain_of() {
     bounded(|| {
@@ -114,20 +192,43 @@ fn promtool_finds_nothing_to_complain_of() {
             println!("not asked for: ci/promtool brings promtool and names it");
             return;
         };
+        let check = |what: &[&str], text: &str| {
+            let mut check = Command::new(&promtool)
+                .arg("check")
+                .args(what)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("run promtool");
+            check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let output = check.wait_with_output().unwrap();
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+            assert!(output.status.success(), "{said}");
+            said
+        };
         let server = server(&["--label", "echo"]);
-        let mut check = Command::new(promtool)
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run promtool");
-        let answer = get(address_of(&server), "/metrics");
-        check.stdin.take().unwrap().write_all(answer.body.as_bytes()).unwrap();
-        let output = check.wait_with_output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+        assert_eq!(check(&["metrics"], &get(address_of(&server), "/metrics").body), "");
         server.stop();
+
+        let document =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+        let block = |heading: &str, language: &str| {
+            let section = document.split_once(&format!("## {heading}\n")).expect("a heading").1;
+            let text = section.split_once(&format!("```{language}\n")).expect("a block").1;
+            text.split_once("```").expect("its end").0.to_owned()
+        };
+        println!("{}", check(&["rules", "/dev/stdin"], &block("Alerts", "yaml")));
+        let queries = block("Queries", "text");
+        let rules = queries.split("\n\n").enumerate().map(|(number, query)| {
+            let (_, query) = query.trim().split_once('\n').expect("a comment and a query");
+            format!("      - record: query:{number}\n        expr: |\n          {query}\n")
+        });
+        let rules = rules.collect::<String>();
+        println!(
+            "{}",
+            check(&["rules", "/dev/stdin"], &format!("groups:\n  - name: queries\n    rules:\n{rules}"))
+        );
     });
 }
 

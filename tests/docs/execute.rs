@@ -86,8 +86,8 @@ pub fn inside(path: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The repository can be written to, `target` is there, tubectl's stand-in is installed, and for documents that
-/// begin so the programs.
+/// The repository can be written to, `target` is there, and tubectl is installed: the stand-in, or what TUBECTL names.
+/// So are the programs, for documents that begin with them.
 fn prepare(target: &str, installed: bool) -> io::Result<()> {
     for directory in ["/tmp/upper", "/tmp/work"] {
         fs::create_dir(directory)?;
@@ -99,7 +99,8 @@ fn prepare(target: &str, installed: bool) -> io::Result<()> {
     if !own_target.exists() {
         std::os::unix::fs::symlink(target, own_target)?;
     }
-    fs::copy("/proc/self/exe", "/usr/local/bin/tubectl")?;
+    let tubectl = env::var_os("TUBECTL").unwrap_or("/proc/self/exe".into());
+    fs::copy(tubectl, "/usr/local/bin/tubectl")?;
     if installed {
         for program in ["tubular-echo", "blaster"] {
             fs::copy(format!("{ROOT}/target/release/{program}"), format!("/usr/local/bin/{program}"))?;
