@@ -64,13 +64,12 @@ fn life_of_the_package(dispatcher: &Dispatcher) -> String {
     succeeded(&systemctl(&["restart", SERVICE])).expect("the service starts again");
     assert!(DESTINATIONS.iter().all(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip)));
     walk_through(1, 20);
-    let samples = metrics::scrape(METRICS.parse::<SocketAddr>().unwrap());
+    let metrics_addr: SocketAddr = METRICS.parse().unwrap();
     for (protocol, family) in [("udp", "sent_datagrams"), ("tcp", "accepted_connections")] {
         for domain in ["ipv4", "ipv6"] {
             let labels =
                 [r#"label="echo""#, &format!(r#"domain="{domain}""#), &format!(r#"protocol="{protocol}""#)];
-            let counted = metrics::sum(&samples, &format!("tubular_echo_{family}_total"), &labels);
-            assert!(counted >= 20.0, "{family} {labels:?}: {counted}");
+            metrics::until_counted(metrics_addr, &format!("tubular_echo_{family}_total"), &labels, 20.0);
         }
     }
     fs::remove_dir_all(drop_in).expect("remove the drop-in");
