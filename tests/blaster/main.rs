@@ -682,6 +682,16 @@ fn tcp_sees_each_flipped_bit() {
 }
 
 #[test]
+fn tcp_sees_bytes_that_nobody_has_asked_for() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Babbles(100));
+    let found = report(&format!("tcp {addr} --mode connect --connections 1 --size 100 --count 20"));
+    assert_eq!(counts(&found), [("sent", 20), ("ok", 20), ("unattributed", 20)]);
+    let shown: Vec<_> =
+        found["examples"].as_array().unwrap().iter().map(|example| number(&example["came_bytes"])).collect();
+    assert_eq!(shown, [8; 3]);
+}
+
+#[test]
 fn tcp_tells_a_cut_message_from_a_whole_one() {
     let addr = tcp_server("127.0.0.1:0", TcpConduct::HangsUp(100));
     let found = report(&format!("tcp {addr} --connections 3 --size 100 --count 500"));

@@ -174,6 +174,8 @@ pub(crate) enum TcpConduct {
     HangsUp(usize),
     /// Closes each tenth connection at once.
     Shuns,
+    /// Echoes a message of so many bytes, adds a word of its own, and waits for the end.
+    Babbles(usize),
     /// Reads all and never answers.
     Silent,
     /// Accepts and never reads.
@@ -221,6 +223,13 @@ fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsiz
                     len => connection.write_all(&buffer[..len])?,
                 }
             }
+        }
+        TcpConduct::Babbles(bytes) => {
+            let mut message = vec![0; bytes];
+            connection.read_exact(&mut message)?;
+            message.extend(b"and more");
+            connection.write_all(&message)?;
+            io::copy(&mut connection, &mut io::sink()).map(drop)
         }
         TcpConduct::Silent | TcpConduct::Deaf | TcpConduct::Absent => {
             if matches!(conduct, TcpConduct::Silent) {
