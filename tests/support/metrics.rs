@@ -1,10 +1,9 @@
 //! Requests to the server's metrics, and a strict reader of Prometheus's text format (version 0.0.4).
 
-use super::{PATIENCE, Server};
+use super::{PATIENCE, Server, until};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
 
 /// An answer over HTTP.
 pub struct Answer {
@@ -93,12 +92,7 @@ pub fn read(text: &str) -> Samples {
 /// Waits until a sum (as below) has reached `wanted`: a reply is counted a moment after it has left, so that whoever has
 /// it may ask too early.
 pub fn until_counted(addr: SocketAddr, family: &str, labels: &[&str], wanted: f64) {
-    let mut counted = 0.0;
-    let begun = Instant::now();
-    while counted < wanted {
-        assert!(begun.elapsed() < PATIENCE, "{family} {labels:?}: {counted} instead of {wanted}");
-        counted = sum(&scrape(addr), family, labels);
-    }
+    until(&format!("{family} {labels:?} is {wanted}"), || sum(&scrape(addr), family, labels) >= wanted);
 }
 
 /// The sum of the samples of a family whose labels contain all these.
