@@ -237,6 +237,7 @@ pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, 
         sockets.shares[0].push(listening);
     }
     sockets.warnings.extend(receive_buffer_warning(&sockets));
+    sockets.warnings.extend(accept_queue_warning(&sockets));
     let mut lacks: Vec<Lack> = Vec::new();
     for lack in sockets.shares.iter().flatten().flat_map(|socket| &socket.lacks) {
         if !lacks.iter().any(|known| known.option == lack.option) {
@@ -573,6 +574,18 @@ fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
         format!(
             "UDP receive buffers are {smallest} bytes instead of {SOCKET_BUFFER_BYTES}: bursts may be dropped; \
              raise net.core.rmem_max or grant CAP_NET_ADMIN"
+        )
+    })
+}
+
+/// One line if the kernel gave shorter accept queues than asked for: it tells nobody else.
+fn accept_queue_warning(sockets: &Sockets) -> Option<String> {
+    let listeners = sockets.shares.iter().flatten().filter(|listening| listening.protocol == Protocol::Tcp);
+    let shortest = listeners.filter_map(|listening| sys::accept_queue_max(listening.as_fd()).ok()).min()?;
+    (shortest < LISTEN_BACKLOG).then(|| {
+        format!(
+            "TCP accept queues hold {shortest} connections instead of {LISTEN_BACKLOG}: in a burst of more, some wait \
+             a second or longer; raise net.core.somaxconn and restart"
         )
     })
 }

@@ -246,20 +246,30 @@ pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
     if let Some(connections) = simulation::ask(|world| world.accept_queue_len(listener)) {
         return Ok(connections);
     }
+    Ok(tcp_info(listener)?.tcpi_unacked)
+}
+
+/// Connections that a listener's accept queue may hold (`TCP_INFO`; the kernel reports it as `tcpi_sacked`):
+/// what listen(2) was asked for, cut down to `net.core.somaxconn`.
+pub fn accept_queue_max(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(tcp_info(listener)?.tcpi_sacked)
+}
+
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is plain data
     let mut info: libc::tcp_info = unsafe { zeroed() };
     let mut len = size_of_val(&info) as u32;
     // SAFETY: getsockopt(2) writes at most `len` bytes to `info`, and the length to a live u32
     check(unsafe {
         libc::getsockopt(
-            listener.as_raw_fd(),
+            socket.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             (&raw mut info).cast(),
             &raw mut len,
         )
     })?;
-    Ok(info.tcpi_unacked)
+    Ok(info)
 }
 
 /// What a socket is that somebody else made.

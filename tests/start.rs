@@ -238,3 +238,26 @@ fn a_port_that_its_holder_has_just_left_is_taken_over() {
         server.stop();
     });
 }
+
+/// The kernel cuts a longer one down and says nothing.
+#[test]
+#[ignore = "needs root"]
+fn a_shorter_accept_queue_than_asked_for_is_told_with_its_cure() {
+    private_network(|| {
+        let warning = |server: &Server| {
+            let lines = server.log.all();
+            lines.iter().find(|line| line.contains("net.core.somaxconn")).cloned()
+        };
+        setting("core/somaxconn", "16");
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2"]);
+        let told = warning(&server).expect("a warning");
+        assert!(told.contains("hold 16 connections instead of 4096"), "{told}");
+        all_answer(&server);
+        server.stop();
+        // the advice, followed
+        setting("core/somaxconn", "4096");
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2"]);
+        assert_eq!(warning(&server), None);
+        server.stop();
+    });
+}

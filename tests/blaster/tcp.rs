@@ -12,7 +12,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::misbehaving::{TcpConduct, tcp_server};
+use crate::support::netns::setting;
 use crate::support::sys::Pidfd;
+use crate::support::{Server, private_network};
 use crate::{BLASTER, counts, number, parse, stderr};
 
 /// More than any of these runs may take, however busy the machine is.
@@ -162,4 +164,28 @@ fn connections_come_from_the_source_that_was_asked_for() {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.lines().count() == 1 && text.contains("192.0.2.77") && text.contains("ip route"), "{text}");
+}
+
+/// The server is there all the time: it is this host that has no port left.
+#[test]
+#[ignore = "needs root"]
+fn local_ports_that_are_used_up_are_blaster_s_own_limit() {
+    private_network(|| {
+        let server = Server::start(&["--tcp", "127.0.0.1:1234"]);
+        setting("ipv4/ip_local_port_range", "50000 50020");
+        let output = ends("tcp 127.0.0.1:1234 --mode connect --connections 2 --duration 1s --json -");
+        let (found, text) = (parse(&output), stderr(&output));
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let totals = &found["totals"];
+        assert!(number(&totals["ok"]) > 0 && totals["ok"] == totals["sent"], "{totals}");
+        let connections = &found["connections"];
+        assert!(number(&connections["failed"]) > 0, "{connections}");
+        let warnings = found["warnings"].to_string();
+        assert!(warnings.contains("blaster was the bottleneck: it had no local port for"), "{warnings}");
+        // the advice, followed
+        setting("ipv4/ip_local_port_range", "50000 60999");
+        let output = ends("tcp 127.0.0.1:1234 --mode connect --connections 2 --count 100 --json -");
+        assert_eq!((output.status.code(), &parse(&output)["connections"]["failed"]), (Some(0), &0.into()));
+        server.stop();
+    });
 }

@@ -58,15 +58,16 @@ pub(crate) enum TcpError {
     Thread(#[from] io::Error),
 }
 
+/// Each closed connection keeps its local port for a minute (TIME_WAIT, tcp(7)), and there are 28,232 by default.
+pub(crate) const LOCAL_PORTS_USED_UP: &str = "; local ports are used up: wait a minute, load a prefix instead of one \
+     address or come from one (--source), or widen net.ipv4.ip_local_port_range";
+
 /// What usually helps when a connection does not come about.
 fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "; does the server listen there?",
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "; a firewall may drop it, see --timeout",
-        io::ErrorKind::AddrNotAvailable => {
-            "; local ports are used up: wait a minute, load a prefix instead of one address or come from one \
-             (--source), or widen net.ipv4.ip_local_port_range"
-        }
+        io::ErrorKind::AddrNotAvailable => LOCAL_PORTS_USED_UP,
         _ => "",
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::report::{count, duration};
 use crate::schema::Report;
+use crate::tcp::LOCAL_PORTS_USED_UP;
 
 /// A thread that is this busy may have been the limit.
 pub(crate) const BUSY: f64 = 0.95;
@@ -88,6 +89,13 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             "{} connections failed and {} broke: {reasons}",
             count(connections.failed),
             count(connections.broken)
+        ));
+    }
+    let no_port = report.refusals.iter().find(|refusals| refusals.errno == libc::EADDRNOTAVAIL);
+    if let (Some(no_port), Some(_)) = (no_port, report.connections) {
+        warn(format!(
+            "blaster was the bottleneck: it had no local port for {} connections{LOCAL_PORTS_USED_UP}",
+            count(no_port.count)
         ));
     }
     if let Some(connections) = report.connections {

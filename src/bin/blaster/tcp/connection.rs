@@ -78,7 +78,9 @@ impl Connection {
                     self.note_end(ended);
                 }
                 Err(error) => {
-                    self.is_in_order.set(false);
+                    // without a local port nothing was asked of the server: it may be there
+                    let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
+                    self.is_in_order.set(is_ours && self.is_in_order.get());
                     self.note_connection(|connections| connections.failed += 1);
                     self.shared.tally.borrow_mut().refuse(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
