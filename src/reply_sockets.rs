@@ -26,7 +26,7 @@ use crate::flow;
 use crate::idle::{IdleClock, TICKS};
 use crate::pairs::Pairs;
 use crate::ring::{File, Ring, Token};
-use crate::sockets::SOCKET_BUFFER_BYTES;
+use crate::sockets::{self, SOCKET_BUFFER_BYTES};
 use crate::sys::{self, IntOption, Protocol};
 
 /// How many reply sockets, and how fast.
@@ -264,6 +264,8 @@ fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
         sys::set_option(socket.as_fd(), IntOption::ONLY_V6, 1)?;
         sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
     }
+    // the listening sockets have told what is lost without it
+    let _ = sockets::let_be_cut(socket.as_fd(), pair);
     if sys::set_option(socket.as_fd(), IntOption::SEND_BUFFER_FORCE, SOCKET_BUFFER_BYTES).is_err() {
         sys::set_option(socket.as_fd(), IntOption::SEND_BUFFER, SOCKET_BUFFER_BYTES)?;
     }

@@ -445,11 +445,28 @@ fn prepare(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<V
             sys::set_option(fd, origdst, 1).map_err(failed("set the socket options of", protocol, addr))?;
             // whoever got less is warned by what the kernel says it has
             let _ = raise_buffers(fd, addr);
-            let set = sys::set_option(fd, IntOption::GRO, 1);
-            [Lack::of(set, "UDP_GRO", "trains of datagrams arrive and leave singly"), None]
+            let trains = sys::set_option(fd, IntOption::GRO, 1);
+            [
+                Lack::of(trains, "UDP_GRO", "trains of datagrams arrive and leave singly"),
+                Lack::of(
+                    let_be_cut(fd, addr),
+                    "IP_MTU_DISCOVER",
+                    "replies vanish where a path's MTU is small",
+                ),
+            ]
         }
     };
     Ok(lacks.into_iter().flatten().collect())
+}
+
+/// Lets routers cut IPv4 replies that are too large for their next link, as they may cut the kernel's own echoes. By
+/// default the kernel forbids it (DF), relies on an ICMP message, and where that gets lost, so does every reply of that
+/// size, and nobody knows. IPv6 routers cut nothing.
+pub(crate) fn let_be_cut(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
+    if addr.is_ipv6() {
+        return Ok(());
+    }
+    sys::set_option(fd, IntOption::MTU_DISCOVER_V4, IntOption::MTU_DISCOVER_NEVER)
 }
 
 /// Gives a UDP socket the buffers that we want, or what we may; never less than it has.

@@ -60,6 +60,8 @@ impl IntOption {
     pub const FREEBIND_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_FREEBIND);
     /// No IPv4 through an IPv6 socket.
     pub const ONLY_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_V6ONLY);
+    /// Whether datagrams may be cut on their way, IPv4 (ip(7)); see [`Self::MTU_DISCOVER_NEVER`].
+    pub const MTU_DISCOVER_V4: Self = Self(libc::SOL_IP, libc::IP_MTU_DISCOVER);
     /// Receive trains of datagrams (Linux 5.0).
     pub const GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
     /// Send trains: cut what is sent into datagrams of so many bytes (Linux 4.18); 0: don't.
@@ -76,6 +78,9 @@ impl IntOption {
     /// Milliseconds that a peer may leave what was sent unacknowledged, or its window closed, before the
     /// connection is given up; 0: as long as `net.ipv4.tcp_retries2` says. Connections inherit it.
     pub const USER_TIMEOUT: Self = Self(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+
+    /// For [`Self::MTU_DISCOVER_V4`]: DF is never set, so any router may cut what is too large for its next link.
+    pub const MTU_DISCOVER_NEVER: i32 = libc::IP_PMTUDISC_DONT;
 }
 
 /// A new socket for `addr`'s family, close-on-exec. Errors as socket(2): `EAFNOSUPPORT` when the host
