@@ -1,5 +1,5 @@
-//! Control messages (cmsg(3)): the original destination and the GRO size in, the reply's source and
-//! the GSO size out.
+//! Control messages (cmsg(3)): the original destination, the traffic class and the GRO size in, the reply's
+//! source, its DSCP and the GSO size out.
 //!
 //! The layout is a `struct cmsghdr` (length, level, type), then data, each padded to the size of a
 //! machine word. Everything here works on byte slices, so hostile or misaligned bytes can only make a
@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::addr;
+use crate::addr::{self, Domain};
 
 const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
 const LEVEL_AT: usize = size_of::<usize>();
@@ -22,8 +22,12 @@ const fn space(data_bytes: usize) -> usize {
 /// inherited socket has on: origdst, pktinfo, tos, ttl, options, timestamps, drop counter, GRO, mark.
 pub const CONTROL_IN_BYTES: usize = 512;
 
-/// Room for what a reply carries: its source address and a GSO size.
-pub const CONTROL_OUT_BYTES: usize = space(size_of::<libc::in6_pktinfo>()) + space(size_of::<u16>());
+/// Room for what a reply carries: its source address, its DSCP and a GSO size.
+pub const CONTROL_OUT_BYTES: usize =
+    space(size_of::<libc::in6_pktinfo>()) + space(size_of::<i32>()) + space(size_of::<u16>());
+
+/// The DSCP's bits in an IPv4 TOS or an IPv6 traffic class (RFC 2474); the other two are ECN's (RFC 3168).
+pub const DSCP_BITS: u8 = 0xfc;
 
 /// What the datapath wants to know of a received datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,9 +36,11 @@ pub struct Ancillary {
     pub origdst: Option<SocketAddr>,
     /// Bytes of each datagram of a received train (`UDP_GRO`; udp(7), Linux 5.0). `None`: one datagram.
     pub segment_bytes: Option<u16>,
+    /// The TOS or traffic class that it came with (`IP_TOS`, `IPV6_TCLASS`); 0 if none was told.
+    pub traffic_class: u8,
 }
 
-/// Finds the original destination and the GRO size among whatever else stands in `control`. A
+/// Finds the original destination, the traffic class and the GRO size among whatever else stands in `control`. A
 /// malformed length ends the scan.
 pub fn decode(control: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
@@ -48,6 +54,11 @@ pub fn decode(control: &[u8]) -> Ancillary {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 found.segment_bytes =
                     data.first_chunk().and_then(|bytes| u16::try_from(i32::from_ne_bytes(*bytes)).ok());
+            }
+            // one byte here, an int there
+            (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied().unwrap_or(0),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                found.traffic_class = data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes) as u8);
             }
             _ => {}
         }
@@ -136,6 +147,15 @@ impl Control {
         }
     }
 
+    /// Adds the DSCP of a reply to this family, in its place in the traffic class (`IP_TOS`, `IPV6_TCLASS`).
+    pub fn push_dscp(&mut self, domain: Domain, dscp: u8) {
+        let (level, kind) = match domain {
+            Domain::Ipv4 => (libc::SOL_IP, libc::IP_TOS),
+            Domain::Ipv6 => (libc::SOL_IPV6, libc::IPV6_TCLASS),
+        };
+        self.push(level, kind, &i32::from(dscp).to_ne_bytes());
+    }
+
     fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
         let room = &mut self.bytes[self.len..];
         room[..LEVEL_AT].copy_from_slice(&(HEADER_BYTES + data.len()).to_ne_bytes());
@@ -182,9 +202,15 @@ mod tests {
             let mut control = message(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[7; 16]);
             control.extend(message(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()));
             control.extend(message(libc::SOL_IP, libc::IP_TTL, &64_i32.to_ne_bytes()));
+            control.extend(if addr.is_ipv4() {
+                message(libc::SOL_IP, libc::IP_TOS, &[0xb9])
+            } else {
+                message(libc::SOL_IPV6, libc::IPV6_TCLASS, &0xb9_i32.to_ne_bytes())
+            });
             control.extend(wanted);
             control.extend(message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &3_u32.to_ne_bytes()));
-            assert_eq!(decode(&control), Ancillary { origdst: Some(addr), segment_bytes: Some(1200) });
+            let found = Ancillary { origdst: Some(addr), segment_bytes: Some(1200), traffic_class: 0xb9 };
+            assert_eq!(decode(&control), found);
         }
     }
 
@@ -247,9 +273,21 @@ mod tests {
         wanted.extend(message(libc::SOL_UDP, libc::UDP_SEGMENT, &1200_u16.to_ne_bytes()));
         assert_eq!(control.as_bytes(), wanted);
 
+        control.push_dscp(Domain::Ipv4, 0xb8);
+        wanted.extend(message(libc::SOL_IP, libc::IP_TOS, &0xb8_i32.to_ne_bytes()));
+        assert_eq!(control.as_bytes(), wanted);
+
         control.encode(Some("fe80::9".parse().unwrap()), 3, None);
         let (_, _, data, rest) = first(control.as_bytes()).unwrap();
         assert_eq!((data[15], data[16], rest.len()), (9, 3, 0));
+        control.encode(Some("fe80::9".parse().unwrap()), 3, Some(1200));
+        control.push_dscp(Domain::Ipv6, 0x28);
+        assert_eq!(control.as_bytes().len(), CONTROL_OUT_BYTES, "there is room for all of it");
+        assert!(control.as_bytes().ends_with(&message(
+            libc::SOL_IPV6,
+            libc::IPV6_TCLASS,
+            &0x28_i32.to_ne_bytes()
+        )));
 
         control.encode(None, 0, None);
         assert!(control.as_bytes().is_empty());

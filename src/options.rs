@@ -143,6 +143,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = parse_timeout)]
     tcp_user_timeout: Duration,
 
+    /// The DSCP that UDP replies leave with: `reflect`, that of the datagram they answer, as the kernel answers a ping;
+    /// `none`, the socket's own, which is 0. The ECN bits are 0 either way
+    #[arg(long, value_name = "HOW", default_value = "reflect")]
+    dscp: Dscp,
+
     /// Log all counters so often, like 10s or 1min. Default: at the end only
     #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
     stats_interval: Option<Duration>,
@@ -178,6 +183,15 @@ pub struct Options {
     /// Close such a socket after so long without a reply
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = parse_interval)]
     reply_socket_idle: Duration,
+}
+
+/// Which DSCP replies have.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Dscp {
+    /// That of what they answer.
+    Reflect,
+    /// The socket's.
+    None,
 }
 
 /// What to do instead of serving.
@@ -258,6 +272,7 @@ impl Options {
             ),
             idle_timeout: self.idle_timeout.unwrap_or(limits.idle_timeout),
             tcp_user_timeout: self.tcp_user_timeout,
+            reflect_dscp: self.dscp == Dscp::Reflect,
             stats_interval: self.stats_interval,
             busy_poll: self.busy_poll,
             drain_timeout: self.drain_timeout,
@@ -406,6 +421,7 @@ mod tests {
             ("--tcp-user-timeout 101years", "at most 100 years"),
             ("--busy-poll 2ms", "at most 1ms"),
             ("--max-connections 0", "--max-connections"),
+            ("--dscp 46", "reflect, none"),
             ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
             ("--nonsense", "--nonsense"),
         ] {

@@ -84,6 +84,8 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     /// Give up connections whose peer acknowledges nothing for so long; zero for the system's patience.
     pub tcp_user_timeout: Duration,
+    /// UDP replies leave with the DSCP of what they answer.
+    pub reflect_dscp: bool,
     /// Print the counters so often.
     pub stats_interval: Option<Duration>,
     /// Workers look for work for so long before they sleep; zero for never.
@@ -232,6 +234,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
     let mut bound = sockets::bind_all(binding, adopted)?;
     bound.set_user_timeout(config.tcp_user_timeout);
+    bound.set_dscp(config.reflect_dscp);
     for warning in &bound.warnings {
         warn!("{warning}");
     }

@@ -563,6 +563,20 @@ fn with_patience<T>(
 }
 
 impl Sockets {
+    /// Has the kernel tell, or not, with which DSCP datagrams came, so that their replies leave with it. Stored sockets
+    /// may have been set otherwise.
+    pub fn set_dscp(&mut self, reflected: bool) {
+        let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
+        let set = udp.map(|socket| {
+            let v4 = socket.addr.is_ipv4();
+            let option = if v4 { IntOption::RECEIVE_TOS_V4 } else { IntOption::RECEIVE_CLASS_V6 };
+            sys::set_option(socket.as_fd(), option, reflected.into())
+        });
+        let failed = set.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+        let lack = Lack::of(failed, "IP_RECVTOS", "replies leave without the DSCP of what they answer");
+        self.warnings.extend(lack.filter(|_| reflected).map(|lack| lack.to_string()));
+    }
+
     /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
     /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
     pub fn set_user_timeout(&mut self, timeout: Duration) {

@@ -62,6 +62,10 @@ impl IntOption {
     pub const ONLY_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_V6ONLY);
     /// Whether datagrams may be cut on their way, IPv4 (ip(7)); see [`Self::MTU_DISCOVER_NEVER`].
     pub const MTU_DISCOVER_V4: Self = Self(libc::SOL_IP, libc::IP_MTU_DISCOVER);
+    /// TOS with each datagram, IPv4.
+    pub const RECEIVE_TOS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVTOS);
+    /// Traffic class with each datagram, IPv6.
+    pub const RECEIVE_CLASS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVTCLASS);
     /// Receive trains of datagrams (Linux 5.0).
     pub const GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
     /// Send trains: cut what is sent into datagrams of so many bytes (Linux 4.18); 0: don't.

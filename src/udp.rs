@@ -13,8 +13,8 @@
 //! The reply state of a socket's buffer *b* is `replies[b]`, and the message slot of a group is the number of its
 //! first buffer: nothing is allocated, no byte is copied. A reply is never larger than its request.
 //!
-//! A group is what one GSO send can carry: datagrams of one flow in the order of their arrival, all of
-//! one size but the last, which may be shorter and closes the group. A received train (GRO) joins like
+//! A group is what one GSO send can carry: datagrams of one flow and one DSCP in the order of their arrival, all
+//! of one size but the last, which may be shorter and closes the group. A received train (GRO) joins like
 //! the datagrams it consists of. Groups are sent at the end of the turn that opened them; nothing waits, but
 //! for room in a send buffer.
 
@@ -481,7 +481,7 @@ impl Udp {
             };
             let Singles { messages, free, owners, waiting } = &mut self.singles;
             let socket = &mut self.sockets[usize::from(number)];
-            let Group { flow, segments, .. } = socket.replies[usize::from(first)].group;
+            let Group { flow, segments, dscp, .. } = socket.replies[usize::from(first)].group;
             if self.lanes.has(via.file) {
                 // one after the other, which takes no slots: whoever waits must not keep them from others
                 waiting.pop_front();
@@ -493,7 +493,7 @@ impl Udp {
                 return;
             }
             waiting.pop_front();
-            let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None };
+            let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp };
             let mut segments = 0;
             socket.for_each_datagram(first, |datagram| {
                 let slot = free.pop().expect("checked above: a group has no more than `segments`");

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use support::lines::Stored;
@@ -11,9 +11,11 @@ use support::netns::{Netns, ip, setting};
 use support::random::payload;
 use support::registry::register_pid;
 use support::steer::{Binding, Dispatcher};
+use support::steered::{LISTENING, Steered, User};
+use support::tcp::echo;
 use support::udp::{UdpClient, datagrams};
-use support::{Launch, Server, private_network};
-use tubular_echo::sys::Protocol;
+use support::{Launch, PATIENCE, Server, private_network, sys};
+use tubular_echo::sys::{self as server_sys, Protocol};
 
 /// Where the server listens, behind the router.
 const SERVER: [&str; 2] = ["192.0.2.1:1234", "[2001:db8::1]:1234"];
@@ -168,4 +170,199 @@ fn passed_sockets_answer_behind_a_small_mtu() {
             server.stop();
         }
     });
+}
+
+// Traffic classes ------------------------------------------------------------------------------------------
+
+/// A client whose datagrams have this traffic class, and which sees that of the replies.
+fn set_class(client: &UdpClient, target: SocketAddr, class: u8) {
+    let [(level, sent), (_, told)] = if target.is_ipv4() {
+        [(libc::SOL_IP, libc::IP_TOS), (libc::SOL_IP, libc::IP_RECVTOS)]
+    } else {
+        [(libc::SOL_IPV6, libc::IPV6_TCLASS), (libc::SOL_IPV6, libc::IPV6_RECVTCLASS)]
+    };
+    sys::set_option(&client.socket, level, sent, class.into()).expect("a traffic class");
+    sys::set_option(&client.socket, level, told, 1).expect("to be told of it");
+}
+
+/// Expects these datagrams, in this order, each with this traffic class; how many messages they came in.
+fn expect_classes(client: &UdpClient, target: SocketAddr, sent: &[(Vec<u8>, u8)]) -> usize {
+    let (mut expected, mut messages) = (sent.iter(), 0);
+    while expected.len() > 0 {
+        let arrival = client.receive();
+        assert_eq!(arrival.from, target);
+        messages += 1;
+        for datagram in arrival.payload.chunks(arrival.segment_bytes.unwrap_or(arrival.payload.len())) {
+            let number = sent.len() - expected.len();
+            let (wanted, class) = expected.next().expect("no more than was sent");
+            assert!(datagram == wanted, "{target}: datagram {number} has other bytes");
+            assert_eq!(arrival.traffic_class, Some(*class), "{target}: the class of datagram {number}");
+        }
+    }
+    messages
+}
+
+/// Where all sizes of both families are asked: at the bound port, and at another one.
+fn targets() -> [SocketAddr; 4] {
+    let [v4, v6] = LISTENING;
+    [v4, v6, "127.128.7.7:4321", "[2001:db8::7]:4321"].map(parsed)
+}
+
+/// Every DSCP comes back, and ECN's bits are 0, whatever they were.
+#[test]
+#[ignore = "needs root"]
+fn every_dscp_is_that_of_what_was_asked() {
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for target in targets() {
+            let client = UdpClient::beside(target);
+            for class in 0..=255 {
+                set_class(&client, target, class);
+                client.send(target, &[class; 100]);
+                expect_classes(&client, target, &[(vec![class; 100], class & 0xfc)]);
+            }
+        }
+        steered.stop(&[]);
+    });
+}
+
+/// Datagrams of one flow that the server finds all at once, singly and in trains, in other classes each time: they keep
+/// their order and their class, and those of one class that follow each other leave together all the same.
+#[test]
+#[ignore = "needs root"]
+fn no_train_mixes_classes() {
+    const CLASSES: [u8; 6] = [0, 0xb8, 0xb9, 0x28, 0x02, 0xb8];
+    private_network(|| {
+        let steered = Steered::start(User::Root, &[]);
+        for target in targets() {
+            for receives_trains in [true, false] {
+                let client = UdpClient::beside(target);
+                let client = if receives_trains { client.receiving_trains() } else { client };
+                set_class(&client, target, 0);
+                client.echo(target, &[1], 1); // its reply socket is there
+                steered.server.pause();
+                let mut sent = Vec::new();
+                for (number, class) in CLASSES.into_iter().enumerate() {
+                    set_class(&client, target, class);
+                    let bytes = payload(number, 500);
+                    (0..3).for_each(|_| client.send(target, &bytes));
+                    let train = payload(number, 500 * 7);
+                    client.send_train(target, &train, 500);
+                    let all = [bytes.repeat(3), train].concat();
+                    sent.extend(all.chunks(500).map(|datagram| (datagram.to_vec(), class & 0xfc)));
+                }
+                // and each by itself
+                for number in 0..20 {
+                    let class = [0x28, 0][number % 2];
+                    set_class(&client, target, class);
+                    client.send(target, &[number as u8; 500]);
+                    sent.push((vec![number as u8; 500], class));
+                }
+                steered.server.resume();
+                let messages = expect_classes(&client, target, &sent);
+                // 0xb8 and 0xb9 are one DSCP; what is found at once may be more than a turn takes
+                let (least, most) = if receives_trains { (25, 30) } else { (sent.len(), sent.len()) };
+                assert!((least..=most).contains(&messages), "{target}: {messages} messages");
+            }
+        }
+        steered.stop(&[]);
+    });
+}
+
+/// Trains that the path refuses leave singly, in their class.
+#[test]
+#[ignore = "needs root"]
+fn refused_trains_keep_their_class() {
+    private_network(|| {
+        let (_router, clients) = behind_a_silent_router();
+        ip("route change default via 192.0.2.254 mtu 1280");
+        let server = Server::start(&["--udp", SERVER[0]]);
+        let (client, target) = (client(&clients, 0), parsed(SERVER[0]));
+        for class in [0xb8, 0, 0x28] {
+            set_class(&client, target, class);
+            let train = payload(1, 1400 * 5);
+            client.send_train(target, &train, 1400);
+            let sent: Vec<_> = train.chunks(1400).map(|datagram| (datagram.to_vec(), class)).collect();
+            expect_classes(&client, target, &sent);
+        }
+        assert!(server.stop().counter("udp_trains_refused") > 0);
+    });
+}
+
+/// Whoever wants none gets none, also from stored sockets that an earlier process has set otherwise.
+#[test]
+#[ignore = "needs root"]
+fn without_reflection_replies_have_no_dscp() {
+    private_network(|| {
+        let socket = UdpSocket::bind(LISTENING[0]).expect("bind");
+        sys::set_option(&socket, libc::SOL_IP, libc::IP_RECVTOS, 1).expect("IP_RECVTOS");
+        let passed = [Stored { name: "stored-by-an-earlier-process".into(), descriptor: socket.into() }];
+        let listen = LISTENING.map(|address| format!("--udp={address}"));
+        let server = Launch::new(&["--dscp=none", &listen[0], &listen[1]]).passing(&passed).ready();
+        drop(passed);
+        for target in LISTENING.map(parsed) {
+            let client = UdpClient::beside(target);
+            set_class(&client, target, 0xb8);
+            client.send(target, b"expedited");
+            expect_classes(&client, target, &[(b"expedited".to_vec(), 0)]);
+        }
+        server.stop();
+    });
+}
+
+/// The traffic class of the first segment with payload that comes from this port over the loopback device.
+fn class_from(port: u16, packets: &UdpSocket) -> u8 {
+    const ETHERNET: usize = 14;
+    let mut frame = vec![0; 1 << 16];
+    loop {
+        let len = packets.recv(&mut frame).expect("a packet");
+        let packet = &frame[ETHERNET..len];
+        let (class, protocol, segment) = match packet[0] >> 4 {
+            4 => (packet[1], packet[9], &packet[usize::from(packet[0] & 15) * 4..]),
+            _ => (packet[0] << 4 | packet[1] >> 4, packet[6], &packet[40..]),
+        };
+        let has_payload = |segment: &[u8]| segment.len() > usize::from(segment[12] >> 4) * 4;
+        if i32::from(protocol) == libc::IPPROTO_TCP
+            && segment[..2] == port.to_be_bytes()
+            && has_payload(segment)
+        {
+            return class;
+        }
+    }
+}
+
+/// For TCP it is the kernel that reflects, if it is told to: the class of the SYN, without its ECN bits. Without that a
+/// listener's own class is that of its connections, as a .socket unit's IPTOS= sets it.
+#[test]
+#[ignore = "needs root"]
+fn tcp_reflects_where_the_kernel_is_told_to() {
+    private_network(|| {
+        let passed = LISTENING.map(|address| {
+            let listener = TcpListener::bind(address).expect("listen");
+            let (level, option) = class_option(parsed(address));
+            sys::set_option(&listener, level, option, 0x20).expect("a class of its own");
+            Stored { name: "echo.socket".into(), descriptor: listener.into() }
+        });
+        let server = Launch::new::<&str>(&[]).passing(&passed).ready();
+        drop(passed);
+        for (reflect, wanted) in [("0", 0x20), ("1", 0x48)] {
+            setting("ipv4/tcp_reflect_tos", reflect);
+            for target in LISTENING.map(parsed) {
+                let family = if target.is_ipv4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
+                let packets = UdpSocket::from(sys::packet_socket(family as u16).expect("a packet socket"));
+                packets.set_read_timeout(Some(PATIENCE)).expect("set the patience");
+                let socket = server_sys::socket(Protocol::Tcp, target).expect("a socket");
+                let (level, option) = class_option(target);
+                sys::set_option(&socket, level, option, 0x4a).expect("a class");
+                sys::connect(&socket, target).expect("connect");
+                echo(&mut TcpStream::from(socket), b"in which class?");
+                assert_eq!(class_from(target.port(), &packets), wanted, "{target}");
+            }
+        }
+        server.stop();
+    });
+}
+
+fn class_option(target: SocketAddr) -> (i32, i32) {
+    if target.is_ipv4() { (libc::SOL_IP, libc::IP_TOS) } else { (libc::SOL_IPV6, libc::IPV6_TCLASS) }
 }

@@ -53,6 +53,11 @@ fn control(origdst: SocketAddr) -> Vec<u8> {
         control.resize(control.len().next_multiple_of(8), 0);
     };
     push(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
+    if origdst.is_ipv4() {
+        push(libc::SOL_IP, libc::IP_TOS, &[0]);
+    } else {
+        push(libc::SOL_IPV6, libc::IPV6_TCLASS, &0_i32.to_ne_bytes());
+    }
     let (level, kind) = if origdst.is_ipv4() {
         (libc::SOL_IP, libc::IP_ORIGDSTADDR)
     } else {
@@ -116,7 +121,7 @@ fn refused_trains(calls: u32) {
 
 fn group_join(calls: u32) {
     let flow = Flow { peer: parse("192.0.2.1:40000"), origdst: parse("192.0.2.2:1234") };
-    let arrival = |bytes| Arrival::new(black_box(bytes), black_box(None));
+    let arrival = |bytes| Arrival::new(black_box(bytes), black_box(None), black_box(0));
     let mut group = Group::new(flow, arrival(64), 0);
     for call in 0..calls {
         if call % 8 == 0 {

@@ -20,7 +20,7 @@ mod quantity;
 #[path = "../../src/bin/blaster/target.rs"]
 mod target;
 // where those modules look for the library's
-use tubular_echo::{addr, flow, ring};
+use tubular_echo::{addr, cmsg, flow, ring};
 
 mod cases;
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::memory::Span;
-use crate::addr::{self, RawAddr};
+use crate::addr::{self, Domain, RawAddr};
 use crate::cmsg::Control;
 
 /// Datagrams in one message at the most: what every kernel with `UDP_SEGMENT` takes (128 from 6.9 on).
@@ -19,6 +19,8 @@ pub struct Transmit {
     pub source: Option<SocketAddr>,
     /// Cut the payload into datagrams of so many bytes, the last one may be shorter (`UDP_SEGMENT`).
     pub segment_bytes: Option<u16>,
+    /// The DSCP that it leaves with, in its place in the traffic class; 0 leaves it to the socket.
+    pub dscp: u8,
 }
 
 /// One message: up to `PARTS` parts gathered into one payload.
@@ -77,6 +79,9 @@ impl<const PARTS: usize> Messages<PARTS> {
         // either end may be link-local, and the other not; if both are, it is on the same link
         let scope_id = transmit.source.map_or(0, addr::scope_id).max(addr::scope_id(transmit.peer));
         slot.control.encode(transmit.source.map(|source| source.ip()), scope_id, transmit.segment_bytes);
+        if transmit.dscp != 0 {
+            slot.control.push_dscp(Domain::of(transmit.peer), transmit.dscp);
+        }
         let name = slot.name.as_bytes();
         slot.header.msg_name = name.as_ptr().cast_mut().cast();
         slot.header.msg_namelen = name.len() as u32;

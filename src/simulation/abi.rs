@@ -173,9 +173,9 @@ impl Message {
     }
 
     /// What the control messages of a datagram say: the source's address and interface, the size of each
-    /// datagram of a train (ip(7), ipv6(7), udp(7)).
-    pub(super) fn control(&self) -> (Option<IpAddr>, u32, Option<u16>) {
-        let (mut source, mut interface, mut segment_bytes) = (None, 0, None);
+    /// datagram of a train, the traffic class (ip(7), ipv6(7), udp(7)).
+    pub(super) fn control(&self) -> (Option<IpAddr>, u32, Option<u16>, u8) {
+        let (mut source, mut interface, mut segment_bytes, mut traffic_class) = (None, 0, None, 0);
         let mut rest = self.control.as_slice();
         while rest.len() >= 16 {
             let len = u64::from_ne_bytes(rest[..8].try_into().expect("eight bytes")) as usize;
@@ -196,11 +196,16 @@ impl Message {
                 (libc::SOL_UDP, libc::UDP_SEGMENT) => {
                     segment_bytes = Some(u16::from_ne_bytes(data.try_into().expect("two bytes")));
                 }
+                (libc::SOL_IP, libc::IP_TOS) | (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                    let class = i32::from_ne_bytes(data.try_into().expect("four bytes"));
+                    traffic_class = u8::try_from(class).expect("a traffic class");
+                    assert_ne!(traffic_class, 0, "a control message that says nothing");
+                }
                 other => panic!("a control message that nobody wants: {other:?}"),
             }
             rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
         }
-        (source, interface, segment_bytes)
+        (source, interface, segment_bytes, traffic_class)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::addr::datagram_bytes_max;
+use crate::cmsg::DSCP_BITS;
 use crate::flow::Flow;
 use crate::ring::{File, SEGMENTS_MAX};
 
@@ -15,6 +16,8 @@ fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     pub(super) flow: Flow,
+    /// What they leave with.
+    pub(super) dscp: u8,
     /// Bytes of each datagram but perhaps the last.
     pub(super) segment_bytes: u32,
     /// Datagrams.
@@ -54,16 +57,20 @@ pub(super) struct Arrival {
     pub(super) segment_bytes: u32,
     pub(super) segments: u32,
     pub(super) bytes: u32,
+    /// The DSCP that it came with, in its place in the traffic class.
+    pub(super) dscp: u8,
 }
 
 impl Arrival {
-    /// A payload of `bytes`; with `segment_bytes` (`UDP_GRO`) a train of datagrams of that size.
-    pub(super) fn new(bytes: u32, segment_bytes: Option<u16>) -> Self {
+    /// A payload of `bytes`; with `segment_bytes` (`UDP_GRO`) a train of datagrams of that size. It came with
+    /// this `traffic_class`, as all of a train did: the kernel merges nothing else.
+    pub(super) fn new(bytes: u32, segment_bytes: Option<u16>, traffic_class: u8) -> Self {
+        let dscp = traffic_class & DSCP_BITS;
         match segment_bytes.map(u32::from) {
             Some(segment_bytes) if segment_bytes > 0 && segment_bytes < bytes => {
-                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes }
+                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes, dscp }
             }
-            _ => Self { segment_bytes: bytes, segments: 1, bytes },
+            _ => Self { segment_bytes: bytes, segments: 1, bytes, dscp },
         }
     }
 
@@ -76,21 +83,33 @@ impl Arrival {
 impl Group {
     /// The group that `arrival`, received into `buffer`, opens.
     pub(super) fn new(flow: Flow, arrival: Arrival, buffer: u16) -> Self {
-        let Arrival { segment_bytes, segments, bytes } = arrival;
+        let Arrival { segment_bytes, segments, bytes, dscp } = arrival;
         let closed = bytes == 0
             || !arrival.is_even()
             || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
         let via = Via { file: File(0), tells_source: true };
-        Self { flow, segment_bytes, segments, bytes, closed, last: buffer, in_flight: 0, via, singly: None }
+        Self {
+            flow,
+            dscp,
+            segment_bytes,
+            segments,
+            bytes,
+            closed,
+            last: buffer,
+            in_flight: 0,
+            via,
+            singly: None,
+        }
     }
 
     /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.
     pub(super) fn join(&mut self, arrival: Arrival) -> bool {
-        let Arrival { segment_bytes, segments, bytes } = arrival;
+        let Arrival { segment_bytes, segments, bytes, dscp } = arrival;
         let same_size = segment_bytes == self.segment_bytes;
         let shorter_last = segments == 1 && bytes < self.segment_bytes;
         let fits = !self.closed
             && bytes > 0
+            && dscp == self.dscp
             && (same_size || shorter_last)
             && (self.segments + segments) as usize <= SEGMENTS_MAX
             && (self.bytes + bytes) as usize <= datagram_bytes_max(self.flow.peer.ip());
@@ -112,7 +131,7 @@ mod tests {
     }
 
     fn group(bytes: u32, segment_bytes: Option<u16>) -> Group {
-        Group::new(flow(), Arrival::new(bytes, segment_bytes), 0)
+        Group::new(flow(), Arrival::new(bytes, segment_bytes, 0), 0)
     }
 
     #[test]
@@ -120,52 +139,66 @@ mod tests {
         for (bytes, segment_bytes, segments) in
             [(0, None, 1), (100, None, 1), (100, Some(100), 1), (101, Some(100), 2), (300, Some(100), 3)]
         {
-            assert_eq!(Arrival::new(bytes, segment_bytes).segments, segments, "{bytes} / {segment_bytes:?}");
+            assert_eq!(
+                Arrival::new(bytes, segment_bytes, 0).segments,
+                segments,
+                "{bytes} / {segment_bytes:?}"
+            );
         }
-        assert_eq!(Arrival::new(100, Some(0)), Arrival::new(100, None), "a size of zero is no size");
+        assert_eq!(Arrival::new(100, Some(0), 0), Arrival::new(100, None, 0), "a size of zero is no size");
     }
 
     #[test]
     fn equal_sizes_join_and_a_shorter_one_closes() {
         let mut open = group(100, None);
-        assert!(open.join(Arrival::new(100, None)));
-        assert!(open.join(Arrival::new(300, Some(100))));
-        assert!(!open.join(Arrival::new(101, None)), "a larger one never joins");
-        assert!(!open.join(Arrival::new(0, None)), "an empty one never joins");
-        assert!(!open.join(Arrival::new(80, Some(40))), "a train of another size never joins");
-        assert!(open.join(Arrival::new(99, None)));
-        assert!(!open.join(Arrival::new(100, None)), "behind a shorter one nothing joins");
+        assert!(open.join(Arrival::new(100, None, 0)));
+        assert!(open.join(Arrival::new(300, Some(100), 0)));
+        assert!(!open.join(Arrival::new(101, None, 0)), "a larger one never joins");
+        assert!(!open.join(Arrival::new(0, None, 0)), "an empty one never joins");
+        assert!(!open.join(Arrival::new(80, Some(40), 0)), "a train of another size never joins");
+        assert!(open.join(Arrival::new(99, None, 0)));
+        assert!(!open.join(Arrival::new(100, None, 0)), "behind a shorter one nothing joins");
         assert_eq!((open.segments, open.bytes), (6, 599));
+    }
+
+    #[test]
+    fn what_leaves_together_has_one_dscp_and_no_ecn() {
+        let (ef, ef_and_ce, af) = (0xb8, 0xbb, 0x28);
+        let mut open = Group::new(flow(), Arrival::new(100, None, ef_and_ce), 0);
+        assert_eq!(open.dscp, ef);
+        assert!(!open.join(Arrival::new(100, None, 0)));
+        assert!(!open.join(Arrival::new(200, Some(100), af)));
+        assert!(open.join(Arrival::new(200, Some(100), ef)));
     }
 
     #[test]
     fn a_train_with_a_short_tail_is_closed() {
         let mut open = group(250, Some(100));
-        assert!(!open.join(Arrival::new(100, None)));
+        assert!(!open.join(Arrival::new(100, None, 0)));
         let mut open = group(200, Some(100));
-        assert!(open.join(Arrival::new(250, Some(100))));
-        assert!(!open.join(Arrival::new(100, None)));
+        assert!(open.join(Arrival::new(250, Some(100), 0)));
+        assert!(!open.join(Arrival::new(100, None, 0)));
         assert_eq!((open.segments, open.bytes), (5, 450));
     }
 
     #[test]
     fn one_send_carries_so_many_datagrams_and_bytes() {
         let mut open = group(1, None);
-        let joined = (0..100).filter(|_| open.join(Arrival::new(1, None))).count();
+        let joined = (0..100).filter(|_| open.join(Arrival::new(1, None, 0))).count();
         assert_eq!(joined + 1, SEGMENTS_MAX);
         let mut open = group(1400, None);
-        let joined = (0..100).filter(|_| open.join(Arrival::new(1400, None))).count();
+        let joined = (0..100).filter(|_| open.join(Arrival::new(1400, None, 0))).count();
         assert_eq!(joined + 1, 65_507 / 1400);
     }
 
     #[test]
     fn what_may_not_fit_a_path_is_not_made_a_train() {
-        assert!(!group(1473, None).join(Arrival::new(1473, None)));
-        assert!(group(1472, None).join(Arrival::new(1472, None)));
+        assert!(!group(1473, None).join(Arrival::new(1473, None, 0)));
+        assert!(group(1472, None).join(Arrival::new(1472, None, 0)));
         assert!(
-            group(4000, Some(2000)).join(Arrival::new(4000, Some(2000))),
+            group(4000, Some(2000)).join(Arrival::new(4000, Some(2000), 0)),
             "what came as a train may leave so"
         );
-        assert!(!group(0, None).join(Arrival::new(0, None)));
+        assert!(!group(0, None).join(Arrival::new(0, None, 0)));
     }
 }

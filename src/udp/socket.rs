@@ -99,7 +99,7 @@ impl Socket {
             incremental: false,
         };
         let nobody = Flow { peer: listening.addr, origdst: listening.addr };
-        let empty = Group::new(nobody, Arrival::new(0, None), NONE);
+        let empty = Group::new(nobody, Arrival::new(0, None, 0), NONE);
         Ok(Self {
             addr: listening.addr,
             domain: Domain::of(listening.addr),
@@ -141,7 +141,7 @@ impl Socket {
             }
         };
         let ancillary = cmsg::decode(datagram.control);
-        let arrival = Arrival::new(datagram.payload_bytes, ancillary.segment_bytes);
+        let arrival = Arrival::new(datagram.payload_bytes, ancillary.segment_bytes, ancillary.traffic_class);
         let (Some(peer), Some(origdst)) = (addr::decode(datagram.name), ancillary.origdst) else {
             counters.udp_unaddressed.add(arrival.segments.into());
             self.buffers.recycle(piece);
@@ -239,6 +239,7 @@ impl Socket {
             peer: group.flow.peer,
             source: via.source(&group.flow),
             segment_bytes: (group.segments > 1).then_some(group.segment_bytes as u16),
+            dscp: group.dscp,
         };
         let message = self.messages.finish(first.into(), &transmit);
         let token = operations.group(self.number, first);
@@ -262,8 +263,8 @@ impl Socket {
         });
         let group = &mut self.replies[usize::from(first)].group;
         (group.in_flight, group.via, group.singly) = (1, via, Some(number));
-        let flow = group.flow;
-        let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None };
+        let Group { flow, dscp, .. } = *group;
+        let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp };
         self.messages.clear(first.into());
         self.messages.push(first.into(), wanted.expect("a group has so many"));
         let message = self.messages.finish(first.into(), &transmit);

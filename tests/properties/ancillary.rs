@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use tubular_echo::addr::{self, RawAddr};
+use tubular_echo::addr::{self, Domain, RawAddr};
 use tubular_echo::cmsg::{self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError};
 
 /// Any bytes as the control area of a received datagram, and as a socket address.
@@ -14,17 +14,18 @@ pub fn check(data: &[u8]) {
     if let Some(addr) = decoded {
         let raw = RawAddr::from(addr);
         assert_eq!(addr::decode(raw.as_bytes()), Some(addr), "written and read again");
-        reply(addr, data.last().map(|last| u16::from(*last) * 256 + 1));
+        reply(addr, data.last().map(|last| u16::from(*last) * 256 + 1), data[0]);
     }
 }
 
 /// What we lay out for a reply from `source` is what the kernel's macros would find.
-fn reply(source: SocketAddr, segment_bytes: Option<u16>) {
+fn reply(source: SocketAddr, segment_bytes: Option<u16>, dscp: u8) {
     let scope_id = if let SocketAddr::V6(v6) = source { v6.scope_id() } else { 0 };
     let mut control = Control::EMPTY;
     control.encode(Some(source.ip()), scope_id, segment_bytes);
+    control.push_dscp(Domain::of(source), dscp);
     assert!(control.as_bytes().len() <= CONTROL_OUT_BYTES);
-    let mut found = (None, None);
+    let mut found = (None, None, None);
     for (level, kind, data) in messages(control.as_bytes()) {
         match (level, kind) {
             (libc::SOL_IP, libc::IP_PKTINFO) => {
@@ -38,11 +39,14 @@ fn reply(source: SocketAddr, segment_bytes: Option<u16>) {
             (libc::SOL_UDP, libc::UDP_SEGMENT) => {
                 found.1 = Some(u16::from_ne_bytes(data.try_into().unwrap()));
             }
+            (libc::SOL_IP, libc::IP_TOS) if source.is_ipv4() => found.2 = Some(data),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) if source.is_ipv6() => found.2 = Some(data),
             other => panic!("{other:?} was not asked for"),
         }
     }
     let scope_id = if source.is_ipv4() { 0 } else { scope_id };
-    assert_eq!(found, (Some((source.ip(), scope_id)), segment_bytes));
+    let class = i32::from(dscp).to_ne_bytes();
+    assert_eq!(found, (Some((source.ip(), scope_id)), segment_bytes, Some(&class[..])));
 }
 
 /// Level, type and data of each control message of a `struct msghdr`: a header of a size_t and two ints, the
@@ -73,6 +77,13 @@ fn ancillary(control: &[u8]) -> Ancillary {
         let v6 = (level, kind) == (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR);
         if v4 || v6 {
             wanted.origdst = socket_addr(data);
+        }
+        if (level, kind) == (libc::SOL_IP, libc::IP_TOS) {
+            wanted.traffic_class = if data.is_empty() { 0 } else { data[0] };
+        }
+        if (level, kind) == (libc::SOL_IPV6, libc::IPV6_TCLASS) {
+            let class = data.get(..4).map_or(0, |bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
+            wanted.traffic_class = class.rem_euclid(256) as u8;
         }
         if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
             let size = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));

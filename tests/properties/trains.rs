@@ -21,7 +21,10 @@ pub fn check(data: &[u8]) {
         if bytes > bytes_max || segment_bytes.is_some_and(|size| size > 0 && bytes / u32::from(size) > 100) {
             continue;
         }
-        let arrival = Arrival::new(bytes, segment_bytes);
+        // one in eight has a DSCP, some have ECN bits
+        let (dscp, ecn) = if bytes % 8 == 5 { (0xb8, 0) } else { (0, bytes as u8 & 3) };
+        let arrival = Arrival::new(bytes, segment_bytes, dscp | ecn);
+        assert_eq!(arrival.dscp, dscp);
         let datagrams = match segment_bytes.map(u32::from) {
             None | Some(0) => vec![bytes],
             Some(size) if size >= bytes => vec![bytes],
@@ -39,6 +42,7 @@ pub fn check(data: &[u8]) {
         let alone = before.len() == 1 && first > if v4 { 1472 } else { 1452 };
         let wanted = first > 0
             && !alone
+            && dscp == group.dscp
             && total <= bytes_max
             && all.len() <= SEGMENTS_MAX
             && all.iter().all(|bytes| *bytes > 0)

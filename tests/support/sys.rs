@@ -318,6 +318,18 @@ pub fn unacknowledged_bytes(stream: &impl AsFd) -> usize {
     bytes as usize
 }
 
+/// A socket that sees every packet that passes a device of the calling thread's namespace, with its link-layer
+/// header (packet(7)). Needs root.
+pub fn packet_socket(family: u16) -> io::Result<OwnedFd> {
+    let protocol = c_int::from(family.to_be());
+    // SAFETY: socket(2) takes no memory; a result that is not -1 is a new descriptor, ours alone.
+    unsafe {
+        let fd =
+            checked(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
 /// Sends one urgent byte, `MSG_OOB` (tcp(7)).
 pub fn send_urgent(stream: &impl AsFd, byte: u8) -> io::Result<()> {
     let fd = stream.as_fd().as_raw_fd();
@@ -386,6 +398,8 @@ pub struct Arrival {
     pub payload: Vec<u8>,
     pub from: SocketAddr,
     pub segment_bytes: Option<usize>,
+    /// The TOS or traffic class that it came with, if the socket asks for it (`IP_RECVTOS`, `IPV6_RECVTCLASS`).
+    pub traffic_class: Option<u8>,
 }
 
 /// Receives one message into a buffer that holds any datagram and any train.
@@ -395,7 +409,8 @@ pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
     let mut bytes = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     // SAFETY: msghdr and sockaddr_storage are plain data, for which all zeroes is a valid value.
     // Every pointer in the message is to a local that outlives the call. The headers are walked by the
-    // macros of cmsg(3), within what the kernel says it wrote; UDP_GRO carries an int.
+    // macros of cmsg(3), within what the kernel says it wrote; UDP_GRO and IPV6_TCLASS carry an int,
+    // IP_TOS a byte.
     unsafe {
         let mut name: libc::sockaddr_storage = mem::zeroed();
         let mut message: libc::msghdr = mem::zeroed();
@@ -408,15 +423,22 @@ pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
         let len = checked(libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) as c_long)?;
         assert_eq!(message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC), 0, "a reply was cut short");
         payload.truncate(len as usize);
-        let mut segment_bytes = None;
+        let (mut segment_bytes, mut traffic_class) = (None, None);
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
             if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO) {
                 segment_bytes = Some(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned() as usize);
             }
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_IP, libc::IP_TOS) => traffic_class = Some(libc::CMSG_DATA(header).read()),
+                (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                    traffic_class = Some(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned() as u8);
+                }
+                _ => {}
+            }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
-        Ok(Arrival { payload, from: from_kernel(&name), segment_bytes })
+        Ok(Arrival { payload, from: from_kernel(&name), segment_bytes, traffic_class })
     }
 }
 
