@@ -18,6 +18,7 @@
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
+//!                          many_hosts.rs  which addresses are not one host's
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
 //!                          name, memory, arena, outgoing, poison, poll, restrictions, uring}.rs
@@ -43,6 +44,7 @@ pub mod duration;
 pub mod flow;
 pub mod idle;
 pub mod limits;
+pub mod many_hosts;
 pub mod metrics;
 pub mod notify;
 pub mod options;

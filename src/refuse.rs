@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::addr;
 use crate::flow::Flow;
 use crate::limits::{Exceeded, RateLimits, Rates};
+use crate::many_hosts::ManyHosts;
 use crate::pairs::{Lately, Pairs};
 use crate::stats::{Counter, Traffic};
 
@@ -203,12 +204,10 @@ impl Gate {
     }
 }
 
-/// Multicast or broadcast.
+/// Multicast or broadcast. The broadcast address of a network of ours is told by the kernel, when no reply can leave
+/// from it.
 fn is_many_hosts(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_multicast(),
-    }
+    ManyHosts::by_number(ip).is_some()
 }
 
 /// An address that a datagram can rightly come from: not 0.0.0.0/8 or 255.0.0.0/8, not ::, not an IPv4

@@ -19,13 +19,14 @@ use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
 use crate::limits::{ConnectionsPerPrefix, Rates};
+use crate::many_hosts::{self, ManyHostsError};
 use crate::metrics::{self, MetricsError};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
 use crate::ring::FileTable;
-use crate::sockets::{self, Binding, Endpoint, Fate, Listening, Origin, SocketError};
+use crate::sockets::{self, Adopted, Binding, Endpoint, Fate, Listening, Origin, SocketError, Sockets};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
 use crate::tcp;
@@ -111,6 +112,9 @@ pub enum ServerError {
     /// What the service manager passed can't be read.
     #[error(transparent)]
     Passed(#[from] PassedError),
+    /// An address is not one host's.
+    #[error(transparent)]
+    ManyHosts(#[from] ManyHostsError),
     /// A socket that the service manager passed can't be served.
     #[error(transparent)]
     Adopt(#[from] AdoptError),
@@ -230,11 +234,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
 
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
-    let binding =
-        Binding { endpoints: &config.endpoints, named: config.named, workers: count, join: config.join };
-    let mut bound = sockets::bind_all(binding, adopted)?;
-    bound.set_user_timeout(config.tcp_user_timeout);
-    bound.set_dscp(config.reflect_dscp);
+    let mut bound = listen(config, count, adopted)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -312,6 +312,23 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     drain(&inbox, &handles, &ready, config.drain_timeout)?;
     info!("final counters: {}", snapshot(&handles));
     Ok(())
+}
+
+/// Binds what is to be listened on, and sets it as the options say.
+fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Result<Sockets, ServerError> {
+    // the kernel refuses some of these, and what it says of them tells nothing
+    for addr in config.endpoints.iter().map(|endpoint| endpoint.addr).chain(config.metrics) {
+        many_hosts::check(addr)?;
+    }
+    let binding = Binding { endpoints: &config.endpoints, named: config.named, workers, join: config.join };
+    let mut bound = sockets::bind_all(binding, adopted)?;
+    // passed ones as well, and those whose network has come meanwhile
+    for socket in bound.shares.iter().flatten() {
+        many_hosts::check(socket.addr)?;
+    }
+    bound.set_user_timeout(config.tcp_user_timeout);
+    bound.set_dscp(config.reflect_dscp);
+    Ok(bound)
 }
 
 /// How long a worker may sleep, so that whoever looks at its count of turns sees it move.

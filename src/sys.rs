@@ -4,9 +4,9 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ impl IntOption {
     pub const REUSE_ADDR: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEADDR);
     /// An urgent byte stays in the stream, where it was sent (tcp(7), "urgent data").
     pub const OOB_INLINE: Self = Self(libc::SOL_SOCKET, libc::SO_OOBINLINE);
+    /// Send to broadcast addresses.
+    pub const BROADCAST: Self = Self(libc::SOL_SOCKET, libc::SO_BROADCAST);
     /// Share the address with sockets of the same user.
     pub const REUSE_PORT: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEPORT);
     /// Receive buffer, bytes; the kernel doubles it and caps it by `net.core.rmem_max`.
@@ -127,6 +129,34 @@ pub fn bind(socket: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     let bytes = raw.as_bytes();
     // SAFETY: bind(2) reads `bytes.len()` bytes from `bytes`
     check(unsafe { libc::bind(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as u32) }).map(drop)
+}
+
+/// Whether a network of this host has `ip` as its broadcast address. The kernel lets nobody who has not asked for it
+/// connect a UDP socket there (`SO_BROADCAST`, ip(7)); no datagram is sent.
+pub fn is_broadcast(ip: Ipv4Addr) -> io::Result<bool> {
+    const ANY_PORT: u16 = 9;
+    #[cfg(test)]
+    if let Some(answer) = simulation::ask(|_| false) {
+        return Ok(answer);
+    }
+    let addr = SocketAddr::from((ip, ANY_PORT));
+    let socket = socket(Protocol::Udp, addr)?;
+    match connect(socket.as_fd(), addr) {
+        // a filter would say so again
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            set_option(socket.as_fd(), IntOption::BROADCAST, 1)?;
+            Ok(connect(socket.as_fd(), addr).is_ok())
+        }
+        _ => Ok(false),
+    }
+}
+
+/// connect(2).
+fn connect(socket: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
+    let raw = RawAddr::from(addr);
+    let bytes = raw.as_bytes();
+    // SAFETY: connect(2) reads `bytes.len()` bytes from `bytes`
+    check(unsafe { libc::connect(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as u32) }).map(drop)
 }
 
 /// listen(2); the kernel caps `backlog` by `net.core.somaxconn`.

@@ -18,6 +18,7 @@
 //! the datagrams it consists of. Groups are sent at the end of the turn that opened them; nothing waits, but
 //! for room in a send buffer.
 
+mod broadcasts;
 mod drops;
 mod group;
 mod socket;
@@ -28,12 +29,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use self::broadcasts::Broadcasts;
 use self::drops::Look;
 use self::group::{Group, Via};
 use self::socket::{Receiving, Socket};
 use self::waiting::{Departure, Lanes};
 use crate::flow::Refusals;
-use crate::refuse::Gate;
+use crate::refuse::{Gate, Refusal};
 use crate::reply_sockets::{Refused, ReplySockets};
 use crate::ring::{Completion, Errno, File, Messages, Patience, Ring, RingError, Token, Transmit};
 use crate::sockets::{Fate, Listening};
@@ -104,6 +106,8 @@ pub struct Udp {
     reply_sockets: ReplySockets,
     /// Replies that wait for room in a send buffer.
     lanes: Lanes,
+    /// What replies could not leave from.
+    broadcasts: Broadcasts,
     /// When the kernel's drops are looked at.
     look: Look,
     /// Groups that may need a new reply socket: socket and first buffer.
@@ -144,6 +148,7 @@ impl Udp {
             gate,
             reply_sockets,
             lanes: Lanes::default(),
+            broadcasts: Broadcasts::default(),
             look: Look::new(),
             deferred: Vec::new(),
             retiring,
@@ -240,7 +245,13 @@ impl Udp {
                     }
                 }
                 refused => {
+                    let is_broadcast =
+                        matches!(refused, verdict::Send::Unreachable | verdict::Send::BadSource)
+                            && self
+                                .broadcasts
+                                .has(flow.origdst.ip(), |ip| sys::is_broadcast(ip).unwrap_or(false));
                     let counter = match refused {
+                        _ if is_broadcast => Refusal::BadDestination.counter(counters),
                         verdict::Send::Unreachable => &counters.udp_send_unreachable,
                         verdict::Send::Forbidden => &counters.udp_send_forbidden,
                         verdict::Send::BadSource => &counters.udp_send_bad_source,

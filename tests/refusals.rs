@@ -2,10 +2,11 @@
 
 mod support;
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::launch::Refusal;
-use support::netns::setting;
+use support::lines::Stored;
+use support::netns::{ip, setting};
 use support::sys::set_option;
 use support::tcp::{connect, echo};
 use support::udp::UdpClient;
@@ -115,6 +116,69 @@ fn an_address_of_another_host() {
                 expect_refusal(Launch::new(&[option, address]), 1, &[address]);
             }
         }
+    });
+}
+
+/// Addresses of many hosts at once: bound they could be, most of them, and answer nobody.
+#[test]
+#[ignore = "needs root"]
+fn an_address_of_many_hosts() {
+    private_network(|| {
+        ip("link add near type veth peer name far");
+        ip("address add 192.0.2.1/24 broadcast 192.0.2.255 dev near");
+        ip("link set near up");
+        let multicast = ["224.0.0.1", "239.1.2.3", "[ff02::1]", "[ff0e::1]", "[ff02::1%1]"];
+        let broadcast = ["255.255.255.255", "127.255.255.255", "192.0.2.255"];
+        let kinds = multicast.map(|host| (host, "multicast")).into_iter();
+        for (host, kind) in kinds.chain(broadcast.map(|host| (host, "broadcast"))) {
+            for option in ["--listen", "--udp", "--tcp", "--metrics"] {
+                let address = format!("{host}:1234");
+                expect_refusal(Launch::new(&[option, &address]), 1, &[&address, kind, "ip address"]);
+            }
+        }
+        // the cure
+        for address in ["192.0.2.1:1234", "0.0.0.0:1235"] {
+            Launch::new(&["--listen", address]).ready().stop();
+        }
+    });
+}
+
+/// A .socket unit may have bound one.
+#[test]
+#[ignore = "needs root"]
+fn a_passed_address_of_many_hosts() {
+    private_network(|| {
+        for address in ["224.0.0.1:1234", "127.255.255.255:1234"] {
+            let socket = UdpSocket::bind(address).expect("bind");
+            let passed = [Stored { name: "echo.socket".into(), descriptor: socket.into() }];
+            expect_refusal(Launch::new::<&str>(&[]).passing(&passed), 1, &[address, "ip address"]);
+        }
+    });
+}
+
+/// What was sent to many hosts is counted by that rule, whatever the kernel says of a reply from there.
+#[test]
+#[ignore = "needs root"]
+fn a_datagram_to_many_hosts_is_counted_as_that() {
+    private_network(|| {
+        ip("link add near type veth peer name far");
+        ip("address add 192.0.2.1/24 broadcast 192.0.2.255 dev near");
+        ip("link set near up");
+        ip("link set far up");
+        ip("route add 224.0.0.0/4 dev near");
+        let server = Launch::new(&["--udp", "0.0.0.0:1234"]).ready();
+        let client = UdpClient::at("192.0.2.1".parse::<IpAddr>().unwrap());
+        set_option(&client.socket, libc::SOL_SOCKET, libc::SO_BROADCAST, 1).expect("SO_BROADCAST");
+        let hosts = ["192.0.2.255", "127.255.255.255", "255.255.255.255", "224.0.0.1"];
+        for host in hosts {
+            let target = format!("{host}:1234").parse().unwrap();
+            (0..10).for_each(|_| client.send(target, b"anybody?"));
+            client.send_train(target, &[0; 500], 100);
+        }
+        client.echo("192.0.2.1:1234".parse().unwrap(), &[100; 10], 1);
+        let end = server.stop();
+        assert_eq!(end.counter("udp_refused_bad_destination"), hosts.len() as u64 * 15);
+        assert_eq!(end.counter("udp_datagrams_out"), 10);
     });
 }
 
