@@ -45,6 +45,14 @@ const RING_FILES_MAX: usize = 1 << 20;
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// So many looks at the workers, each with a sign of life if all have turned, in the time that the watchdog allows.
+/// A stall of nine tenths of that time is survived, whoever is held: from the last sign of life before it to the
+/// first one after it pass a look's interval, the stall, and a second look if a worker turns a moment later.
+const WATCHDOG_LOOKS: u32 = 20;
+/// After a look that found a worker still, the next one comes after this part of the time.
+const WATCHDOG_SECOND_LOOKS: u32 = 50;
+/// A watchdog that allows less than some of these is answered as often as that.
+const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// A drain may take this much longer than its deadline before the process ends without its workers.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
@@ -334,10 +342,15 @@ fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Resul
 /// How long a worker may sleep, so that whoever looks at its count of turns sees it move.
 fn turn_timeout(watchdog: Option<Duration>, has_metrics: bool) -> Option<Duration> {
     watchdog
-        .map(|interval| interval / 4)
+        .map(|time| watchdog_interval(time, WATCHDOG_LOOKS))
         .into_iter()
         .chain(has_metrics.then_some(metrics::TURN_TIMEOUT))
         .min()
+}
+
+/// A part of the time that the watchdog allows.
+fn watchdog_interval(time: Duration, parts: u32) -> Duration {
+    (time / parts).max(WATCHDOG_INTERVAL_MIN)
 }
 
 /// Has the service manager's store give up what retires, and keep what was bound here, so that it outlives
@@ -511,9 +524,11 @@ fn serve(
                 }
                 if due.watchdog {
                     let now: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
-                    if now.iter().zip(&turns).all(|(now, before)| now != before) {
-                        let _ = ready.watchdog();
+                    let all_turned = now.iter().zip(&turns).all(|(now, before)| now != before);
+                    if all_turned && ready.watchdog().is_ok() {
                         turns = now;
+                    } else {
+                        clock.look_again(Instant::now());
                     }
                 }
             }
@@ -570,6 +585,8 @@ struct Clock {
     stats: Periodic,
     status: Periodic,
     watchdog: Periodic,
+    /// How soon the workers are looked at again when one had not turned.
+    second_look: Duration,
 }
 
 /// What is due.
@@ -607,8 +624,11 @@ impl Clock {
             troubles: Periodic::new(Some(TROUBLE_INTERVAL), now),
             stats: Periodic::new(stats, now),
             status: Periodic::new(is_heard.then_some(STATUS_INTERVAL), now),
-            // a worker's turns move at least every quarter of it
-            watchdog: Periodic::new(watchdog.filter(|_| is_heard).map(|interval| interval / 2), now),
+            watchdog: Periodic::new(
+                watchdog.filter(|_| is_heard).map(|time| watchdog_interval(time, WATCHDOG_LOOKS)),
+                now,
+            ),
+            second_look: watchdog_interval(watchdog.unwrap_or_default(), WATCHDOG_SECOND_LOOKS),
         }
     }
 
@@ -617,6 +637,11 @@ impl Clock {
         let next =
             all.iter().filter(|periodic| periodic.interval.is_some()).map(|periodic| periodic.next).min();
         next.map_or(TROUBLE_INTERVAL, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// The watchdog is due again soon: the last look brought no sign of life.
+    fn look_again(&mut self, now: Instant) {
+        self.watchdog.next = now + self.second_look;
     }
 
     fn due(&mut self, now: Instant) -> Due {

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// Holds the thread until its process ends; returns once it stands still. Needs `CAP_SYS_PTRACE`.
 ///
@@ -18,6 +19,20 @@ pub fn hold(thread: u32) -> io::Result<JoinHandle<()>> {
         while wait(tid).is_ok_and(|status| !libc::WIFEXITED(status) && !libc::WIFSIGNALED(status)) {}
     });
     is_held.recv().expect("the tracer tells").map(|()| tracer)
+}
+
+/// Holds the thread for so long, then lets it go; how long it really was. Needs `CAP_SYS_PTRACE`.
+pub fn hold_for(thread: u32, time: Duration) -> io::Result<Duration> {
+    let tid = libc::pid_t::try_from(thread).expect("a thread's number");
+    // The tracer is this thread, and only it may let go.
+    let begun = Instant::now();
+    interrupt(tid)?;
+    thread::sleep(time);
+    // SAFETY: the request reads and writes no memory; it takes a thread's number and two zeroes.
+    if unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(begun.elapsed())
 }
 
 /// Stops the thread without a signal that its process could see (ptrace(2), Linux 3.4).
