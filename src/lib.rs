@@ -23,12 +23,12 @@
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
 //!                          name, memory, arena, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
-//!                          cmsg.rs    control messages
+//!                          cmsg.rs    control messages           address_blocks.rs  which addresses are public
 //!                          pidfd.rs   another process's descriptors
 //! beside                   duration.rs  durations as people write them
 //! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
 //! beside                   simulation.rs  in tests, another kernel under the worker: all from one seed
-//! beside                   src/bin/blaster/  the load tester: uses ring, sys, cmsg and duration only
+//! beside                   src/bin/blaster/  the load tester: uses ring, floor 0 and duration only
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
@@ -37,6 +37,7 @@
 //! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms, `simulation`'s `abi`; the lint denies it everywhere else.
 
 pub mod addr;
+pub mod address_blocks;
 pub mod adopt;
 pub mod check;
 pub mod cmsg;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::addr;
+use crate::address_blocks;
 use crate::flow::Flow;
 use crate::limits::{Exceeded, RateLimits, Rates};
 use crate::many_hosts::ManyHosts;
@@ -129,7 +129,7 @@ impl Rules {
 
     /// Whether a datagram came to the open Internet without anybody having said that it is served.
     pub fn is_exposed(&self, flow: &Flow) -> bool {
-        !self.public && addr::is_public(flow.origdst.ip())
+        !self.public && address_blocks::is_public(flow.origdst.ip())
     }
 
     /// The pairs that we answer from.

@@ -16,8 +16,8 @@ use crate::verdict::Conditions;
 /// A load tester for UDP and TCP echo servers that can be believed
 ///
 /// Sends datagrams or messages, and judges every byte, the order, the timing and the source of what comes
-/// back. It goes easy on others: without --allow-public it loads loopback, link-local, private,
-/// unique-local, documentation and benchmarking addresses only, and never multicast or broadcast.
+/// back. It goes easy on others: without --allow-public it loads only addresses that the Internet does not reach
+/// (RFC 6890: loopback, private, link-local, documentation and the like), and never multicast or broadcast.
 #[derive(Debug, Parser)]
 #[command(name = "blaster", version, max_term_width = 100, after_long_help = MANUAL, disable_help_subcommand = true)]
 pub(crate) struct Options {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use tubular_echo::address_blocks::{self, Reach};
 
 use crate::draw;
 
@@ -27,11 +28,12 @@ pub(crate) enum TargetError {
     #[error("target {0:?}: no interface is named {1:?}")]
     Zone(String, String),
     #[error(
-        "target {target} is public: only {allowed} without --allow-public; load belongs on hosts that are yours"
+        "target {target} is public: only addresses that the Internet does not reach (RFC 6890: loopback, private, \
+         link-local, documentation and the like) are loaded without --allow-public; load belongs on hosts that are yours"
     )]
-    Public { target: String, allowed: &'static str },
+    Public { target: String },
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
-    Forbidden { target: String, kind: &'static str, net: &'static str },
+    Forbidden { target: String, kind: &'static str, net: String },
     #[error(
         "target {target}: with several targets --spray draws within one address family; mixing is for plain flows"
     )]
@@ -56,37 +58,6 @@ pub(crate) struct NotOurs {
     pub(crate) local: IpAddr,
     pub(crate) error: io::Error,
 }
-
-/// What needs no permission; said in one breath in [`TargetError::Public`].
-const ALLOWED: [&str; 15] = [
-    "127.0.0.0/8",     // loopback
-    "::1/128",         //
-    "169.254.0.0/16",  // link-local
-    "fe80::/10",       //
-    "10.0.0.0/8",      // private, RFC 1918
-    "172.16.0.0/12",   //
-    "192.168.0.0/16",  //
-    "fc00::/7",        // unique-local, RFC 4193
-    "192.0.2.0/24",    // documentation, RFC 5737
-    "198.51.100.0/24", //
-    "203.0.113.0/24",  //
-    "2001:db8::/32",   // RFC 3849
-    "3fff::/20",       // RFC 9637
-    "198.18.0.0/15",   // benchmarking, RFC 2544
-    "2001:2::/48",     // RFC 5180
-];
-const ALLOWED_WORDS: &str =
-    "loopback, link-local, private, unique-local, documentation and benchmarking addresses are loaded";
-
-/// What is never loaded, whatever the flags.
-const FORBIDDEN: [(&str, &str); 6] = [
-    ("multicast", "224.0.0.0/4"),
-    ("multicast", "ff00::/8"),
-    ("broadcast", "255.255.255.255/32"),
-    ("unspecified", "0.0.0.0/8"),
-    ("unspecified", "::/128"),
-    ("IPv4-mapped", "::ffff:0.0.0.0/96"),
-];
 
 /// A prefix (a single address is one of full length) and a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,17 +109,20 @@ impl Target {
 
     /// Refuses what a well-behaved load tester does not send to.
     pub(crate) fn check_manners(&self, allow_public: bool) -> Result<(), TargetError> {
-        let parse = |net: &str| net.parse::<IpNet>().expect("the tables above are prefixes");
-        for (kind, net) in FORBIDDEN {
-            let forbidden = parse(net);
-            if forbidden.contains(&self.net) || self.net.contains(&forbidden) {
-                return Err(TargetError::Forbidden { target: self.to_string(), kind, net });
-            }
+        let (around, mut inside) = address_blocks::blocks_of(self.net.addr(), self.net.prefix_len());
+        let mut is_public = around.is_none_or(|block| block.reach == Reach::Public);
+        let no_host = around.into_iter().chain(&mut inside).find(|block| {
+            is_public |= block.reach == Reach::Public;
+            block.reach == Reach::NoHost
+        });
+        if let Some(block) = no_host {
+            let net = format!("{}/{}", block.first, block.prefix_len);
+            return Err(TargetError::Forbidden { target: self.to_string(), kind: block.name, net });
         }
-        if allow_public || ALLOWED.iter().any(|net| parse(net).contains(&self.net)) {
-            return Ok(());
+        if is_public && !allow_public {
+            return Err(TargetError::Public { target: self.to_string() });
         }
-        Err(TargetError::Public { target: self.to_string(), allowed: ALLOWED_WORDS })
+        Ok(())
     }
 }
 
@@ -416,6 +390,10 @@ mod tests {
             "[2001:db8::/32]:any",
             "[3fff::1]:7",
             "[2001:2::1]:7",
+            "100.64.0.0/10:7",
+            "192.0.0.0/29:7",
+            "240.0.0.1:7",
+            "[64:ff9b:1::/48]:7",
         ] {
             verdict(text, false).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -426,7 +404,13 @@ mod tests {
             "198.20.0.1:7",
             "[2606:4700::1]:7",
             "[2000::/3]:7",
-            "100.64.0.1:7",
+            "100.0.0.0/8:7",
+            // two anycast addresses in it are public
+            "192.0.0.0/24:7",
+            "192.0.0.9:7",
+            "[64:ff9b::10.0.0.1]:7",
+            "[2001::/23]:7",
+            "[2002:a00:1::1]:7",
         ] {
             assert!(matches!(verdict(text, false), Err(TargetError::Public { .. })), "{text}");
             verdict(text, true).unwrap_or_else(|error| panic!("{text}: {error}"));
