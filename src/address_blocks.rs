@@ -48,9 +48,12 @@ const fn v6(
     name: &'static str,
     rfc: &'static str,
 ) -> Block {
-    let [a, b, c, d, e, f, g, h] = segments;
-    let ip = Ipv6Addr::new(a, b, c, d, e, f, g, h);
-    Block { first: IpAddr::V6(ip), prefix_len, reach, name, rfc, bits: ip.to_bits() }
+    let (mut bits, mut at) = (0, 0);
+    while at < segments.len() {
+        bits = (bits << 16) | segments[at] as u128;
+        at += 1;
+    }
+    Block { first: IpAddr::V6(Ipv6Addr::from_bits(bits)), prefix_len, reach, name, rfc, bits }
 }
 
 /// IPv4, in ascending order, each block before those inside it.

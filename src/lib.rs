@@ -25,10 +25,10 @@
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages           address_blocks.rs  which addresses are public
 //!                          pidfd.rs   another process's descriptors
-//! beside                   duration.rs  durations as people write them
+//! beside                   duration.rs  durations as people write them; listen_addr.rs  addresses; terminal.rs  colors
 //! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
 //! beside                   simulation.rs  in tests, another kernel under the worker: all from one seed
-//! beside                   src/bin/blaster/  the load tester: uses ring, floor 0 and duration only
+//! beside                   src/bin/blaster/  the load tester: uses ring, floor 0 and what is beside only
 //! ```
 //!
 //! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
@@ -45,6 +45,7 @@ pub mod duration;
 pub mod flow;
 pub mod idle;
 pub mod limits;
+pub mod listen_addr;
 pub mod many_hosts;
 pub mod metrics;
 pub mod notify;
@@ -61,6 +62,7 @@ pub mod sockets;
 pub mod stats;
 pub mod sys;
 pub mod tcp;
+pub mod terminal;
 pub mod troubles;
 pub mod udp;
 pub mod verdict;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use tubular_echo::options::{Command, Options};
-use tubular_echo::{check, server};
+use tubular_echo::{check, server, terminal};
 
 fn main() -> ExitCode {
     let options = Options::read();
@@ -45,7 +45,7 @@ fn start_log() {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(terminal::wants_color(io::stderr().is_terminal()))
         .with_target(false)
         // it would be told on stderr, which has just failed, and that would be a panic
         .log_internal_errors(false);

@@ -1,6 +1,7 @@
 //! The server's command line.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -13,6 +14,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
 use crate::duration;
+use crate::listen_addr;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, WORKERS_MAX, Workers};
 use crate::sockets::{self, Endpoint};
@@ -32,6 +34,7 @@ Environment:
                    on the command line comes first, then its variable, unless that is empty, then the
                    default
   RUST_LOG         what is logged to stderr: error, warn, info (default), debug
+  NO_COLOR         if set to anything, no colors on a terminal; nor with TERM=dumb
   LISTEN_FDS       sockets passed by systemd; without --listen, --tcp and --udp they replace the default
   NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
   WATCHDOG_USEC    how often systemd wants a sign of life
@@ -76,15 +79,15 @@ pub struct Options {
 
     /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
     /// address: port 1234 on loopback, IPv4 and IPv6
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
     listen: Vec<SocketAddr>,
 
     /// Serve TCP here; repeatable
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
     tcp: Vec<SocketAddr>,
 
     /// Serve UDP here; repeatable
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
     udp: Vec<SocketAddr>,
 
     /// Share the ports with other processes of this user that have opened them to sharing
@@ -155,7 +158,7 @@ pub struct Options {
     /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz, which answers 200 while every
     /// worker turns and 503 before that, after that and during the end. Only for whom you trust: there is
     /// no password
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
     metrics: Option<SocketAddr>,
 
     /// What tubular's bindings call these sockets: a label on the metrics, to join them with tubular's
@@ -237,7 +240,7 @@ impl Options {
         read().unwrap_or_else(|error| {
             // standard output or error may be closed, or full; then nobody is told, as nobody listens
             let _ = error.print();
-            if let Some(variable) = culprit(&error, env::args()) {
+            if let Some(variable) = culprit(&error, env::args_os()) {
                 let _ = writeln!(io::stderr(), "The value is that of {variable} in the environment.");
             }
             process::exit(error.exit_code())
@@ -288,10 +291,10 @@ impl Options {
 }
 
 /// The variable that brought a wrong value; `None` if it was the command line.
-fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = String>) -> Option<String> {
+fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     let option = option.split_whitespace().next()?;
-    let has_value = |argument: String| argument.split('=').next() == Some(option);
+    let has_value = |argument: OsString| argument.to_string_lossy().split('=').next() == Some(option);
     let variable = variable(option.strip_prefix("--")?);
     (!arguments.any(has_value) && env::var_os(&variable).is_some()).then_some(variable)
 }
@@ -364,6 +367,9 @@ mod tests {
     fn addresses_are_separated_by_commas_too() {
         let config = parse("--listen 127.0.0.2:7,[::1]:7 --listen 127.0.0.3:7").unwrap();
         assert_eq!(config.endpoints.len(), 3);
+        let words = ["tubular-echo", "--listen", "127.0.0.2:7, [::1]:7 ,127.0.0.3:7"];
+        let matches = command().try_get_matches_from(words).unwrap();
+        assert_eq!(Options::from_arg_matches(&matches).unwrap().listen.len(), 3, "and a space");
     }
 
     #[test]
@@ -409,7 +415,8 @@ mod tests {
     #[test]
     fn wrong_options_are_told() {
         for (line, part) in [
-            ("--listen 127.0.0.1", "--listen"),
+            ("--listen 127.0.0.1", "--listen <ADDR:PORT>': the port is missing: say 127.0.0.1:1234"),
+            ("--metrics *:9469", "say 0.0.0.0:9469"),
             ("--workers 0", "must be a number from 1 to 4096"),
             ("--workers 4097", "must be a number from 1 to 4096"),
             ("--workers two", "must be a number from 1 to 4096"),

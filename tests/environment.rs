@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use support::server::Protocol;
@@ -11,7 +13,7 @@ use support::{Launch, bounded};
 fn variables_stand_for_options() {
     bounded(|| {
         let server = Launch::new::<&str>(&[])
-            .env("TUBULAR_ECHO_LISTEN", "127.0.0.1:0,[::1]:0")
+            .env("TUBULAR_ECHO_LISTEN", "127.0.0.1:0, [::1]:0")
             .env("TUBULAR_ECHO_UDP", "127.0.0.2:0")
             .env("TUBULAR_ECHO_WORKERS", "2")
             .env("TUBULAR_ECHO_PIN", "yes")
@@ -51,6 +53,31 @@ fn a_wrong_value_is_told_with_the_name_of_its_variable() {
         let text = refused.stderr.join("\n");
         assert!(text.contains("'now'") && !text.contains("TUBULAR_ECHO"), "{text}");
     });
+}
+
+#[test]
+fn arguments_that_are_not_utf_8_are_no_reason_to_panic() {
+    for program in [env!("CARGO_BIN_EXE_tubular-echo"), env!("CARGO_BIN_EXE_blaster")] {
+        let mut command = Command::new(program);
+        command.env("TUBULAR_ECHO_DRAIN_TIMEOUT", "soon").arg(OsStr::from_bytes(b"--nonsense=\xff"));
+        let output = command.output().expect("run the program");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains("--nonsense"), "{text}");
+        let output = command.arg("--nothing").output().expect("run the program");
+        assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    // here the arguments are searched for an option's value
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
+    command
+        .env("TUBULAR_ECHO_DRAIN_TIMEOUT", "soon")
+        .args(["--label", "x"])
+        .arg(OsStr::from_bytes(b"--tcp=\xff"));
+    let output = command.output().expect("run the program");
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
+    command.env("TUBULAR_ECHO_WORKERS", "0").arg("--label").arg(OsStr::from_bytes(b"\xff"));
+    let output = command.output().expect("run the program");
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

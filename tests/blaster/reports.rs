@@ -1,5 +1,7 @@
 //! What becomes of reports: written as files, read again, put side by side and added up.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs, process};
@@ -248,4 +250,27 @@ fn what_is_no_report_is_said_in_one_line() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.lines().count() == 1 && text.contains(&path) && text.contains(words), "{text}");
     }
+}
+
+/// The names of files are the kernel's: bytes, in any encoding or none.
+#[test]
+fn a_file_s_name_need_not_be_utf_8() {
+    let scratch = Scratch::new("bytes");
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let name =
+        |extension: &str| scratch.0.join(OsStr::from_bytes(&[b"run\xff.", extension.as_bytes()].concat()));
+    let (json, html, hdr) = (name("json"), name("html"), name("hlog"));
+    let files = |command: &mut Command| {
+        command.arg("--quiet").arg("--json").arg(&json).arg("--html").arg(&html).arg("--hdr").arg(&hdr);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(html.exists() && hdr.exists());
+        let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+        let line = report["command_line"].as_array().unwrap();
+        assert!(line.iter().any(|word| word.as_str().unwrap().ends_with("run\u{fffd}.json")), "{line:?}");
+    };
+    files(Command::new(BLASTER).args(["udp", &server.addr.to_string(), "--count", "10"]));
+    let copy = scratch.0.join(OsStr::from_bytes(b"copy\xff.json"));
+    fs::copy(&json, &copy).unwrap();
+    files(Command::new(BLASTER).arg("report").arg(copy));
 }

@@ -19,7 +19,7 @@ const FOR_DEVELOPERS: [&str; 8] =
     ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
 
 /// Files whose texts are no messages, by the beginnings of their paths.
-const NO_MESSAGES: [&str; 8] = [
+const NO_MESSAGES: [&str; 9] = [
     "src/bin/blaster/report",
     "src/bin/blaster/progress",
     "src/bin/blaster/page",      // the report as a page
@@ -27,6 +27,7 @@ const NO_MESSAGES: [&str; 8] = [
     "src/bin/blaster/objective", // the same
     "src/metrics/families",      // what Prometheus shows as help
     "src/metrics/process",       // the same
+    "src/address_blocks",        // names of blocks of addresses
     "src/simulation",            // a test that stands beside what it tests
 ];
 

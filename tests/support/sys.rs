@@ -19,6 +19,17 @@ fn checked(result: c_long) -> io::Result<c_long> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// A terminal (openpty(3)): the end that shows what is written, and the end that a process writes to.
+pub fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (mut shown, mut written) = (-1, -1);
+    let nothing = ptr::null_mut();
+    // SAFETY: writes two descriptors, ours alone; no name, no settings and no size are asked for or given.
+    unsafe {
+        checked(libc::openpty(&raw mut shown, &raw mut written, nothing, ptr::null(), ptr::null()).into())?;
+        Ok((OwnedFd::from_raw_fd(shown), OwnedFd::from_raw_fd(written)))
+    }
+}
+
 // Processes ------------------------------------------------------------------------------------------
 
 /// The processor time that a process has used so far (clock_getcpuclockid(3)).

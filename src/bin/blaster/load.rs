@@ -98,7 +98,7 @@ impl Session {
         }
         let (about, tally) = done?;
         let preface = Preface {
-            command_line: std::env::args().collect(),
+            command_line: schema::command_line(),
             started_at,
             host: host(),
             load: about,

@@ -10,8 +10,8 @@ use crate::books::Counts;
 use crate::latency::{Latency, Percentiles};
 use crate::report::duration;
 use crate::schema::{
-    Generator, IcmpErrors, Interval, Latencies, Load, Named, ReadError, Refusals, Report, SCHEMA, Totals,
-    VERSION,
+    self, Generator, IcmpErrors, Interval, Latencies, Load, Named, ReadError, Refusals, Report, SCHEMA,
+    Totals, VERSION,
 };
 use crate::tally::{self, Connections, Example};
 
@@ -59,7 +59,7 @@ pub(crate) fn merge(runs: &[Named]) -> Result<Report, MergeError> {
         schema: SCHEMA.into(),
         version: VERSION,
         blaster: env!("CARGO_PKG_VERSION").into(),
-        command_line: std::env::args().collect(),
+        command_line: schema::command_line(),
         started_at: reports.iter().map(|report| report.started_at.clone()).min().unwrap_or_default(),
         hosts: reports.iter().flat_map(|report| report.hosts.clone()).collect(),
         load: load(&reports),

@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use tubular_echo::terminal;
+
 use crate::hdr;
 use crate::options;
 use crate::page;
@@ -145,7 +147,7 @@ impl Outputs {
     fn is_colored(&self) -> bool {
         let is_terminal =
             if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
-        is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        terminal::wants_color(is_terminal)
     }
 
     /// Prints to standard output, or to standard error if a file goes there, or not at all.

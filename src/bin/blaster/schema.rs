@@ -322,6 +322,11 @@ pub(crate) struct Named {
     pub(crate) verdict: Option<Verdict>,
 }
 
+/// What blaster was called with, for the report; what is not UTF-8 in it can be guessed.
+pub(crate) fn command_line() -> Vec<String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
 impl Named {
     /// A run that was not judged.
     pub(crate) fn new(name: impl Into<String>, report: Report) -> Self {
@@ -336,7 +341,7 @@ impl Series {
             schema: SERIES_SCHEMA.into(),
             version: VERSION,
             blaster: env!("CARGO_PKG_VERSION").into(),
-            command_line: std::env::args().collect(),
+            command_line: command_line(),
             runs,
             found: None,
             fail_if: Vec::new(),

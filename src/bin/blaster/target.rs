@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tubular_echo::address_blocks::{self, Reach};
+use tubular_echo::listen_addr::{self, ListenAddrError};
 
 use crate::draw;
 
@@ -21,8 +22,10 @@ pub(crate) enum TargetError {
     Brackets(String),
     #[error("target {0:?}: {1:?} is neither an IP address nor a prefix (names are not looked up)")]
     Address(String, String),
+    #[error("target {0:?}: {1}")]
+    Misspelt(String, ListenAddrError),
     #[error("target {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
-    HostBits(String, IpNet),
+    HostBits(String, Box<Target>),
     #[error("target {0:?}: {1:?} is not a port (1-65535), a range LOW-HIGH or `any` (1024-65535)")]
     Port(String, String),
     #[error("target {0:?}: no interface is named {1:?}")]
@@ -130,6 +133,26 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
+        Self::parse(text).map_err(|error| match (&error, listen_addr::parse(text)) {
+            // what is no prefix either may be an address that has been written in another way
+            (
+                TargetError::Shape(_) | TargetError::Brackets(_) | TargetError::Address(..),
+                Err(
+                    advice @ (ListenAddrError::NoPort(_)
+                    | ListenAddrError::Brackets(_)
+                    | ListenAddrError::BracketsAroundV4(_)
+                    | ListenAddrError::Localhost(_)
+                    | ListenAddrError::Name(..)
+                    | ListenAddrError::Decorated(_)),
+                ),
+            ) => TargetError::Misspelt(text.into(), advice),
+            _ => error,
+        })
+    }
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, TargetError> {
         let shape = || TargetError::Shape(text.into());
         let (address, port) = if let Some(rest) = text.strip_prefix('[') {
             rest.split_once("]:").ok_or_else(shape)?
@@ -156,16 +179,14 @@ impl FromStr for Target {
             let ip: Ipv4Addr = address.parse().map_err(|_| bad_address())?;
             IpNet::V4(Ipv4Net::new(ip, prefix_len.unwrap_or(32)).map_err(|_| bad_address())?)
         };
-        if net.trunc() != net {
-            return Err(TargetError::HostBits(text.into(), net.trunc()));
-        }
         let scope_id = match zone {
             None => 0,
             Some(zone) if net.addr().is_ipv4() => return Err(TargetError::Zone(text.into(), zone.into())),
             Some(zone) => zone_index(zone).ok_or_else(|| TargetError::Zone(text.into(), zone.into()))?,
         };
         let (port_min, port_max) = ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
-        Ok(Self { net, scope_id, port_min, port_max })
+        let target = Self { net: net.trunc(), scope_id, port_min, port_max };
+        if target.net == net { Ok(target) } else { Err(TargetError::HostBits(text.into(), Box::new(target))) }
     }
 }
 
@@ -367,6 +388,25 @@ mod tests {
         ] {
             let error = text.parse::<Target>().expect_err(text).to_string();
             assert!(!error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_to_write_instead_is_told_to_the_letter() {
+        for (text, meant) in [
+            ("127.0.0.1", "127.0.0.1:1234"),
+            ("::1:7", "[::1]:7"),
+            ("[::1]", "[::1]:1234"),
+            ("[127.0.0.1]:7", "127.0.0.1:7"),
+            ("localhost:7", "127.0.0.1:7"),
+            ("udp://127.0.0.1:7", "127.0.0.1:7"),
+            ("192.0.2.1/24:7", "192.0.2.0/24:7"),
+            ("[2001:db8::1/64]:7-9", "[2001:db8::/64]:7-9"),
+        ] {
+            let error = text.parse::<Target>().expect_err(text).to_string();
+            let (_, advice) = error.split_once("say ").unwrap_or_else(|| panic!("{error}"));
+            assert_eq!(advice.split(' ').next(), Some(meant), "{text}: {error}");
+            assert!(meant.parse::<Target>().is_ok(), "{meant}");
         }
     }
 

@@ -24,6 +24,7 @@ use crate::payload::Bodies;
 use crate::quantity::Sizes;
 use crate::tally::{Effort, Tally};
 use crate::target::{NotOurs, Source, Targets};
+use crate::warnings::LOCAL_PORTS_USED_UP;
 
 /// Descriptors beside the connections'.
 const SPARE_FILES: u64 = 64;
@@ -57,10 +58,6 @@ pub(crate) enum TcpError {
     #[error("starting a thread: {0}; see `ulimit -u`")]
     Thread(#[from] io::Error),
 }
-
-/// Each closed connection keeps its local port for a minute (TIME_WAIT, tcp(7)), and there are 28,232 by default.
-pub(crate) const LOCAL_PORTS_USED_UP: &str = "; local ports are used up: wait a minute, load a prefix instead of one \
-     address or come from one (--source), or widen net.ipv4.ip_local_port_range";
 
 /// What usually helps when a connection does not come about.
 fn cure(error: &io::Error) -> &'static str {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tubular_echo::sys::EndSignals;
+use tubular_echo::terminal;
 
 use crate::live::{Coarse, Live, Shown, Stop};
 use crate::report::{Paint, count, duration, percent, rate};
@@ -51,8 +52,7 @@ pub(crate) fn watch(
     are_done: &dyn Fn() -> bool,
 ) {
     let bar = bar(goal);
-    let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let paint = Paint { color: color && std::io::stderr().is_terminal() };
+    let paint = Paint { color: terminal::wants_color(std::io::stderr().is_terminal()) };
     let start = Instant::now();
     let (mut drawn_at, mut sampled_at) = (start, start);
     let mut history = History::default();
@@ -85,9 +85,9 @@ pub(crate) fn watch(
     bar.finish_and_clear();
 }
 
-/// Hidden unless standard error is a terminal.
+/// Hidden unless standard error is a terminal that can move its cursor.
 fn bar(goal: Goal<'_>) -> ProgressBar {
-    let target = if goal.quiet || goal.every.is_some() {
+    let target = if goal.quiet || goal.every.is_some() || terminal::is_dumb() {
         ProgressDrawTarget::hidden()
     } else {
         ProgressDrawTarget::stderr()
@@ -100,11 +100,13 @@ fn bar(goal: Goal<'_>) -> ProgressBar {
         ),
         None => (ProgressBar::no_length(), "{prefix}  {elapsed}", "{msg}".into()),
     };
-    bar.set_draw_target(target);
-    bar.set_prefix(goal.about.to_string());
     let style =
         ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
-    bar.with_style(style.progress_chars("━╸─"))
+    // the target at the end: what comes before it would be drawn without it
+    bar.set_style(style.progress_chars("━╸─"));
+    bar.set_prefix(goal.about.to_string());
+    bar.set_draw_target(target);
+    bar
 }
 
 /// A line of --every for each stretch of time.

@@ -2,7 +2,6 @@
 
 use crate::report::{count, duration};
 use crate::schema::Report;
-use crate::tcp::LOCAL_PORTS_USED_UP;
 
 /// A thread that is this busy may have been the limit.
 pub(crate) const BUSY: f64 = 0.95;
@@ -10,6 +9,10 @@ pub(crate) const BUSY: f64 = 0.95;
 pub(crate) const STARVED: f64 = 0.05;
 /// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
 pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
+
+/// Each closed connection keeps its local port for a minute (TIME_WAIT, tcp(7)), and there are 28,232 by default.
+pub(crate) const LOCAL_PORTS_USED_UP: &str = "; local ports are used up: wait a minute, load a prefix instead of one \
+     address or come from one (--source), or widen net.ipv4.ip_local_port_range";
 
 /// All warnings that `report` calls for, each one line.
 pub(crate) fn warnings(report: &Report) -> Vec<String> {
@@ -72,19 +75,10 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         ));
     }
     if totals.counts.send_failures > 0 {
-        let reasons: Vec<String> = report
-            .refusals
-            .iter()
-            .map(|refusals| format!("{} × {}", count(refusals.count), refusals.message))
-            .collect();
-        warn(format!("this host refused to send: {}", reasons.join(", ")));
+        warn(format!("this host refused to send: {}", reasons(report)));
     } else if let Some(connections) = report.connections.filter(|it| it.failed + it.broken > 0) {
-        let reasons: Vec<String> = report
-            .refusals
-            .iter()
-            .map(|refusals| format!("{} × {}", count(refusals.count), refusals.message))
-            .collect();
-        let reasons = if reasons.is_empty() { "the server closed them".into() } else { reasons.join(", ") };
+        let reasons =
+            if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
         warn(format!(
             "{} connections failed and {} broke: {reasons}",
             count(connections.failed),
@@ -114,6 +108,13 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         warn("ended early by a signal: the report covers what was done until then".into());
     }
     found
+}
+
+/// What the kernel said, and how often.
+fn reasons(report: &Report) -> String {
+    let said = report.refusals.iter();
+    let said = said.map(|refusals| format!("{} × {}", count(refusals.count), refusals.message));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
