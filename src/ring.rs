@@ -45,7 +45,7 @@ use self::simulated::Uring;
 pub use self::token::Token;
 #[cfg(not(test))]
 use self::uring::Uring;
-use crate::sys;
+use crate::sys::{self, MemoryLimit};
 
 /// An error number of the kernel, positive (errno(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,8 @@ pub struct RingError {
 }
 
 impl RingError {
-    fn new(step: Step, error: &io::Error) -> Self {
+    /// `step` was refused.
+    pub fn new(step: Step, error: &io::Error) -> Self {
         let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
         let cure = match (errno.0, step) {
             (libc::EPERM | libc::ENOSYS | libc::EACCES, _) => {
@@ -101,10 +102,7 @@ impl RingError {
                  container's default profile, SystemCallFilter= of a unit) must allow io_uring_setup, \
                  io_uring_enter and io_uring_register; kernels before 6.1 lack parts of it"
             }
-            (libc::ENOMEM, _) => {
-                "locked memory is short: raise RLIMIT_MEMLOCK (LimitMEMLOCK= in a unit, `ulimit -l`) or ask for \
-                 fewer workers or threads"
-            }
+            (libc::ENOMEM, step) => memory_cure(step),
             (libc::EMFILE | libc::ENFILE, _) => {
                 "open files are short: raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`) or ask for \
                  fewer connections or flows"
@@ -115,6 +113,25 @@ impl RingError {
             _ => "see dmesg for what the kernel says of it",
         };
         Self { step, errno, cure }
+    }
+}
+
+/// What is short where the kernel says ENOMEM: it says so of three limits, and of memory itself.
+fn memory_cure(step: Step) -> &'static str {
+    // mapping memory has nothing to do with locked memory; setting up and registering rings has, and maps some
+    let is_mapping = step == Step::ReserveMemory || memory::is_used_up();
+    if is_mapping && sys::is_limited(MemoryLimit::AddressSpace) {
+        "the address space is limited: lift RLIMIT_AS (LimitAS=infinity in a unit, `ulimit -v unlimited`); what is \
+         reserved there costs no memory until it is used"
+    } else if is_mapping && sys::is_limited(MemoryLimit::Data) {
+        "the data segment is limited: lift RLIMIT_DATA (LimitDATA=infinity in a unit, `ulimit -d unlimited`); what is \
+         reserved there costs no memory until it is used"
+    } else if !is_mapping && sys::is_limited(MemoryLimit::Locked) {
+        "locked memory is short: raise RLIMIT_MEMLOCK (LimitMEMLOCK= in a unit, `ulimit -l`) or ask for fewer workers \
+         or threads"
+    } else {
+        "memory is short: `free -m` shows how much there is, vm.overcommit_memory=2 and MemoryMax= of a unit give less; \
+         or ask for fewer workers or threads"
     }
 }
 

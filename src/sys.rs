@@ -397,6 +397,31 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(if outcome.is_ok() { raised.rlim_cur } else { limit.rlim_cur })
 }
 
+/// Limits of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// `RLIMIT_AS`.
+    AddressSpace,
+    /// `RLIMIT_DATA`.
+    Data,
+    /// `RLIMIT_MEMLOCK`.
+    Locked,
+}
+
+/// Whether there is such a limit (getrlimit(2)).
+pub fn is_limited(limit: MemoryLimit) -> bool {
+    let resource = match limit {
+        MemoryLimit::AddressSpace => libc::RLIMIT_AS,
+        MemoryLimit::Data => libc::RLIMIT_DATA,
+        MemoryLimit::Locked => libc::RLIMIT_MEMLOCK,
+    };
+    // SAFETY: rlimit is plain data
+    let mut limit: libc::rlimit = unsafe { zeroed() };
+    // SAFETY: getrlimit(2) writes to a live rlimit
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) }).is_ok()
+        && limit.rlim_cur != libc::RLIM_INFINITY
+}
+
 /// The ports that the kernel gives to clients (`net.ipv4.ip_local_port_range`, ip(7)), or its default
 /// where it doesn't say.
 pub fn local_ports() -> RangeInclusive<u16> {

@@ -314,8 +314,33 @@ fn too_little_locked_memory() {
             launch.unprivileged().limit(libc::RLIMIT_MEMLOCK, bytes)
         };
         // At which step memory runs out differs, what the operator is told does not.
-        for bytes in [0, 32 << 10, 64 << 10, 128 << 10, 256 << 10] {
+        for bytes in [0, 32 << 10, 64 << 10, 128 << 10] {
             expect_refusal(launch(bytes), 1, &["RLIMIT_MEMLOCK", "LimitMEMLOCK"]);
+        }
+    });
+}
+
+#[test]
+fn too_little_of_the_address_space() {
+    bounded(|| {
+        let launch = |limit, bytes| Launch::new(&["--listen", "127.0.0.1:0"]).limit(limit, bytes);
+        // at a buffer ring, at the memory for streams, at another worker's
+        for mib in [20, 40, 60, 80] {
+            expect_refusal(
+                launch(libc::RLIMIT_AS, mib << 20),
+                1,
+                &["`ulimit -v unlimited`", "LimitAS=infinity"],
+            );
+        }
+        for mib in [4, 16, 40] {
+            expect_refusal(
+                launch(libc::RLIMIT_DATA, mib << 20),
+                1,
+                &["`ulimit -d unlimited`", "LimitDATA=infinity"],
+            );
+        }
+        for limit in [libc::RLIMIT_AS, libc::RLIMIT_DATA] {
+            launch(limit, libc::RLIM_INFINITY).ready().stop();
         }
     });
 }

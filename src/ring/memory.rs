@@ -20,22 +20,7 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     /// Maps `bytes`. Errors as mmap(2): `ENOMEM` when the address space is used up.
     pub(super) fn new(bytes: usize) -> io::Result<Self> {
-        // SAFETY: mmap(2) with a null hint and no file creates a new mapping, touching no existing one
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).expect("mmap(2) never maps page zero without a hint");
-        Ok(Self { base, bytes })
+        Ok(Self { base: map(bytes)?, bytes })
     }
 
     pub(super) fn base(&self) -> *mut u8 {
@@ -48,6 +33,36 @@ impl Mapping {
         // SAFETY: the assertion keeps the result inside the mapping
         Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes: bytes as u32 }
     }
+}
+
+/// New memory of `bytes`, which nobody else has.
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: mmap(2) with a null hint and no file creates a new mapping, touching no existing one
+    let base = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(base.cast()).expect("mmap(2) never maps page zero without a hint"))
+}
+
+/// Whether no more memory can be mapped, as much as a worker or a thread maps at a time.
+pub(super) fn is_used_up() -> bool {
+    const BYTES: usize = 64 << 20;
+    map(BYTES)
+        .map(|base| {
+            // SAFETY: the mapping is ours, whole, and nobody knows of it
+            unsafe { libc::munmap(base.as_ptr().cast(), BYTES) };
+        })
+        .is_err()
 }
 
 /// Bytes that stay mapped for the life of the process: what an operation may point at.

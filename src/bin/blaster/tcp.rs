@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio_uring::Runtime;
 use tokio_uring::net::TcpStream;
+use tubular_echo::ring::{RingError, Step};
 use tubular_echo::sys;
 
 use self::connection::Connection;
@@ -50,11 +51,8 @@ pub(crate) enum TcpError {
     Source(#[from] NotOurs),
     #[error("connecting to {peer}: {error}{}", cure(error))]
     Connect { peer: SocketAddr, error: io::Error },
-    #[error(
-        "setting up an io_uring: {0}; it must not be blocked (kernel.io_uring_disabled, a seccomp filter), and \
-         without CAP_IPC_LOCK it counts into RLIMIT_MEMLOCK (`ulimit -l`)"
-    )]
-    Runtime(io::Error),
+    #[error(transparent)]
+    Ring(#[from] RingError),
     #[error("starting a thread: {0}; see `ulimit -u`")]
     Thread(#[from] io::Error),
 }
@@ -225,7 +223,8 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
 /// A runtime with room for an operation in each direction on each connection.
 fn runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
     let entries = (ids.len() * 2).next_power_of_two().clamp(256, 4096) as u32;
-    Runtime::new(tokio_uring::builder().entries(entries)).map_err(TcpError::Runtime)
+    Runtime::new(tokio_uring::builder().entries(entries))
+        .map_err(|error| RingError::new(Step::Setup, &error).into())
 }
 
 impl Load {

@@ -40,8 +40,6 @@ pub(crate) enum UdpError {
     Source(#[from] NotOurs),
     #[error(transparent)]
     Ring(#[from] RingError),
-    #[error("reserving memory for outgoing datagrams: {0}")]
-    Memory(io::Error),
     #[error("arming a multishot receive: {0}; Linux 6.1 or newer is needed")]
     Arm(Errno),
     #[error("entering the io_uring: {0}")]

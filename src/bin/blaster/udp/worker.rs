@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tubular_echo::ring::{
     BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing, Piece,
-    Ring, RingConfig, Token, Wait,
+    Ring, RingConfig, RingError, Step, Token, Wait,
 };
 use tubular_echo::sys;
 use tubular_echo::{addr, cmsg};
@@ -135,7 +135,8 @@ impl Worker {
             BufferConfig { group: 0, count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
         let buffers = BufferRing::new(&ring, config)?;
         let slot_bytes = plan.sizes.max_bytes() * plan.train;
-        let outgoing = Outgoing::new(BATCH, slot_bytes).map_err(UdpError::Memory)?;
+        let outgoing =
+            Outgoing::new(BATCH, slot_bytes).map_err(|error| RingError::new(Step::ReserveMemory, &error))?;
         let source = match load.mode {
             Mode::Open(rate) => Source::Open(Pacer::new(rate, plan.train, number, load.workers)),
             Mode::Closed { in_flight } => Source::Closed {
