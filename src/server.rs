@@ -246,6 +246,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     for warning in &bound.warnings {
         warn!("{warning}");
     }
+    let troubles = Troubles::new(bound.has_whole_buffers());
     let addresses = addresses(&bound.shares);
     let reply_sockets = config.reply_sockets.count;
     let file_table = FileTable::best();
@@ -315,7 +316,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
     info!("ready");
     let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
-    serve(&inbox, &handles, &ready, clock)?;
+    serve(&inbox, &handles, &ready, clock, troubles)?;
     phase.draining();
     drain(&inbox, &handles, &ready, config.drain_timeout)?;
     info!("final counters: {}", snapshot(&handles));
@@ -498,8 +499,8 @@ fn serve(
     handles: &[Handle],
     ready: &Ready,
     mut clock: Clock,
+    mut troubles: Troubles,
 ) -> Result<(), ServerError> {
-    let mut troubles = Troubles::default();
     let mut turns: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
     loop {
         match inbox.recv_timeout(clock.until_next()) {

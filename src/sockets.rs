@@ -591,20 +591,32 @@ impl Sockets {
     }
 }
 
-/// One line if the kernel gave smaller receive buffers than asked for.
-fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
-    let smallest = sockets
+impl Sockets {
+    /// Whether the kernel gave UDP sockets the receive buffers that were asked for.
+    pub fn has_whole_buffers(&self) -> bool {
+        receive_buffer_bytes(self).is_none_or(|bytes| bytes >= SOCKET_BUFFER_BYTES)
+    }
+}
+
+/// The smallest receive buffer of a UDP socket.
+fn receive_buffer_bytes(sockets: &Sockets) -> Option<i32> {
+    sockets
         .shares
         .iter()
         .flatten()
         .filter(|listening| listening.protocol == Protocol::Udp)
         .filter_map(|listening| sys::option(listening.as_fd(), IntOption::RECEIVE_BUFFER).ok())
         .map(|doubled| doubled / 2) // socket(7): the kernel doubles what was asked for
-        .min()?;
+        .min()
+}
+
+/// One line if the kernel gave smaller receive buffers than asked for.
+fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
+    let smallest = receive_buffer_bytes(sockets)?;
     (smallest < SOCKET_BUFFER_BYTES).then(|| {
         format!(
             "UDP receive buffers are {smallest} bytes instead of {SOCKET_BUFFER_BYTES}: bursts may be dropped; \
-             raise net.core.rmem_max or grant CAP_NET_ADMIN"
+             raise net.core.rmem_max to {SOCKET_BUFFER_BYTES} or grant CAP_NET_ADMIN, and restart"
         )
     })
 }

@@ -6,16 +6,20 @@ use crate::stats::Snapshot;
 /// How a kind of loss is read off the counters, and what is said of it.
 type Trouble = (fn(&Snapshot) -> u64, &'static str);
 
+const SHORT_BUFFERS: &str = "the kernel drops datagrams, mostly because a receive buffer is full \
+     (udp_receive_buffer_drops): raise net.core.rmem_max to 4194304 or grant CAP_NET_ADMIN, and restart, or ask for more \
+     --workers";
+/// The same where the buffers are what was asked for.
+const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receive buffer is full \
+     (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
+     that they have for themselves";
+
 const TROUBLES: [Trouble; 22] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
     ),
-    (
-        |now| now.udp_receive_buffer_drops,
-        "the kernel drops datagrams, mostly because a receive buffer is full (udp_receive_buffer_drops): raise \
-         net.core.rmem_max or grant CAP_NET_ADMIN, or ask for more --workers",
-    ),
+    (|now| now.udp_receive_buffer_drops, SHORT_BUFFERS),
     (
         |now| now.udp_unaddressed,
         "a datagram came without its original destination and was dropped (udp_unaddressed): somebody has \
@@ -106,14 +110,21 @@ const TROUBLES: [Trouble; 22] = [
 #[derive(Debug, Default)]
 pub struct Troubles {
     told: [bool; TROUBLES.len()],
+    has_whole_buffers: bool,
 }
 
 impl Troubles {
+    /// Nothing was said; `has_whole_buffers`: the receive buffers are as large as was asked for.
+    pub fn new(has_whole_buffers: bool) -> Self {
+        Self { has_whole_buffers, ..Self::default() }
+    }
+
     /// What there is to say for the first time.
     pub fn news(&mut self, now: &Snapshot) -> impl Iterator<Item = &'static str> {
         self.told.iter_mut().zip(TROUBLES).filter_map(|(told, (count, text))| {
             let first = !*told && count(now) > 0;
             *told |= first;
+            let text = if text == SHORT_BUFFERS && self.has_whole_buffers { WHOLE_BUFFERS } else { text };
             first.then_some(text)
         })
     }
@@ -137,8 +148,18 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_that_is_as_large_as_was_asked_for_need_not_be_raised() {
+        let now = Snapshot { udp_receive_buffer_drops: 1, ..Snapshot::default() };
+        for (has_whole_buffers, wanted) in [(false, true), (true, false)] {
+            let news = Troubles::new(has_whole_buffers).news(&now).next().unwrap();
+            assert_eq!(news.contains("net.core.rmem_max"), wanted, "{news}");
+            assert!(news.contains("--workers"), "{news}");
+        }
+    }
+
+    #[test]
     fn each_text_names_its_counter() {
-        for (count, text) in TROUBLES {
+        for (count, text) in TROUBLES.into_iter().chain([(TROUBLES[1].0, WHOLE_BUFFERS)]) {
             let entries = Snapshot::default();
             let name =
                 entries.entries().map(|(name, _)| name).find(|name| text.contains(&format!("({name})")));

@@ -227,6 +227,17 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
             lines.iter().any(|line| line.contains("WARN the kernel drops datagrams"))
         });
         assert!(told, "nobody was told of the drops");
+        // root's buffers are as large as was asked for
+        let has_whole_buffers = !server.log.all().iter().any(|line| line.contains("UDP receive buffers are"));
+        let advice = if has_whole_buffers {
+            "ask for more --workers, and"
+        } else {
+            "raise net.core.rmem_max to 4194304"
+        };
+        let is_told = |lines: &[String]| {
+            lines.iter().any(|line| line.contains("drops datagrams") && line.contains(advice))
+        };
+        assert!(server.log.wait_for(PATIENCE, is_told), "{:?}", server.log.all());
         let dropped = dropped_at(flooded);
         assert_eq!(server.stop().counter("udp_receive_buffer_drops"), dropped);
     });

@@ -3,6 +3,8 @@
 use crate::report::{count, duration};
 use crate::schema::Report;
 
+/// Receive buffer that a flow's socket asks for, in bytes: the default holds only some 250 small datagrams.
+pub(crate) const RECEIVE_BUFFER_BYTES: i32 = 4 << 20;
 /// A thread that is this busy may have been the limit.
 pub(crate) const BUSY: f64 = 0.95;
 /// A thread that waited for a processor for this share of the time was not there when replies came.
@@ -24,11 +26,18 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         warn("the books do not balance: this is a defect of blaster, believe none of its numbers".into());
     }
     if totals.own_drops > 0 {
+        // socket(7): the kernel doubles what was asked for
+        let given = generator.receive_buffer_bytes.unwrap_or(0) / 2;
+        let raise = if given < RECEIVE_BUFFER_BYTES as u64 {
+            format!("raise net.core.rmem_max to {RECEIVE_BUFFER_BYTES}, or ")
+        } else {
+            String::new()
+        };
         warn(format!(
             "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
-             buffers of {} bytes; raise net.core.rmem_max, or use more --flows or --threads)",
+             buffers of {} bytes; {raise}use more --flows or --threads)",
             count(totals.own_drops),
-            count(generator.receive_buffer_bytes.unwrap_or(0)),
+            count(given),
         ));
     }
     let busiest = generator.cpu_share.iter().copied().fold(0.0, f64::max);
@@ -151,6 +160,16 @@ mod tests {
             spoil(&mut report);
             let found = warnings(&report);
             assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        }
+        for (bytes, can_be_raised) in [(425_984, true), (8 << 20, false)] {
+            let mut report = good();
+            report.totals.own_drops = 3;
+            report.generator.receive_buffer_bytes = Some(bytes);
+            assert_eq!(
+                warnings(&report)[0].contains("raise net.core.rmem_max to 4194304"),
+                can_be_raised,
+                "{bytes}"
+            );
         }
         let mut slip = Latency::new();
         slip.record(5_000_000);

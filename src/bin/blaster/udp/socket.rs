@@ -9,9 +9,7 @@ use tubular_echo::sys::{self, IntOption, Protocol};
 use super::UdpError;
 use super::flow::{Flow, Plan};
 use crate::target::NotOurs;
-
-/// Receive buffer asked for, in bytes: the default holds only some 250 small datagrams.
-const RECEIVE_BUFFER_BYTES: i32 = 4 << 20;
+use crate::warnings::RECEIVE_BUFFER_BYTES;
 
 /// A socket and what it got.
 pub(super) struct Made {
