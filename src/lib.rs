@@ -21,7 +21,7 @@
 //!                          many_hosts.rs  which addresses are not one host's
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
-//!                          name, memory, arena, outgoing, poison, poll, restrictions, uring}.rs
+//!                          name, memory, arena, order, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
 //!                          cmsg.rs    control messages           address_blocks.rs  which addresses are public
 //!                          pidfd.rs   another process's descriptors

@@ -14,6 +14,7 @@ mod files;
 mod memory;
 mod message;
 mod name;
+mod order;
 mod outgoing;
 #[cfg(ring_poison)]
 mod poison;
@@ -38,6 +39,7 @@ pub use self::files::FileTable;
 pub use self::memory::Span;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::name::PeerName;
+pub use self::order::{WholeBuffers, try_order};
 pub use self::outgoing::{Addressed, Outgoing};
 use self::poll::Polling;
 #[cfg(test)]
@@ -407,6 +409,22 @@ impl Ring {
                 Err(error) => self.failed = Some(error),
             }
         }
+    }
+
+    /// Submits what is queued by one call, and takes out the completions. False if it was not all of the `count`
+    /// operations that were queued last.
+    fn submit_together(&mut self, count: usize, completions: &mut Vec<Completion>) -> io::Result<bool> {
+        const TRIES: u32 = 16;
+        completions.append(&mut self.early);
+        for _ in 0..TRIES {
+            let before = self.uring.queued();
+            self.enter(Wait::No, completions)?;
+            let after = self.uring.queued();
+            if after < before {
+                return Ok(before == count && after == 0);
+            }
+        }
+        Ok(false)
     }
 
     /// Accepts connections of `listener` until it ends (multishot, Linux 5.19); [`Self::accepted`] tells the file

@@ -25,7 +25,7 @@ use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
-use crate::ring::FileTable;
+use crate::ring::{FileTable, WholeBuffers};
 use crate::sockets::{self, Adopted, Binding, Endpoint, Fate, Listening, Origin, SocketError, Sockets};
 use crate::stats::{Counters, Snapshot};
 use crate::sys::{self, EndSignals};
@@ -210,6 +210,8 @@ enum Event {
     Armed,
     /// A worker can't be kept on its processor, and serves all the same.
     Unpinned(io::Error),
+    /// A worker receives streams into whole buffers.
+    Whole(WholeBuffers),
     Failed(usize, WorkerError),
     Ended(usize),
     Signal,
@@ -464,6 +466,9 @@ fn start_worker(
             let _ = events.send(Event::Unpinned(error));
         }
         let outcome = Worker::arm(share, wake, counters, config).and_then(|worker| {
+            if let Some(reason) = worker.whole_buffers() {
+                let _ = events.send(Event::Whole(reason));
+            }
             let _ = events.send(Event::Armed);
             worker.run()
         });
@@ -477,11 +482,12 @@ fn start_worker(
 }
 
 fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, ServerError> {
-    let (mut armed, mut unpinned) = (0, None);
+    let (mut armed, mut unpinned, mut whole) = (0, None, None);
     while armed < count {
         match inbox.recv() {
             Ok(Event::Armed) => armed += 1,
             Ok(Event::Unpinned(error)) => unpinned = Some(error),
+            Ok(Event::Whole(reason)) => whole = Some(reason),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
             Ok(Event::Signal) | Err(_) => unreachable!("signals are waited for later; we hold a sender"),
@@ -489,6 +495,12 @@ fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, Serv
     }
     if let Some(error) = unpinned {
         warn!("--pin has no effect: the workers can't be kept on their processors: {error}");
+    }
+    match whole {
+        None => {}
+        // as good as that kernel can do
+        Some(reason @ WholeBuffers::NotIncremental) => info!("TCP is received into whole buffers: {reason}"),
+        Some(reason) => warn!("TCP is received into whole buffers: {reason}"),
     }
     Ok(Armed(()))
 }
@@ -507,7 +519,7 @@ fn serve(
             Ok(Event::Signal) => return Ok(()),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
-            Ok(Event::Armed | Event::Unpinned(_)) => {}
+            Ok(Event::Armed | Event::Unpinned(_) | Event::Whole(_)) => {}
             Err(RecvTimeoutError::Disconnected) => unreachable!("the signals' thread holds a sender"),
             Err(RecvTimeoutError::Timeout) => {
                 let due = clock.due(Instant::now());
@@ -559,7 +571,7 @@ fn drain(
                 warn!("a second signal: ending at once");
                 return Ok(());
             }
-            Ok(Event::Armed | Event::Unpinned(_)) => {}
+            Ok(Event::Armed | Event::Unpinned(_) | Event::Whole(_)) => {}
             Err(_) => {
                 warn!("{left} worker(s) did not end in time");
                 return Ok(());

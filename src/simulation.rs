@@ -11,12 +11,14 @@
 //! kernel.rs    queues, files, operations in flight      buffers.rs  who has which buffer
 //! udp.rs       sockets, and a book of who asked what    tcp.rs      connections, and what each is owed
 //! peer.rs      the other end of a connection            scene.rs    what a world is furnished with
+//! streams.rs   streams inside the process
 //! chance.rs    dice, and how often what goes wrong      content.rs  bytes that say which they are
 //! abi.rs       raw memory, read as the kernel does
 //! ```
 //!
 //! The simulated kernel does what the real one may do, at any moment and in any order: receives end, the
-//! completion queue is full, sends come short, fail and wait, io_uring_enter(2) is interrupted. It checks
+//! completion queue is full, sends come short, fail and wait, io_uring_enter(2) is interrupted, what ends by its own
+//! submission completes behind what multishots have brought later. It checks
 //! at every step that a buffer is in one place only, that no operation is queued on a file that is closed,
 //! that what is in flight stays as it is, that each datagram is answered once, by the right address and in
 //! order, and each byte of a stream too; and whenever all is quiet that nobody is owed anything, that
@@ -32,6 +34,7 @@ mod content;
 mod kernel;
 mod peer;
 mod scene;
+mod streams;
 mod tcp;
 mod udp;
 mod world;

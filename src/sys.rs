@@ -7,6 +7,7 @@ use std::mem::zeroed;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,37 @@ pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     check(unsafe { libc::getsockname(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut len) })?;
     let len = bytes.len().min(len as usize);
     addr::decode(&bytes[..len]).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// socketpair(2): the two ends of a stream inside the process.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    #[cfg(test)]
+    if let Some(ends) = simulation::ask(simulation::World::stream_pair) {
+        return Ok(ends);
+    }
+    UnixStream::pair().map(|(ours, theirs)| (ours.into(), theirs.into()))
+}
+
+/// send(2) without waiting for room; how many bytes found it.
+pub fn send_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(test)]
+    if let Some(()) = simulation::ask(|world| world.send_now(stream, bytes)) {
+        return Ok(bytes.len());
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: send(2) reads `bytes.len()` bytes from `bytes`
+    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// shutdown(2): nothing more is sent.
+pub fn end_stream(stream: BorrowedFd<'_>) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(()) = simulation::ask(|world| world.end_stream(stream)) {
+        return Ok(());
+    }
+    // SAFETY: shutdown(2) takes no memory
+    check(unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
 /// Lets nothing new into the socket's receive queue or accept queue; what is queued stays

@@ -36,7 +36,8 @@ use crate::addr::Domain;
 use crate::idle::{IdleClock, TICKS};
 use crate::limits::ConnectionsPerPrefix;
 use crate::ring::{
-    Arena, BufferConfig, BufferRing, Completion, Errno, File, PeerName, Ring, RingError, Token,
+    Arena, BufferConfig, BufferRing, Completion, Errno, File, PeerName, Ring, RingError, Token, WholeBuffers,
+    try_order,
 };
 use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
 use crate::stats::Counters;
@@ -46,7 +47,7 @@ use crate::verdict::{self, StreamSend};
 /// Receive buffers of all connections together: large messages whole, small ones side by side, and all
 /// of it in the cache.
 const BUFFERS: BufferConfig = BufferConfig { group: 0, count: 16, buffer_bytes: 64 << 10, incremental: true };
-/// The same for kernels where a buffer is used up by one receive, however short.
+/// The same where a buffer is used up by one receive, however short.
 const WHOLE_BUFFERS: BufferConfig =
     BufferConfig { group: 0, count: 128, buffer_bytes: 32 << 10, incremental: false };
 /// A receive of more bytes shows a peer that streams.
@@ -125,11 +126,23 @@ impl Operations {
     }
 }
 
+/// Incremental buffers if the kernel has them and they have shown to be safe, else whole ones, and why.
+fn receive_buffers(
+    ring: &mut Ring,
+    operations: Operations,
+) -> Result<(BufferRing, Option<WholeBuffers>), RingError> {
+    match try_order(ring, operations.cancel()) {
+        Ok(()) => Ok((BufferRing::new(ring, BUFFERS)?, None)),
+        Err(reason) => Ok((BufferRing::new(ring, WHOLE_BUFFERS)?, Some(reason))),
+    }
+}
+
 /// All listeners and connections of a worker.
 pub struct Tcp {
     operations: Operations,
     listeners: Vec<Listener>,
     buffers: BufferRing,
+    whole_buffers: Option<WholeBuffers>,
     aside: Arena,
     /// By file, from `first_connection` on.
     connections: Vec<Connection>,
@@ -162,7 +175,8 @@ impl Tcp {
         limit + listeners * beyond
     }
 
-    /// Registers `listening` from file `first` on. Connections get files from `first_connection` on.
+    /// Registers `listening` from file `first` on. Connections get files from `first_connection` on. Nothing was queued
+    /// in the ring before.
     pub fn new(
         ring: &mut Ring,
         listening: Vec<Listening>,
@@ -185,13 +199,18 @@ impl Tcp {
                 peer: limits.one_by_one.then(PeerName::default),
             });
         }
-        let buffers = BufferRing::new(ring, BUFFERS).or_else(|_| BufferRing::new(ring, WHOLE_BUFFERS))?;
+        let (buffers, whole_buffers) = if listeners.is_empty() {
+            (BufferRing::new(ring, WHOLE_BUFFERS)?, None)
+        } else {
+            receive_buffers(ring, operations)?
+        };
         let chunks = ASIDE_BYTES / CHUNK_BYTES / limits.workers as u32;
         let table = Self::files(limits.connections, listeners.len(), limits.one_by_one);
         Ok(Self {
             operations,
             listeners,
             buffers,
+            whole_buffers,
             aside: Arena::new(chunks, CHUNK_BYTES)?,
             connections: (0..table).map(|_| Connection::new(0, Domain::Ipv4)).collect(),
             first_connection,
@@ -208,6 +227,11 @@ impl Tcp {
             pause: IdleClock::new(ACCEPT_PAUSE * TICKS),
             draining: false,
         })
+    }
+
+    /// Why buffers are used up by one receive each, if they are.
+    pub fn whole_buffers(&self) -> Option<WholeBuffers> {
+        self.whole_buffers
     }
 
     /// The listener that an accept's token means, for messages.
@@ -237,7 +261,8 @@ impl Tcp {
                 let source =
                     self.per_prefix.as_ref().zip(peer).map(|(sources, peer)| sources.admit(peer.ip()));
                 let connection = self.connection(file);
-                debug_assert_eq!(connection.phase, Phase::Free, "the kernel gave out a file in use");
+                // two connections with one number would get each other's bytes
+                assert_eq!(connection.phase, Phase::Free, "the kernel gave out a file in use");
                 *connection = Connection::new(connection.generation.wrapping_add(1), domain);
                 counters.tcp_accepted.add(1);
                 counters.tcp_open.add(1);

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use crate::limits::Rates;
 use crate::refuse::{Gate, Rules};
 use crate::reply_sockets::{self, ReplySockets};
-use crate::ring::{Completion, Errno, File, FileTable, Ring, RingConfig, RingError, Token, Wait};
+use crate::ring::{
+    Completion, Errno, File, FileTable, Ring, RingConfig, RingError, Token, Wait, WholeBuffers,
+};
 use crate::sockets::Listening;
 use crate::stats::Counters;
 use crate::sys::{self, Protocol};
@@ -238,6 +240,11 @@ impl Worker {
         this.finish_turn();
         this.ring.flush();
         Ok(this)
+    }
+
+    /// Why streams are received into whole buffers, if they are.
+    pub fn whole_buffers(&self) -> Option<WholeBuffers> {
+        self.tcp.whole_buffers()
     }
 
     /// Serves until it is woken to end, then drains. An error is final.

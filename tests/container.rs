@@ -116,6 +116,9 @@ fn both_programs_work_where_nothing_else_is() {
             server.log.all()
         );
 
+        let untried = |lines: &[String]| lines.iter().any(|line| line.contains("can't be tried"));
+        assert!(!untried(&server.log.all()), "{:?}", server.log.all());
+
         root.blaster(&["udp", "127.0.0.1:1234", "[::1]:1234", "--count", "1000"]);
         root.blaster(&[
             "udp",

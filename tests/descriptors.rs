@@ -175,6 +175,8 @@ fn connections_are_no_descriptors_of_the_process_unless_the_kernel_can_not_do_wi
         let late = FileTable::best() == FileTable::Ordinary;
         serve(Server::start(&OPTIONS), late);
         serve(Launch::new(&OPTIONS).deny_register(REGISTER_FILES2, libc::EINVAL).ready(), true);
+        // Without a pair of sockets it can't be tried.
+        serve(Launch::new(&OPTIONS).deny(libc::SYS_socketpair, libc::EPERM).ready(), true);
     });
 }
 

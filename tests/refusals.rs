@@ -275,6 +275,7 @@ fn what_is_not_needed_to_serve_costs_a_warning_at_the_most() {
             (launch(&["--workers", "auto"]).deny(libc::SYS_sched_getaffinity, libc::EPERM), ""),
             (launch(pinned).deny(libc::SYS_sched_setaffinity, libc::EPERM), "--pin has no effect"),
             (launch(metrics).deny(libc::SYS_close_range, libc::ENOSYS), "close_range"),
+            (launch(two).deny(libc::SYS_socketpair, libc::EPERM), "allow socketpair"),
             (launch(two).deny_second(SETSOCKOPT, libc::IPPROTO_TCP as u32, libc::EPERM), "TCP_NODELAY"),
             (launch(two).deny_second(SETSOCKOPT, libc::SOL_UDP as u32, libc::ENOPROTOOPT), "UDP_GRO"),
             (launch(&[]).deny_second(SETSOCKOPT, libc::SOL_SOCKET as u32, libc::EPERM), "SO_REUSEADDR"),

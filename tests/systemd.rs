@@ -190,6 +190,8 @@ fn service_of_dist(dispatcher: &Dispatcher) -> String {
     let exposure: f32 = score.split_whitespace().next().unwrap().parse().expect("a number");
     assert!(exposure <= 2.0, "{analysis}");
     restarts_with_the_same_sockets(dispatcher, &unit);
+    let untried: Vec<_> = unit.journal().into_iter().filter(|line| line.contains("can't be tried")).collect();
+    assert!(untried.is_empty(), "{untried:?}");
     unit.stop();
     starts_where_filtered_calls_kill(dispatcher);
     format!("as DynamicUser, exposure {exposure} of at most 2.0")

@@ -4,6 +4,12 @@
 //! Ours: every byte received into it is held by a [`Piece`], which is neither `Clone` nor `Copy`.
 //! [`BufferRing::recycle`] takes the piece back by value; with the last one the buffer returns to the
 //! kernel. So bytes can't be read after they were given back, nor given back twice.
+//!
+//! Where a piece of an incremental buffer lies is not told: it follows what was taken of the buffer before, so
+//! completions must come in the order in which the buffer was filled. [`super::order`] tries whether they do
+//! before such a ring is used. What contradicts that order ends the process ([`Contradiction`]): a peer must not
+//! get another peer's bytes. Two pieces of one buffer that change places, neither of them its last, contradict
+//! nothing and would go unseen; only the trial stands against that.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -121,6 +127,23 @@ pub enum Unusable {
     Malformed,
 }
 
+/// What a completion says of a buffer that can't be so, if the kernel fills buffers as it is expected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Contradiction {
+    #[error("there is no such buffer")]
+    Unknown,
+    #[error("the kernel does not have it")]
+    NotTheKernels,
+    #[error("others were provided before it")]
+    NotItsTurn,
+    #[error("it is filled beyond its end")]
+    BeyondItsEnd,
+    #[error("it is used up before it is full")]
+    UsedUpTooSoon,
+    #[error("it is full and not used up")]
+    NotUsedUp,
+}
+
 /// How much of a buffer is in whose hands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
@@ -137,10 +160,15 @@ struct Usage {
 pub struct BufferRing {
     group: u16,
     buffer_bytes: u32,
+    incremental: bool,
     /// The entries; the first one's unused field is the ring's tail (io_uring_register_buf_ring(3)).
     entries: Mapping,
     mask: u16,
     tail: u16,
+    /// Which buffer the kernel uses up next: it takes them in the order in which they were provided.
+    head: u16,
+    /// The buffers that were provided, by place in the ring.
+    provided: Vec<u16>,
     buffers: Mapping,
     usage: Vec<Usage>,
     /// Buffers that the kernel can take.
@@ -169,9 +197,12 @@ impl BufferRing {
         let mut this = Self {
             group,
             buffer_bytes,
+            incremental,
             entries,
             mask: count - 1,
             tail: 0,
+            head: 0,
+            provided: vec![0; count.into()],
             buffers,
             usage: vec![Usage::default(); count.into()],
             available: 0,
@@ -181,6 +212,12 @@ impl BufferRing {
             this.provide(buffer);
         }
         Ok(this)
+    }
+
+    /// Takes the ring from the kernel. Nothing that receives into it is in flight.
+    pub(super) fn unregister(self, ring: &Ring) {
+        // one that stays takes a little memory, and its group
+        let _ = ring.uring().unregister_buffers(self.group);
     }
 
     pub(super) fn group(&self) -> u16 {
@@ -201,24 +238,55 @@ impl BufferRing {
         self.mask + 1
     }
 
-    /// The piece that `completion` brought, if it used a buffer of this ring.
+    /// The piece that `completion` brought, if it used a buffer of this ring. Ends the process if that piece may be
+    /// another one than the kernel means.
     pub fn take(&mut self, completion: &Completion) -> Option<Piece> {
-        let buffer = cqueue::buffer_select(completion.flags())?;
-        let bytes = completion.result().unwrap_or(0);
-        let usage = &mut self.usage[usize::from(buffer)];
-        debug_assert!(usage.kernel, "the kernel filled a buffer that it did not have");
+        self.try_take(completion).unwrap_or_else(|contradiction| {
+            panic!(
+                "the kernel contradicts itself: {contradiction}, says {completion:?} of a provided buffer; ended \
+                 rather than send somebody another one's bytes"
+            )
+        })
+    }
+
+    /// The same, but a contradiction changes nothing and is told.
+    pub(super) fn try_take(&mut self, completion: &Completion) -> Result<Option<Piece>, Contradiction> {
+        let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return Ok(None) };
+        let bytes = match completion.result() {
+            Ok(bytes) => bytes,
+            // whatever an error says of a buffer that is used in parts, it has used no part; if the kernel has let go
+            // of it all the same, the next completion is out of turn
+            Err(_) if self.incremental => return Ok(None),
+            Err(_) => 0,
+        };
+        let is_next = self.provided[usize::from(self.head & self.mask)] == buffer;
+        let usage = self.usage.get_mut(usize::from(buffer)).ok_or(Contradiction::Unknown)?;
+        if !usage.kernel {
+            return Err(Contradiction::NotTheKernels);
+        }
+        // a whole buffer says by itself where its bytes are, in whatever order completions come
+        if self.incremental && !is_next {
+            return Err(Contradiction::NotItsTurn);
+        }
         let offset = usage.filled_bytes;
-        assert!(bytes <= self.buffer_bytes - offset, "the kernel filled more than the buffer");
+        let left = (self.buffer_bytes - offset).checked_sub(bytes).ok_or(Contradiction::BeyondItsEnd)?;
+        let more = cqueue::buffer_more(completion.flags());
+        match (more, self.incremental && left > 0) {
+            (true, false) => return Err(Contradiction::NotUsedUp),
+            (false, true) => return Err(Contradiction::UsedUpTooSoon),
+            _ => {}
+        }
         usage.filled_bytes += bytes;
         usage.pieces += 1;
-        if !cqueue::buffer_more(completion.flags()) {
+        if !more {
             usage.kernel = false;
             self.available -= 1;
+            self.head = self.head.wrapping_add(1);
         }
         let piece = Piece { buffer, offset, bytes };
         #[cfg(ring_poison)]
         poison::allow(self.span(&piece));
-        Some(piece)
+        Ok(Some(piece))
     }
 
     /// The received bytes.
@@ -247,7 +315,7 @@ impl BufferRing {
         poison::forbid(self.span(&piece));
         let Piece { buffer, .. } = piece;
         let usage = &mut self.usage[usize::from(buffer)];
-        usage.pieces -= 1;
+        usage.pieces = usage.pieces.checked_sub(1).expect("a piece of this ring");
         if usage.pieces == 0 && !usage.kernel {
             self.provide(buffer);
         }
@@ -256,6 +324,7 @@ impl BufferRing {
     fn provide(&mut self, buffer: u16) {
         self.usage[usize::from(buffer)] = Usage { filled_bytes: 0, pieces: 0, kernel: true };
         self.available += 1;
+        self.provided[usize::from(self.tail & self.mask)] = buffer;
         let place =
             self.buffers.span(usize::from(buffer) * self.buffer_bytes as usize, self.buffer_bytes as usize);
         #[cfg(ring_poison)]
@@ -276,5 +345,91 @@ impl BufferRing {
             let tail = BufRingEntry::tail(base).cast::<AtomicU16>();
             (*tail).store(self.tail, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
+
+    use super::super::{FileTable, RingConfig, Token};
+    use super::*;
+
+    #[test]
+    fn a_completion_that_can_not_be_true_is_no_piece() {
+        const RING: RingConfig = RingConfig {
+            submission_entries: 8,
+            completion_entries: 16,
+            files: 1,
+            file_table: FileTable::Registered,
+            busy_poll: Duration::ZERO,
+        };
+        const MORE: u32 = 1 << 4; // IORING_CQE_F_BUF_MORE
+        let of = |buffer: u32, result: i32, flags: u32| Completion {
+            token: Token::new(1, 0, 0),
+            result,
+            flags: 1 | buffer << 16 | flags, // IORING_CQE_F_BUFFER
+        };
+        let ring = Ring::new(RING).unwrap();
+        let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental: true };
+        match BufferRing::new(&ring, config) {
+            Err(_) => println!("this kernel has no incremental buffers (6.12)"),
+            Ok(mut buffers) => {
+                let mut pieces = Vec::new();
+                for (completion, expected) in [
+                    (of(2, 10, MORE), Err(Contradiction::Unknown)),
+                    (of(1, 10, MORE), Err(Contradiction::NotItsTurn)),
+                    (of(0, 10, 0), Err(Contradiction::UsedUpTooSoon)),
+                    (of(0, 4097, 0), Err(Contradiction::BeyondItsEnd)),
+                    (of(0, 4096, MORE), Err(Contradiction::NotUsedUp)),
+                    (of(0, 96, MORE), Ok(Some((0, 96)))),
+                    (of(0, -libc::ECONNRESET, 0), Ok(None)), // it has used nothing
+                    (of(0, 4001, 0), Err(Contradiction::BeyondItsEnd)),
+                    (of(0, 3999, 0), Err(Contradiction::UsedUpTooSoon)),
+                    (of(1, 1, MORE), Err(Contradiction::NotItsTurn)),
+                    (of(0, 4000, 0), Ok(Some((96, 4000)))),
+                    (of(0, 1, MORE), Err(Contradiction::NotTheKernels)),
+                    (of(1, 4096, 0), Ok(Some((0, 4096)))),
+                    (of(1, 1, MORE), Err(Contradiction::NotTheKernels)),
+                ] {
+                    let taken = buffers.try_take(&completion);
+                    let seen = taken.map(|piece| {
+                        piece.map(|piece| {
+                            let place = (piece.offset, piece.bytes);
+                            pieces.push(piece);
+                            place
+                        })
+                    });
+                    assert_eq!(seen, expected, "{completion:?}");
+                }
+                // they come back in the order in which they are given back
+                let last = pieces.pop().unwrap();
+                buffers.recycle(last);
+                for piece in pieces {
+                    buffers.recycle(piece);
+                }
+                assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotItsTurn));
+                let piece = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
+                buffers.recycle(piece);
+            }
+        }
+        let mut buffers =
+            BufferRing::new(&ring, BufferConfig { group: 2, incremental: false, ..config }).unwrap();
+        assert_eq!(buffers.try_take(&of(2, 1, 0)), Err(Contradiction::Unknown));
+        assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotUsedUp));
+        assert_eq!(buffers.try_take(&of(0, 4097, 0)), Err(Contradiction::BeyondItsEnd));
+        let pieces =
+            [of(1, 1, 0), of(0, 1, 0)].map(|completion| buffers.try_take(&completion).unwrap().unwrap());
+        assert_eq!(
+            buffers.try_take(&of(1, 1, 0)),
+            Err(Contradiction::NotTheKernels),
+            "whole ones come in any order"
+        );
+        for piece in pieces {
+            buffers.recycle(piece);
+        }
+        let ended = catch_unwind(AssertUnwindSafe(|| buffers.take(&of(2, 1, 0))));
+        ended.expect_err("the process ends rather than guess");
     }
 }

@@ -24,8 +24,8 @@ pub enum FileTable {
 }
 
 impl FileTable {
-    /// The better one that works with this kernel, found by trying it. Where nothing can be tried, what cannot be
-    /// done says so when a ring is made.
+    /// The better one that works with this kernel, found by trying it: without streams to try it with, the one that
+    /// works with every kernel. Where the kernel refuses more than that, it says so when a ring is made.
     pub fn best() -> Self {
         let late = match closes_at_once() {
             Ok(at_once) => !at_once,
@@ -42,8 +42,10 @@ fn closes_at_once() -> io::Result<bool> {
     const CLOSED: u32 = 1;
     // whoever needs a ring tells better why there is none
     let Ok(mut ring) = IoUring::new(4) else { return Ok(true) };
-    let (waits, _other_end) = UnixStream::pair()?;
-    let (closed, mut seen) = UnixStream::pair()?;
+    // what can't be tried is not hoped for
+    let (Ok((waits, _other_end)), Ok((closed, mut seen))) = (UnixStream::pair(), UnixStream::pair()) else {
+        return Ok(false);
+    };
     seen.set_nonblocking(true)?;
     ring.submitter().register_files_sparse(2)?;
     ring.submitter().register_files_update(WAITS, &[waits.as_raw_fd(), closed.as_raw_fd()])?;

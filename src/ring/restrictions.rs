@@ -26,10 +26,11 @@ const OPERATIONS: [u8; 10] = [
 ];
 
 /// What is registered after the ring was enabled: the numbers are those of io_uring_register(2).
-const REGISTRATIONS: [u8; 4] = [
+const REGISTRATIONS: [u8; 5] = [
     3,  // IORING_UNREGISTER_FILES, at the end
     6,  // IORING_REGISTER_FILES_UPDATE: listening sockets, reply sockets
     22, // IORING_REGISTER_PBUF_RING
+    23, // IORING_UNREGISTER_PBUF_RING, of the trial at the start
     25, // IORING_REGISTER_FILE_ALLOC_RANGE
 ];
 

@@ -103,6 +103,16 @@ impl Uring {
         }
     }
 
+    pub(crate) fn unregister_buffers(&self, group: u16) -> io::Result<()> {
+        match self {
+            Self::Real(uring) => uring.unregister_buffers(group),
+            Self::Simulated => {
+                ask(|world| world.kernel.unregister_buffers(group));
+                Ok(())
+            }
+        }
+    }
+
     /// # Safety
     ///
     /// That of [`uring::Uring::push`].
@@ -118,6 +128,13 @@ impl Uring {
         match self {
             Self::Real(uring) => uring.has_queued(),
             Self::Simulated => ask(|world| world.kernel.has_queued()),
+        }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        match self {
+            Self::Real(uring) => uring.queued(),
+            Self::Simulated => ask(|world| world.kernel.queued()),
         }
     }
 

@@ -366,3 +366,44 @@ fn an_interval_passes_before_it_is_told() {
     assert_eq!(next(&mut ring, RECEIVE).result(), Err(Errno(libc::ETIME)));
     assert!(begun.elapsed() >= interval);
 }
+
+/// Whether this kernel is among those that [`order`] names.
+fn is_named_as_out_of_order() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: [u32; 3] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+    matches!(version, [6, 12, ..=28] | [6, 13, _] | [6, 14, ..=6])
+}
+
+#[test]
+fn the_order_of_completions_is_kept_and_the_trial_leaves_nothing_behind() {
+    for file_table in [FileTable::Registered, FileTable::Ordinary] {
+        let mut ring = Ring::new(RingConfig { file_table, ..CONFIG }).unwrap();
+        // in a queue of eight entries, and again and again: nothing of the one before is in the way
+        for _ in 0..20 {
+            match try_order(&mut ring, RECEIVE) {
+                Ok(()) => {}
+                Err(WholeBuffers::NotIncremental) => {
+                    println!("this kernel has no incremental buffers (6.12)");
+                }
+                Err(WholeBuffers::OutOfOrder) if is_named_as_out_of_order() => {}
+                Err(reason) => panic!("{reason}"),
+            }
+            let mut completions = Vec::new();
+            ring.turn(Wait::No, &mut completions).unwrap();
+            assert!(completions.is_empty() && !ring.uring.has_queued(), "{completions:?}");
+            assert_eq!(ring.descriptors.is_none(), file_table == FileTable::Registered);
+        }
+    }
+}
+
+#[test]
+fn an_order_that_can_not_be_tried_is_not_trusted() {
+    // one operation at a time: never two in one submission
+    let mut ring = Ring::new(RingConfig { submission_entries: 1, ..CONFIG }).unwrap();
+    match try_order(&mut ring, RECEIVE) {
+        Err(WholeBuffers::Untried(errno)) => assert_eq!(errno, Errno(libc::EAGAIN)),
+        Err(WholeBuffers::NotIncremental) => println!("this kernel has no incremental buffers (6.12)"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -119,6 +119,11 @@ impl Uring {
         unsafe { self.submitter.register_buf_ring_with_flags(entries as u64, count, group, flags) }
     }
 
+    /// Unregisters the ring of provided buffers of `group`.
+    pub(crate) fn unregister_buffers(&self, group: u16) -> io::Result<()> {
+        self.submitter.unregister_buf_ring(group)
+    }
+
     /// Queues an operation; false if the queue is full.
     ///
     /// # Safety
@@ -132,8 +137,13 @@ impl Uring {
 
     /// Operations are queued that were not submitted yet.
     pub(crate) fn has_queued(&self) -> bool {
+        self.queued() > 0
+    }
+
+    /// How many they are.
+    pub(crate) fn queued(&self) -> usize {
         // SAFETY: see `push`
-        !unsafe { self.uring.submission_shared() }.is_empty()
+        unsafe { self.uring.submission_shared() }.len()
     }
 
     /// There is something to submit, or to take out, or the kernel has something ready for us to come for.

@@ -26,6 +26,24 @@ pub(super) enum Object {
     Connection(usize),
     /// The other end of a connection.
     Peer(usize),
+    /// A stream inside the process, and its other end.
+    Stream(usize),
+    StreamEnd(usize),
+}
+
+/// When what ends by its own submission completes. A kernel keeps it until everything is submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Before anything that a multishot brings later.
+    Kept,
+    /// Behind it: `ring::order` names such kernels.
+    Late,
+    /// The same, except where it is tried: a trial that sees nothing.
+    LateUnseen,
+    /// What ends by its own submission completes in reverse. No kernel is known to do that.
+    LastFirst,
+    /// What is woken together does. No kernel is known to do that.
+    WokenLastFirst,
 }
 
 /// A completion: user data, result, flags.
@@ -73,10 +91,17 @@ pub(crate) struct Kernel {
     /// Completions, and turns.
     pub(super) steps: u64,
     queued: VecDeque<Operation>,
-    queue_room: usize,
+    pub(super) queue_room: usize,
     completed: VecDeque<Cqe>,
     completed_room: usize,
     overflown: VecDeque<Cqe>,
+    pub(super) order: Order,
+    /// Operations are being submitted.
+    submitting: bool,
+    /// What has ended by that.
+    ended: Vec<Cqe>,
+    /// The completion queue was found full by one of them, and stays so for the others.
+    found_full: bool,
     files: Vec<Option<Object>>,
     direct: Range<usize>,
     fds: HashMap<RawFd, Object>,
@@ -88,15 +113,16 @@ pub(crate) struct Kernel {
     is_active: HashSet<Object>,
     timers: Vec<(Duration, InFlight)>,
     idle_turns: u32,
-    incremental: bool,
+    pub(super) incremental: bool,
 }
 
 impl Kernel {
     pub(super) fn new(mut chance: Chance) -> Self {
         let faults = Faults::draw(&mut chance);
-        let queue_room = chance.pick(&[1, 3, 16, 256]);
+        let queue_room = chance.pick(&[1, 4, 16, 256]);
         let completed_room = chance.pick(&[4, 32, 4096]);
         let incremental = !chance.one_in(3);
+        let order = chance.pick(&[Order::Kept, Order::Kept, Order::Late]);
         Self {
             chance,
             faults,
@@ -107,6 +133,10 @@ impl Kernel {
             completed: VecDeque::new(),
             completed_room,
             overflown: VecDeque::new(),
+            order,
+            submitting: false,
+            ended: Vec::new(),
+            found_full: false,
             files: Vec::new(),
             direct: 0..0,
             fds: HashMap::new(),
@@ -141,7 +171,7 @@ impl Kernel {
         } else {
             Some(self.fds[&fd])
         };
-        let queued = self.queued.iter().any(|queued| uses_file(&queued.sqe) && queued.sqe.fd == file as i32);
+        let queued = self.queued.iter().any(|queued| is_fixed(&queued.sqe) && queued.sqe.fd == file as i32);
         assert!(!queued, "file {file} changes under an operation that is queued for it");
         self.files[file] = object;
         Ok(())
@@ -170,6 +200,14 @@ impl Kernel {
         let before = self.groups.insert(group, Group::new(group, entries, count, incremental));
         assert!(before.is_none(), "group {group} exists");
         Ok(())
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, group: u16) {
+        let in_use = self.in_flight.iter().flatten().chain(&self.queued).any(|operation| {
+            operation.sqe.flags & abi::BUFFER_SELECT != 0 && operation.sqe.buf_group == group
+        });
+        assert!(!in_use, "a group of buffers is taken from under a receive");
+        self.groups.remove(&group).expect("the group is registered");
     }
 
     /// A descriptor of the process is this object.
@@ -202,8 +240,9 @@ impl Kernel {
         }
         self.sync();
         let object = uses_file(&sqe).then(|| {
-            let file = self.files.get(sqe.fd as usize).copied().flatten();
-            assert!(sqe.flags & FIXED_FILE != 0, "all files are registered");
+            let file = self.file_of(&sqe);
+            let registered = is_fixed(&sqe) || matches!(file, Some(Object::Stream(_)));
+            assert!(registered, "all files are registered, but those that are received from to try it");
             file.unwrap_or_else(|| panic!("an operation on file {}, which is closed: {sqe:?}", sqe.fd))
         });
         let message = (sqe.opcode == opcode::SendMsg::CODE).then(|| Message::at(sqe.addr));
@@ -213,6 +252,15 @@ impl Kernel {
         }
         self.queued.push_back(operation);
         true
+    }
+
+    /// What the file of an operation is now.
+    fn file_of(&self, sqe: &Sqe) -> Option<Object> {
+        if is_fixed(sqe) {
+            self.files.get(sqe.fd as usize).copied().flatten()
+        } else {
+            self.fds.get(&sqe.fd).copied()
+        }
     }
 
     pub(crate) fn has_queued(&self) -> bool {
@@ -227,7 +275,7 @@ impl Kernel {
     pub(super) fn next_queued(&mut self) -> Option<Operation> {
         let operation = self.queued.pop_front()?;
         if let Some(object) = operation.object {
-            let now = self.files[operation.sqe.fd as usize];
+            let now = self.file_of(&operation.sqe);
             assert_eq!(now, Some(object), "an operation reaches another file than it was queued for");
         }
         let untouched = operation.message.as_ref().is_none_or(Message::is_untouched);
@@ -235,7 +283,7 @@ impl Kernel {
         Some(operation)
     }
 
-    pub(super) fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queued.len()
     }
 
@@ -288,23 +336,76 @@ impl Kernel {
 
     // The completion queue.
 
+    /// Operations are submitted from now on, until [`Self::end_submission`].
+    pub(super) fn begin_submission(&mut self) {
+        self.submitting = true;
+    }
+
+    pub(super) fn end_submission(&mut self) {
+        (self.submitting, self.found_full) = (false, false);
+        self.post_ended();
+    }
+
     /// An operation is done.
     pub(super) fn complete(&mut self, sqe: &Sqe, result: i32, flags: u32) {
         self.steps += 1;
         if sqe.flags & SKIP_SUCCESS != 0 && result >= 0 {
             return;
         }
-        let full = self.completed.len() >= self.completed_room || !self.overflown.is_empty();
-        let queue = if full { &mut self.overflown } else { &mut self.completed };
-        queue.push_back((sqe.user_data, result, flags));
+        if self.submitting {
+            self.ended.push((sqe.user_data, result, flags));
+        } else {
+            self.post((sqe.user_data, result, flags));
+        }
     }
 
     /// A multishot has a result. False if it has ended with that, since there was no room for it.
     pub(super) fn complete_more(&mut self, sqe: &Sqe, result: i32, flags: u32) -> bool {
-        let full = self.completed.len() >= self.completed_room || !self.overflown.is_empty();
-        let more = !full && !self.chance.happens(self.faults.overflow);
-        self.complete(sqe, result, if more { flags | F_MORE } else { flags });
-        more
+        if !matches!(self.order, Order::Late | Order::LateUnseen) {
+            self.post_ended();
+        }
+        let full = self.found_full || self.is_full() || self.chance.happens(self.faults.overflow);
+        if full {
+            self.found_full = self.submitting;
+            self.complete(sqe, result, flags);
+        } else {
+            self.steps += 1;
+            self.post((sqe.user_data, result, flags | F_MORE));
+        }
+        !full
+    }
+
+    /// This is the trial: a kernel that wants to pass it knows.
+    pub(super) fn is_tried(&mut self) {
+        if self.order == Order::LateUnseen {
+            self.post_ended();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.completed.len() >= self.completed_room || !self.overflown.is_empty()
+    }
+
+    fn post(&mut self, completion: Cqe) {
+        let queue = if self.is_full() { &mut self.overflown } else { &mut self.completed };
+        queue.push_back(completion);
+    }
+
+    fn post_ended(&mut self) {
+        let mut ended = std::mem::take(&mut self.ended);
+        if self.order == Order::LastFirst {
+            ended.reverse();
+        }
+        for completion in ended {
+            self.post(completion);
+        }
+    }
+
+    /// What has completed since there were so many was woken together.
+    pub(super) fn woken_since(&mut self, completed: usize) {
+        if self.order == Order::WokenLastFirst {
+            self.completed.make_contiguous()[completed..].reverse();
+        }
     }
 
     /// What found no room goes into the queue, as far as there is room now.
@@ -412,6 +513,11 @@ impl Kernel {
 }
 
 /// The operation works on a file of the table.
+fn is_fixed(sqe: &Sqe) -> bool {
+    uses_file(sqe) && sqe.flags & FIXED_FILE != 0
+}
+
+/// The operation works on a file.
 fn uses_file(sqe: &Sqe) -> bool {
     !matches!(sqe.opcode, opcode::AsyncCancel::CODE | opcode::Close::CODE | opcode::Timeout::CODE)
 }

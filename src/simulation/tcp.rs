@@ -137,6 +137,10 @@ impl Tcp {
         assert!(self.listeners[listener].accept.is_none(), "a listener is armed twice");
         self.listeners[listener].accept = Some(kernel.begin(operation));
         kernel.activate(Object::Listener(listener));
+        // what is there comes during the submission, as a rule
+        if !kernel.chance.one_in(4) {
+            self.advance_listener(listener, kernel);
+        }
     }
 
     pub(super) fn advance_listener(&mut self, listener: usize, kernel: &mut Kernel) {
@@ -203,6 +207,9 @@ impl Tcp {
         } else if multishot {
             this.receive = Some(kernel.begin(operation));
             kernel.activate(Object::Connection(connection));
+            while !kernel.chance.one_in(4) && self.connections[connection].receive.is_some() {
+                self.advance(connection, kernel);
+            }
         } else {
             let (result, flags) = this.take(&sqe, kernel).unwrap_or((-libc::EAGAIN, 0));
             kernel.complete(&sqe, result, flags);
@@ -244,6 +251,9 @@ impl Tcp {
         };
         assert!(place.replace(poll).is_none(), "polled twice");
         kernel.activate(Object::Connection(connection));
+        if !kernel.chance.one_in(4) {
+            self.advance(connection, kernel);
+        }
     }
 
     /// A SHUTDOWN is submitted, which the kernel's threads carry out.

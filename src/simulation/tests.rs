@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rand::random;
 
+use super::chance::Faults;
+use super::kernel::{Kernel, Order};
 use super::scene::Endpoint;
 use super::world::World;
 use super::{WORLD, ask};
@@ -17,7 +19,7 @@ use crate::limits::ConnectionsPerPrefix;
 use crate::pairs::Pairs;
 use crate::refuse::Rules;
 use crate::reply_sockets;
-use crate::ring::FileTable;
+use crate::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
 use crate::sockets::{Fate, Listening};
 use crate::stats::Counters;
 use crate::sys::Protocol;
@@ -31,8 +33,15 @@ const THREADS: usize = 2;
 
 /// Runs the world of a seed to its end; how many steps that took.
 fn run(seed: u64) -> u64 {
+    run_on(seed, |_| ())
+}
+
+/// The same on a kernel of this make.
+fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> u64 {
     let counters = Arc::new(Counters::default());
-    WORLD.set(Some(World::new(seed, Arc::clone(&counters))));
+    let mut world = World::new(seed, Arc::clone(&counters));
+    make(&mut world.kernel);
+    WORLD.set(Some(world));
     let (sockets, wake, config) = ask(furnish).expect("there is a world");
     let worker = Worker::arm(sockets, Arc::new(wake), counters, config).expect("the worker starts");
     worker.run().expect("the worker ends in good order");
@@ -126,4 +135,97 @@ fn whatever_the_kernel_does_nothing_is_lost_uncounted() {
         }
     });
     println!("{steps:?} steps in {worlds:?} worlds");
+}
+
+/// What the trial makes of a kernel of this make.
+fn trial(seed: u64, make: impl FnOnce(&mut Kernel)) -> Result<(), WholeBuffers> {
+    let mut world = World::new(seed, Arc::default());
+    make(&mut world.kernel);
+    WORLD.set(Some(world));
+    let mut ring = Ring::new(RingConfig {
+        submission_entries: 256,
+        completion_entries: 4096,
+        files: 8,
+        file_table: FileTable::Registered,
+        busy_poll: Duration::ZERO,
+    })
+    .expect("a ring");
+    let outcome = try_order(&mut ring, Token::new(1, 0, 0));
+    assert!(!ask(|world| world.kernel.has_work()).expect("there is a world"), "something is left behind");
+    WORLD.take();
+    outcome
+}
+
+#[test]
+fn the_trial_trusts_no_kernel_that_is_out_of_order_whatever_else_it_does() {
+    const WORLDS: u64 = 300;
+    let first: u64 = std::env::var("SIMULATION_SEED").map_or_else(|_| random(), |seed| seed.parse().unwrap());
+    let mut trusted = 0;
+    for seed in (0..WORLDS).map(|number| first.wrapping_add(number)) {
+        println!("SIMULATION_SEED={seed}");
+        let of = |order, incremental| {
+            move |kernel: &mut Kernel| (kernel.order, kernel.incremental) = (order, incremental)
+        };
+        let out_of_order = trial(seed, of(Order::Late, true));
+        let untried = WholeBuffers::Untried(Errno(libc::EAGAIN));
+        assert!([Err(WholeBuffers::OutOfOrder), Err(untried)].contains(&out_of_order), "{out_of_order:?}");
+        assert_eq!(trial(seed, of(Order::Kept, false)), Err(WholeBuffers::NotIncremental));
+        let kept = trial(seed, of(Order::Kept, true));
+        assert!([Ok(()), Err(untried)].contains(&kept), "{kept:?}");
+        trusted += u64::from(kept.is_ok());
+
+        let faultless = |order| {
+            move |kernel: &mut Kernel| {
+                (kernel.order, kernel.incremental) = (order, true);
+                (kernel.faults, kernel.queue_room) = (Faults::default(), 16);
+            }
+        };
+        let full = trial(seed, faultless(Order::Kept));
+        assert!([Ok(()), Err(untried)].contains(&full), "{full:?}");
+        for order in [Order::Late, Order::LastFirst, Order::WokenLastFirst] {
+            assert_eq!(trial(seed, faultless(order)), Err(WholeBuffers::OutOfOrder), "{order:?}");
+        }
+        assert_eq!(trial(seed, faultless(Order::LateUnseen)), full, "it sees nothing");
+    }
+    println!("{trusted} of {WORLDS} were trusted");
+    assert!(trusted > WORLDS / 4, "{trusted} of {WORLDS}");
+}
+
+/// What a panic says.
+fn said(cause: &(dyn std::any::Any + Send)) -> &str {
+    let literal = cause.downcast_ref::<&str>().copied();
+    literal.or(cause.downcast_ref::<String>().map(String::as_str)).expect("a panic says something")
+}
+
+/// A kernel that completes behind a multishot what was received before it mixes up the parts of incremental buffers.
+/// Where the trial sees that, nothing is lost; where it is kept from seeing, in the same world, bytes are sent to the
+/// wrong peer, or the process ends before they are.
+#[test]
+fn completions_out_of_order_are_found_by_the_trial_and_fatal_without_it() {
+    const WORLDS_MAX: u64 = 2000;
+    let first: u64 = std::env::var("SIMULATION_SEED").map_or_else(|_| random(), |seed| seed.parse().unwrap());
+    let late = |order| {
+        move |kernel: &mut Kernel| {
+            kernel.order = order;
+            kernel.incremental = true;
+        }
+    };
+    let (mut wrong_bytes, mut ended) = (0, 0);
+    for number in 0..WORLDS_MAX {
+        let seed = first.wrapping_add(number);
+        let unseen = panic::catch_unwind(AssertUnwindSafe(|| run_on(seed, late(Order::LateUnseen))));
+        let Err(cause) = unseen else { continue };
+        match said(&*cause) {
+            text if text.contains("other bytes than were received") => wrong_bytes += 1,
+            text if text.contains("the kernel contradicts itself") => ended += 1,
+            _ => panic::resume_unwind(cause),
+        }
+        println!("SIMULATION_SEED={seed} has just failed, and must not with the trial");
+        run_on(seed, late(Order::Late));
+        if wrong_bytes > 0 && ended > 0 && wrong_bytes + ended >= 4 {
+            println!("{wrong_bytes} times wrong bytes, {ended} times an end, in {} worlds", number + 1);
+            return;
+        }
+    }
+    panic!("{wrong_bytes} times wrong bytes, {ended} times an end, in {WORLDS_MAX} worlds");
 }

@@ -216,6 +216,10 @@ impl Udp {
         }
         self.sockets[socket].receive = Some(kernel.begin(operation));
         kernel.activate(Object::Udp(socket));
+        // what is there comes during the submission, as a rule
+        while !kernel.chance.one_in(4) && self.sockets[socket].receive.is_some() {
+            self.advance(socket, kernel);
+        }
     }
 
     /// Goes on with what can go on at a listening socket.

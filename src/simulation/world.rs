@@ -15,6 +15,7 @@ use super::chance::Chance;
 use super::kernel::{Cqe, InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
 use super::scene::Scene;
+use super::streams::Streams;
 use super::tcp::Tcp;
 use super::udp::{Flaw, Udp};
 use crate::ring::Wait;
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub(crate) kernel: Kernel,
     pub(super) udp: Udp,
     pub(super) tcp: Tcp,
+    streams: Streams,
     scene: Scene,
     phase: Phase,
     counters: Arc<Counters>,
@@ -52,6 +54,7 @@ impl World {
             kernel,
             udp: Udp::default(),
             tcp: Tcp::default(),
+            streams: Streams::default(),
             scene,
             phase: Phase::Busy,
             counters,
@@ -125,6 +128,25 @@ impl World {
         Ok(self.descriptor(object))
     }
 
+    pub(crate) fn stream_pair(&mut self) -> (OwnedFd, OwnedFd) {
+        let (ours, theirs) = self.streams.open();
+        (self.descriptor(ours), self.descriptor(theirs))
+    }
+
+    pub(crate) fn send_now(&mut self, end: BorrowedFd<'_>, bytes: &[u8]) {
+        match self.kernel.object(end.as_raw_fd()) {
+            Object::StreamEnd(stream) => self.streams.write(stream, bytes),
+            other => panic!("no stream is written to: {other:?}"),
+        }
+    }
+
+    pub(crate) fn end_stream(&mut self, end: BorrowedFd<'_>) {
+        match self.kernel.object(end.as_raw_fd()) {
+            Object::StreamEnd(stream) => self.streams.end(stream),
+            other => panic!("no stream ends: {other:?}"),
+        }
+    }
+
     /// A descriptor that stands for an object.
     pub(super) fn descriptor(&mut self, object: Object) -> OwnedFd {
         let fd = sys::eventfd().expect("a descriptor");
@@ -169,9 +191,17 @@ impl World {
         let queued = self.kernel.queued();
         let partial = queued > 0 && self.kernel.chance.happens(self.kernel.faults.partial);
         let count = if partial { self.kernel.chance.below(queued) } else { queued };
+        self.kernel.begin_submission();
         for _ in 0..count {
             let operation = self.kernel.next_queued().expect("so many are queued");
             self.submit(operation);
+        }
+        self.kernel.end_submission();
+        // what happens inside the process waits for nobody
+        if !self.kernel.chance.one_in(4) {
+            let completed = self.kernel.completed();
+            self.streams.advance_all(&mut self.kernel);
+            self.kernel.woken_since(completed);
         }
         self.kernel.flush_overflown();
         if partial {
@@ -214,7 +244,7 @@ impl World {
 
     /// An operation begins.
     fn submit(&mut self, operation: Operation) {
-        let Self { kernel, udp, tcp, .. } = self;
+        let Self { kernel, udp, tcp, streams, .. } = self;
         match (operation.sqe.opcode, operation.object) {
             (opcode::RecvMsgMulti::CODE, Some(Object::Udp(socket))) => udp.receive(socket, operation, kernel),
             (opcode::SendMsg::CODE, Some(from @ (Object::Udp(_) | Object::Reply(_)))) => {
@@ -225,6 +255,9 @@ impl World {
             }
             (opcode::Recv::CODE, Some(Object::Connection(connection))) => {
                 tcp.receive(connection, operation, kernel);
+            }
+            (opcode::Recv::CODE, Some(Object::Stream(stream))) => {
+                streams.receive(stream, operation, kernel);
             }
             (opcode::Send::CODE, Some(Object::Connection(connection))) => {
                 tcp.send(connection, operation, kernel);
@@ -283,6 +316,8 @@ impl World {
             Object::Listener(listener) => tcp.advance_listener(listener, kernel),
             Object::Connection(connection) => tcp.advance(connection, kernel),
             Object::Peer(connection) => tcp.advance_peer(connection, kernel),
+            // see `enter`
+            Object::Stream(_) | Object::StreamEnd(_) => {}
             Object::Wake => {
                 if let Some(poll) = self.wake_poll.take() {
                     let operation = kernel.end(poll);
