@@ -87,9 +87,13 @@ fn all_sizes_come_back(server: &Server, client: &UdpClient, target: SocketAddr) 
     for size in [100, 1200, 1252, 1253, 1400, 1452, 1472] {
         server.pause();
         let sent: Vec<_> = (0..20).map(|number| payload(number, size)).collect();
-        sent.iter().for_each(|datagram| client.send(target, datagram));
+        for datagram in &sent {
+            client.send(target, datagram);
+        }
         server.resume();
-        sent.iter().for_each(|datagram| client.expect(target, datagram));
+        for datagram in &sent {
+            client.expect(target, datagram);
+        }
     }
     for segment_bytes in [1232, 1252, 1400, 1450] {
         let train = payload(3, usize::from(segment_bytes) * 20 + 77);
