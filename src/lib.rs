@@ -18,6 +18,7 @@
 //!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
+//!                          keepalive.rs  when a quiet peer is asked
 //!                          many_hosts.rs  which addresses are not one host's
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
@@ -44,6 +45,7 @@ pub mod cmsg;
 pub mod duration;
 pub mod flow;
 pub mod idle;
+pub mod keepalive;
 pub mod limits;
 pub mod listen_addr;
 pub mod many_hosts;

@@ -14,6 +14,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
 use crate::duration;
+use crate::keepalive;
 use crate::listen_addr;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, WORKERS_MAX, Workers};
@@ -146,6 +147,12 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = parse_timeout)]
     tcp_user_timeout: Duration,
 
+    /// Ask the peer of a TCP connection for a sign of life when it has said nothing for so long, like 30s (keepalive):
+    /// one that is there answers by itself, one that gives none is given up at --tcp-user-timeout, or where
+    /// that is 0s after as long again. 0s: never. Default: half of --tcp-user-timeout, or 1min
+    #[arg(long, value_name = "DURATION", value_parser = parse_keepalive)]
+    tcp_keepalive: Option<Duration>,
+
     /// The DSCP that UDP replies leave with: `reflect`, that of the datagram they answer, as the kernel answers a ping;
     /// `none`, the socket's own, which is 0. The ECN bits are 0 either way
     #[arg(long, value_name = "HOW", default_value = "reflect")]
@@ -206,8 +213,24 @@ pub enum Command {
 
 /// The options contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is named twice for the same protocol; name each address once")]
-pub struct Twice(SocketAddr);
+pub enum Contradiction {
+    /// An address.
+    #[error("{0} is named twice for the same protocol; name each address once")]
+    Twice(SocketAddr),
+    /// The kernel would end connections for one lost segment.
+    #[error(
+        "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}, at which a connection ends whose peer has left a \
+         single question unanswered, lost ones included; make it shorter, or --tcp-user-timeout longer or 0s",
+        humantime::format_duration(*.keepalive),
+        humantime::format_duration(*.user_timeout)
+    )]
+    Keepalive {
+        /// Silence before the first question.
+        keepalive: Duration,
+        /// When the kernel gives a peer up.
+        user_timeout: Duration,
+    },
+}
 
 /// What begins the name of each option's variable.
 const VARIABLE_PREFIX: &str = "TUBULAR_ECHO_";
@@ -248,7 +271,7 @@ impl Options {
     }
 
     /// What the server is to do.
-    pub fn server(self) -> Result<ServerConfig, Twice> {
+    pub fn server(self) -> Result<ServerConfig, Contradiction> {
         let named = |addrs: Vec<SocketAddr>, tcp, udp| {
             addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp, optional: false })
         };
@@ -257,10 +280,14 @@ impl Options {
             .chain(named(self.udp, false, true))
             .collect();
         let named = !endpoints.is_empty();
+        let (keepalive, user_timeout) = (self.tcp_keepalive.unwrap_or_default(), self.tcp_user_timeout);
+        if !user_timeout.is_zero() && keepalive >= user_timeout {
+            return Err(Contradiction::Keepalive { keepalive, user_timeout });
+        }
         let limits = if self.public { ON_THE_INTERNET } else { ELSEWHERE };
         let endpoints = if named { endpoints } else { sockets::default_endpoints() };
         Ok(ServerConfig {
-            endpoints: sockets::merge(endpoints).map_err(Twice)?,
+            endpoints: sockets::merge(endpoints).map_err(Contradiction::Twice)?,
             named,
             join: self.join,
             fd_store: self.fd_store,
@@ -275,6 +302,7 @@ impl Options {
             ),
             idle_timeout: self.idle_timeout.unwrap_or(limits.idle_timeout),
             tcp_user_timeout: self.tcp_user_timeout,
+            tcp_keepalive: self.tcp_keepalive,
             reflect_dscp: self.dscp == Dscp::Reflect,
             stats_interval: self.stats_interval,
             busy_poll: self.busy_poll,
@@ -330,6 +358,16 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(timeout) if timeout.is_zero() || timeout >= Duration::from_millis(10) => Ok(timeout),
         Ok(_) => Err("must be at least 10ms, or 0s".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Zero for never; what the kernel takes otherwise.
+pub(crate) fn parse_keepalive(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(keepalive::SECONDS_MAX as u64));
+    match duration::parse(text) {
+        Ok(after) if after.is_zero() || (least..=most).contains(&after) => Ok(after),
+        Ok(_) => Err("must be at least 1s and at most 9h, or 0s".into()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -428,6 +466,9 @@ mod tests {
             ("--tcp-user-timeout 101years", "at most 100 years"),
             ("--busy-poll 2ms", "at most 1ms"),
             ("--max-connections 0", "--max-connections"),
+            ("--tcp-keepalive 500ms", "at least 1s and at most 9h, or 0s"),
+            ("--tcp-keepalive 10h", "at least 1s and at most 9h, or 0s"),
+            ("--tcp-keepalive 2min", "--tcp-keepalive 2m is not shorter than --tcp-user-timeout 2m"),
             ("--dscp 46", "reflect, none"),
             ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
             ("--nonsense", "--nonsense"),

@@ -18,6 +18,7 @@ use std::{io, thread};
 use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
+use crate::keepalive::Keepalive;
 use crate::limits::{ConnectionsPerPrefix, Rates};
 use crate::many_hosts::{self, ManyHostsError};
 use crate::metrics::{self, MetricsError};
@@ -95,6 +96,8 @@ pub struct ServerConfig {
     pub tcp_user_timeout: Duration,
     /// UDP replies leave with the DSCP of what they answer.
     pub reflect_dscp: bool,
+    /// Ask quiet peers for a sign of life after so long; zero for never, `None` for what suits the user timeout.
+    pub tcp_keepalive: Option<Duration>,
     /// Print the counters so often.
     pub stats_interval: Option<Duration>,
     /// Workers look for work for so long before they sleep; zero for never.
@@ -338,6 +341,7 @@ fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Resul
         many_hosts::check(socket.addr)?;
     }
     bound.set_user_timeout(config.tcp_user_timeout);
+    bound.set_keepalive(Keepalive::new(config.tcp_keepalive, config.tcp_user_timeout));
     bound.set_dscp(config.reflect_dscp);
     Ok(bound)
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use crate::keepalive::{self, Keepalive};
 use crate::ring::Errno;
 use crate::sys::{self, IntOption, Protocol};
 
@@ -588,6 +589,24 @@ impl Sockets {
         let loss = "peers that vanished are given up when the system gives them up";
         self.warnings
             .extend(Lack::of(set.unwrap_or(Ok(())), "TCP_USER_TIMEOUT", loss).map(|lack| lack.to_string()));
+    }
+
+    /// Has the kernel ask quiet peers for a sign of life, or not (tcp(7), `SO_KEEPALIVE`). What a .socket unit said of
+    /// that is overruled: its numbers would have to fit the user timeout, which is ours.
+    pub fn set_keepalive(&mut self, keepalive: Option<Keepalive>) {
+        let set = |listener: &Listening| {
+            let set = |option, value| sys::set_option(listener.as_fd(), option, value);
+            if let Some(Keepalive { after_s, interval_s }) = keepalive {
+                set(IntOption::KEEP_ALIVE_IDLE, after_s)?;
+                set(IntOption::KEEP_ALIVE_INTERVAL, interval_s)?;
+                set(IntOption::KEEP_ALIVE_COUNT, keepalive::QUESTIONS)?;
+            }
+            set(IntOption::KEEP_ALIVE, keepalive.is_some().into())
+        };
+        let listeners = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp);
+        let set = listeners.map(set).find(Result::is_err).unwrap_or(Ok(()));
+        let loss = "idle connections of peers that vanished are kept";
+        self.warnings.extend(Lack::of(set, "SO_KEEPALIVE", loss).map(|lack| lack.to_string()));
     }
 }
 

@@ -117,7 +117,7 @@ counters! {
     tcp_closed_reset,
     /// Connections closed for another error.
     tcp_closed_error,
-    /// Connections whose peer acknowledged nothing for too long (--tcp-user-timeout).
+    /// Connections whose peer gave no sign of life for too long (--tcp-user-timeout, --tcp-keepalive).
     tcp_closed_vanished,
     /// Connections closed because nothing was sent or received on them for too long (--idle-timeout).
     tcp_closed_idle,

@@ -85,6 +85,14 @@ impl IntOption {
     /// Milliseconds that a peer may leave what was sent unacknowledged, or its window closed, before the
     /// connection is given up; 0: as long as `net.ipv4.tcp_retries2` says. Connections inherit it.
     pub const USER_TIMEOUT: Self = Self(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+    /// Ask a peer that says nothing for a sign of life. Connections inherit it, and the three numbers.
+    pub const KEEP_ALIVE: Self = Self(libc::SOL_SOCKET, libc::SO_KEEPALIVE);
+    /// Seconds without a word from the peer before it is asked.
+    pub const KEEP_ALIVE_IDLE: Self = Self(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
+    /// Seconds from one question to the next.
+    pub const KEEP_ALIVE_INTERVAL: Self = Self(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL);
+    /// Questions that may stay unanswered, where there is no [`Self::USER_TIMEOUT`].
+    pub const KEEP_ALIVE_COUNT: Self = Self(libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
 
     /// For [`Self::MTU_DISCOVER_V4`]: DF is never set, so any router may cut what is too large for its next link.
     pub const MTU_DISCOVER_NEVER: i32 = libc::IP_PMTUDISC_DONT;

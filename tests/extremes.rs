@@ -85,6 +85,7 @@ fn durations() {
         for option in [
             "--idle-timeout",
             "--tcp-user-timeout",
+            "--tcp-keepalive",
             "--stats-interval",
             "--drain-timeout",
             "--reply-socket-idle",

@@ -4,14 +4,15 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::netns::{Netns, ip};
+use support::lines::Stored;
+use support::netns::{Netns, ip, setting};
 use support::tcp::{connect, echo, expect_end};
-use support::{PATIENCE, Server, bounded, private_network, sys};
+use support::{Launch, PATIENCE, Server, bounded, private_network, sys};
 use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
 
 // Connections that stand still ---------------------------------------------------------------------------
@@ -213,5 +214,124 @@ fn a_peer_that_vanished_with_data_outstanding_is_given_up() {
         assert!(server.log.wait_for(PATIENCE, counted), "the connection is still held");
         let end = server.stop();
         assert_eq!(end.counter("tcp_open"), 0);
+    });
+}
+
+/// A host with an address, behind a cable to this one: of its own namespace, so that it can vanish.
+fn host(number: u8) -> Netns {
+    let there = Netns::new();
+    Netns::cable(&format!("near{number}"), "far", &there);
+    ip(&format!("address add 192.0.{number}.1/24 dev near{number}"));
+    ip(&format!("link set near{number} up"));
+    there.run(|| {
+        ip(&format!("address add 192.0.{number}.2/24 dev far"));
+        ip("link set far up");
+    });
+    there
+}
+
+/// A connection from there that has spoken once.
+fn idle_connection(there: &Netns, number: u8) -> TcpStream {
+    let mut stream = there.run(|| connect(format!("192.0.{number}.1:1234").parse().unwrap()));
+    echo(&mut stream, b"one word, and no more");
+    stream
+}
+
+/// Waits until so many connections have been given up.
+fn expect_vanished(server: &Server, count: u64) {
+    let text = format!("tcp_closed_vanished={count} ");
+    let counted = |lines: &[String]| lines.iter().any(|line| line.contains(&text));
+    assert!(
+        server.log.wait_for(PATIENCE, counted),
+        "{count} connections of hosts that are gone are still held"
+    );
+}
+
+const BY_KEEPALIVE: [&str; 4] =
+    ["--tcp=0.0.0.0:1234", "--tcp-user-timeout=3s", "--tcp-keepalive=1s", "--stats-interval=20ms"];
+
+/// All places are taken by idle clients whose host loses power: nobody says so, and others are served all the same,
+/// soon. A client that is there keeps its place, however quiet it is.
+#[test]
+#[ignore = "needs root"]
+fn idle_peers_that_vanished_leave_their_places_and_quiet_ones_keep_them() {
+    private_network(|| {
+        let (vanishing, quiet) = (host(2), host(3));
+        let server = Server::start(&[&BY_KEEPALIVE[..], &["--max-connections=3"]].concat());
+        let mut quiet = idle_connection(&quiet, 3);
+        for round in 1..=2 {
+            let _two = [idle_connection(&vanishing, 2), idle_connection(&vanishing, 2)];
+            vanishing.run(|| ip("link set far down"));
+            let waiting = Instant::now();
+            let mut third = connect("192.0.3.1:1234".parse().unwrap());
+            echo(&mut third, b"it waits for a place, and gets one");
+            println!("served after {:?}", waiting.elapsed());
+            drop(third);
+            expect_vanished(&server, 2 * round);
+            vanishing.run(|| ip("link set far up"));
+        }
+        echo(&mut quiet, b"still here, after more than twice the time");
+        drop(quiet);
+        let end = server.stop();
+        assert_eq!((end.counter("tcp_closed_vanished"), end.counter("tcp_closed_finished")), (4, 3));
+    });
+}
+
+/// A host that has gone while the network is there: a router, or the kernel itself, reports it unreachable.
+#[test]
+#[ignore = "needs root"]
+fn a_peer_that_is_reported_unreachable_has_vanished_too() {
+    private_network(|| {
+        let there = host(2);
+        let server = Server::start(&BY_KEEPALIVE);
+        let idle = idle_connection(&there, 2);
+        let mut talking = idle_connection(&there, 2);
+        server.pause();
+        talking.write_all(b"farewell").expect("send");
+        support::until("the server's kernel has it", || sys::unacknowledged_bytes(&talking) == 0);
+        // nobody answers for the address any more, and the kernel finds that out
+        setting("ipv4/neigh/near2/retrans_time_ms", "50");
+        there.run(|| ip("address del 192.0.2.2/24 dev far"));
+        ip("neigh flush dev near2");
+        server.resume();
+        expect_vanished(&server, 2);
+        drop((idle, talking));
+        assert_eq!(server.stop().counter("tcp_closed_error"), 0);
+    });
+}
+
+/// What the kernel is told of a listener: on or off, seconds of silence, seconds between questions, questions.
+fn keepalive_of(listener: &impl AsFd) -> (i32, [i32; 3]) {
+    let numbers = [libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT];
+    let option = |level, name| sys::option(listener, level, name).expect("a number");
+    (option(libc::SOL_SOCKET, libc::SO_KEEPALIVE), numbers.map(|name| option(libc::IPPROTO_TCP, name)))
+}
+
+/// On by default, and fit for the user timeout; also on what a .socket unit or an earlier process has set otherwise.
+#[test]
+fn keepalive_is_what_the_options_say() {
+    bounded(|| {
+        for (options, wanted) in [
+            (&[][..], (1, Some([60, 15, 4]))),
+            (&["--tcp-user-timeout=20s"], (1, Some([10, 2, 4]))),
+            (&["--tcp-user-timeout=0s"], (1, Some([60, 15, 4]))),
+            (&["--tcp-keepalive=30s"], (1, Some([30, 22, 4]))),
+            (&["--tcp-keepalive=0s"], (0, None)),
+        ] {
+            for name in ["echo.socket", "stored-by-an-earlier-process"] {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+                let address = format!("--tcp={}", listener.local_addr().expect("its name"));
+                sys::set_option(&listener, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1).expect("SO_KEEPALIVE");
+                sys::set_option(&listener, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 7200)
+                    .expect("TCP_KEEPIDLE");
+                let passed = [Stored { name: name.into(), descriptor: listener.into() }];
+                let arguments = [options, &[&address]].concat();
+                let server = Launch::new(&arguments).passing(&passed).ready();
+                let (is_on, numbers) = keepalive_of(&server.copy_sockets(1)[0]);
+                assert_eq!(is_on, wanted.0, "{options:?}, {name}");
+                assert!(wanted.1.is_none_or(|wanted| wanted == numbers), "{options:?}, {name}: {numbers:?}");
+                server.stop();
+            }
+        }
     });
 }

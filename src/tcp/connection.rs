@@ -41,7 +41,7 @@ pub(super) enum Cause {
     Finished,
     Reset,
     Error,
-    /// Its peer acknowledged nothing for too long.
+    /// Its peer gave no sign of life for too long.
     Vanished,
     Stalled,
     Idle,
@@ -55,7 +55,11 @@ impl Cause {
     pub(super) fn of(errno: Errno) -> Self {
         match errno.0 {
             libc::ECONNRESET | libc::EPIPE => Self::Reset,
-            libc::ETIMEDOUT => Self::Vanished,
+            // given up: where an ICMP message came last, the kernel says what that meant instead of ETIMEDOUT (tcp(7))
+            libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENONET => {
+                Self::Vanished
+            }
+            libc::ECONNREFUSED | libc::ENOPROTOOPT | libc::EACCES | libc::EPROTO => Self::Vanished,
             _ => Self::Error,
         }
     }
