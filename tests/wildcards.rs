@@ -18,7 +18,7 @@ use support::server::End;
 use support::steered::Family::{self, V4, V6};
 use support::steered::{FREE_PORTS, LISTENING, PORT, Steered, User};
 use support::udp::UdpClient;
-use support::{PATIENCE, Server, netns, private_network, until};
+use support::{PATIENCE, Server, netns, private_network, sys, until};
 use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
 
 /// `nobody` has one account of locked memory, so those who use it take turns.
@@ -271,6 +271,8 @@ fn a_port_that_somebody_holds_is_dropped_and_counted() {
             client.echo(free, &[64; 10], 1);
             assert!(holder.recv(&mut [0; 64]).is_err(), "{family:?}: it is steered past the holder");
             drop(holder);
+            // Another test of this program may be between fork and exec just now, with a copy of every descriptor.
+            until("the port is free", || !sys::is_bound(taken).expect("the kernel's list of sockets"));
             client.echo(taken, &[64; 10], 1);
         }
         until_told(&steered.server, "udp_reply_port_taken");

@@ -515,6 +515,22 @@ pub fn connect(socket: &impl AsFd, target: SocketAddr) -> io::Result<()> {
     unsafe { checked(libc::connect(fd, (&raw const name).cast(), len).into()) }.map(drop)
 }
 
+/// Whether any process has a UDP socket bound to this very address in the thread's network namespace (proc(5),
+/// /proc/net/udp).
+pub fn is_bound(address: SocketAddr) -> io::Result<bool> {
+    let list = if address.is_ipv4() { "udp" } else { "udp6" };
+    let list = std::fs::read_to_string(format!("/proc/thread-self/net/{list}"))?;
+    // Words of four bytes as the host reads them, in hexadecimal.
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words = octets.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().expect("four bytes")));
+    let words: Vec<_> = words.map(|word| format!("{word:08X}")).collect();
+    let name = format!("{}:{:04X}", words.concat(), address.port());
+    Ok(list.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some(&name)))
+}
+
 /// Whether the socket has a peer, as `getpeername(2)` tells.
 pub fn has_peer(socket: &impl AsFd) -> bool {
     // SAFETY: as in `local_address`.
