@@ -67,7 +67,9 @@ impl Report {
                 starved_share: tally.efforts.iter().map(Effort::starved_share).collect(),
                 unsent: tally.unsent,
                 forgotten: tally.forgotten,
-                receive_buffer_bytes: (!is_tcp).then_some(tally.receive_buffer_bytes),
+                receive_buffer_bytes: (!is_tcp)
+                    .then_some(tally.receive_buffer_bytes)
+                    .filter(|bytes| *bytes < u64::MAX), // no socket was made
             },
             icmp_errors: tally
                 .complaints

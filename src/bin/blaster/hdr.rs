@@ -36,10 +36,10 @@ pub(crate) fn log(document: &Document) -> Vec<u8> {
         let ahead = begins(report).duration_since(start).unwrap_or_default();
         for interval in &report.intervals {
             let Some(latency) = &interval.latency else { continue };
-            let left_ns = report.elapsed_ns.saturating_sub(interval.second * 1_000_000_000);
+            let left_ns = report.elapsed_ns.saturating_sub(interval.second.saturating_mul(1_000_000_000));
             log.write_histogram(
                 latency.histogram.unpack().histogram(),
-                ahead + Duration::from_secs(interval.second),
+                ahead.saturating_add(Duration::from_secs(interval.second)),
                 Duration::from_nanos(left_ns.clamp(1_000_000, 1_000_000_000)),
                 name.as_deref().and_then(Tag::new),
             )

@@ -17,6 +17,8 @@ mod compare;
 mod compile;
 mod crew;
 mod draw;
+#[cfg(test)]
+mod extremes;
 mod hdr;
 mod latency;
 mod ledger;

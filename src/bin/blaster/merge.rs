@@ -194,8 +194,8 @@ fn load(reports: &[&Report]) -> Load {
             .source
             .clone()
             .filter(|source| loads().all(|load| load.source.as_ref() == Some(source))),
-        flows: loads().map(|load| load.flows).sum(),
-        threads: loads().map(|load| load.threads).sum(),
+        flows: loads().map(|load| load.flows).fold(0, u32::saturating_add),
+        threads: loads().map(|load| load.threads).fold(0, u32::saturating_add),
         rate_per_s: loads().map(|load| load.rate_per_s).sum(),
         warmup_ns: loads().map(|load| load.warmup_ns).min().unwrap_or(0),
         duration_ns: loads().map(|load| load.duration_ns).max().flatten(),

@@ -396,19 +396,25 @@ pub(crate) enum ReadError {
 
 /// Reads what `--json` wrote.
 pub(crate) fn read(path: &Path) -> Result<Document, ReadError> {
+    parse(&std::fs::read(path)?)
+}
+
+/// The same from what the file holds. What is let in here is added up and multiplied later, so no number may be
+/// greater than one that blaster could have measured.
+pub(crate) fn parse(text: &[u8]) -> Result<Document, ReadError> {
     #[derive(Deserialize)]
     struct Kind {
         schema: String,
         version: u32,
     }
-    let text = std::fs::read(path)?;
-    let kind: Kind = serde_json::from_slice(&text)?;
+    let kind: Kind = serde_json::from_slice(text)?;
     let document = match (kind.schema.as_str(), kind.version) {
         (SCHEMA | SERIES_SCHEMA, version) if version != VERSION => return Err(ReadError::Version(version)),
-        (SCHEMA, _) => Document::Run(serde_json::from_slice(&text)?),
-        (SERIES_SCHEMA, _) => Document::Series(serde_json::from_slice(&text)?),
+        (SCHEMA, _) => Document::Run(serde_json::from_slice(text)?),
+        (SERIES_SCHEMA, _) => Document::Series(serde_json::from_slice(text)?),
         _ => return Err(ReadError::Schema(kind.schema)),
     };
+    check_numbers("", &serde_json::from_slice(text)?)?;
     for report in document.runs() {
         report.measured_from()?;
         if let Some(interval) = report.intervals.iter().find(|interval| interval.second > SECONDS_MAX) {
@@ -420,3 +426,23 @@ pub(crate) fn read(path: &Path) -> Result<Document, ReadError> {
 
 /// Ten years: the longest run.
 const SECONDS_MAX: u64 = 10 * 366 * 86_400;
+/// The same, for names that end in `_ns`.
+const TIME_NS_MAX: f64 = SECONDS_MAX as f64 * 1e9;
+/// A count, or anything else: exact for every reader, and more than a run can have.
+const NUMBER_MAX: f64 = (1_u64 << 53) as f64;
+
+/// Whether every number in `value`, which has this name, could have been measured.
+fn check_numbers(name: &str, value: &serde_json::Value) -> Result<(), ReadError> {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| check_numbers(name, value)),
+        Value::Array(values) => values.iter().try_for_each(|value| check_numbers(name, value)),
+        Value::Number(number) => {
+            let most = if name.ends_with("_ns") { TIME_NS_MAX } else { NUMBER_MAX };
+            // who is no number at all is not within it either
+            let within = number.as_f64().is_some_and(|number| number.abs() <= most);
+            if within { Ok(()) } else { Err(ReadError::Implausible(format!("{name} {number}"))) }
+        }
+        _ => Ok(()),
+    }
+}
