@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::pause::{PAUSE, Pause};
 use crate::ring::{Interval, Ring, Token};
 
 /// Ticks within the timeout: what is idle is found at most one tick late.
@@ -17,13 +18,15 @@ pub struct IdleClock {
     tick: u32,
     interval: Option<Interval>,
     armed: bool,
+    /// The kernel had no timer for us.
+    pause: Pause,
 }
 
 impl IdleClock {
     /// A clock for this timeout; zero for none.
     pub fn new(timeout: Duration) -> Self {
         let interval = (!timeout.is_zero()).then(|| Interval::new(timeout / TICKS));
-        Self { tick: 0, interval, armed: false }
+        Self { tick: 0, interval, armed: false, pause: Pause::new(PAUSE) }
     }
 
     /// What is marked when something happens to it.
@@ -35,16 +38,28 @@ impl IdleClock {
     pub fn run(&mut self, ring: &mut Ring, token: Token) {
         if let Some(interval) = self.interval
             && !self.armed
+            && (self.pause.sleep().is_none() || self.pause.ends())
         {
             self.armed = true;
             ring.wake_after(interval, token);
         }
     }
 
+    /// The timer has failed: no time has passed.
+    pub fn failed(&mut self) {
+        self.armed = false;
+        self.pause.begin();
+    }
+
     /// The timer has ended.
     pub fn ticked(&mut self) {
         self.armed = false;
         self.tick = self.tick.wrapping_add(1);
+    }
+
+    /// How long a turn may sleep if the clock is to run; any time, unless it could not be set.
+    pub fn sleep(&self) -> Option<Duration> {
+        self.pause.sleep()
     }
 
     /// Nothing has happened for the whole timeout to what was marked so.

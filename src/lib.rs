@@ -21,6 +21,7 @@
 //!                          keepalive.rs  when a quiet peer is asked
 //!                          many_hosts.rs  which addresses are not one host's
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
+//!                          pause.rs   before the next try
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
 //!                          name, memory, arena, order, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
@@ -53,6 +54,7 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod pairs;
+pub mod pause;
 pub mod pidfd;
 pub mod refuse;
 pub mod reply_sockets;

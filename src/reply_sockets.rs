@@ -184,6 +184,16 @@ impl ReplySockets {
         Ok(self.file(index))
     }
 
+    /// The clock's timer has failed.
+    pub fn tick_failed(&mut self) {
+        self.clock.failed();
+    }
+
+    /// How long a turn may sleep; any time, unless the clock could not be set.
+    pub fn sleep(&self) -> Option<Duration> {
+        self.clock.sleep().filter(|_| !self.is_empty())
+    }
+
     /// The clock has ticked: closes what has been idle for too long, and nothing waits for.
     pub fn ticked(&mut self, ring: &mut Ring, is_waited_for: impl Fn(File) -> bool) {
         self.clock.ticked();

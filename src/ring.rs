@@ -47,7 +47,11 @@ use self::simulated::Uring;
 pub use self::token::Token;
 #[cfg(not(test))]
 use self::uring::Uring;
+use crate::pause::Failures;
 use crate::sys::{self, MemoryLimit};
+
+/// How long to wait until the kernel is asked again, after it has put submissions off many times in a row.
+const ENTER_PAUSE: Duration = Duration::from_millis(1);
 
 /// An error number of the kernel, positive (errno(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +242,11 @@ impl Completion {
         cqueue::more(self.flags)
     }
 
+    /// The time of a [`Ring::wake_after`] has passed; else there was no timer to be had.
+    pub fn is_elapsed(&self) -> bool {
+        self.result == -libc::ETIME
+    }
+
     fn flags(&self) -> u32 {
         self.flags
     }
@@ -253,6 +262,8 @@ pub struct Ring {
     early: Vec<Completion>,
     /// What a submission in the middle of a turn failed with; the next turn reports it.
     failed: Option<io::Error>,
+    /// Submissions in a row that the kernel put off, and that brought no completion either.
+    failures: Failures,
 }
 
 impl Ring {
@@ -272,7 +283,14 @@ impl Ring {
         let _ = uring.register_ring_fd();
         uring.enable().map_err(|error| RingError::new(Step::Setup, &error))?;
         let polling = Polling::new(config.busy_poll);
-        Ok(Self { uring, descriptors, polling, early: Vec::new(), failed: None })
+        Ok(Self {
+            uring,
+            descriptors,
+            polling,
+            early: Vec::new(),
+            failed: None,
+            failures: Failures::default(),
+        })
     }
 
     fn uring(&self) -> &Uring {
@@ -346,12 +364,24 @@ impl Ring {
     }
 
     /// Submits, sleeps, and takes out the completions.
-    fn enter(&self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let before = completions.len();
         let entered = self.uring.enter(wait);
         self.uring.reap(completions);
         match entered {
-            Err(error) if !is_passing(&error) => Err(error),
-            _ => Ok(()),
+            Err(error) if !is_passing(&error) => return Err(error),
+            Err(error) if error.raw_os_error() != Some(libc::ETIME) && completions.len() == before => {
+                self.put_off();
+            }
+            _ => self.failures.forget(),
+        }
+        Ok(())
+    }
+
+    /// The kernel has put a submission off once more. It does not sleep then, whatever it was asked for, so we do.
+    fn put_off(&mut self) {
+        if self.failures.add() {
+            sys::sleep(ENTER_PAUSE);
         }
     }
 
@@ -403,9 +433,15 @@ impl Ring {
     pub fn flush(&mut self) {
         while self.failed.is_none() && self.uring.has_queued() {
             match self.uring.enter(Wait::No) {
-                Ok(()) => {}
+                Ok(()) => self.failures.forget(),
                 // EBUSY: completions must be taken out before more operations go in
-                Err(error) if is_passing(&error) => self.uring.reap(&mut self.early),
+                Err(error) if is_passing(&error) => {
+                    let before = self.early.len();
+                    self.uring.reap(&mut self.early);
+                    if self.early.len() == before {
+                        self.put_off();
+                    }
+                }
                 Err(error) => self.failed = Some(error),
             }
         }

@@ -541,10 +541,23 @@ impl Listening {
             Protocol::Udp => sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 0)
                 .map_err(failed("set the socket options of"))?,
         }
+        forget_errors(fd.as_fd(), addr);
         let lacks = prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
         Ok(Self { protocol, addr, fate: Fate::Outlives, lacks, fd })
     }
+}
+
+/// Has the network's errors, and the times of what we send, no longer queued at an adopted socket, connections of a
+/// listener included. Nobody reads that queue: a stranger's ICMP errors would fill the receive buffer with it, and a
+/// socket that has something there is never waited for.
+fn forget_errors(fd: BorrowedFd<'_>, addr: SocketAddr) {
+    let errors = if addr.is_ipv4() { IntOption::RECEIVE_ERRORS_V4 } else { IntOption::RECEIVE_ERRORS_V6 };
+    for option in [errors, IntOption::TIMESTAMPING] {
+        // a kernel or a filter without the option has no such queue to fear, or what comes of it is counted
+        let _ = sys::set_option(fd, option, 0);
+    }
+    let _ = sys::option(fd, IntOption::ERROR);
 }
 
 /// Tries again for `patience` while the address is taken.

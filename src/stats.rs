@@ -135,6 +135,8 @@ counters! {
     tcp_limit_reached,
     /// Accepts that failed.
     tcp_accept_errors,
+    /// Times accepting paused after that: a tenth of a second each.
+    tcp_accept_pauses,
     /// Datagrams received; a train counts each of its own.
     udp_datagrams_in,
     /// Bytes of their payload.
@@ -185,6 +187,8 @@ counters! {
     udp_receive_buffer_drops,
     /// Receives that failed.
     udp_receive_errors,
+    /// Times receiving on a UDP socket paused since it had failed again and again: 10 ms each.
+    udp_receive_pauses,
     /// Times a reply found the send buffer full and had to wait.
     udp_send_waits,
     /// Trains that the path refused, sent singly instead.

@@ -59,6 +59,10 @@ impl IntOption {
     pub const ORIGDST_V4: Self = Self(libc::SOL_IP, libc::IP_RECVORIGDSTADDR);
     /// Original destination with each datagram, IPv6.
     pub const ORIGDST_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR);
+    /// Times of sending and receiving.
+    pub const TIMESTAMPING: Self = Self(libc::SOL_SOCKET, libc::SO_TIMESTAMPING);
+    /// The error that is to be told next; reading takes it away.
+    pub const ERROR: Self = Self(libc::SOL_SOCKET, libc::SO_ERROR);
     /// Send from addresses that are not local.
     pub const FREEBIND_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_FREEBIND);
     /// No IPv4 through an IPv6 socket.
@@ -554,6 +558,15 @@ pub fn now() -> Instant {
         return now;
     }
     Instant::now()
+}
+
+/// Sleeps, for want of anything else that can be done.
+pub fn sleep(time: Duration) {
+    #[cfg(test)]
+    if simulation::ask(|world| world.sleep(time)).is_some() {
+        return;
+    }
+    std::thread::sleep(time);
 }
 
 /// The signals that end a program: SIGTERM and SIGINT.

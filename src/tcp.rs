@@ -33,8 +33,9 @@ use std::time::Duration;
 use self::connection::{Cause, Connection, Phase, Receiving, Writable};
 use self::listener::{Accepting, Listener};
 use crate::addr::Domain;
-use crate::idle::{IdleClock, TICKS};
+use crate::idle::IdleClock;
 use crate::limits::ConnectionsPerPrefix;
+use crate::pause::{Failures, PAUSE, Pause};
 use crate::ring::{
     Arena, BufferConfig, BufferRing, Completion, Errno, File, PeerName, Ring, RingError, Token, WholeBuffers,
     try_order,
@@ -42,7 +43,7 @@ use crate::ring::{
 use crate::sockets::{Fate, LISTEN_BACKLOG, Listening};
 use crate::stats::Counters;
 use crate::sys;
-use crate::verdict::{self, StreamSend};
+use crate::verdict::{self, Stage, StreamSend};
 
 /// Receive buffers of all connections together: large messages whole, small ones side by side, and all
 /// of it in the cache.
@@ -62,8 +63,12 @@ const ASIDE_BYTES: u32 = 64 << 20;
 const EMPTYING_BYTES_MAX: u32 = 8 << 20;
 /// Bytes set aside are kept in chunks of this size.
 const CHUNK_BYTES: u32 = 16 << 10;
-/// Accepting goes on so long after it failed for want of a descriptor or of memory.
+/// Accepting goes on so long after it failed for want of a descriptor or of memory, each time of which may have cost a
+/// connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Sends that are tried again after one pause, so that ten thousand connections don't do at once what there was no memory
+/// for.
+const RETRIES_MAX: usize = 64;
 
 /// How much a worker takes on.
 #[derive(Clone, Debug)]
@@ -78,15 +83,6 @@ pub struct Limits {
     pub one_by_one: bool,
     /// How many each source may have, all workers together, where they are accepted one by one; `None`: any number.
     pub per_prefix: Option<Arc<ConnectionsPerPrefix>>,
-}
-
-/// What a clock ticks for.
-#[derive(Clone, Copy)]
-enum Tick {
-    /// To find idle connections.
-    Idle = 0,
-    /// To accept again.
-    Accept = 1,
 }
 
 /// The numbers of the operations that this datapath submits.
@@ -108,7 +104,7 @@ pub struct Operations {
     pub close: u8,
     /// Cancellation of an accept, a receive or a poll.
     pub cancel: u8,
-    /// A tick of one of the clocks; the index says which.
+    /// A tick of the clock that finds idle connections.
     pub tick: u8,
 }
 
@@ -121,8 +117,8 @@ impl Operations {
         Token::new(self.cancel, 0, 0)
     }
 
-    fn tick(self, tick: Tick) -> Token {
-        Token::new(self.tick, 0, tick as u32)
+    fn tick(self) -> Token {
+        Token::new(self.tick, 0, 0)
     }
 }
 
@@ -138,6 +134,7 @@ fn receive_buffers(
 }
 
 /// All listeners and connections of a worker.
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
 pub struct Tcp {
     operations: Operations,
     listeners: Vec<Listener>,
@@ -162,8 +159,20 @@ pub struct Tcp {
     served: usize,
     turn: u64,
     clock: IdleClock,
-    /// Ticks for listeners that have paused.
-    pause: IdleClock,
+    /// For listeners that have paused.
+    accept_pause: Pause,
+    /// In this turn something was received into a buffer, or there was none for it.
+    buffered: bool,
+    unbuffered: bool,
+    /// Turns in a row in which no buffer was found, although there were some, and nothing received.
+    unbuffered_turns: Failures,
+    /// They were so many that those without a buffer wait.
+    unbuffered_wait: bool,
+    /// Connections whose send failed for want of memory, or whose poll did.
+    retries: VecDeque<File>,
+    /// For both.
+    pause: Pause,
+    stage: Stage,
     draining: bool,
 }
 
@@ -196,6 +205,7 @@ impl Tcp {
                 listening: Some(listening),
                 file,
                 accepting: Accepting::Ended,
+                failures: Failures::default(),
                 peer: limits.one_by_one.then(PeerName::default),
             });
         }
@@ -224,7 +234,14 @@ impl Tcp {
             served: 0,
             turn: 0,
             clock: IdleClock::new(limits.idle_timeout),
-            pause: IdleClock::new(ACCEPT_PAUSE * TICKS),
+            accept_pause: Pause::new(ACCEPT_PAUSE),
+            buffered: false,
+            unbuffered: false,
+            unbuffered_turns: Failures::default(),
+            unbuffered_wait: false,
+            retries: VecDeque::new(),
+            pause: Pause::new(PAUSE),
+            stage: Stage::Arming,
             draining: false,
         })
     }
@@ -232,6 +249,17 @@ impl Tcp {
     /// Why buffers are used up by one receive each, if they are.
     pub fn whole_buffers(&self) -> Option<WholeBuffers> {
         self.whole_buffers
+    }
+
+    /// Every listener has shown that it works.
+    pub fn begin_serving(&mut self) {
+        self.stage = Stage::Serving;
+    }
+
+    /// How long a turn may sleep; any time, unless something has failed again and again.
+    pub fn sleep(&self) -> Option<Duration> {
+        let clock = self.clock.sleep().filter(|_| self.served > 0);
+        [self.accept_pause.sleep(), self.pause.sleep(), clock].into_iter().flatten().min()
     }
 
     /// The listener that an accept's token means, for messages.
@@ -250,13 +278,15 @@ impl Tcp {
         let listener = &mut self.listeners[completion.token().index() as usize];
         let domain = listener.domain;
         let counters = &counters[domain];
+        let for_good = listener.accepting == Accepting::Leaving;
+        let cancelling = for_good || listener.accepting == Accepting::Cancelling;
         if !completion.more() {
-            let for_good = listener.accepting == Accepting::Leaving;
             listener.accepting = if for_good { Accepting::Off } else { Accepting::Ended };
         }
         match ring.accepted(completion) {
             Ok(None) => counters.tcp_accept_errors.add(1),
             Ok(Some(file)) => {
+                listener.failures.forget();
                 let peer = listener.peer.as_ref().and_then(PeerName::get);
                 let source =
                     self.per_prefix.as_ref().zip(peer).map(|(sources, peer)| sources.admit(peer.ip()));
@@ -276,16 +306,19 @@ impl Tcp {
                     self.parked.push_back(file);
                 }
             }
-            Err(errno) => match verdict::of_accept(errno) {
-                verdict::Receive::Cancelled => {}
+            Err(errno) => match verdict::of_accept(errno, self.stage) {
+                verdict::Receive::Cancelled if cancelling => {}
                 verdict::Receive::Fatal => return Err(errno),
                 verdict::Receive::Starved => {
                     counters.tcp_accept_errors.add(1);
-                    if listener.accepting == Accepting::Ended {
-                        listener.accepting = Accepting::Paused;
+                    listener.pause(counters);
+                }
+                _ => {
+                    counters.tcp_accept_errors.add(1);
+                    if listener.failures.add() {
+                        listener.pause(counters);
                     }
                 }
-                _ => counters.tcp_accept_errors.add(1),
             },
         }
         Ok(())
@@ -303,7 +336,7 @@ impl Tcp {
         self.list(file);
         let connection = self.connection(file);
         let traffic = &counters[connection.domain];
-        let was = connection.receiving;
+        let (was, mut starved) = (connection.receiving, false);
         if !completion.more() {
             connection.receiving = Receiving::Off;
         }
@@ -322,6 +355,7 @@ impl Tcp {
                     traffic.tcp_bytes_in.add(bytes.into());
                 }
                 connection.streaming |= bytes > STREAMING_BYTES;
+                connection.failures.forget();
                 if let Phase::Emptying(before) = connection.phase {
                     let now = before + bytes;
                     let more = now < EMPTYING_BYTES_MAX;
@@ -330,21 +364,34 @@ impl Tcp {
                 }
             }
             Err(errno) => match verdict::of_stream(errno) {
-                verdict::Receive::Starved => traffic.tcp_no_buffers.add(1),
-                verdict::Receive::Cancelled | verdict::Receive::Rearm => {}
-                verdict::Receive::Dry => {
-                    connection.dry = true;
-                    let emptied = was == Receiving::Once && matches!(connection.phase, Phase::Emptying(_));
-                    if emptied {
-                        connection.phase = Phase::Finishing(Cause::Drained);
-                    }
+                verdict::Receive::Starved => {
+                    traffic.tcp_no_buffers.add(1);
+                    starved = true;
                 }
+                verdict::Receive::Cancelled if was == Receiving::Cancelling => {}
                 verdict::Receive::Reset | verdict::Receive::Fatal => {
                     connection.phase = Phase::Closing(Cause::of(errno));
                 }
+                verdict => {
+                    if verdict == verdict::Receive::Dry {
+                        connection.dry = true;
+                        if was == Receiving::Once && matches!(connection.phase, Phase::Emptying(_)) {
+                            connection.phase = Phase::Finishing(Cause::Drained);
+                        }
+                    }
+                    // nothing comes of it, and nothing says that it will
+                    if connection.failures.add() && !matches!(connection.phase, Phase::Closing(_)) {
+                        connection.phase = Phase::Closing(Cause::Error);
+                    }
+                }
             },
         }
-        let Some(piece) = piece else { return };
+        let Some(piece) = piece else {
+            self.unbuffered |= starved;
+            return;
+        };
+        self.buffered = true;
+        let connection = self.connection(file);
         if !connection.phase.echoes() || piece.bytes() == 0 {
             self.buffers.recycle(piece);
             return;
@@ -371,7 +418,11 @@ impl Tcp {
                     connection.blocked = true;
                     self.set_aside(file, counters);
                 }
-                StreamSend::Again => {}
+                StreamSend::Again => {
+                    connection.blocked = true;
+                    self.retries.push_back(file);
+                    self.set_aside(file, counters);
+                }
                 StreamSend::Reset => {
                     // a send that was cancelled has its cause already
                     if !matches!(connection.phase, Phase::Closing(_)) {
@@ -396,8 +447,13 @@ impl Tcp {
         let Some(file) = self.file_of(completion.token()) else { return };
         let connection = self.connection(file);
         if !completion.more() {
-            connection.writable = Writable::Off;
+            let failed = completion.result().is_err() && connection.writable != Writable::Cancelling;
+            connection.writable = if failed { Writable::Failed } else { Writable::Off };
+            if failed {
+                self.retries.push_back(file);
+            }
         }
+        let connection = self.connection(file);
         // a peer's FIN is told at once, and is no room
         let room = completion.result().is_ok_and(|events| events & !(libc::POLLRDHUP as u32) != 0);
         if room {
@@ -419,19 +475,13 @@ impl Tcp {
         }
     }
 
-    /// Handles a tick of a clock: closes the connections that were idle for too long, or accepts again.
-    pub fn ticked(&mut self, token: Token) {
-        if token.index() == Tick::Idle as u32 {
-            self.close_idle();
-        } else {
-            self.pause.ticked();
-            for listener in self.listeners.iter_mut().filter(|it| it.accepting == Accepting::Paused) {
-                listener.accepting = Accepting::Ended;
-            }
-        }
+    /// Handles a tick that could not be: the clock is set again after a pause.
+    pub fn tick_failed(&mut self) {
+        self.clock.failed();
     }
 
-    fn close_idle(&mut self) {
+    /// Handles a tick of the clock: closes the connections that were idle for too long.
+    pub fn ticked(&mut self) {
         self.clock.ticked();
         for index in 0..self.connections.len() {
             let connection = &mut self.connections[index];
@@ -446,6 +496,10 @@ impl Tcp {
     /// Ends the turn: every connection that something happened to gets its next operation.
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
         self.turn += 1;
+        if self.pause.ends() {
+            self.try_again();
+        }
+        self.judge_buffers();
         let mut listed = std::mem::take(&mut self.listed);
         for file in listed.drain(..) {
             self.connection(file).listed = false;
@@ -454,7 +508,8 @@ impl Tcp {
         self.listed = listed;
         self.make_room(ring, counters);
         // who found no buffer is served in turn as buffers come back, one each: the rest wait for the next turn
-        for _ in 0..self.buffers.available() {
+        let buffers = if self.unbuffered_wait { 0 } else { self.buffers.available() };
+        for _ in 0..buffers {
             let Some(file) = self.starved.pop_front() else { break };
             self.connection(file).starved = false;
             self.look_after(file, ring, counters);
@@ -469,15 +524,53 @@ impl Tcp {
             self.look_after(file, ring, counters);
         }
         if self.served > 0 {
-            self.clock.run(ring, self.operations.tick(Tick::Idle));
+            self.clock.run(ring, self.operations.tick());
         }
         self.arm_listeners(ring, counters);
+        if self.unbuffered_wait || !self.retries.is_empty() {
+            self.pause.begin();
+        }
+    }
+
+    /// Whoever found no buffer waits, once that happens turn after turn without any reason.
+    fn judge_buffers(&mut self) {
+        let (received, lacked) = (std::mem::take(&mut self.buffered), std::mem::take(&mut self.unbuffered));
+        if received {
+            self.unbuffered_turns.forget();
+        } else if lacked && self.buffers.available() > 0 {
+            self.unbuffered_wait |= self.unbuffered_turns.add();
+        }
+    }
+
+    /// The pause is over: what was given up for the moment is tried again.
+    fn try_again(&mut self) {
+        self.unbuffered_wait = false;
+        for _ in 0..RETRIES_MAX {
+            let Some(file) = self.retries.pop_front() else { break };
+            let connection = self.connection(file);
+            // the connection may have gone, and its file be another one's: that finds no room once more
+            if connection.writable == Writable::Failed {
+                connection.writable = Writable::Off;
+            }
+            if connection.blocked && connection.phase.echoes() {
+                connection.blocked = false;
+                self.list(file);
+            }
+        }
     }
 
     /// Accepts below the limit, stops above it.
     fn arm_listeners(&mut self, ring: &mut Ring, counters: &Counters) {
         let full = self.served >= self.limit && !self.draining;
+        let resume = self.accept_pause.ends();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.accepting == Accepting::Paused {
+                if resume {
+                    listener.accepting = Accepting::Ended;
+                } else {
+                    self.accept_pause.begin();
+                }
+            }
             match listener.accepting {
                 Accepting::Armed if full => {
                     counters[listener.domain].tcp_limit_reached.add(1);
@@ -485,7 +578,6 @@ impl Tcp {
                     ring.cancel(self.operations.accept(number), self.operations.cancel());
                 }
                 Accepting::Ended if !full => listener.accept(ring, self.operations.accept(number)),
-                Accepting::Paused => self.pause.run(ring, self.operations.tick(Tick::Accept)),
                 _ => {}
             }
         }
@@ -512,7 +604,7 @@ impl Tcp {
     /// The next turn has something to do, whether anything completes or not: buffers are there for connections
     /// that wait for them.
     pub fn is_pressed(&self) -> bool {
-        !self.starved.is_empty() && self.buffers.available() > 0
+        !self.starved.is_empty() && self.buffers.available() > 0 && !self.unbuffered_wait
     }
 
     /// Ends accepting: at once where the listener outlives us, else when its queue is empty. True when no
@@ -579,7 +671,7 @@ impl Tcp {
             if next == Receiving::Awaiting {
                 connection.receiving = next;
                 ring.poll_readable(file, readable);
-            } else if self.buffers.available() == 0 {
+            } else if self.buffers.available() == 0 || self.unbuffered_wait {
                 if !connection.starved {
                     connection.starved = true;
                     self.starved.push_back(file);

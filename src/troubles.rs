@@ -14,12 +14,22 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const TROUBLES: [Trouble; 22] = [
+const TROUBLES: [Trouble; 24] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
     ),
     (|now| now.udp_receive_buffer_drops, SHORT_BUFFERS),
+    (
+        |now| now.udp_receive_pauses,
+        "receiving datagrams fails again and again, and pauses for 10 ms each time (udp_receive_pauses): a security \
+         module may forbid it, see dmesg and the audit log, or memory is short",
+    ),
+    (
+        |now| now.tcp_accept_pauses,
+        "accepting connections fails, and pauses for 100 ms each time (tcp_accept_pauses): open files or memory are \
+         short, or a security module forbids it, see dmesg and the audit log",
+    ),
     (
         |now| now.udp_unaddressed,
         "a datagram came without its original destination and was dropped (udp_unaddressed): somebody has \

@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use self::broadcasts::Broadcasts;
 use self::drops::Look;
@@ -35,13 +36,14 @@ use self::group::{Group, Via};
 use self::socket::{Receiving, Socket};
 use self::waiting::{Departure, Lanes};
 use crate::flow::Refusals;
+use crate::pause::{PAUSE, Pause};
 use crate::refuse::{Gate, Refusal};
 use crate::reply_sockets::{Refused, ReplySockets};
 use crate::ring::{Completion, Errno, File, Messages, Patience, Ring, RingError, Token, Transmit};
 use crate::sockets::{Fate, Listening};
 use crate::stats::Counters;
 use crate::sys;
-use crate::verdict;
+use crate::verdict::{self, Stage};
 
 /// Messages that can be under way for trains that have to be sent singly; so few in tests that they run out.
 const SINGLES: u16 = if cfg!(test) { 64 } else { 256 };
@@ -114,6 +116,9 @@ pub struct Udp {
     deferred: Vec<(u16, u16)>,
     /// Sockets that are not wanted any more.
     retiring: Vec<usize>,
+    /// For sockets on which receiving fails again and again.
+    pause: Pause,
+    stage: Stage,
     turn: u64,
 }
 
@@ -152,8 +157,20 @@ impl Udp {
             look: Look::new(),
             deferred: Vec::new(),
             retiring,
+            pause: Pause::new(PAUSE),
+            stage: Stage::Arming,
             turn: 1,
         })
+    }
+
+    /// Every socket has shown that it works.
+    pub fn begin_serving(&mut self) {
+        self.stage = Stage::Serving;
+    }
+
+    /// How long a turn may sleep; any time, unless something has failed again and again.
+    pub fn sleep(&self) -> Option<Duration> {
+        [self.pause.sleep(), self.look.sleep(), self.reply_sockets.sleep()].into_iter().flatten().min()
     }
 
     /// The socket that a receive's token means, for messages.
@@ -167,28 +184,32 @@ impl Udp {
         self.look.want();
         let socket = &mut self.sockets[completion.token().index() as usize];
         let counters = &counters[socket.domain];
+        let for_good = socket.receiving == Receiving::Cancelling;
         if !completion.more() {
-            let for_good = socket.receiving == Receiving::Cancelling;
             socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
         }
         match (completion.result(), socket.buffers.take(completion)) {
             (Ok(_), Some(piece)) => {
+                socket.failures.forget();
                 socket.arrived(piece, self.turn, &mut self.gate, &mut self.refusals, counters);
             }
             // no result without a buffer: nothing was received
-            (Ok(_), None) => counters.udp_receive_errors.add(1),
+            (Ok(_), None) => {
+                counters.udp_receive_errors.add(1);
+                socket.fail(counters);
+            }
             (Err(errno), piece) => {
                 if let Some(piece) = piece {
                     socket.buffers.recycle(piece);
                 }
-                match verdict::of_datagrams(errno) {
+                match verdict::of_datagrams(errno, self.stage) {
                     verdict::Receive::Starved => counters.udp_no_buffers.add(1),
-                    verdict::Receive::Cancelled => {}
-                    verdict::Receive::Dry | verdict::Receive::Rearm | verdict::Receive::Reset => {
-                        counters.udp_receive_errors.add(1);
-                    }
+                    verdict::Receive::Cancelled if for_good => return Ok(()),
                     verdict::Receive::Fatal => return Err(errno),
+                    // the kernel also cancels what it can't wait for: it has to have an end, too
+                    _ => counters.udp_receive_errors.add(1),
                 }
+                socket.fail(counters);
             }
         }
         Ok(())
@@ -327,8 +348,16 @@ impl Udp {
         self.look.run(ring, self.operations.tick(Tick::Drops));
         // the first one armed is the first one served: take turns
         let count = self.sockets.len();
+        let resume = self.pause.ends();
         for offset in 0..count {
             let socket = &mut self.sockets[(self.turn as usize + offset) % count];
+            if socket.receiving == Receiving::Paused {
+                if resume {
+                    socket.receiving = Receiving::Ended;
+                } else {
+                    self.pause.begin();
+                }
+            }
             // arming with no buffer would fail at once, again and again
             if socket.receiving == Receiving::Ended && socket.buffers.available() > 0 {
                 socket.receiving = Receiving::Armed;
@@ -348,6 +377,15 @@ impl Udp {
         } else {
             self.look.ticked();
             self.count_drops(counters);
+        }
+    }
+
+    /// Handles a tick that could not be: the clock is set again after a pause.
+    pub fn tick_failed(&mut self, token: Token) {
+        if token.index() == Tick::ReplySockets as u32 {
+            self.reply_sockets.tick_failed();
+        } else {
+            self.look.failed();
         }
     }
 

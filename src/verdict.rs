@@ -1,9 +1,30 @@
 //! What an error after the start means: one table from (operation, errno) to what is done about it.
 //!
 //! Nothing that a peer or the network can cause is fatal. Fatal is only what says that the ring or a
-//! socket of ours is unusable, where going on would spin.
+//! socket of ours is unusable. What fails again and again pauses, see [`crate::pause`].
 
 use crate::ring::Errno;
+
+/// How far a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its first operation is to show that it works here: the server is not ready yet.
+    Arming,
+    /// It has.
+    Serving,
+}
+
+/// What says before the start that an operation can't work: the kernel does not have it, or a security module forbids
+/// it. Later the same numbers mean less: the network tells EOPNOTSUPP (ICMP, source route failed), EACCES (ICMPv6,
+/// administratively prohibited) and others, see `icmp_err_convert` and `icmpv6_err_convert` of Linux.
+fn is_impossible(errno: Errno, stage: Stage) -> bool {
+    stage == Stage::Arming && matches!(errno.0, libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | libc::EACCES)
+}
+
+/// The ring's or the socket's own state, which no message of the network changes: trying again would fail the same way.
+fn is_unusable(errno: Errno) -> bool {
+    matches!(errno.0, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT)
+}
 
 /// What is done about a receive or accept that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,22 +44,21 @@ pub enum Receive {
 }
 
 /// What an ended receive of datagrams means.
-pub fn of_datagrams(errno: Errno) -> Receive {
+pub fn of_datagrams(errno: Errno, stage: Stage) -> Receive {
     match errno.0 {
         libc::ENOBUFS => Receive::Starved,
         libc::ECANCELED => Receive::Cancelled,
-        // the ring's or the socket's own state: arming again would fail the same way
-        libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOTSOCK | libc::EFAULT => Receive::Fatal,
+        _ if is_unusable(errno) || is_impossible(errno, stage) => Receive::Fatal,
         // ICMP errors, short memory, a link that went down, signals
         _ => Receive::Rearm,
     }
 }
 
 /// What an ended accept means.
-pub fn of_accept(errno: Errno) -> Receive {
+pub fn of_accept(errno: Errno, stage: Stage) -> Receive {
     match errno.0 {
         libc::ECANCELED => Receive::Cancelled,
-        libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOTSOCK | libc::EFAULT => Receive::Fatal,
+        _ if is_unusable(errno) || is_impossible(errno, stage) => Receive::Fatal,
         // tables that are full for the moment and short memory pass, but not at once: until then each accept
         // fails the same way, whether anybody connects or not
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Receive::Starved,
@@ -97,7 +117,7 @@ pub fn of_reply(errno: Errno, train: bool) -> Send {
 pub enum StreamSend {
     /// The peer does not read fast enough: set the rest aside.
     Stalled,
-    /// Try the same again.
+    /// Something is short: try the same again after a pause.
     Again,
     /// The connection is gone.
     Reset,
@@ -117,38 +137,65 @@ pub fn of_stream_send(errno: Errno) -> StreamSend {
 mod tests {
     use super::*;
 
+    /// What ICMP's unreachable codes, its other errors and ICMPv6's become, and what else comes from outside or passes.
+    const PASSING: [i32; 22] = [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ENOPROTOOPT,
+        libc::ECONNREFUSED,
+        libc::EMSGSIZE,
+        libc::EOPNOTSUPP,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EPROTO,
+        libc::EACCES,
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ENOMEM,
+        libc::ENOBUFS,
+        libc::EINTR,
+        libc::EAGAIN,
+        libc::ETIMEDOUT,
+        libc::ECONNABORTED,
+        libc::ECONNRESET,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ECANCELED,
+    ];
+
     #[test]
     fn what_a_network_can_cause_is_never_fatal() {
-        for errno in [
-            libc::ECONNREFUSED,
-            libc::EHOSTUNREACH,
-            libc::ENETUNREACH,
-            libc::ENETDOWN,
-            libc::ENOMEM,
-            libc::ENOBUFS,
-            libc::EINTR,
-            libc::EAGAIN,
-            libc::EMSGSIZE,
-            libc::EPROTO,
-            libc::ETIMEDOUT,
-            libc::ECONNABORTED,
-            libc::EMFILE,
-            libc::ENFILE,
-        ] {
-            let errno = Errno(errno);
-            assert_ne!(of_datagrams(errno), Receive::Fatal, "{errno}");
-            assert_ne!(of_accept(errno), Receive::Fatal, "{errno}");
+        for errno in PASSING.map(Errno) {
+            assert_ne!(of_datagrams(errno, Stage::Serving), Receive::Fatal, "{errno}");
+            assert_ne!(of_accept(errno, Stage::Serving), Receive::Fatal, "{errno}");
+            assert_ne!(of_stream(errno), Receive::Fatal, "{errno}");
         }
-        assert_eq!(of_datagrams(Errno(libc::EBADF)), Receive::Fatal);
-        assert_eq!(of_accept(Errno(libc::EINVAL)), Receive::Fatal);
+        for errno in [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT].map(Errno) {
+            for stage in [Stage::Arming, Stage::Serving] {
+                assert_eq!(of_datagrams(errno, stage), Receive::Fatal, "{errno}");
+                assert_eq!(of_accept(errno, stage), Receive::Fatal, "{errno}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_have_or_forbids_is_told_before_the_start() {
+        for errno in [libc::EOPNOTSUPP, libc::ENOSYS, libc::EPERM, libc::EACCES].map(Errno) {
+            assert_eq!(of_datagrams(errno, Stage::Arming), Receive::Fatal, "{errno}");
+            assert_eq!(of_accept(errno, Stage::Arming), Receive::Fatal, "{errno}");
+        }
+        for errno in [libc::ECONNREFUSED, libc::ENOMEM, libc::ENOBUFS, libc::EHOSTUNREACH].map(Errno) {
+            assert_ne!(of_datagrams(errno, Stage::Arming), Receive::Fatal, "{errno}");
+            assert_ne!(of_accept(errno, Stage::Arming), Receive::Fatal, "{errno}");
+        }
     }
 
     #[test]
     fn an_accept_waits_for_what_is_short_and_for_nothing_else() {
         for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
-            assert_eq!(of_accept(Errno(errno)), Receive::Starved, "{errno}");
+            assert_eq!(of_accept(Errno(errno), Stage::Serving), Receive::Starved, "{errno}");
         }
-        assert_eq!(of_accept(Errno(libc::ECONNABORTED)), Receive::Rearm);
+        assert_eq!(of_accept(Errno(libc::ECONNABORTED), Stage::Serving), Receive::Rearm);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::limits::Rates;
+use crate::pause::{PAUSE, Pause};
 use crate::refuse::{Gate, Rules};
 use crate::reply_sockets::{self, ReplySockets};
 use crate::ring::{
@@ -67,7 +68,8 @@ pub enum WorkerError {
     Ring(#[from] RingError),
     /// A listening socket can't be used.
     #[error(
-        "cannot {step} {protocol} {addr} through io_uring: {errno}; Linux 6.1 or newer is needed, unrestricted"
+        "cannot {step} {protocol} {addr} through io_uring: {errno}; Linux 6.1 or newer is needed, and no security module \
+         that forbids it (see dmesg and the audit log)"
     )]
     Socket {
         /// What failed.
@@ -172,6 +174,8 @@ pub struct Worker {
     tcp_drained: bool,
     /// Until when it reads the sockets that outlive us, once nothing else is left to do.
     leave_deadline: Option<Instant>,
+    /// The poll of [`WAKE`] has failed.
+    wake_pause: Pause,
     _wake: Arc<OwnedFd>,
 }
 
@@ -231,12 +235,15 @@ impl Worker {
             drain_deadline: None,
             tcp_drained: false,
             leave_deadline: None,
+            wake_pause: Pause::new(PAUSE),
             _wake: wake,
         };
         this.finish_turn();
         // an operation that the kernel does not know fails in its first completion
         this.ring.turn(Wait::No, &mut this.completions).map_err(WorkerError::Enter)?;
         this.handle_completions()?;
+        this.udp.begin_serving();
+        this.tcp.begin_serving();
         this.finish_turn();
         this.ring.flush();
         Ok(this)
@@ -252,8 +259,9 @@ impl Worker {
         loop {
             let draining = self.drain_deadline.map(|_| DRAIN_TICK);
             let tending = self.retiring.then_some(TENDING_TICK);
-            let sleeps = [self.config.turn_timeout, draining, tending];
-            let wait = match sleeps.into_iter().flatten().min() {
+            let pauses = [self.udp.sleep(), self.tcp.sleep(), self.wake_pause.sleep()];
+            let sleeps = [self.config.turn_timeout, draining, tending].into_iter().chain(pauses);
+            let wait = match sleeps.flatten().min() {
                 _ if self.tcp.is_pressed() => Wait::No,
                 None => Wait::Completion,
                 Some(timeout) => Wait::Timeout(timeout),
@@ -279,7 +287,7 @@ impl Worker {
     }
 
     fn handle_completions(&mut self) -> Result<(), WorkerError> {
-        let Self { ring, udp, tcp, counters, .. } = self;
+        let Self { ring, udp, tcp, counters, wake_pause, .. } = self;
         let mut ending = false;
         for completion in self.completions.drain(..) {
             let token = completion.token();
@@ -306,9 +314,12 @@ impl Worker {
                 Operation::TcpShutdown => tcp.shut_down(&completion),
                 Operation::TcpReadable => tcp.readable(&completion),
                 Operation::TcpWritable => tcp.writable(&completion),
-                Operation::TcpTick => tcp.ticked(token),
-                Operation::UdpTick => udp.ticked(token, ring, counters),
-                Operation::Wake => ending = true,
+                Operation::TcpTick if completion.is_elapsed() => tcp.ticked(),
+                Operation::TcpTick => tcp.tick_failed(),
+                Operation::UdpTick if completion.is_elapsed() => udp.ticked(token, ring, counters),
+                Operation::UdpTick => udp.tick_failed(token),
+                Operation::Wake if completion.result().is_ok() => ending = true,
+                Operation::Wake => wake_pause.begin(),
                 Operation::Cancel | Operation::TcpClose => {}
             }
         }
@@ -321,6 +332,9 @@ impl Worker {
     }
 
     fn finish_turn(&mut self) {
+        if self.wake_pause.ends() {
+            self.ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
+        }
         self.udp.finish_turn(&mut self.ring, &self.counters);
         self.tcp.finish_turn(&mut self.ring, &self.counters);
     }

@@ -1,5 +1,7 @@
 //! Everything that is left to chance, drawn from one seed.
 
+use std::time::Duration;
+
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -66,16 +68,62 @@ pub(super) struct Faults {
     pub(super) passing: u32,
     /// A connection is reset.
     pub(super) reset: u32,
+    pub(super) persistent: Persistent,
+}
+
+/// Until when what fails does so each time: a world in which nobody pauses spins then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Persistent {
+    /// A receive of datagrams.
+    pub(super) receive: Duration,
+    /// It is said to have been cancelled, or to have found no buffer.
+    pub(super) end: Duration,
+    pub(super) accept: Duration,
+    /// A send of a stream.
+    pub(super) send: Duration,
+    /// A poll for room to send, or of what wakes the worker.
+    pub(super) poll: Duration,
+    pub(super) timer: Duration,
+    /// io_uring_enter(2).
+    pub(super) enter: Duration,
+}
+
+impl Persistent {
+    fn draw(chance: &mut Chance) -> Self {
+        let worlds = chance.pick(&[0, 0, 1, 3]);
+        let mut until = || {
+            let lasts_ms = if chance.below(8) < worlds { chance.between(1, 3000) } else { 0 };
+            Duration::from_millis(lasts_ms as u64)
+        };
+        Self {
+            receive: until(),
+            end: until(),
+            accept: until(),
+            send: until(),
+            poll: until(),
+            timer: until(),
+            enter: until(),
+        }
+    }
+
+    /// There is any.
+    fn lasts(&self) -> bool {
+        let all = [self.receive, self.end, self.accept, self.send, self.poll, self.timer, self.enter];
+        all.iter().any(|until| !until.is_zero())
+    }
 }
 
 impl Faults {
     pub(super) fn draw(chance: &mut Chance) -> Self {
         let busy = chance.pick(&[0, 1, 2, 4]);
+        let persistent = Persistent::draw(chance);
         let mut rate = || if chance.below(4) < busy { chance.pick(&[2, 20, 150, 400]) } else { 0 };
+        // who is interrupted again and again can't pause
+        let mut of_enter = || if persistent.lasts() { 0 } else { rate() };
         Self {
-            enter: rate(),
-            partial: rate(),
-            interrupted: rate(),
+            enter: of_enter(),
+            partial: of_enter(),
+            interrupted: of_enter(),
             overflow: rate(),
             receive: rate(),
             flaw: rate(),
@@ -86,6 +134,7 @@ impl Faults {
             short: rate(),
             passing: rate(),
             reset: rate() / 10,
+            persistent,
         }
     }
 }

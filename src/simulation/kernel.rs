@@ -10,7 +10,7 @@ use io_uring::opcode;
 
 use super::abi::{self, F_MORE, FIXED_FILE, Message, SKIP_SUCCESS, Sqe};
 use super::buffers::Group;
-use super::chance::{Chance, Faults};
+use super::chance::{Chance, Faults, Persistent};
 use crate::ring::RingConfig;
 
 /// Turns in a row that brought nothing to anybody: the process spins.
@@ -88,6 +88,8 @@ pub(crate) struct Kernel {
     pub(super) chance: Chance,
     pub(super) faults: Faults,
     pub(super) now: Duration,
+    /// The worker has shown that everything works.
+    pub(super) started: bool,
     /// Completions, and turns.
     pub(super) steps: u64,
     queued: VecDeque<Operation>,
@@ -127,6 +129,7 @@ impl Kernel {
             chance,
             faults,
             now: Duration::ZERO,
+            started: false,
             steps: 0,
             queued: VecDeque::new(),
             queue_room,
@@ -469,6 +472,11 @@ impl Kernel {
     }
 
     // Time.
+
+    /// What fails each time for a while does so now; not before the worker has started.
+    pub(super) fn persists(&self, until: impl FnOnce(&Persistent) -> Duration) -> bool {
+        self.started && self.now < until(&self.faults.persistent)
+    }
 
     /// A TIMEOUT is submitted.
     pub(super) fn begin_timer(&mut self, operation: Operation) {

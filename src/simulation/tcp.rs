@@ -20,8 +20,6 @@ pub(super) struct Listener {
     pub(super) addr: SocketAddr,
     pub(super) queue: VecDeque<usize>,
     accept: Option<InFlight>,
-    /// The last accept found no descriptor or no memory: the process may wait a little, by a timer.
-    short: bool,
     pub(super) filtered: bool,
     /// The process is to keep an accept armed, unless it has as many connections as it may.
     pub(super) served: bool,
@@ -84,7 +82,7 @@ impl Tcp {
     pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
         let queue = VecDeque::new();
         let (filtered, served) = (false, true);
-        self.listeners.push(Listener { addr, queue, accept: None, short: false, filtered, served });
+        self.listeners.push(Listener { addr, queue, accept: None, filtered, served });
         Object::Listener(self.listeners.len() - 1)
     }
 
@@ -148,6 +146,8 @@ impl Tcp {
         let sqe = kernel.get(accept).sqe;
         let end = if kernel.get(accept).cancelled {
             Some(-libc::ECANCELED)
+        } else if kernel.persists(|persistent| persistent.accept) {
+            Some(-kernel.chance.pick(&[libc::EPERM, libc::ECANCELED]))
         } else if kernel.chance.happens(kernel.faults.receive) {
             Some(-kernel.chance.pick(&[libc::ECONNABORTED, libc::EMFILE, libc::ENOMEM, libc::EPROTO]))
         } else if let Some(connection) = self.listeners[listener].queue.pop_front() {
@@ -184,7 +184,6 @@ impl Tcp {
         };
         if let Some(result) = end {
             self.listeners[listener].accept = None;
-            self.listeners[listener].short = [-libc::EMFILE, -libc::ENFILE, -libc::ENOMEM].contains(&result);
             kernel.end(accept);
             kernel.complete(&sqe, result, 0);
         }
@@ -240,6 +239,10 @@ impl Tcp {
         let this = &mut self.connections[connection];
         let multishot = operation.sqe.len & abi::POLL_ADD_MULTI != 0;
         let events = operation.sqe.op_flags as i16;
+        if events == libc::POLLOUT && kernel.persists(|persistent| persistent.poll) {
+            kernel.complete(&operation.sqe, -libc::ENOMEM, 0);
+            return;
+        }
         let poll = kernel.begin(operation);
         let place = if events == libc::POLLIN {
             assert!(!multishot && this.receive.is_none(), "bytes are waited for twice");
@@ -363,15 +366,6 @@ impl Tcp {
         self.connections.iter().filter(|connection| connection.accepted && !connection.closed).count()
     }
 
-    /// The process may be waiting to accept again.
-    pub(super) fn is_paused(&self, limit: usize) -> bool {
-        let is_paused = |listener: &Listener| {
-            let wanted = listener.served || !listener.queue.is_empty();
-            wanted && listener.short && listener.accept.is_none()
-        };
-        self.held() < limit && self.listeners.iter().any(is_paused)
-    }
-
     /// All is quiet: nobody is owed anything.
     pub(super) fn check_quiet(&self, limit: usize) {
         let full = self.held() >= limit;
@@ -465,7 +459,8 @@ impl Connection {
             self.told = true;
             return Some(-self.error.take().unwrap_or(libc::EPIPE));
         }
-        if kernel.chance.happens(kernel.faults.passing) {
+        let passing = kernel.chance.happens(kernel.faults.passing);
+        if passing || kernel.persists(|persistent| persistent.send) {
             return Some(-kernel.chance.pick(&[libc::ENOMEM, libc::ENOBUFS, libc::EINTR]));
         }
         let room = self.room();

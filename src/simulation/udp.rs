@@ -228,6 +228,10 @@ impl Udp {
             let sqe = kernel.get(receive).sqe;
             let end = if kernel.get(receive).cancelled {
                 Some(libc::ECANCELED)
+            } else if kernel.persists(|persistent| persistent.receive) {
+                Some(libc::EACCES)
+            } else if kernel.persists(|persistent| persistent.end) {
+                Some(kernel.chance.pick(&[libc::ECANCELED, libc::ENOBUFS]))
             } else if kernel.chance.happens(kernel.faults.receive) {
                 Some(kernel.chance.pick(&[libc::ENOMEM, libc::EHOSTUNREACH, libc::ECONNREFUSED, libc::EINTR]))
             } else if self.sockets[socket].queue.is_empty() {

@@ -22,6 +22,9 @@ use crate::ring::Wait;
 use crate::stats::{Counters, Snapshot};
 use crate::sys;
 
+/// The longest that the worker waits for what fails again and again.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// How far the world has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -73,6 +76,15 @@ impl World {
     pub(crate) fn now(&mut self) -> Duration {
         self.kernel.now += Duration::from_nanos(100);
         self.kernel.now
+    }
+
+    /// The process sleeps.
+    pub(crate) fn sleep(&mut self, time: Duration) {
+        let end = self.kernel.now + time;
+        self.kernel.progress();
+        while self.kernel.now < end {
+            self.kernel.sleep(end);
+        }
     }
 
     pub(crate) fn drop_incoming(&mut self, socket: BorrowedFd<'_>) {
@@ -182,11 +194,15 @@ impl World {
 
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let failed = |errno| Err(io::Error::from_raw_os_error(errno));
+        self.kernel.started |= self.counters.turns.get() > 0;
         self.kernel.turn();
         self.kernel.sync();
         if self.kernel.chance.happens(self.kernel.faults.enter) {
             self.kernel.flush_overflown();
             return failed(self.kernel.chance.pick(&[libc::EINTR, libc::EAGAIN, libc::EBUSY]));
+        }
+        if self.kernel.persists(|persistent| persistent.enter) {
+            return failed(libc::EAGAIN);
         }
         let queued = self.kernel.queued();
         let partial = queued > 0 && self.kernel.chance.happens(self.kernel.faults.partial);
@@ -225,7 +241,8 @@ impl World {
             if self.kernel.completed() > 0 {
                 break;
             }
-            let paused = self.kernel.has_timers() && self.tcp.is_paused(self.scene.connections_limit);
+            // whoever looks again so soon waits for something to pass
+            let paused = matches!(wait, Wait::Timeout(timeout) if timeout <= PAUSE_MAX);
             if !paused && self.next_phase() {
                 continue;
             }
@@ -288,7 +305,13 @@ impl World {
                 let result = if object.is_some() { 0 } else { -libc::ENOENT };
                 kernel.complete(&operation.sqe, result, 0);
             }
+            (opcode::Timeout::CODE, None) if kernel.persists(|persistent| persistent.timer) => {
+                kernel.complete(&operation.sqe, -libc::ENOMEM, 0);
+            }
             (opcode::Timeout::CODE, None) => kernel.begin_timer(operation),
+            (opcode::PollAdd::CODE, Some(Object::Wake)) if kernel.persists(|persistent| persistent.poll) => {
+                kernel.complete(&operation.sqe, -libc::ENOMEM, 0);
+            }
             (opcode::PollAdd::CODE, Some(Object::Wake)) => {
                 self.wake_poll = Some(kernel.begin(operation));
                 if self.woken {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::addr::Domain;
+use crate::pause::Failures;
 use crate::ring::{Chunk, Errno, Piece};
 use crate::stats::{Counter, Traffic};
 
@@ -97,6 +98,8 @@ pub(super) enum Writable {
     Off,
     Armed,
     Cancelling,
+    /// It could not be armed, or has ended for nothing: what waits for room is tried again after a pause.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,8 @@ pub(super) struct Connection {
     /// The last send found no room.
     pub(super) blocked: bool,
     pub(super) writable: Writable,
+    /// Receives in a row that ended without a byte.
+    pub(super) failures: Failures,
     /// It is in the list of connections to look after at the end of the turn.
     pub(super) listed: bool,
     /// It is in the list of those that wait for buffers.
@@ -148,6 +153,7 @@ impl Connection {
             sending: false,
             blocked: false,
             writable: Writable::Off,
+            failures: Failures::default(),
             listed: false,
             starved: false,
             crowded: false,
@@ -192,6 +198,7 @@ impl Connection {
 
     /// Something is in flight on it.
     pub(super) fn is_busy(&self) -> bool {
-        self.sending || self.receiving != Receiving::Off || self.writable != Writable::Off
+        let polled = matches!(self.writable, Writable::Armed | Writable::Cancelling);
+        self.sending || self.receiving != Receiving::Off || polled
     }
 }

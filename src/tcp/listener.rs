@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use crate::addr::Domain;
+use crate::pause::Failures;
 use crate::ring::{File, PeerName, Ring, Token};
 use crate::sockets::{Fate, Listening};
+use crate::stats::Traffic;
 use crate::sys;
 
 /// How far accepting on a listener is.
@@ -18,7 +20,7 @@ pub(super) enum Accepting {
     /// Being cancelled for good.
     Leaving,
     Ended,
-    /// Ended for want of a descriptor or of memory: armed again after a while.
+    /// Ended for want of a descriptor or of memory, or too often in a row for nothing: armed again after a pause.
     Paused,
     /// For good.
     Off,
@@ -32,11 +34,21 @@ pub(super) struct Listener {
     pub(super) fate: Fate,
     pub(super) file: File,
     pub(super) accepting: Accepting,
+    /// Accepts in a row that ended without a connection.
+    pub(super) failures: Failures,
     /// The peer of the connection that was accepted last; only where they are accepted one by one.
     pub(super) peer: Option<PeerName>,
 }
 
 impl Listener {
+    /// Accepting goes on after a pause.
+    pub(super) fn pause(&mut self, counters: &Traffic) {
+        if self.accepting == Accepting::Ended {
+            self.accepting = Accepting::Paused;
+            counters.tcp_accept_pauses.add(1);
+        }
+    }
+
     /// Accepts what comes, or one connection.
     pub(super) fn accept(&mut self, ring: &mut Ring, accept: Token) {
         self.accepting = Accepting::Armed;

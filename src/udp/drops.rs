@@ -41,6 +41,15 @@ impl Look {
         self.clock.ticked();
         self.wanted = false;
     }
+
+    pub(super) fn failed(&mut self) {
+        self.clock.failed();
+    }
+
+    /// How long a turn may sleep; any time, unless the clock could not be set.
+    pub(super) fn sleep(&self) -> Option<Duration> {
+        self.clock.sleep().filter(|_| self.wanted)
+    }
 }
 
 /// The kernel's count at one socket.

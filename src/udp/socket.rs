@@ -14,6 +14,7 @@ use super::waiting::{Departure, Lanes};
 use crate::addr::{self, Domain};
 use crate::cmsg;
 use crate::flow::{Flow, Refusals};
+use crate::pause::Failures;
 use crate::refuse::Gate;
 use crate::reply_sockets::ReplySockets;
 use crate::ring::{
@@ -59,6 +60,8 @@ pub(super) enum Receiving {
     Cancelling,
     /// It has ended and wants to be armed again.
     Ended,
+    /// It has ended too often in a row for nothing: it is armed again after a pause.
+    Paused,
     /// For good.
     Off,
 }
@@ -75,6 +78,8 @@ pub(super) struct Socket {
     pub(super) messages: Messages<SEGMENTS_MAX>,
     pub(super) replies: Vec<Reply>,
     pub(super) receiving: Receiving,
+    /// Receives in a row that ended without anything received.
+    pub(super) failures: Failures,
     /// What the kernel drops; `None` if a filter drops, too, and nobody can tell which it was.
     pub(super) drops: Option<Drops>,
     /// First buffers of this turn's groups, in the order of arrival.
@@ -115,6 +120,7 @@ impl Socket {
                 .map(|_| Reply { piece: None, payload: None, next: NONE, group: empty })
                 .collect(),
             receiving: Receiving::Ended,
+            failures: Failures::default(),
             open: Vec::with_capacity(BUFFERS.into()),
             places: Box::new([(0, NONE); FLOW_PLACES]),
         })
@@ -186,6 +192,14 @@ impl Socket {
         self.messages.push(buffer.into(), payload);
     }
 
+    /// Receiving has ended for nothing once more.
+    pub(super) fn fail(&mut self, counters: &Traffic) {
+        if self.failures.add() && self.receiving == Receiving::Ended {
+            self.receiving = Receiving::Paused;
+            counters.udp_receive_pauses.add(1);
+        }
+    }
+
     /// Ends receiving, when nothing is queued. What another processor was just putting into the queue as
     /// the filter came shows up later, and is received all the same.
     pub(super) fn end_if_empty(&mut self, ring: &mut Ring, operations: Operations) -> io::Result<()> {
@@ -205,7 +219,7 @@ impl Socket {
                 self.receiving = Receiving::Cancelling;
                 ring.cancel(operations.receive(self.number), Token::new(operations.cancel, 0, 0));
             }
-            Receiving::Ended => self.receiving = Receiving::Off,
+            Receiving::Ended | Receiving::Paused => self.receiving = Receiving::Off,
             Receiving::Cancelling | Receiving::Off => {}
         }
     }

@@ -34,6 +34,39 @@ pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()>
     Ok(())
 }
 
+/// Sends an ICMP error of this type and code to a socket at `to`, about a datagram that it is said to have sent to
+/// `peer` (RFC 792, RFC 4443). Needs root.
+pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
+    const UDP: u8 = 17;
+    const HOPS: u8 = 64;
+    // The datagram in it: its IP header, then UDP's with ports, length and no checksum.
+    let mut about = Vec::new();
+    match (to, peer) {
+        (SocketAddr::V4(to), SocketAddr::V4(peer)) => {
+            about.extend([0x45, 0, 0, 28, 0, 0, 0, 0, HOPS, UDP, 0, 0]);
+            about.extend([to.ip().octets(), peer.ip().octets()].concat());
+        }
+        (SocketAddr::V6(to), SocketAddr::V6(peer)) => {
+            about.extend([0x60, 0, 0, 0, 0, 8, UDP, HOPS]);
+            about.extend([to.ip().octets(), peer.ip().octets()].concat());
+        }
+        _ => panic!("{to} and {peer} are of two families"),
+    }
+    about.extend([to.port(), peer.port(), 8, 0].map(u16::to_be_bytes).concat());
+    // The rest of the header tells an MTU, or where an error is.
+    let mut packet = vec![kind, code, 0, 0, 0, 0, 0x05, 0xdc];
+    packet.extend(about);
+    let protocol = if to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
+    let socket = UdpSocket::from(plain_raw_socket(to, protocol).expect("a raw socket"));
+    if to.is_ipv4() {
+        let sum: u32 = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        packet[2..4].copy_from_slice(&(!(folded as u16 + (folded >> 16) as u16)).to_be_bytes());
+    }
+    let sent = socket.send_to(&packet, SocketAddr::new(to.ip(), 0)).expect("send an ICMP error");
+    assert_eq!(sent, packet.len());
+}
+
 /// Sends an urgent byte on an IPv6 connection, and leaves a gap of one byte before it that is never filled: its
 /// peer's TCP knows of urgent data, and has nothing that could be read (RFC 9293, 3.8.5). Needs root.
 pub fn forge_urgent_behind_a_gap(stream: &TcpStream) {
@@ -63,17 +96,19 @@ pub fn forge_urgent_behind_a_gap(stream: &TcpStream) {
     assert_eq!(sent, segment.len());
 }
 
-/// A raw socket to send from to `to`; for IPv6 the kernel writes the checksum.
-fn raw_socket(to: SocketAddr, protocol: i32, checksum_offset: i32) -> Result<OwnedFd> {
+/// A raw socket to send from to `to`.
+fn plain_raw_socket(to: SocketAddr, protocol: i32) -> Result<OwnedFd> {
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket(2) takes no memory; a result that is no error is a new descriptor, ours alone.
-    let socket = unsafe {
+    unsafe {
         let fd = libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
-        if fd < 0 {
-            return Err(Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+        if fd < 0 { Err(Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// A raw socket to send from to `to`; for IPv6 the kernel writes the checksum.
+fn raw_socket(to: SocketAddr, protocol: i32, checksum_offset: i32) -> Result<OwnedFd> {
+    let socket = plain_raw_socket(to, protocol)?;
     if to.is_ipv6() {
         server_sys::set_option(socket.as_fd(), IntOption::FREEBIND_V6, 1)?;
         let checksum = IntOption(libc::SOL_IPV6, libc::IPV6_CHECKSUM);
