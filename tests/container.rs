@@ -3,12 +3,15 @@
 
 mod support;
 
-use std::ffi::c_long;
+use std::ffi::c_int;
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use support::container::{Allowed, Call};
 use support::lines::{Lines, collect};
 use support::sys::Pidfd;
 use support::{PATIENCE, container, metrics, private_network};
@@ -16,9 +19,16 @@ use support::{PATIENCE, container, metrics, private_network};
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/seccomp.json");
 const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-fn allowed() -> Vec<String> {
+fn allowed() -> Vec<Allowed> {
     let text = fs::read_to_string(PROFILE).expect("the profile");
     container::allowed(&serde_json::from_str(&text).expect("JSON"))
+}
+
+/// The same by number, but for these.
+fn calls_but(but: &[&str]) -> Vec<Call> {
+    let numbers = container::numbers();
+    let kept = allowed().into_iter().filter(|call| !but.contains(&call.name.as_str()));
+    kept.filter_map(|call| Some((*numbers.get(&call.name)?, call.first_argument))).collect()
 }
 
 /// A directory with the programs and the two devices of random numbers, which every container has, and nothing
@@ -47,13 +57,7 @@ impl Root {
 
     /// Any call that the profile does not name ends the program, where a container only refuses it.
     fn command(&self, program: &str, but: &[&str], otherwise: u32) -> Command {
-        let numbers = container::numbers();
-        let calls: Vec<c_long> = allowed()
-            .iter()
-            .filter(|name| !but.contains(&name.as_str()))
-            .filter_map(|name| numbers.get(name).copied())
-            .collect();
-        container::contained(&self.0, program, &calls, otherwise)
+        container::contained(&self.0, program, &calls_but(but), otherwise)
     }
 
     fn blaster(&self, arguments: &[&str]) {
@@ -161,14 +165,40 @@ fn without_io_uring_the_error_names_the_profile() {
 
 #[test]
 fn the_profile_names_system_calls_that_exist_each_once() {
-    let (numbers, mut names) = (container::numbers(), allowed());
-    assert!(IO_URING.iter().all(|name| names.contains(&(*name).to_owned())));
-    for name in &names {
+    let (numbers, mut calls) = (container::numbers(), allowed());
+    assert!(IO_URING.iter().all(|name| calls.iter().any(|call| call.name == **name)));
+    for Allowed { name, .. } in &calls {
         // another architecture may lack an old one
         let known = numbers.contains_key(name) || cfg!(not(target_arch = "x86_64"));
         assert!(known, "{name} is no system call");
     }
-    names.sort();
-    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    calls.sort();
+    let twice = calls.windows(2).find(|pair| {
+        pair[0].name == pair[1].name && (pair[0].first_argument.is_none() || pair[0] == pair[1])
+    });
     assert_eq!(twice, None);
+}
+
+/// Neither raw packets nor the kernel's own protocols: what the programs have no use for, nobody gets by them.
+#[test]
+fn the_profile_allows_the_families_of_sockets_that_are_used() {
+    const USED: [c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
+    const OTHERS: [c_int; 7] = [
+        libc::AF_PACKET,
+        libc::AF_NETLINK,
+        libc::AF_ALG,
+        libc::AF_VSOCK,
+        libc::AF_KEY,
+        libc::AF_BLUETOOTH,
+        libc::AF_XDP,
+    ];
+    /// No socket(2) answers so.
+    const REFUSED: c_int = libc::ENOTBLK;
+    let errno = |socket: Result<OwnedFd, io::Error>| socket.err().and_then(|error| error.raw_os_error());
+    for socket in container::sockets(&USED, &calls_but(&[]), REFUSED) {
+        assert_ne!(errno(socket), Some(REFUSED));
+    }
+    for (family, socket) in OTHERS.iter().zip(container::sockets(&OTHERS, &calls_but(&[]), REFUSED)) {
+        assert_eq!(errno(socket), Some(REFUSED), "family {family}");
+    }
 }

@@ -180,6 +180,12 @@ fn service_of_dist(dispatcher: &Dispatcher) -> String {
     assert_ne!(field("Uid:"), "0");
     assert_eq!(field("CapBnd:"), "0000000000000000");
     assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process's limits");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+    assert!(
+        core.split_whitespace().take(2).all(|limit| limit == "0"),
+        "a dump would hold peers' bytes: {core}"
+    );
     let check = run("tubular-echo", &["check", &pid]);
     let check = succeeded(&check).expect("register-pid would refuse nothing");
     assert_eq!(check.matches("tubectl register-pid").count(), 4, "{check}");
