@@ -1,5 +1,6 @@
 //! Flows: who asked, and whom.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -13,36 +14,109 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// A number that spreads flows evenly over the low bits. Not for adversaries: a collision costs a
-    /// missed chance to coalesce, nothing else.
-    pub fn hash(&self) -> u32 {
-        let ports = u64::from(self.peer.port()) << 16 | u64::from(self.origdst.port());
-        (mix(fold(self.peer.ip()) ^ ports) ^ fold(self.origdst.ip())).wrapping_mul(MIX) as u32 >> 7
-            ^ (mix(fold(self.peer.ip()).wrapping_add(ports)) >> 32) as u32
+    /// A number under `key` that spreads flows evenly over the low bits. Who knows the key could make a flow miss
+    /// its chances to coalesce, nothing else.
+    pub fn hash(&self, key: &HashKey) -> u32 {
+        let HashKey([first, second, third, fourth, fifth]) = *key;
+        let (peer, origdst) = (Address::from(self.peer), Address::from(self.origdst));
+        let from = multiply(peer.high ^ first, peer.low ^ second);
+        let to = multiply(origdst.high ^ third, origdst.low ^ fourth);
+        let rest = peer.port_and_family << 32 | origdst.port_and_family;
+        stir(multiply(from ^ to ^ first, rest ^ fifth) ^ second) as u32
     }
 }
 
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 / golden ratio: the multiplier of Fibonacci hashing
-
-fn mix(value: u64) -> u64 {
-    let product = value.wrapping_mul(MIX);
-    product ^ product >> 32
+/// An address and port in three words, without the scope: two of them are the same exactly when these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The first half of an IPv6 address; of IPv4 nothing.
+    pub high: u64,
+    /// The second half, or the IPv4 address.
+    pub low: u64,
+    /// The port, and above it the family.
+    pub port_and_family: u64,
 }
 
-fn fold(ip: IpAddr) -> u64 {
-    match ip {
-        IpAddr::V4(ip) => u64::from(u32::from(ip)),
-        IpAddr::V6(ip) => {
-            let bits = u128::from(ip);
-            mix((bits >> 64) as u64) ^ bits as u64
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        const V6: u64 = 1 << 16;
+        match addr {
+            SocketAddr::V4(addr) => {
+                Self { high: 0, low: addr.ip().to_bits().into(), port_and_family: addr.port().into() }
+            }
+            SocketAddr::V6(addr) => {
+                let bits = addr.ip().to_bits();
+                let port_and_family = u64::from(addr.port()) | V6;
+                Self { high: (bits >> 64) as u64, low: bits as u64, port_and_family }
+            }
         }
     }
 }
 
-/// A hash of an address and port under a secret `key`, so that nobody outside can aim at a place in a
-/// table. The scope does not count.
-pub fn keyed_hash(addr: SocketAddr, key: u64) -> u64 {
-    mix(mix(fold(addr.ip()) ^ key).wrapping_add(u64::from(addr.port()) ^ key.rotate_left(32)))
+/// The secret that addresses are hashed under, drawn at the start: which of them collide is for nobody outside to
+/// know or to choose. Each part of an address meets a part of the secret before it meets another part.
+///
+/// What a table does with a collision it has to say all the same. Where a hash decides something, the addresses
+/// themselves are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct HashKey([u64; 5]);
+
+impl HashKey {
+    /// A new one.
+    pub fn draw() -> Self {
+        let state = RandomState::new();
+        Self([0, 1, 2, 3, 4].map(|number| state.hash_one(number)))
+    }
+
+    /// A new one of this thread's world, in tests, so that a world goes the same way again.
+    pub fn draw_here() -> Self {
+        #[cfg(test)]
+        if let Some(key) = crate::simulation::ask(|world| Self([(); 5].map(|()| world.secret()))) {
+            return key;
+        }
+        Self::draw()
+    }
+
+    /// One that is the same each time.
+    #[cfg(test)]
+    pub(crate) fn numbered(number: u64) -> Self {
+        let mut state = number;
+        Self([(); 5].map(|()| {
+            state = stir(state.wrapping_add(0x0123_4567_89ab_cdef));
+            state
+        }))
+    }
+
+    /// One under which all IPv4 addresses have the same hash.
+    #[cfg(test)]
+    pub(crate) fn blind() -> Self {
+        Self([0; 5])
+    }
+
+    /// The hash of an address and port.
+    pub fn of(&self, addr: &Address) -> u64 {
+        let Self([first, second, third, fourth, fifth]) = *self;
+        let ip = multiply(addr.high ^ first, addr.low ^ second);
+        stir(multiply(ip ^ third, addr.port_and_family ^ fourth) ^ fifth)
+    }
+
+    /// The hash of a word.
+    pub fn of_word(&self, word: u64) -> u64 {
+        let Self([first, second, third, ..]) = *self;
+        stir(multiply(word ^ first, second) ^ third)
+    }
+}
+
+/// Ports are often neighbours, and so are the products of neighbours with the same number.
+fn stir(value: u64) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 / golden ratio
+    multiply(value, ODD)
+}
+
+/// Both halves of a product, on top of each other.
+fn multiply(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// Entries of a [`Refusals`] table.
@@ -52,22 +126,34 @@ const REFUSAL_LIFE: Duration = Duration::from_mins(1);
 
 /// Peers whose path refused a train a short while ago. One peer's small MTU must not take the trains
 /// from everybody, so it is remembered by address; a fixed table, where a newcomer may push another
-/// out, since forgetting costs one refused send.
-#[derive(Debug, Default)]
+/// out, since forgetting costs one refused send. Which one it pushes out is nobody's choice: its place is
+/// a hash under a secret key.
+#[derive(Debug)]
 pub struct Refusals {
     entries: Vec<Option<(IpAddr, Instant)>>,
+    key: HashKey,
 }
 
 impl Refusals {
+    /// Nobody's, with places under this key.
+    pub fn new(key: HashKey) -> Self {
+        Self { entries: Vec::new(), key }
+    }
+
     /// Remembers `peer` from `now` on.
     pub fn remember(&mut self, peer: IpAddr, now: Instant) {
         self.entries.resize(REFUSALS, None);
-        self.entries[Self::place(peer)] = Some((peer, now + REFUSAL_LIFE));
+        let place = self.place(peer);
+        self.entries[place] = Some((peer, now + REFUSAL_LIFE));
     }
 
     /// Whether trains to `peer` were refused lately; `now` is asked only if anybody's were.
     pub fn contains(&mut self, peer: IpAddr, now: impl FnOnce() -> Instant) -> bool {
-        let Some(entry) = self.entries.get_mut(Self::place(peer)) else { return false };
+        if self.entries.is_empty() {
+            return false;
+        }
+        let place = self.place(peer);
+        let Some(entry) = self.entries.get_mut(place) else { return false };
         match *entry {
             Some((known, until)) if known == peer => {
                 let valid = now() < until;
@@ -80,26 +166,91 @@ impl Refusals {
         }
     }
 
-    fn place(peer: IpAddr) -> usize {
-        (mix(fold(peer)) >> 20) as usize % REFUSALS
+    fn place(&self, peer: IpAddr) -> usize {
+        self.key.of(&SocketAddr::new(peer, 0).into()) as usize % REFUSALS
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
     fn flows_spread_over_a_small_table() {
+        let key = HashKey::numbered(1);
         for dst in ["127.0.0.1:1234", "[::1]:1234"] {
             let origdst: SocketAddr = dst.parse().unwrap();
             let mut used = std::collections::HashSet::new();
             for port in 0..256 {
                 let peer = SocketAddr::new(origdst.ip(), 40_000 + port);
-                used.insert(Flow { peer, origdst }.hash() % 256);
+                used.insert(Flow { peer, origdst }.hash(&key) % 256);
             }
-            // 256 balls in 256 bins fill 162 of them when thrown at random
-            assert!(used.len() > 130, "{} bins for {dst}", used.len());
+            // 256 balls in 256 bins fill 162 of them when thrown at random, and fewer than 120 hardly ever
+            assert!(used.len() > 120, "{} bins for {dst}", used.len());
+        }
+    }
+
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    fn mix(value: u64) -> u64 {
+        let product = value.wrapping_mul(MIX);
+        product ^ product >> 32
+    }
+
+    /// IPv6 addresses that a hash can't tell from `victim` that folds them before it mixes its key in.
+    pub(crate) fn alike(victim: IpAddr, count: u64) -> impl Iterator<Item = IpAddr> {
+        let folded = match victim {
+            IpAddr::V4(ip) => u64::from(u32::from(ip)),
+            IpAddr::V6(ip) => mix((u128::from(ip) >> 64) as u64) ^ u128::from(ip) as u64,
+        };
+        let high = 0x2001_0db8_u64 << 32;
+        (high..high + count)
+            .map(move |high| (u128::from(high) << 64 | u128::from(mix(high) ^ folded)).to_be_bytes().into())
+    }
+
+    /// The IPv6 network of 64 bits that is like this IPv4 address.
+    pub(crate) fn network_alike(victim: std::net::Ipv4Addr) -> std::net::Ipv6Addr {
+        let folded = u64::from(victim.to_bits());
+        // the multiplier's inverse, by Newton's method: each step doubles the bits that are right
+        let inverse = (0..6)
+            .fold(1_u64, |inverse, _| inverse.wrapping_mul(2_u64.wrapping_sub(MIX.wrapping_mul(inverse))));
+        let high = (folded ^ folded >> 32).wrapping_mul(inverse);
+        assert_eq!(mix(high), folded);
+        (u128::from(high) << 64).into()
+    }
+
+    const VICTIMS: [&str; 3] = ["127.0.0.1", "192.0.2.77", "2001:db8:1::9"];
+
+    #[test]
+    fn what_is_alike_once_folded_is_told_apart() {
+        let key = HashKey::draw();
+        for victim in VICTIMS.map(|victim| victim.parse::<IpAddr>().unwrap()) {
+            let pair = |ip| Address::from(SocketAddr::new(ip, 5000));
+            let hashes: std::collections::HashSet<_> =
+                alike(victim, 1000).chain([victim]).map(|ip| key.of(&pair(ip))).collect();
+            assert_eq!(hashes.len(), 1001, "{victim}");
+        }
+        let mapped =
+            ["[::192.0.2.77]:5000", "192.0.2.77:5000"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+        assert_ne!(key.of(&mapped[0].into()), key.of(&mapped[1].into()), "the family counts");
+    }
+
+    #[test]
+    fn a_place_is_nobodys_to_choose() {
+        for victim in VICTIMS.map(|victim| victim.parse::<IpAddr>().unwrap()) {
+            let key = HashKey::numbered(2);
+            let now = Instant::now();
+            let origdst = "127.0.0.1:1234".parse().unwrap();
+            let place = |ip| Flow { peer: SocketAddr::new(ip, 5000), origdst }.hash(&key) % 256;
+            let met = alike(victim, 256).filter(|ip| place(*ip) == place(victim)).count();
+            assert!(met < 20, "{met} of 256 flows in the victim's place, where chance puts one");
+            let mut refusals = Refusals::new(key);
+            let forgotten = alike(victim, 64).filter(|ip| {
+                refusals.remember(victim, now);
+                refusals.remember(*ip, now);
+                !refusals.contains(victim, || now)
+            });
+            assert!(forgotten.count() < 20, "of 64, where chance pushes it out once");
         }
     }
 
@@ -107,7 +258,7 @@ mod tests {
     fn a_refusal_is_one_peers_and_ends() {
         let (peer, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let start = Instant::now();
-        let mut refusals = Refusals::default();
+        let mut refusals = Refusals::new(HashKey::draw());
         assert!(!refusals.contains(peer, || panic!("nobody was refused: the clock is not needed")));
         refusals.remember(peer, start);
         assert!(refusals.contains(peer, || start + REFUSAL_LIFE / 2));

@@ -3,13 +3,12 @@
 //! A source is a prefix, since one host has many addresses: an IPv6 subscriber a /64 and often a /56.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::flow;
+use crate::flow::HashKey;
 use crate::sys;
 
 /// The network of `ip`: what is left of it without the bits behind the first `v4_bits` or `v6_bits`.
@@ -87,6 +86,18 @@ pub enum Exceeded {
 /// The prefix of one victim of forged sources, or of one user with a handful of machines: where limits on
 /// replies of DNS servers draw the line, too.
 const RATE_BITS: (u32, u32) = (24, 56);
+
+/// That prefix as a number of its own, never 0.
+fn rate_prefix(ip: IpAddr) -> u64 {
+    const V4: u64 = 1 << 56;
+    const V6: u64 = 1 << 57;
+    let (v4_bits, v6_bits) = RATE_BITS;
+    match ip {
+        IpAddr::V4(ip) => V4 | u64::from(ip.to_bits() >> (u32::BITS - v4_bits)),
+        IpAddr::V6(ip) => V6 | (ip.to_bits() >> (u128::BITS - v6_bits)) as u64,
+    }
+}
+
 /// What a source may have at once, if it asked for nothing before.
 const PREFIX_BURST: Duration = Duration::from_secs(1);
 /// The same of all sources together.
@@ -167,10 +178,10 @@ const WAYS: usize = 4;
 /// Cache lines: 1 MiB, for 65,536 sources that are active at a time.
 const SETS: usize = 16_384;
 
-/// A source, known by its fingerprint.
+/// A source: its prefix, 0 for nobody's, and what it has had.
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
-    fingerprint: u64,
+    prefix: u64,
     ahead: Ahead,
 }
 
@@ -181,31 +192,29 @@ struct Set([Source; WAYS]);
 /// A rate for each source, in a table of fixed size.
 ///
 /// A source that is not in it takes the place of the one that has the least ahead, and what that has: somebody who
-/// sprays sources, or waits for a place, gains nothing by being forgotten.
+/// sprays sources, or waits for a place, gains nothing by being forgotten. Sources that share a set are told apart
+/// by their prefixes; which ones share it depends on a secret, so nobody can aim at another's place.
 #[derive(Debug)]
 struct PrefixRates {
     rate: Rate,
     sets: Box<[Set]>,
-    /// Drawn at the start, so that nobody can aim at another's place.
-    key: u64,
+    key: HashKey,
 }
 
 impl PrefixRates {
     fn new(rate: Rate) -> Self {
-        Self { rate, sets: vec![Set::default(); SETS].into(), key: RandomState::new().hash_one(0) }
+        Self { rate, sets: vec![Set::default(); SETS].into(), key: HashKey::draw_here() }
     }
 
     fn take(&mut self, peer: IpAddr, datagrams: u32, now_ns: u64) -> bool {
-        let (v4_bits, v6_bits) = RATE_BITS;
-        let prefix = SocketAddr::new(network(peer, v4_bits, v6_bits), 0);
-        let fingerprint = flow::keyed_hash(prefix, self.key);
-        let Set(sources) = &mut self.sets[(fingerprint >> 32) as usize % SETS];
-        let known = sources.iter().position(|source| source.fingerprint == fingerprint);
+        let prefix = rate_prefix(peer);
+        let Set(sources) = &mut self.sets[self.key.of_word(prefix) as usize % SETS];
+        let known = sources.iter().position(|source| source.prefix == prefix);
         let place = known.unwrap_or_else(|| {
             let least = (0..WAYS).min_by_key(|&place| sources[place].ahead.0);
             least.expect("a set has places")
         });
-        sources[place].fingerprint = fingerprint;
+        sources[place].prefix = prefix;
         self.rate.take(&mut sources[place].ahead, datagrams, now_ns)
     }
 }
@@ -292,6 +301,18 @@ mod tests {
         let mut of = |text| answered(|| prefixes.take(ip(text), 1, SECOND_NS));
         assert_eq!((of("192.0.2.1"), of("192.0.2.200"), of("192.0.3.1")), (100, 0, 100));
         assert_eq!((of("2001:db8::1"), of("2001:db8:0:ff::1"), of("2001:db8:0:100::1")), (100, 0, 100));
+    }
+
+    /// An IPv4 and an IPv6 network that a hash can't tell apart that folds them before it mixes its key in.
+    #[test]
+    fn sources_alike_have_a_rate_each() {
+        let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));
+        for victim in (1..=1000).map(|number| Ipv4Addr::from_bits(number << 8)) {
+            let alike = crate::flow::tests::network_alike(victim).into();
+            assert_eq!(network(alike, RATE_BITS.0, RATE_BITS.1), alike, "it is a /56");
+            assert!(prefixes.take(alike, 100, SECOND_NS));
+            assert_eq!(answered(|| prefixes.take(victim.into(), 1, SECOND_NS)), 100, "{victim}");
+        }
     }
 
     #[test]

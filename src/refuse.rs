@@ -272,7 +272,7 @@ mod tests {
     fn each_rule_refuses_what_it_names_and_a_client_notices_nothing() {
         let rules = rules();
         let pair = "127.0.0.9:5000";
-        rules.pairs.insert(pair.parse().unwrap());
+        rules.pairs.insert(pair.parse::<SocketAddr>().unwrap());
         for (peer, origdst, wanted) in [
             ("127.0.0.1:50000", "127.0.0.1:1234", None),
             ("127.0.0.1:1024", "127.0.0.77:9999", None),

@@ -13,7 +13,6 @@
 //! descriptor closed: nothing is half made. A fixed number, least recently used first out; idle ones go
 //! after a while; so many new ones a second, or a sprayer of ports could make a socket factory of us.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 
-use crate::flow;
+use crate::flow::HashKey;
 use crate::idle::{IdleClock, TICKS};
 use crate::pairs::Pairs;
 use crate::ring::{File, Ring, Token};
@@ -72,9 +71,9 @@ struct Entry {
 pub struct ReplySockets {
     limits: Limits,
     first_file: u32,
-    /// Entries by their pair's hash under `key`, which was drawn at the start.
+    /// Entries by their pair's hash under `key`, told apart by the pair.
     by_pair: HashTable<u32>,
-    key: u64,
+    key: HashKey,
     entries: Vec<Entry>,
     unused: Vec<u32>,
     oldest: u32,
@@ -92,7 +91,7 @@ impl ReplySockets {
             limits,
             first_file,
             by_pair: HashTable::new(),
-            key: RandomState::new().hash_one(0),
+            key: HashKey::draw(),
             entries: Vec::new(),
             unused: Vec::new(),
             oldest: NONE,
@@ -125,7 +124,7 @@ impl ReplySockets {
 
     /// The socket of `pair`, if there is one; it counts as used.
     pub fn get(&mut self, pair: SocketAddr, turn: u64) -> Option<File> {
-        let hash = flow::keyed_hash(pair, self.key);
+        let hash = self.key.of(&pair.into());
         let index = *self.by_pair.find(hash, |&index| self.entries[index as usize].pair == pair)?;
         if self.entries[index as usize].used_turn != turn {
             self.unlink(index);
@@ -178,7 +177,7 @@ impl ReplySockets {
             self.entries[index as usize] = entry;
         }
         let Self { by_pair, entries, key, .. } = self;
-        let hash = |&index: &u32| flow::keyed_hash(entries[index as usize].pair, *key);
+        let hash = |&index: &u32| key.of(&entries[index as usize].pair.into());
         by_pair.insert_unique(hash(&index), index, hash);
         self.link_newest(index, turn);
         Ok(self.file(index))
@@ -223,7 +222,7 @@ impl ReplySockets {
         // a reply may still be queued under the number of this file, and must not find another one
         ring.flush();
         self.unlink(index);
-        let hash = flow::keyed_hash(pair, self.key);
+        let hash = self.key.of(&pair.into());
         if let Ok(entry) = self.by_pair.find_entry(hash, |&other| other == index) {
             entry.remove();
         }

@@ -38,7 +38,7 @@ use crate::worker::{self, Worker, WorkerConfig, WorkerError};
 const CONNECTIONS_DEFAULT: usize = 10_000;
 /// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
 pub const WORKERS_MAX: usize = 4096;
-/// Reply sockets of all workers together: the table that tells our own pairs takes 128 bytes for each, at once.
+/// Reply sockets of all workers together: the table that tells our own pairs takes 160 bytes for each, at once.
 const REPLY_SOCKETS_MAX: usize = 4 << 20;
 /// Files that the kernel lets a ring have (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
 const RING_FILES_MAX: usize = 1 << 20;

@@ -35,7 +35,7 @@ use self::drops::Look;
 use self::group::{Group, Via};
 use self::socket::{Receiving, Socket};
 use self::waiting::{Departure, Lanes};
-use crate::flow::Refusals;
+use crate::flow::{HashKey, Refusals};
 use crate::pause::{PAUSE, Pause};
 use crate::refuse::{Gate, Refusal};
 use crate::reply_sockets::{Refused, ReplySockets};
@@ -149,7 +149,7 @@ impl Udp {
             operations,
             sockets,
             singles,
-            refusals: Refusals::default(),
+            refusals: Refusals::new(HashKey::draw_here()),
             gate,
             reply_sockets,
             lanes: Lanes::default(),

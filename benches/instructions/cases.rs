@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tubular_echo::addr::{self, RawAddr};
 use tubular_echo::cmsg::{self, Control};
-use tubular_echo::flow::{Flow, Refusals};
+use tubular_echo::flow::{Flow, HashKey, Refusals};
 use tubular_echo::pairs::Pairs;
 use tubular_echo::refuse::Rules;
 use tubular_echo::reply_sockets::{Limits, ReplySockets};
@@ -105,14 +105,15 @@ fn datagram_parse(calls: u32) {
 fn flow_hash(ip: &str, calls: u32) {
     let origdst = SocketAddr::new(ip.parse().expect("an address"), 1234);
     let flow = Flow { peer: SocketAddr::new(origdst.ip(), 40_000), origdst };
+    let key = HashKey::draw();
     for _ in 0..calls {
-        black_box(black_box(&flow).hash());
+        black_box(black_box(&flow).hash(&key));
     }
 }
 
 fn refused_trains(calls: u32) {
     let (peer, other, now) = (parse("192.0.2.1:1").ip(), parse("192.0.2.2:1").ip(), Instant::now());
-    let mut refusals = Refusals::default();
+    let mut refusals = Refusals::new(HashKey::draw());
     refusals.remember(other, now);
     for _ in 0..calls {
         black_box(refusals.contains(black_box(peer), || now));

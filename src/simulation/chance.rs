@@ -24,6 +24,11 @@ impl Chance {
         self.0.random_range(first..=last)
     }
 
+    /// Any number.
+    pub(super) fn word(&mut self) -> u64 {
+        self.0.random()
+    }
+
     /// True `permille` times in a thousand.
     pub(super) fn happens(&mut self, permille: u32) -> bool {
         permille > 0 && self.0.random_range(0..1000) < permille

@@ -87,6 +87,11 @@ impl World {
         }
     }
 
+    /// What a hash is keyed with.
+    pub(crate) fn secret(&mut self) -> u64 {
+        self.kernel.chance.word()
+    }
+
     pub(crate) fn drop_incoming(&mut self, socket: BorrowedFd<'_>) {
         match self.kernel.object(socket.as_raw_fd()) {
             Object::Udp(socket) => {

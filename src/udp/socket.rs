@@ -13,7 +13,7 @@ use super::group::{Arrival, Group, Via};
 use super::waiting::{Departure, Lanes};
 use crate::addr::{self, Domain};
 use crate::cmsg;
-use crate::flow::{Flow, Refusals};
+use crate::flow::{Flow, HashKey, Refusals};
 use crate::pause::Failures;
 use crate::refuse::Gate;
 use crate::reply_sockets::ReplySockets;
@@ -85,7 +85,9 @@ pub(super) struct Socket {
     /// First buffers of this turn's groups, in the order of arrival.
     pub(super) open: Vec<u16>,
     /// Where a flow's open group may be: the turn that wrote the place, and the group's first buffer.
+    /// Two flows that share a place split each other's groups; which ones do depends on the key.
     places: Box<[(u64, u16); FLOW_PLACES]>,
+    places_key: HashKey,
 }
 
 impl Socket {
@@ -123,6 +125,7 @@ impl Socket {
             failures: Failures::default(),
             open: Vec::with_capacity(BUFFERS.into()),
             places: Box::new([(0, NONE); FLOW_PLACES]),
+            places_key: HashKey::draw_here(),
         })
     }
 
@@ -168,7 +171,7 @@ impl Socket {
             return;
         }
         let buffer = piece.buffer();
-        let place = &mut self.places[flow.hash() as usize % FLOW_PLACES];
+        let place = &mut self.places[flow.hash(&self.places_key) as usize % FLOW_PLACES];
         let reply = &mut self.replies[usize::from(buffer)];
         reply.piece = Some(piece);
         reply.payload = Some(payload);

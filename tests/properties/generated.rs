@@ -1,11 +1,13 @@
 //! Random inputs, of the shapes that get far.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::Parser;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use tubular_echo::flow::Address;
+use tubular_echo::pairs::{Lately, Pairs};
 use tubular_echo::sockets::Endpoint;
 
 use crate::options::Options;
@@ -149,6 +151,38 @@ proptest! {
         for check in [crate::numbers::check, crate::durations::check, crate::targets::check, crate::conditions::check] {
             check(text.as_bytes());
         }
+    }
+}
+
+/// Addresses with few bits set, so that they are nearly alike, and IPv4 addresses as IPv6 writes them.
+fn pair() -> impl Strategy<Value = SocketAddr> {
+    let bits = vec(0_u32..128, 0..3).prop_map(|bits| bits.into_iter().fold(0_u128, |ip, bit| ip | 1 << bit));
+    let prefix = select(vec![0, 0xffff << 32, 0x2001_0db8 << 96, 0xfe80 << 112]);
+    let ip = (any::<bool>(), prefix, bits).prop_map(|(is_v4, prefix, bits)| {
+        if is_v4 { IpAddr::from((bits as u32).to_be_bytes()) } else { (prefix | bits).to_be_bytes().into() }
+    });
+    (ip, prop_oneof![0_u16..3, select(vec![1 << 8, 1 << 15])]).prop_map(SocketAddr::from)
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn no_two_pairs_are_taken_for_each_other(known in vec(pair(), 0..20), asked in vec(pair(), 0..20)) {
+        let (pairs, lately) = (Pairs::new(20), Lately::default());
+        for pair in &known {
+            prop_assert!(pairs.insert(*pair));
+            lately.insert(*pair);
+        }
+        for pair in known.iter().chain(&asked) {
+            prop_assert_eq!(pairs.contains(*pair), known.contains(pair));
+            prop_assert!(!lately.contains(*pair) || known.contains(pair));
+            for other in &known {
+                prop_assert_eq!(Address::from(*pair) == Address::from(*other), pair == other);
+            }
+        }
+        known.iter().for_each(|pair| pairs.remove(*pair));
+        prop_assert!(!known.iter().any(|pair| pairs.contains(*pair)));
     }
 }
 
