@@ -22,6 +22,7 @@
 //!                          many_hosts.rs  which addresses are not one host's
 //!                          idle.rs    a coarse clock             limits.rs   how much one source may have
 //!                          pause.rs   before the next try
+//!                          ports.rs   sets of ports
 //!                          ring.rs    one ring; ring/{token, buffers, files, message,
 //!                          name, memory, arena, order, outgoing, poison, poll, restrictions, uring}.rs
 //! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
@@ -56,6 +57,7 @@ pub mod options;
 pub mod pairs;
 pub mod pause;
 pub mod pidfd;
+pub mod ports;
 pub mod refuse;
 pub mod reply_sockets;
 pub mod ring;

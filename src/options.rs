@@ -16,6 +16,7 @@ use crate::check::CheckOptions;
 use crate::duration;
 use crate::keepalive;
 use crate::listen_addr;
+use crate::ports::PortsExcept;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, WORKERS_MAX, Workers};
 use crate::sockets::{self, Endpoint};
@@ -190,9 +191,15 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     reply_socket_rate: u32,
 
-    /// Close such a socket after so long without a reply
-    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = parse_interval)]
+    /// Close such a socket after so long without a reply: until then nobody else can bind its port
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_interval)]
     reply_socket_idle: Duration,
+
+    /// Ports that are never bound to answer from them, like reserved,5353,8000-8099; datagrams to them are
+    /// dropped and counted. `reserved` stands for net.ipv4.ip_local_reserved_ports, as it is at the start;
+    /// `none`: any port may be bound. Ports that are listened on are not concerned
+    #[arg(long, value_name = "PORTS", default_value = "reserved")]
+    reply_ports_except: PortsExcept,
 }
 
 /// Which DSCP replies have.
@@ -312,6 +319,7 @@ impl Options {
                 per_second: self.reply_socket_rate,
                 idle_timeout: self.reply_socket_idle,
             },
+            reply_ports_except: self.reply_ports_except,
             metrics: self.metrics,
             label: self.label,
         })
@@ -465,6 +473,7 @@ mod tests {
             ("--idle-timeout 9ms", "at least 10ms, or 0s"),
             ("--tcp-user-timeout 101years", "at most 100 years"),
             ("--busy-poll 2ms", "at most 1ms"),
+            ("--reply-ports-except 5353,0", "0 is neither a port (1-65535) nor a range"),
             ("--max-connections 0", "--max-connections"),
             ("--tcp-keepalive 500ms", "at least 1s and at most 9h, or 0s"),
             ("--tcp-keepalive 10h", "at least 1s and at most 9h, or 0s"),

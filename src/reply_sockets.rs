@@ -15,7 +15,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use hashbrown::HashTable;
 use crate::flow::HashKey;
 use crate::idle::{IdleClock, TICKS};
 use crate::pairs::Pairs;
+use crate::ports::Ports;
 use crate::ring::{File, Ring, Token};
 use crate::sockets::{self, SOCKET_BUFFER_BYTES};
 use crate::sys::{self, IntOption, Protocol};
@@ -48,9 +49,109 @@ pub enum Refused {
     Privileged,
     /// Somebody else is bound to it.
     Taken,
-    /// The address is not this host's, or something else is wrong.
+    /// The port is one that no reply socket takes.
+    Excepted,
+    /// The address is not this host's.
+    NoAddress,
+    /// A filter or a missing privilege forbids it.
+    Forbidden,
+    /// There are no open files left.
+    NoFiles,
+    /// There is no memory left.
+    NoMemory,
+    /// Something else is wrong.
     Failed,
 }
+
+impl Refused {
+    /// What it means that a socket for this port could not be had (socket(2), bind(2), socket(7)).
+    fn of(errno: i32, port: u16) -> Self {
+        match errno {
+            // ip(7): ports below 1024, unless net.ipv4.ip_unprivileged_port_start says otherwise; an LSM says the same
+            libc::EACCES if port < 1024 => Self::Privileged,
+            // seccomp, a cgroup's program (SocketBindDeny=), an LSM; options that take CAP_NET_ADMIN
+            libc::EPERM | libc::EACCES => Self::Forbidden,
+            libc::EADDRINUSE => Self::Taken,
+            libc::EADDRNOTAVAIL => Self::NoAddress,
+            libc::EMFILE | libc::ENFILE => Self::NoFiles,
+            libc::ENOBUFS | libc::ENOMEM => Self::NoMemory,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// What a socket that answers for a listening socket has from it: a passed one may have been given a way out of
+/// its own.
+///
+/// Not among it is what has no bearing on a reply: buffers, which are ours; the traffic class, which is the
+/// request's; filters and whatever else concerns receiving.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inherited(Vec<(IntOption, i32, Need)>);
+
+/// How much depends on an inherited option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// A reply without it might take another way.
+    Must,
+    /// Without it a reply is as good as any. What takes a privilege, the listening socket may have from somebody
+    /// who has more of them.
+    May,
+}
+
+impl Inherited {
+    const V4: [(IntOption, Need); 7] = [
+        (IntOption::BOUND_INTERFACE, Need::Must),
+        (IntOption::UNICAST_INTERFACE_V4, Need::Must),
+        (IntOption::MARK, Need::Must),
+        (IntOption::PRIORITY, Need::May),
+        (IntOption::HOPS_V4, Need::May),
+        // without these it is seen at the latest when the address is bound
+        (IntOption::TRANSPARENT_V4, Need::May),
+        (IntOption::FREEBIND_V4, Need::May),
+    ];
+    const V6: [(IntOption, Need); 6] = [
+        (IntOption::BOUND_INTERFACE, Need::Must),
+        (IntOption::UNICAST_INTERFACE_V6, Need::Must),
+        (IntOption::MARK, Need::Must),
+        (IntOption::PRIORITY, Need::May),
+        (IntOption::HOPS_V6, Need::May),
+        (IntOption::TRANSPARENT_V6, Need::May),
+    ];
+
+    /// What is different about `listening`, bound to `addr`, from a new socket.
+    pub fn of(listening: BorrowedFd<'_>, addr: SocketAddr) -> Self {
+        let options = if addr.is_ipv4() { &Self::V4[..] } else { &Self::V6[..] };
+        let Ok(new) = sys::socket(Protocol::Udp, addr) else { return Self::default() };
+        let differs = |&(option, need): &(IntOption, Need)| {
+            let value = sys::option(listening, option).ok()?;
+            (sys::option(new.as_fd(), option).ok() != Some(value)).then_some((option, value, need))
+        };
+        Self(options.iter().filter_map(differs).collect())
+    }
+
+    fn set(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        for &(option, value, need) in &self.0 {
+            match sys::set_option(socket, option, value) {
+                Err(error) if need == Need::Must => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What leaves by the one and what by the other leaves by the same interfaces.
+    fn is_same_way(&self, other: &Self) -> bool {
+        let musts = |this: &Self| {
+            let musts = this.0.iter().filter(|(_, _, need)| *need == Need::Must);
+            musts.map(|&(option, value, _)| (option, value)).collect::<Vec<_>>()
+        };
+        musts(self) == musts(other)
+    }
+}
+
+/// What reply sockets have inherited, by number: few are different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayOut(u16);
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -59,6 +160,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     pair: SocketAddr,
+    way_out: WayOut,
     /// Neighbours in the order of use.
     older: u32,
     newer: u32,
@@ -70,7 +172,11 @@ struct Entry {
 #[derive(Debug)]
 pub struct ReplySockets {
     limits: Limits,
+    /// Ports that none of them takes.
+    except: Arc<Ports>,
     first_file: u32,
+    /// What they have from listening sockets, by way out.
+    inherited: Vec<Inherited>,
     /// Entries by their pair's hash under `key`, told apart by the pair.
     by_pair: HashTable<u32>,
     key: HashKey,
@@ -84,12 +190,14 @@ pub struct ReplySockets {
 }
 
 impl ReplySockets {
-    /// Reply sockets take the files from `first_file` on, as many as `limits` says. Their pairs are in
-    /// `pairs` while they live.
-    pub fn new(first_file: u32, limits: Limits, pairs: Arc<Pairs>) -> Self {
+    /// Reply sockets take the files from `first_file` on, as many as `limits` says, and no port of `except`.
+    /// Their pairs are in `pairs` while they live.
+    pub fn new(first_file: u32, limits: Limits, except: Arc<Ports>, pairs: Arc<Pairs>) -> Self {
         Self {
             limits,
+            except,
             first_file,
+            inherited: Vec::new(),
             by_pair: HashTable::new(),
             key: HashKey::draw(),
             entries: Vec::new(),
@@ -103,16 +211,31 @@ impl ReplySockets {
         }
     }
 
+    /// The way out of sockets that have this from their listening socket.
+    pub fn way_out(&mut self, inherited: Inherited) -> WayOut {
+        let known = self.inherited.iter().position(|known| *known == inherited);
+        let number = known.unwrap_or_else(|| {
+            self.inherited.push(inherited);
+            self.inherited.len() - 1
+        });
+        WayOut(number as u16)
+    }
+
+    /// The one way and the other lead through the same interfaces.
+    pub fn is_same_way(&self, one: WayOut, other: WayOut) -> bool {
+        one == other || self.inherited[usize::from(one.0)].is_same_way(&self.inherited[usize::from(other.0)])
+    }
+
     /// None is open.
     pub fn is_empty(&self) -> bool {
         self.by_pair.is_empty()
     }
 
     /// Whether `file` is still the socket of `pair`, or none of these.
-    pub fn is_still(&mut self, file: File, pair: SocketAddr, turn: u64) -> bool {
+    pub fn is_still(&mut self, file: File, pair: SocketAddr, way_out: WayOut, turn: u64) -> bool {
         let index = file.0.checked_sub(self.first_file);
         let is_ours = index.is_some_and(|index| (index as usize) < self.limits.count);
-        !is_ours || self.get(pair, turn) == Some(file)
+        !is_ours || self.get(pair, way_out, turn) == Some(file)
     }
 
     /// Has the clock tick, which ends in [`Self::ticked`], if any socket is open.
@@ -123,9 +246,13 @@ impl ReplySockets {
     }
 
     /// The socket of `pair`, if there is one; it counts as used.
-    pub fn get(&mut self, pair: SocketAddr, turn: u64) -> Option<File> {
+    pub fn get(&mut self, pair: SocketAddr, way_out: WayOut, turn: u64) -> Option<File> {
         let hash = self.key.of(&pair.into());
-        let index = *self.by_pair.find(hash, |&index| self.entries[index as usize].pair == pair)?;
+        let is_it = |&index: &u32| {
+            let entry = &self.entries[index as usize];
+            entry.pair == pair && entry.way_out == way_out
+        };
+        let index = *self.by_pair.find(hash, is_it)?;
         if self.entries[index as usize].used_turn != turn {
             self.unlink(index);
             self.link_newest(index, turn);
@@ -138,38 +265,45 @@ impl ReplySockets {
     pub fn get_or_make(
         &mut self,
         pair: SocketAddr,
+        way_out: WayOut,
         ring: &mut Ring,
         turn: u64,
         now: Instant,
         is_waited_for: impl Fn(File) -> bool,
     ) -> Result<File, Refused> {
-        if let Some(file) = self.get(pair, turn) {
+        if let Some(file) = self.get(pair, way_out, turn) {
             return Ok(file);
+        }
+        if self.except.contains(pair.port()) {
+            return Err(Refused::Excepted);
         }
         let is_full = self.entries.len() - self.unused.len() == self.limits.count;
         let evicted = if is_full { self.oldest_but(is_waited_for) } else { NONE };
         if is_full && evicted == NONE || !self.budget.take(now) {
             return Err(Refused::Limited);
         }
-        let socket = bind(pair).map_err(|error| match error.raw_os_error() {
-            Some(libc::EACCES) => Refused::Privileged,
-            Some(libc::EADDRINUSE) => Refused::Taken,
-            _ => Refused::Failed,
+        let socket = bind(pair, &self.inherited[usize::from(way_out.0)]).map_err(|error| {
+            error.raw_os_error().map_or(Refused::Failed, |errno| Refused::of(errno, pair.port()))
         })?;
         if evicted != NONE {
             self.evict(evicted, ring);
         }
-        let entry = Entry { pair, older: NONE, newer: NONE, used_turn: turn, used_tick: 0 };
+        let entry = Entry { pair, way_out, older: NONE, newer: NONE, used_turn: turn, used_tick: 0 };
         let index = self.unused.pop().unwrap_or(self.entries.len() as u32);
-        let known = self.pairs.insert(pair);
-        if !known || ring.take_file(self.file(index), socket).is_err() {
-            if known {
+        let taken = if self.pairs.insert(pair) {
+            let taken = ring.take_file(self.file(index), socket);
+            taken.map_err(|error| {
                 self.pairs.remove(pair);
-            }
+                Refused::of(error.errno.0, pair.port())
+            })
+        } else {
+            Err(Refused::Failed)
+        };
+        if let Err(refused) = taken {
             if (index as usize) < self.entries.len() {
                 self.unused.push(index);
             }
-            return Err(Refused::Failed);
+            return Err(refused);
         }
         if index as usize == self.entries.len() {
             self.entries.push(entry);
@@ -260,12 +394,13 @@ impl ReplySockets {
 
 /// A socket that sends from `pair` and is never read. `SO_REUSEPORT`, since another worker may need
 /// the same pair; never `SO_REUSEADDR`, which would let in others' sockets.
-fn bind(pair: SocketAddr) -> io::Result<OwnedFd> {
+fn bind(pair: SocketAddr, inherited: &Inherited) -> io::Result<OwnedFd> {
     #[cfg(test)]
     if let Some(socket) = crate::simulation::ask(|world| world.bind(pair)) {
         return socket;
     }
     let socket = sys::socket(Protocol::Udp, pair)?;
+    inherited.set(socket.as_fd())?;
     // socket(7): the kernel makes it the least that there is
     sys::set_option(socket.as_fd(), IntOption::RECEIVE_BUFFER, 0)?;
     sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1)?;
@@ -319,6 +454,8 @@ mod tests {
     use crate::ring::{FileTable, RingConfig};
 
     const IDLE: Duration = Duration::from_mins(1);
+    /// Of sockets that inherit nothing.
+    const WAY_OUT: WayOut = WayOut(0);
 
     fn sockets(count: usize) -> (Ring, ReplySockets, Arc<Pairs>) {
         let ring = Ring::new(RingConfig {
@@ -331,7 +468,10 @@ mod tests {
         .unwrap();
         let pairs = Arc::new(Pairs::new(16));
         let limits = Limits { count, per_second: 10_000, idle_timeout: IDLE };
-        (ring, ReplySockets::new(4, limits, Arc::clone(&pairs)), pairs)
+        let except = Arc::new("20051,20060-20069".parse().unwrap());
+        let mut sockets = ReplySockets::new(4, limits, except, Arc::clone(&pairs));
+        assert_eq!(sockets.way_out(Inherited::default()), WAY_OUT);
+        (ring, sockets, pairs)
     }
 
     /// A pair that nobody uses, kept free by the random part of the address.
@@ -344,27 +484,27 @@ mod tests {
     fn a_pair_has_one_socket_and_the_longest_unused_goes_first() {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
-        let first = sockets.get_or_make(pair(1), &mut ring, 1, now, |_| false).unwrap();
-        let second = sockets.get_or_make(pair(2), &mut ring, 1, now, |_| false).unwrap();
+        let first = sockets.get_or_make(pair(1), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
+        let second = sockets.get_or_make(pair(2), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
         assert_ne!(first, second);
-        assert_eq!(sockets.get_or_make(pair(1), &mut ring, 2, now, |_| false), Ok(first));
+        assert_eq!(sockets.get_or_make(pair(1), WAY_OUT, &mut ring, 2, now, |_| false), Ok(first));
         assert_eq!(
-            sockets.get_or_make(pair(3), &mut ring, 3, now, |_| false),
+            sockets.get_or_make(pair(3), WAY_OUT, &mut ring, 3, now, |_| false),
             Ok(second),
             "the place of the second"
         );
         assert!(pairs.contains(pair(1)) && !pairs.contains(pair(2)) && pairs.contains(pair(3)));
-        assert_eq!(sockets.get(pair(2), 3), None);
+        assert_eq!(sockets.get(pair(2), WAY_OUT, 3), None);
     }
 
     #[test]
     fn an_idle_socket_frees_its_port() {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
-        sockets.get_or_make(pair(11), &mut ring, 1, now, |_| false).unwrap();
+        sockets.get_or_make(pair(11), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
         assert!(UdpSocket::bind(pair(11)).is_err(), "it is bound");
         (0..TICKS).for_each(|_| sockets.ticked(&mut ring, |_| false));
-        assert!(sockets.get(pair(11), 2).is_some(), "and is used once more");
+        assert!(sockets.get(pair(11), WAY_OUT, 2).is_some(), "and is used once more");
         (0..TICKS).for_each(|_| sockets.ticked(&mut ring, |_| false));
         assert!(!sockets.is_empty());
         sockets.ticked(&mut ring, |_| false);
@@ -376,13 +516,19 @@ mod tests {
     fn what_something_waits_for_stays() {
         let (mut ring, mut sockets, _) = sockets(2);
         let now = Instant::now();
-        let first = sockets.get_or_make(pair(41), &mut ring, 1, now, |_| false).unwrap();
-        let second = sockets.get_or_make(pair(42), &mut ring, 1, now, |_| false).unwrap();
-        let third = sockets.get_or_make(pair(43), &mut ring, 2, now, |file| file == first);
+        let first = sockets.get_or_make(pair(41), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
+        let second = sockets.get_or_make(pair(42), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
+        let third = sockets.get_or_make(pair(43), WAY_OUT, &mut ring, 2, now, |file| file == first);
         assert_eq!(third, Ok(second), "the place of the only one that may go");
-        assert_eq!(sockets.get_or_make(pair(44), &mut ring, 2, now, |_| true), Err(Refused::Limited));
+        assert_eq!(
+            sockets.get_or_make(pair(44), WAY_OUT, &mut ring, 2, now, |_| true),
+            Err(Refused::Limited)
+        );
         (0..=TICKS).for_each(|_| sockets.ticked(&mut ring, |file| file == first));
-        assert_eq!((sockets.get(pair(41), 3), sockets.get(pair(43), 3)), (Some(first), None));
+        assert_eq!(
+            (sockets.get(pair(41), WAY_OUT, 3), sockets.get(pair(43), WAY_OUT, 3)),
+            (Some(first), None)
+        );
     }
 
     #[test]
@@ -390,15 +536,69 @@ mod tests {
         let (mut ring, mut sockets, pairs) = sockets(2);
         let now = Instant::now();
         let _holder = UdpSocket::bind(pair(21)).unwrap();
-        assert_eq!(sockets.get_or_make(pair(21), &mut ring, 1, now, |_| false), Err(Refused::Taken));
+        assert_eq!(sockets.get_or_make(pair(21), WAY_OUT, &mut ring, 1, now, |_| false), Err(Refused::Taken));
         let foreign = "192.0.2.1:5000".parse().unwrap();
-        assert_eq!(sockets.get_or_make(foreign, &mut ring, 1, now, |_| false), Err(Refused::Failed));
+        assert_eq!(
+            sockets.get_or_make(foreign, WAY_OUT, &mut ring, 1, now, |_| false),
+            Err(Refused::NoAddress)
+        );
+        for port in [51, 60, 69] {
+            assert_eq!(
+                sockets.get_or_make(pair(port), WAY_OUT, &mut ring, 1, now, |_| false),
+                Err(Refused::Excepted)
+            );
+        }
         assert!(sockets.is_empty() && !pairs.contains(pair(21)) && !pairs.contains(foreign));
     }
 
     #[test]
+    fn each_cause_is_told_apart() {
+        for (errno, port, refused) in [
+            (libc::EACCES, 443, Refused::Privileged),
+            (libc::EACCES, 5000, Refused::Forbidden),
+            (libc::EPERM, 443, Refused::Forbidden),
+            (libc::EADDRINUSE, 5000, Refused::Taken),
+            (libc::EADDRNOTAVAIL, 5000, Refused::NoAddress),
+            (libc::EMFILE, 5000, Refused::NoFiles),
+            (libc::ENFILE, 5000, Refused::NoFiles),
+            (libc::ENOBUFS, 5000, Refused::NoMemory),
+            (libc::ENOMEM, 5000, Refused::NoMemory),
+            (libc::ENODEV, 5000, Refused::Failed),
+        ] {
+            assert_eq!(Refused::of(errno, port), refused, "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_a_listening_socket_has_its_reply_sockets_have() {
+        let (mut ring, mut sockets, _) = sockets(2);
+        let now = Instant::now();
+        let plain = UdpSocket::bind(pair(71)).unwrap();
+        assert_eq!(Inherited::of(plain.as_fd(), pair(71)), Inherited::default(), "nothing is different");
+        let own = UdpSocket::bind(pair(72)).unwrap();
+        sys::set_option(own.as_fd(), IntOption::PRIORITY, 5).unwrap();
+        sys::set_option(own.as_fd(), IntOption::HOPS_V4, 9).unwrap();
+        sys::set_option(own.as_fd(), IntOption::BOUND_INTERFACE, 1).unwrap();
+        let inherited = Inherited::of(own.as_fd(), pair(72));
+        let way_out = sockets.way_out(inherited.clone());
+        assert_ne!(way_out, WAY_OUT);
+        assert_eq!(sockets.way_out(inherited.clone()), way_out, "others like it have the same");
+        assert!(!sockets.is_same_way(way_out, WAY_OUT));
+        let reply = bind(pair(73), &inherited).unwrap();
+        for (option, value) in
+            [(IntOption::PRIORITY, 5), (IntOption::HOPS_V4, 9), (IntOption::BOUND_INTERFACE, 1)]
+        {
+            assert_eq!(sys::option(reply.as_fd(), option).unwrap(), value);
+        }
+        let first = sockets.get_or_make(pair(74), WAY_OUT, &mut ring, 1, now, |_| false).unwrap();
+        let second = sockets.get_or_make(pair(74), way_out, &mut ring, 1, now, |_| false).unwrap();
+        assert_ne!(first, second, "one socket for each way out");
+        assert_eq!(sockets.get(pair(74), WAY_OUT, 1), Some(first));
+    }
+
+    #[test]
     fn next_to_nothing_is_kept_of_what_reaches_it_by_itself() {
-        let socket = bind(pair(31)).unwrap();
+        let socket = bind(pair(31), &Inherited::default()).unwrap();
         let kept_bytes = sys::option(socket.as_fd(), IntOption::RECEIVE_BUFFER).unwrap();
         assert!(kept_bytes < 8192, "{kept_bytes}");
     }

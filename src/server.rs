@@ -24,6 +24,7 @@ use crate::many_hosts::{self, ManyHostsError};
 use crate::metrics::{self, MetricsError};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
+use crate::ports::{Ports, PortsExcept};
 use crate::refuse::Rules;
 use crate::reply_sockets;
 use crate::ring::{FileTable, WholeBuffers};
@@ -108,6 +109,8 @@ pub struct ServerConfig {
     pub fd_store: bool,
     /// Sockets to answer from other UDP ports than the bound ones, per worker.
     pub reply_sockets: reply_sockets::Limits,
+    /// Ports that are not bound to answer from them.
+    pub reply_ports_except: PortsExcept,
     /// Where to serve metrics.
     pub metrics: Option<SocketAddr>,
     /// What tubular's bindings call our sockets, for the metrics.
@@ -275,6 +278,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
         rules: if config.public { rules.public() } else { rules },
         rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
         reply_sockets: config.reply_sockets,
+        reply_ports_except: Arc::new(ports_without_replies(&config.reply_ports_except)),
         limits: tcp::Limits {
             connections,
             workers: count,
@@ -344,6 +348,21 @@ fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Resul
     bound.set_keepalive(Keepalive::new(config.tcp_keepalive, config.tcp_user_timeout));
     bound.set_dscp(config.reflect_dscp);
     Ok(bound)
+}
+
+/// Ports that no reply socket takes, so that whoever counts on them can bind them.
+fn ports_without_replies(except: &PortsExcept) -> Ports {
+    let mut ports = except.ports.clone();
+    if except.reserved {
+        match sys::reserved_ports() {
+            Ok(reserved) => ports.extend(&reserved),
+            Err(error) => warn!(
+                "net.ipv4.ip_local_reserved_ports can't be read: {error}; replies may take those ports, too \
+                 (ProcSubset= of a unit hides the file): name them in --reply-ports-except"
+            ),
+        }
+    }
+    ports
 }
 
 /// How long a worker may sleep, so that whoever looks at its count of turns sees it move.

@@ -179,6 +179,16 @@ counters! {
     udp_reply_port_privileged,
     /// Dropped: the port to answer from is somebody else's.
     udp_reply_port_taken,
+    /// Dropped: the port to answer from is one that no reply socket may take (--reply-ports-except).
+    udp_reply_port_excepted,
+    /// Dropped: the address to answer from is not this host's.
+    udp_reply_address_missing,
+    /// Dropped: a filter forbade the reply socket.
+    udp_reply_socket_forbidden,
+    /// Dropped: there were no open files left for a reply socket.
+    udp_reply_socket_no_files,
+    /// Dropped: there was no memory left for a reply socket.
+    udp_reply_socket_no_memory,
     /// Dropped: no reply socket for another reason.
     udp_reply_socket_errors,
     /// Times the receive buffers of a UDP socket were used up; what is queued stays queued.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::addr::{self, RawAddr};
 use crate::cmsg::{self, NetworkError};
+use crate::ports::Ports;
 #[cfg(test)]
 use crate::simulation;
 
@@ -86,6 +87,26 @@ impl IntOption {
     pub const BIND_ADDRESS_NO_PORT: Self = Self(libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT);
     /// No waiting for more bytes to send.
     pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
+    /// The interface that it is bound to, by number (Linux 5.1): `SO_BINDTODEVICE`, which one has; 0: any.
+    pub const BOUND_INTERFACE: Self = Self(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+    /// The mark of what is sent, for routing and filters; `CAP_NET_ADMIN` to set it.
+    pub const MARK: Self = Self(libc::SOL_SOCKET, libc::SO_MARK);
+    /// The priority of what is sent, for queues.
+    pub const PRIORITY: Self = Self(libc::SOL_SOCKET, libc::SO_PRIORITY);
+    /// The interface that what is sent leaves by, IPv4.
+    pub const UNICAST_INTERFACE_V4: Self = Self(libc::SOL_IP, libc::IP_UNICAST_IF);
+    /// The same, IPv6.
+    pub const UNICAST_INTERFACE_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_UNICAST_IF);
+    /// How many hops what is sent may take, IPv4.
+    pub const HOPS_V4: Self = Self(libc::SOL_IP, libc::IP_TTL);
+    /// The same, IPv6.
+    pub const HOPS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS);
+    /// Use addresses that are not this host's, IPv4; `CAP_NET_ADMIN` or `CAP_NET_RAW` to set it.
+    pub const TRANSPARENT_V4: Self = Self(libc::SOL_IP, libc::IP_TRANSPARENT);
+    /// The same, IPv6.
+    pub const TRANSPARENT_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_TRANSPARENT);
+    /// Bind to addresses that are not local, IPv4.
+    pub const FREEBIND_V4: Self = Self(libc::SOL_IP, libc::IP_FREEBIND);
     /// Milliseconds that a peer may leave what was sent unacknowledged, or its window closed, before the
     /// connection is given up; 0: as long as `net.ipv4.tcp_retries2` says. Connections inherit it.
     pub const USER_TIMEOUT: Self = Self(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
@@ -475,6 +496,13 @@ pub fn local_ports() -> RangeInclusive<u16> {
         (Some(Ok(first)), Some(Ok(last))) => first..=last,
         _ => 32_768..=60_999,
     }
+}
+
+/// The ports that the kernel gives to nobody who leaves the choice to it (`net.ipv4.ip_local_reserved_ports`):
+/// others count on them. There is no other way to ask for them than this file.
+pub fn reserved_ports() -> io::Result<Ports> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?;
+    text.parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// The processors that this process may run on (sched_getaffinity(2)).

@@ -14,7 +14,7 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const TROUBLES: [Trouble; 24] = [
+const TROUBLES: [Trouble; 29] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -90,9 +90,34 @@ const TROUBLES: [Trouble; 24] = [
          whose it is",
     ),
     (
+        |now| now.udp_reply_port_excepted,
+        "a datagram to a port that the system reserves, or that was excepted, was dropped (udp_reply_port_excepted): take it \
+         out of net.ipv4.ip_local_reserved_ports or --reply-ports-except if it is to be answered",
+    ),
+    (
+        |now| now.udp_reply_address_missing,
+        "a datagram to an address that is not this host's was dropped (udp_reply_address_missing): an IPv4 prefix needs an \
+         AnyIP route (`ip route add local PREFIX dev lo`)",
+    ),
+    (
+        |now| now.udp_reply_socket_forbidden,
+        "a reply socket was forbidden, the datagram was dropped (udp_reply_socket_forbidden): see SocketBindDeny= and \
+         SystemCallFilter= of a unit, a container's profile and SELinux; a passed socket's Mark= takes CAP_NET_ADMIN",
+    ),
+    (
+        |now| now.udp_reply_socket_no_files,
+        "open files are short, so that a reply socket could not be made and a datagram was dropped \
+         (udp_reply_socket_no_files): raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`) or fs.file-max",
+    ),
+    (
+        |now| now.udp_reply_socket_no_memory,
+        "memory is short, so that a reply socket could not be made and a datagram was dropped \
+         (udp_reply_socket_no_memory): see MemoryMax= of a unit, or lower --reply-sockets",
+    ),
+    (
         |now| now.udp_reply_socket_errors,
-        "no reply socket could be bound to a datagram's destination, it was dropped (udp_reply_socket_errors): an \
-         IPv4 prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
+        "a reply socket could not be made, the datagram was dropped (udp_reply_socket_errors): does the interface of a \
+         passed socket (BindToDevice=) still exist, and the address family?",
     ),
     (
         |now| now.udp_send_bad_source,

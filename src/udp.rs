@@ -38,7 +38,7 @@ use self::waiting::{Departure, Lanes};
 use crate::flow::{HashKey, Refusals};
 use crate::pause::{PAUSE, Pause};
 use crate::refuse::{Gate, Refusal};
-use crate::reply_sockets::{Refused, ReplySockets};
+use crate::reply_sockets::{Inherited, Refused, ReplySockets};
 use crate::ring::{Completion, Errno, File, Messages, Patience, Ring, RingError, Token, Transmit};
 use crate::sockets::{Fate, Listening};
 use crate::stats::Counters;
@@ -129,13 +129,14 @@ impl Udp {
         ring: &mut Ring,
         listening: Vec<Listening>,
         first: u32,
-        reply_sockets: ReplySockets,
+        mut reply_sockets: ReplySockets,
         gate: Gate,
         operations: Operations,
     ) -> Result<Self, RingError> {
         let mut sockets = Vec::new();
         for (number, listening) in listening.into_iter().enumerate() {
-            sockets.push(Socket::new(ring, listening, number as u16, File(first + number as u32))?);
+            let way_out = reply_sockets.way_out(Inherited::of(listening.as_fd(), listening.addr));
+            sockets.push(Socket::new(ring, listening, number as u16, File(first + number as u32), way_out)?);
         }
         let retires = |&number: &usize| sockets[number].fate == Fate::Retires;
         let retiring = (0..sockets.len()).filter(retires).collect();
@@ -245,7 +246,13 @@ impl Udp {
                     match lane {
                         Some(Patience::Inline) => self.lanes.put_back(via.file, departure, true),
                         // its reply socket may have gone meanwhile, and its place be another one's
-                        None if self.reply_sockets.is_still(via.file, flow.origdst, self.turn) => {
+                        None if self.reply_sockets.is_still(
+                            via.file,
+                            flow.origdst,
+                            socket.way_out,
+                            self.turn,
+                        ) =>
+                        {
                             self.lanes.open(via.file, departure);
                         }
                         None | Some(Patience::Wait) => {
@@ -320,10 +327,14 @@ impl Udp {
         }
     }
 
-    /// The worker ends: counts what still waits for room in a send buffer, and what the kernel dropped lately.
+    /// The worker ends: counts what still waits, for room in a send buffer or to be sent singly, and what the kernel
+    /// dropped lately.
     pub fn give_up(&mut self, counters: &Counters) {
         self.count_drops(counters);
         self.lanes.all().for_each(|token| self.count_lost(token, counters));
+        for &(number, first) in &self.singles.waiting {
+            self.count_lost(self.operations.group(number, first), counters);
+        }
     }
 
     fn count_lost(&self, token: Token, counters: &Counters) {
@@ -455,11 +466,18 @@ impl Udp {
         let own = |other: &&Socket| {
             other.listening.is_some() && port_and_family(other.addr) == port_and_family(flow.origdst)
         };
-        if let Some(own) = self.sockets.iter().find(own) {
-            return Some(Via { file: own.file, tells_source: true });
-        }
-        let (now, is_used) = (sys::now(), |file| self.lanes.is_used(file));
-        let counter = match self.reply_sockets.get_or_make(flow.origdst, ring, self.turn, now, is_used) {
+        let way_out = socket.way_out;
+        let made = match self.sockets.iter().find(own) {
+            Some(own) if self.reply_sockets.is_same_way(own.way_out, way_out) => {
+                return Some(Via { file: own.file, tells_source: true });
+            }
+            Some(_) => Err(Refused::Taken),
+            None => {
+                let (now, is_used) = (sys::now(), |file| self.lanes.is_used(file));
+                self.reply_sockets.get_or_make(flow.origdst, way_out, ring, self.turn, now, is_used)
+            }
+        };
+        let counter = match made {
             Ok(file) => {
                 counters.udp_reply_sockets_made.add(1);
                 return Some(Via { file, tells_source: false });
@@ -467,6 +485,11 @@ impl Udp {
             Err(Refused::Limited) => &counters.udp_reply_sockets_limited,
             Err(Refused::Privileged) => &counters.udp_reply_port_privileged,
             Err(Refused::Taken) => &counters.udp_reply_port_taken,
+            Err(Refused::Excepted) => &counters.udp_reply_port_excepted,
+            Err(Refused::NoAddress) => &counters.udp_reply_address_missing,
+            Err(Refused::Forbidden) => &counters.udp_reply_socket_forbidden,
+            Err(Refused::NoFiles) => &counters.udp_reply_socket_no_files,
+            Err(Refused::NoMemory) => &counters.udp_reply_socket_no_memory,
             Err(Refused::Failed) => &counters.udp_reply_socket_errors,
         };
         counter.add(segments.into());
@@ -580,4 +603,53 @@ impl Operations {
 /// Whether it is one datagram of a refused train that was sent.
 fn is_single(token: Token) -> bool {
     token.generation() == Sent::Single as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::group::Arrival;
+    use super::*;
+    use crate::addr::Domain;
+    use crate::flow::Flow;
+    use crate::limits::Rates;
+    use crate::pairs::Pairs;
+    use crate::refuse::Rules;
+    use crate::reply_sockets::Limits;
+    use crate::ring::{FileTable, RingConfig};
+    use crate::sys::Protocol;
+
+    const OPERATIONS: Operations = Operations { receive: 1, send: 2, cancel: 3, tick: 4 };
+
+    #[test]
+    fn refused_trains_that_wait_at_the_end_are_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let listening = Listening::pretended(Protocol::Udp, addr, Fate::Ends, socket.into());
+        let config = RingConfig {
+            submission_entries: 8,
+            completion_entries: 16,
+            files: 4,
+            file_table: FileTable::Registered,
+            busy_poll: Duration::ZERO,
+        };
+        let (mut ring, pairs) = (Ring::new(config).unwrap(), Arc::new(Pairs::new(1)));
+        let limits = Limits { count: 1, per_second: 1, idle_timeout: Duration::from_secs(1) };
+        let reply_sockets = ReplySockets::new(1, limits, Arc::default(), Arc::clone(&pairs));
+        let gate = Gate::new(Rules::new(&[addr], 32_768..=60_999, pairs), Rates::default());
+        let mut udp = Udp::new(&mut ring, vec![listening], 0, reply_sockets, gate, OPERATIONS).unwrap();
+        let counters = Counters::default();
+        // nobody has sent them yet, one by one, when the deadline comes
+        let flow = Flow { peer: addr, origdst: addr };
+        for (first, datagrams) in [(3, 5), (9, 7)] {
+            let train = Arrival::new(datagrams * 100, Some(100));
+            udp.sockets[0].replies[first].group = Group::new(flow, train, first as u16);
+            udp.singles.waiting.push_back((0, first as u16));
+        }
+        udp.give_up(&counters);
+        assert_eq!(counters[Domain::Ipv4].udp_send_errors.get(), 12);
+    }
 }

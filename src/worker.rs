@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::Rates;
 use crate::pause::{PAUSE, Pause};
+use crate::ports::Ports;
 use crate::refuse::{Gate, Rules};
 use crate::reply_sockets::{self, ReplySockets};
 use crate::ring::{
@@ -46,6 +47,8 @@ pub struct WorkerConfig {
     pub rates: Rates,
     /// Reply sockets for ports other than the bound ones.
     pub reply_sockets: reply_sockets::Limits,
+    /// Ports that no reply socket takes.
+    pub reply_ports_except: Arc<Ports>,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
     /// How the ring knows its files.
@@ -212,7 +215,8 @@ impl Worker {
             sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
         let first_listener = 1 + udp.len() as u32;
         let pairs = config.rules.pairs();
-        let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, pairs);
+        let except = Arc::clone(&config.reply_ports_except);
+        let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, except, pairs);
         let gate = Gate::new(config.rules.clone(), config.rates);
         let udp = Udp::new(&mut ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS)?;
         let tcp = Tcp::new(

@@ -10,7 +10,7 @@ use tubular_echo::cmsg::{self, Control};
 use tubular_echo::flow::{Flow, HashKey, Refusals};
 use tubular_echo::pairs::Pairs;
 use tubular_echo::refuse::Rules;
-use tubular_echo::reply_sockets::{Limits, ReplySockets};
+use tubular_echo::reply_sockets::{Inherited, Limits, ReplySockets};
 use tubular_echo::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
 
 use crate::group::{Arrival, Group};
@@ -153,15 +153,16 @@ fn reply_socket(calls: u32) {
     };
     let mut ring = Ring::new(config).expect("a ring");
     let limits = Limits { count: COUNT.into(), per_second: 1_000_000, idle_timeout: Duration::from_mins(1) };
-    let mut sockets = ReplySockets::new(0, limits, Arc::new(Pairs::new(COUNT.into())));
+    let mut sockets = ReplySockets::new(0, limits, Arc::default(), Arc::new(Pairs::new(COUNT.into())));
+    let way_out = sockets.way_out(Inherited::default());
     let now = Instant::now();
     // pairs of a range that nobody else binds
     let pair = |number: u16| SocketAddr::from(([127, 200, 100, 50], 20_000 + number % COUNT));
     for number in 0..COUNT {
-        sockets.get_or_make(pair(number), &mut ring, 0, now, |_| false).expect("a free port");
+        sockets.get_or_make(pair(number), way_out, &mut ring, 0, now, |_| false).expect("a free port");
     }
     for call in 0..calls {
-        black_box(sockets.get(black_box(pair(call as u16)), call.into()));
+        black_box(sockets.get(black_box(pair(call as u16)), way_out, call.into()));
     }
 }
 

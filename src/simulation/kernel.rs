@@ -84,6 +84,7 @@ impl Operation {
 pub(super) struct InFlight(usize);
 
 /// The ring.
+#[allow(clippy::struct_excessive_bools)] // each is a fault or a property of its own
 pub(crate) struct Kernel {
     pub(super) chance: Chance,
     pub(super) faults: Faults,
@@ -116,6 +117,8 @@ pub(crate) struct Kernel {
     timers: Vec<(Duration, InFlight)>,
     idle_turns: u32,
     pub(super) incremental: bool,
+    /// No send buffer that is full gets room again: a device stands still.
+    pub(super) stuck: bool,
 }
 
 impl Kernel {
@@ -151,6 +154,7 @@ impl Kernel {
             timers: Vec::new(),
             idle_turns: 0,
             incremental,
+            stuck: false,
         }
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Scene {
     pub(super) drain_early: bool,
     /// Some peers never leave, so that the drain ends at its deadline.
     pub(super) cuts: bool,
+    /// And send buffers that are full stay full.
+    pub(super) stuck: bool,
     /// Datagrams that were not echoed, and those of them that nobody but the worker knows why.
     pub(super) unanswered: u64,
     pub(super) silent: u64,
@@ -93,6 +95,7 @@ impl Scene {
             drain_timeout: Duration::from_mins(1),
             drain_early: chance.one_in(3),
             cuts: chance.one_in(6),
+            stuck: chance.one_in(2),
             unanswered: 0,
             silent: 0,
         }

@@ -88,6 +88,7 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
             per_second: scene.reply_sockets_per_second,
             idle_timeout: Duration::from_secs(1),
         },
+        reply_ports_except: Arc::new("5001".parse().expect("a port")),
         rates: scene.rates,
         limits: tcp::Limits {
             connections: scene.connections_limit,

@@ -255,7 +255,7 @@ impl Udp {
             }
         }
         let sends = &mut self.sockets[socket].buffer.sends;
-        if !sends.is_empty() {
+        if !sends.is_empty() && !kernel.stuck {
             let send = sends.swap_remove(kernel.chance.below(sends.len()));
             kernel.activate(Object::Udp(socket));
             self.send_now(Object::Udp(socket), send, kernel);
@@ -265,7 +265,7 @@ impl Udp {
     /// Goes on with what can go on at a reply socket.
     pub(super) fn advance_reply(&mut self, reply: usize, kernel: &mut Kernel) {
         let sends = &mut self.replies[reply].buffer.sends;
-        if !sends.is_empty() {
+        if !sends.is_empty() && !kernel.stuck {
             let send = sends.swap_remove(kernel.chance.below(sends.len()));
             kernel.activate(Object::Reply(reply));
             self.send_now(Object::Reply(reply), send, kernel);
@@ -339,7 +339,9 @@ impl Udp {
 
     /// A SENDMSG is submitted.
     pub(super) fn send(&mut self, from: Object, operation: Operation, kernel: &mut Kernel) {
-        let full = !self.buffer(from).sends.is_empty() || kernel.chance.happens(kernel.faults.full);
+        let buffer = self.buffer(from);
+        let stays_full = !buffer.sends.is_empty() || kernel.stuck && buffer.full.is_some();
+        let full = stays_full || kernel.chance.happens(kernel.faults.full);
         if !full {
             let send = kernel.begin(operation);
             self.send_now(from, send, kernel);

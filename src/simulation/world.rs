@@ -136,8 +136,20 @@ impl World {
             Some(libc::EACCES)
         } else {
             let fails = self.kernel.chance.happens(self.kernel.faults.bind);
-            fails.then(|| self.kernel.chance.pick(&[libc::EADDRINUSE, libc::EADDRNOTAVAIL, libc::EMFILE]))
+            let errors = [
+                libc::EADDRINUSE,
+                libc::EADDRNOTAVAIL,
+                libc::EMFILE,
+                libc::ENFILE,
+                libc::EPERM,
+                libc::EACCES,
+                libc::ENOBUFS,
+                libc::ENOMEM,
+                libc::ENODEV,
+            ];
+            fails.then(|| self.kernel.chance.pick(&errors))
         };
+        assert_ne!(pair.port(), 5001, "a port that was excepted is bound");
         if let Some(error) = error {
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -409,6 +421,7 @@ impl World {
     fn drain(&mut self) {
         self.phase = Phase::Draining;
         self.woken = true;
+        self.kernel.stuck = self.scene.cuts && self.scene.stuck;
         self.kernel.activate(Object::Wake);
         self.tcp.begin_drain();
         for (connection, this) in self.tcp.connections.iter_mut().enumerate() {
@@ -458,8 +471,21 @@ impl World {
 
     /// What the worker has counted is what has happened.
     pub(super) fn check_books(&mut self) {
-        let now = Snapshot::of([&*self.counters]);
-        let (books, tcp) = (self.udp.books, self.tcp.books);
+        self.check_datagrams();
+        let (now, tcp) = (Snapshot::of([&*self.counters]), self.tcp.books);
+        assert_eq!(now.tcp_accepted, tcp.accepted, "connections accepted");
+        assert_eq!(now.tcp_open, tcp.accepted - tcp.closed, "connections open");
+        assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
+        let given_up = now.tcp_closed_stalled + now.tcp_closed_idle + now.tcp_closed_prefix_limit;
+        // one that is given up may break, or have its last byte sent, meanwhile
+        assert!(given_up >= tcp.given_up, "{} connections were not served to their end: {now}", tcp.given_up);
+        let causes = now.entries().filter(|(name, _)| name.starts_with("tcp_closed_"));
+        assert_eq!(causes.map(|(_, count)| count).sum::<u64>(), tcp.closed, "connections closed: {now}");
+    }
+
+    /// The same of datagrams alone.
+    fn check_datagrams(&mut self) {
+        let (now, books) = (Snapshot::of([&*self.counters]), self.udp.books);
         let (silent, unanswered) = self.udp.settle();
         let rates = now.udp_refused_prefix_rate + now.udp_refused_reply_rate;
         let lost = now.udp_refused_reflector_port
@@ -472,6 +498,11 @@ impl World {
             + now.udp_reply_sockets_limited
             + now.udp_reply_port_privileged
             + now.udp_reply_port_taken
+            + now.udp_reply_port_excepted
+            + now.udp_reply_address_missing
+            + now.udp_reply_socket_forbidden
+            + now.udp_reply_socket_no_files
+            + now.udp_reply_socket_no_memory
             + now.udp_reply_socket_errors
             + now.udp_send_unreachable
             + now.udp_send_forbidden
@@ -480,6 +511,11 @@ impl World {
         let reply_sockets = now.udp_reply_sockets_limited
             + now.udp_reply_port_privileged
             + now.udp_reply_port_taken
+            + now.udp_reply_port_excepted
+            + now.udp_reply_address_missing
+            + now.udp_reply_socket_forbidden
+            + now.udp_reply_socket_no_files
+            + now.udp_reply_socket_no_memory
             + now.udp_reply_socket_errors;
         assert_eq!(now.udp_datagrams_in, books.delivered, "datagrams received");
         assert_eq!(now.udp_datagrams_out, books.echoed, "datagrams sent");
@@ -491,14 +527,6 @@ impl World {
         assert_eq!(self.scene.unanswered, lost, "what was not echoed is counted");
         let excused = rates + reply_sockets + now.udp_send_errors;
         assert!(self.scene.silent <= excused, "{} datagrams got no echo for no reason", self.scene.silent);
-        assert_eq!(now.tcp_accepted, tcp.accepted, "connections accepted");
-        assert_eq!(now.tcp_open, tcp.accepted - tcp.closed, "connections open");
-        assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
-        let given_up = now.tcp_closed_stalled + now.tcp_closed_idle + now.tcp_closed_prefix_limit;
-        // one that is given up may break, or have its last byte sent, meanwhile
-        assert!(given_up >= tcp.given_up, "{} connections were not served to their end: {now}", tcp.given_up);
-        let causes = now.entries().filter(|(name, _)| name.starts_with("tcp_closed_"));
-        assert_eq!(causes.map(|(_, count)| count).sum::<u64>(), tcp.closed, "connections closed: {now}");
     }
 
     /// The worker has ended.
@@ -506,6 +534,8 @@ impl World {
         assert!(self.phase == Phase::Draining, "the worker ends although nobody asked it to");
         assert_eq!(self.kernel.files().count(), 0, "files are left open");
         if self.scene.cuts {
+            // what waits at the deadline is lost, and counted
+            self.check_datagrams();
             return;
         }
         self.check_books();

@@ -16,7 +16,7 @@ use crate::cmsg;
 use crate::flow::{Flow, HashKey, Refusals};
 use crate::pause::Failures;
 use crate::refuse::Gate;
-use crate::reply_sockets::ReplySockets;
+use crate::reply_sockets::{ReplySockets, WayOut};
 use crate::ring::{
     BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, File, Messages, Piece, Ring, RingError, SEGMENTS_MAX,
     Span, Token, Transmit, Unusable,
@@ -74,6 +74,8 @@ pub(super) struct Socket {
     pub(super) fate: Fate,
     pub(super) file: File,
     pub(super) number: u16,
+    /// Which reply sockets answer for it.
+    pub(super) way_out: WayOut,
     pub(super) buffers: BufferRing,
     pub(super) messages: Messages<SEGMENTS_MAX>,
     pub(super) replies: Vec<Reply>,
@@ -97,6 +99,7 @@ impl Socket {
         listening: Listening,
         number: u16,
         file: File,
+        way_out: WayOut,
     ) -> Result<Self, RingError> {
         ring.register_file(file, listening.as_fd())?;
         let config = BufferConfig {
@@ -116,6 +119,7 @@ impl Socket {
             listening: Some(listening),
             file,
             number,
+            way_out,
             buffers: BufferRing::new(ring, config)?,
             messages: Messages::new(BUFFERS.into()),
             replies: (0..BUFFERS)
@@ -237,7 +241,7 @@ impl Socket {
         if flow.origdst.port() == self.addr.port() {
             Some(Via { file: self.file, tells_source: true })
         } else {
-            reply_sockets.get(flow.origdst, turn).map(|file| Via { file, tells_source: false })
+            reply_sockets.get(flow.origdst, self.way_out, turn).map(|file| Via { file, tells_source: false })
         }
     }
 
