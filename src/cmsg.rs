@@ -22,9 +22,9 @@ const fn space(data_bytes: usize) -> usize {
 /// inherited socket has on: origdst, pktinfo, tos, ttl, options, timestamps, drop counter, GRO, mark.
 pub const CONTROL_IN_BYTES: usize = 512;
 
-/// Room for what a reply carries: its source address, its DSCP and a GSO size.
+/// Room for what a reply carries: its source address, its DSCP, its hop limit and a GSO size.
 pub const CONTROL_OUT_BYTES: usize =
-    space(size_of::<libc::in6_pktinfo>()) + space(size_of::<i32>()) + space(size_of::<u16>());
+    space(size_of::<libc::in6_pktinfo>()) + 2 * space(size_of::<i32>()) + space(size_of::<u16>());
 
 /// The DSCP's bits in an IPv4 TOS or an IPv6 traffic class (RFC 2474); the other two are ECN's (RFC 3168).
 pub const DSCP_BITS: u8 = 0xfc;
@@ -38,6 +38,8 @@ pub struct Ancillary {
     pub segment_bytes: Option<u16>,
     /// The TOS or traffic class that it came with (`IP_TOS`, `IPV6_TCLASS`); 0 if none was told.
     pub traffic_class: u8,
+    /// The hop limit that it came with (`IP_TTL`, `IPV6_HOPLIMIT`), if that was told.
+    pub hops: Option<u8>,
 }
 
 /// Finds the original destination, the traffic class and the GRO size among whatever else stands in `control`. A
@@ -59,6 +61,11 @@ pub fn decode(control: &[u8]) -> Ancillary {
             (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied().unwrap_or(0),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
                 found.traffic_class = data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes) as u8);
+            }
+            // an int in both
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+                found.hops =
+                    data.first_chunk().and_then(|bytes| u8::try_from(i32::from_ne_bytes(*bytes)).ok());
             }
             _ => {}
         }
@@ -156,6 +163,15 @@ impl Control {
         self.push(level, kind, &i32::from(dscp).to_ne_bytes());
     }
 
+    /// Adds the hop limit of a reply to this family (`IP_TTL`, `IPV6_HOPLIMIT`).
+    pub fn push_hops(&mut self, domain: Domain, hops: u8) {
+        let (level, kind) = match domain {
+            Domain::Ipv4 => (libc::SOL_IP, libc::IP_TTL),
+            Domain::Ipv6 => (libc::SOL_IPV6, libc::IPV6_HOPLIMIT),
+        };
+        self.push(level, kind, &i32::from(hops).to_ne_bytes());
+    }
+
     // the lengths are known where it is called, so that copying takes a few instructions and no call
     #[inline]
     fn push<const BYTES: usize>(&mut self, level: i32, kind: i32, data: &[u8; BYTES]) {
@@ -211,7 +227,18 @@ mod tests {
             });
             control.extend(wanted);
             control.extend(message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &3_u32.to_ne_bytes()));
-            let found = Ancillary { origdst: Some(addr), segment_bytes: Some(1200), traffic_class: 0xb9 };
+            let (level, kind) = if addr.is_ipv4() {
+                (libc::SOL_IP, libc::IP_TTL)
+            } else {
+                (libc::SOL_IPV6, libc::IPV6_HOPLIMIT)
+            };
+            control.extend(message(level, kind, &57_i32.to_ne_bytes()));
+            let found = Ancillary {
+                origdst: Some(addr),
+                segment_bytes: Some(1200),
+                traffic_class: 0xb9,
+                hops: Some(57),
+            };
             assert_eq!(decode(&control), found);
         }
     }
@@ -240,7 +267,7 @@ mod tests {
     #[test]
     fn nothing_wanted_is_nothing_found() {
         assert_eq!(decode(&[]), Ancillary::default());
-        assert_eq!(decode(&message(libc::SOL_IP, libc::IP_TTL, &[64, 0, 0, 0])), Ancillary::default());
+        assert_eq!(decode(&message(libc::SOL_IP, libc::IP_OPTIONS, &[64, 0, 0, 0])), Ancillary::default());
     }
 
     #[test]
@@ -284,11 +311,17 @@ mod tests {
         assert_eq!((data[15], data[16], rest.len()), (9, 3, 0));
         control.encode(Some("fe80::9".parse().unwrap()), 3, Some(1200));
         control.push_dscp(Domain::Ipv6, 0x28);
-        assert_eq!(control.as_bytes().len(), CONTROL_OUT_BYTES, "there is room for all of it");
         assert!(control.as_bytes().ends_with(&message(
             libc::SOL_IPV6,
             libc::IPV6_TCLASS,
             &0x28_i32.to_ne_bytes()
+        )));
+        control.push_hops(Domain::Ipv6, 63);
+        assert_eq!(control.as_bytes().len(), CONTROL_OUT_BYTES, "there is room for all of it");
+        assert!(control.as_bytes().ends_with(&message(
+            libc::SOL_IPV6,
+            libc::IPV6_HOPLIMIT,
+            &63_i32.to_ne_bytes()
         )));
 
         control.encode(None, 0, None);

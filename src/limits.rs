@@ -24,7 +24,8 @@ fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
 const CONNECTION_BITS: (u32, u32) = (32, 64);
 
 /// How many connections each source has, known to all workers: they change it for a connection that comes or
-/// goes, under a lock. It holds no more sources than connections may be open.
+/// goes, under a lock. It holds no more sources than connections may be open, each by its prefix itself, in a map whose
+/// hash is keyed.
 #[derive(Debug)]
 pub struct ConnectionsPerPrefix {
     limit: usize,

@@ -74,6 +74,17 @@ pub struct PortsExcept {
     pub ports: Ports,
 }
 
+impl PortsExcept {
+    /// All of them, where these are reserved.
+    pub fn with(&self, reserved: &Ports) -> Ports {
+        let mut ports = self.ports.clone();
+        if self.reserved {
+            ports.extend(reserved);
+        }
+        ports
+    }
+}
+
 impl FromStr for PortsExcept {
     type Err = NoPorts;
 
@@ -103,8 +114,9 @@ mod tests {
     #[test]
     fn the_systems_ports_are_a_word() {
         let of = |text: &str| {
-            let PortsExcept { reserved, ports } = text.parse().unwrap();
-            (reserved, ports.contains(5353))
+            let except: PortsExcept = text.parse().unwrap();
+            let ports = except.with(&"7".parse().unwrap());
+            (ports.contains(7), ports.contains(5353))
         };
         assert_eq!(of("reserved"), (true, false));
         assert_eq!(of("reserved,5353"), (true, true));

@@ -14,6 +14,7 @@ use crate::flow::Flow;
 use crate::limits::{Exceeded, RateLimits, Rates};
 use crate::many_hosts::ManyHosts;
 use crate::pairs::{Lately, Pairs};
+use crate::ports::Ports;
 use crate::stats::{Counter, Traffic};
 
 /// Ports below are servers' (RFC 6335, system ports): no client sends from them.
@@ -32,6 +33,8 @@ pub enum Refusal {
     OwnPair,
     /// It claims to come from a port that we listen on, where another one of us may listen.
     OwnPort,
+    /// It claims to come from such a port, as a client may, and has taken all hops that it may take.
+    HopLimit,
     /// It claims to come from the port of a service that is known to answer anybody.
     ReflectorPort,
     /// Its source has had as many answers as it may have at present.
@@ -49,6 +52,7 @@ impl Refusal {
             Self::BadDestination => &counters.udp_refused_bad_destination,
             Self::OwnPair => &counters.udp_refused_own_pair,
             Self::OwnPort => &counters.udp_refused_own_port,
+            Self::HopLimit => &counters.udp_refused_hop_limit,
             Self::ReflectorPort => &counters.udp_refused_reflector_port,
             Self::PrefixRate => &counters.udp_refused_prefix_rate,
             Self::ReplyRate => &counters.udp_refused_reply_rate,
@@ -121,6 +125,46 @@ impl Rules {
         Self { listening_ports, client_like, pairs, answered: Arc::default(), public: false }
     }
 
+    /// The same rules where the system gives none of these ports to clients (`net.ipv4.ip_local_reserved_ports`): whatever
+    /// comes from one of them that is listened on is refused.
+    #[must_use]
+    pub fn reserving(mut self, reserved: &Ports) -> Self {
+        for own in self.client_like.extract_if(.., |own| reserved.contains(own.port())) {
+            if !self.listening_ports.contains(&own.port()) {
+                self.listening_ports.push(own.port());
+            }
+        }
+        self
+    }
+
+    /// Whether a port that is listened on may be a client's as well.
+    pub fn is_client_like(&self, port: u16) -> bool {
+        self.client_like.iter().any(|own| own.port() == port)
+    }
+
+    /// Whether any port is such: then the hop limit of what is received has to be known.
+    pub fn needs_hops(&self) -> bool {
+        !self.client_like.is_empty()
+    }
+
+    /// With which hop limit a reply leaves, where the datagram came with `received`; 0 leaves it to the socket.
+    ///
+    /// What comes from a port that we listen on, and that a client may have, too, may be the reply of another one of
+    /// us. Nobody can tell, so its reply goes on with the hops that are left: between two of us a datagram goes round
+    /// 255 times at the most, as if a router sent it in a circle. A client has its replies as long as its datagrams
+    /// have used up less than half of their hops on their way here, and no path is that long.
+    pub fn hops(&self, flow: &Flow, received: Option<u8>) -> Result<u8, Refusal> {
+        if !self.is_client_like(flow.peer.port()) {
+            return Ok(0);
+        }
+        match received {
+            // the kernel did not say, though it was asked to
+            None => Err(Refusal::OwnPort),
+            Some(0 | 1) => Err(Refusal::HopLimit),
+            Some(hops) => Ok(hops - 1),
+        }
+    }
+
     /// The same rules for a server of the open Internet, where sources are forged every day.
     #[must_use]
     pub fn public(self) -> Self {
@@ -162,7 +206,7 @@ impl Rules {
     }
 
     fn was_answered_from(&self, peer: SocketAddr) -> bool {
-        self.client_like.iter().any(|own| own.port() == peer.port()) && self.answered.contains(peer)
+        self.is_client_like(peer.port()) && self.answered.contains(peer)
     }
 }
 
@@ -238,6 +282,31 @@ mod tests {
         assert_eq!(rules.refuse(&Flow { peer: one, origdst: other }), None);
         let answer = Flow { peer: other, origdst: one };
         assert_eq!(rules.clone().refuse(&answer), Some(Refusal::OwnPair), "by any worker");
+    }
+
+    #[test]
+    fn what_may_come_from_another_one_of_us_has_one_hop_less() {
+        let rules = rules();
+        assert!(rules.needs_hops());
+        let hops = |peer: &str, received| {
+            let flow = Flow { peer: peer.parse().unwrap(), origdst: "127.0.0.1:1234".parse().unwrap() };
+            rules.hops(&flow, received)
+        };
+        assert_eq!(hops("192.0.2.1:50000", Some(1)), Ok(0), "a client's hops don't matter");
+        assert_eq!(hops("192.0.2.1:40000", Some(64)), Ok(63));
+        assert_eq!(hops("[2001:db8::1]:40000", Some(2)), Ok(1));
+        assert_eq!(hops("192.0.2.1:40000", Some(1)), Err(Refusal::HopLimit));
+        assert_eq!(hops("192.0.2.1:40000", Some(0)), Err(Refusal::HopLimit));
+        assert_eq!(hops("192.0.2.1:40000", None), Err(Refusal::OwnPort));
+    }
+
+    #[test]
+    fn a_port_that_is_reserved_is_no_clients() {
+        let rules = rules().reserving(&"40000,5000".parse().unwrap());
+        assert!(!rules.needs_hops());
+        let flow =
+            Flow { peer: "192.0.2.1:40000".parse().unwrap(), origdst: "127.0.0.1:1234".parse().unwrap() };
+        assert_eq!(rules.refuse(&flow), Some(Refusal::OwnPort));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::reply_sockets;
 use crate::ring::{FileTable, WholeBuffers};
 use crate::sockets::{self, Adopted, Binding, Endpoint, Fate, Listening, Origin, SocketError, Sockets};
 use crate::stats::{Counters, Snapshot};
-use crate::sys::{self, EndSignals};
+use crate::sys::{self, EndSignals, Protocol};
 use crate::tcp;
 use crate::troubles::Troubles;
 use crate::worker::{self, Worker, WorkerConfig, WorkerError};
@@ -272,13 +272,14 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let (events, inbox) = mpsc::channel();
     let listening: Vec<_> = bound.shares.iter().flatten().map(|socket| socket.addr).collect();
     let pairs = Arc::new(Pairs::new(listening.len() + count * config.reply_sockets.count));
-    let rules = Rules::new(&listening, sys::local_ports(), pairs);
+    let reserved = reserved_ports();
+    let rules = rules(config, &listening, pairs, &reserved, &mut bound);
     let share = |rate: NonZeroU32| NonZeroU32::new(rate.get().div_ceil(count as u32));
     let worker_config = WorkerConfig {
-        rules: if config.public { rules.public() } else { rules },
+        rules,
         rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
         reply_sockets: config.reply_sockets,
-        reply_ports_except: Arc::new(ports_without_replies(&config.reply_ports_except)),
+        reply_ports_except: Arc::new(config.reply_ports_except.with(&reserved)),
         limits: tcp::Limits {
             connections,
             workers: count,
@@ -350,19 +351,47 @@ fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Resul
     Ok(bound)
 }
 
-/// Ports that no reply socket takes, so that whoever counts on them can bind them.
-fn ports_without_replies(except: &PortsExcept) -> Ports {
-    let mut ports = except.ports.clone();
-    if except.reserved {
-        match sys::reserved_ports() {
-            Ok(reserved) => ports.extend(&reserved),
-            Err(error) => warn!(
-                "net.ipv4.ip_local_reserved_ports can't be read: {error}; replies may take those ports, too \
-                 (ProcSubset= of a unit hides the file): name them in --reply-ports-except"
-            ),
-        }
+/// Ports that the system gives to nobody who leaves the choice to it; none where it does not say, with a warning.
+fn reserved_ports() -> Ports {
+    sys::reserved_ports().unwrap_or_else(|error| {
+        warn!(
+            "net.ipv4.ip_local_reserved_ports can't be read: {error}; replies may take those ports, too (ProcSubset= of \
+             a unit hides the file): name them in --reply-ports-except"
+        );
+        Ports::default()
+    })
+}
+
+/// What is not answered. The sockets are made to tell what the rules want to know.
+fn rules(
+    config: &ServerConfig,
+    listening: &[SocketAddr],
+    pairs: Arc<Pairs>,
+    reserved: &Ports,
+    bound: &mut Sockets,
+) -> Rules {
+    let rules = Rules::new(listening, sys::local_ports(), pairs).reserving(reserved);
+    let told = bound.warnings.len();
+    bound.set_hops(rules.needs_hops());
+    bound.warnings[told..].iter().for_each(|warning| warn!("{warning}"));
+    warn_of_client_like_ports(&rules, &bound.shares, &config.endpoints);
+    if config.public { rules.public() } else { rules }
+}
+
+/// Says which UDP ports a client may have as well, unless it was left to the system to choose one of those.
+fn warn_of_client_like_ports(rules: &Rules, shares: &[Vec<Listening>], endpoints: &[Endpoint]) {
+    let udp = shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
+    let ports: BTreeSet<u16> = udp.map(|socket| socket.addr.port()).collect();
+    if endpoints.iter().any(|endpoint| endpoint.addr.port() == 0) {
+        return;
     }
-    ports
+    for port in ports.into_iter().filter(|port| rules.is_client_like(*port)) {
+        warn!(
+            "UDP port {port} is one that clients have, too (net.ipv4.ip_local_port_range): a loop between two servers on it \
+             ends only after up to 255 replies; choose another one, or reserve it on every host \
+             (net.ipv4.ip_local_reserved_ports) and restart"
+        );
+    }
 }
 
 /// How long a worker may sleep, so that whoever looks at its count of turns sees it move.

@@ -591,6 +591,19 @@ impl Sockets {
         self.warnings.extend(lack.filter(|_| reflected).map(|lack| lack.to_string()));
     }
 
+    /// Has the kernel tell, or not, with which hop limit datagrams came. Stored sockets may have been set otherwise.
+    pub fn set_hops(&mut self, wanted: bool) {
+        let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
+        let set = udp.map(|socket| {
+            let v4 = socket.addr.is_ipv4();
+            let option = if v4 { IntOption::RECEIVE_HOPS_V4 } else { IntOption::RECEIVE_HOPS_V6 };
+            sys::set_option(socket.as_fd(), option, wanted.into())
+        });
+        let failed = set.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+        let lack = Lack::of(failed, "IP_RECVTTL", "no client on the server's own port is answered");
+        self.warnings.extend(lack.filter(|_| wanted).map(|lack| lack.to_string()));
+    }
+
     /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
     /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
     pub fn set_user_timeout(&mut self, timeout: Duration) {

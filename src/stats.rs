@@ -163,6 +163,8 @@ counters! {
     udp_refused_own_pair,
     /// Not answered: came from a port that we listen on.
     udp_refused_own_port,
+    /// Not answered: came from a port that we listen on, and may have gone round in a loop, for all its hops.
+    udp_refused_hop_limit,
     /// Not answered: came from the port of a service that is known to reflect (--public).
     udp_refused_reflector_port,
     /// Not answered: its source had as many answers as it may have (--udp-prefix-rate).

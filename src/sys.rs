@@ -97,6 +97,10 @@ impl IntOption {
     pub const UNICAST_INTERFACE_V4: Self = Self(libc::SOL_IP, libc::IP_UNICAST_IF);
     /// The same, IPv6.
     pub const UNICAST_INTERFACE_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_UNICAST_IF);
+    /// Hop limit with each datagram, IPv4.
+    pub const RECEIVE_HOPS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVTTL);
+    /// The same, IPv6.
+    pub const RECEIVE_HOPS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVHOPLIMIT);
     /// How many hops what is sent may take, IPv4.
     pub const HOPS_V4: Self = Self(libc::SOL_IP, libc::IP_TTL);
     /// The same, IPv6.

@@ -14,7 +14,7 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const TROUBLES: [Trouble; 29] = [
+const TROUBLES: [Trouble; 30] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -56,6 +56,11 @@ const TROUBLES: [Trouble; 29] = [
         |now| now.udp_refused_own_port,
         "not answering datagrams from a port that we listen on (udp_refused_own_port): their sender may be an echo \
          server too",
+    ),
+    (
+        |now| now.udp_refused_hop_limit,
+        "a loop between two servers on one port has ended (udp_refused_hop_limit): reserve the port, on every host \
+         (net.ipv4.ip_local_reserved_ports), and it ends with the first datagram",
     ),
     (
         |now| now.udp_refused_reflector_port,

@@ -553,7 +553,7 @@ impl Udp {
             };
             let Singles { messages, free, owners, waiting } = &mut self.singles;
             let socket = &mut self.sockets[usize::from(number)];
-            let Group { flow, segments, dscp, .. } = socket.replies[usize::from(first)].group;
+            let Group { flow, segments, dscp, hops, .. } = socket.replies[usize::from(first)].group;
             if self.lanes.has(via.file) {
                 // one after the other, which takes no slots: whoever waits must not keep them from others
                 waiting.pop_front();
@@ -565,7 +565,8 @@ impl Udp {
                 return;
             }
             waiting.pop_front();
-            let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp };
+            let transmit =
+                Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp, hops };
             let mut segments = 0;
             socket.for_each_datagram(first, |datagram| {
                 let slot = free.pop().expect("checked above: a group has no more than `segments`");
@@ -645,7 +646,7 @@ mod tests {
         // nobody has sent them yet, one by one, when the deadline comes
         let flow = Flow { peer: addr, origdst: addr };
         for (first, datagrams) in [(3, 5), (9, 7)] {
-            let train = Arrival::new(datagrams * 100, Some(100));
+            let train = Arrival::new(datagrams * 100, Some(100), 0);
             udp.sockets[0].replies[first].group = Group::new(flow, train, first as u16);
             udp.singles.waiting.push_back((0, first as u16));
         }

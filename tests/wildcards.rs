@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::forge::forge;
+use support::netns::setting;
 use support::random::{Random, payload};
 use support::server::End;
 use support::steered::Family::{self, V4, V6};
@@ -696,5 +697,72 @@ fn two_servers_on_one_port_do_not_answer_each_other() {
         let end = steered.stop(&["udp_refused_own_port"]);
         assert_eq!((end.counter("udp_datagrams_out"), end.counter("udp_refused_own_port")), (0, 2));
         assert_eq!(plain.stop().counter("udp_refused_own_port"), 1);
+    });
+}
+
+/// The counter's last value in the log of a server that logs often.
+fn last(server: &Server, name: &str) -> u64 {
+    let counter = |line: &String| {
+        let words = line.split_once("counters:")?.1.split_whitespace();
+        words.filter_map(|word| word.split_once('=')).find(|(found, _)| *found == name)?.1.parse().ok()
+    };
+    server.log.all().iter().rev().find_map(counter).unwrap_or(0)
+}
+
+const OFTEN: &str = "--stats-interval=20ms";
+
+/// Two servers on one port that a client may have as well; how many of the datagrams forged between them were
+/// answered, when all is at rest, and the servers' ends.
+fn forged_between(addresses: [&str; 2], forged: u64) -> (u64, [End; 2]) {
+    let servers = addresses.map(|address| Server::start(&["--udp", address, OFTEN]));
+    let [one, other] = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
+    for _ in 0..forged {
+        forge(one, other, b"after you");
+    }
+    let refused = |server: &Server| {
+        ["udp_refused_hop_limit", "udp_refused_own_port"].map(|name| last(server, name)).iter().sum::<u64>()
+    };
+    until("all that was forged has been refused", || servers.iter().map(refused).sum::<u64>() == forged);
+    let refused_by_port = servers.iter().any(|server| last(server, "udp_refused_own_port") > 0);
+    // A client that happens to have the servers' port is served like any.
+    let client = if one.is_ipv4() { "127.0.0.9" } else { "fd00::9" }.parse().unwrap();
+    let client = UdpClient::bound_to(SocketAddr::new(client, one.port()));
+    let asked = if refused_by_port { 0 } else { 300 };
+    client.echo(one, &[64; 300][..asked], 8);
+    let ends = servers.map(Server::stop);
+    let answered: u64 = ends.iter().map(|end| end.counter("udp_datagrams_out")).sum();
+    (answered - asked as u64, ends)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_loop_between_two_servers_on_a_port_like_a_clients_dies_out() {
+    const FORGED: u64 = 300;
+    /// What a datagram is sent with by default: each reply leaves with one hop less than its request came with.
+    const HOPS: u64 = 64;
+    private_network(|| {
+        netns::ip("address add fd00::2/128 dev lo nodad");
+        netns::ip("address add fd00::9/128 dev lo nodad");
+        setting("ipv4/ip_local_reserved_ports", "");
+        for (range, port) in [("32768 60999", 40_000), ("1024 65535", 1234)] {
+            setting("ipv4/ip_local_port_range", range);
+            for hosts in [["127.0.0.1", "127.0.0.2"], ["[::1]", "[fd00::2]"]] {
+                let addresses = hosts.map(|host| format!("{host}:{port}"));
+                let addresses = addresses.each_ref().map(String::as_str);
+                for forged in [1, FORGED] {
+                    let (answered, ends) = forged_between(addresses, forged);
+                    println!("{forged} forged between {addresses:?}: {answered} replies");
+                    assert_eq!(answered, forged * (HOPS - 1));
+                    for end in ends {
+                        assert_eq!(times_told(&end, "ip_local_reserved_ports"), 1, "a warning at the start");
+                    }
+                }
+            }
+        }
+        // Whose port is reserved knows that no client has it.
+        setting("ipv4/ip_local_reserved_ports", "1234");
+        let (answered, ends) = forged_between(["[::1]:1234", "[fd00::2]:1234"], FORGED);
+        assert_eq!(answered, 0);
+        assert!(ends.iter().all(|end| times_told(end, "ip_local_reserved_ports") == 0));
     });
 }

@@ -21,6 +21,8 @@ pub struct Transmit {
     pub segment_bytes: Option<u16>,
     /// The DSCP that it leaves with, in its place in the traffic class; 0 leaves it to the socket.
     pub dscp: u8,
+    /// The hop limit that it leaves with; 0 leaves it to the socket.
+    pub hops: u8,
 }
 
 /// One message: up to `PARTS` parts gathered into one payload.
@@ -81,6 +83,9 @@ impl<const PARTS: usize> Messages<PARTS> {
         slot.control.encode(transmit.source.map(|source| source.ip()), scope_id, transmit.segment_bytes);
         if transmit.dscp != 0 {
             slot.control.push_dscp(Domain::of(transmit.peer), transmit.dscp);
+        }
+        if transmit.hops != 0 {
+            slot.control.push_hops(Domain::of(transmit.peer), transmit.hops);
         }
         let name = slot.name.as_bytes();
         slot.header.msg_name = name.as_ptr().cast_mut().cast();

@@ -76,6 +76,7 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
         source: Some(socket.local_addr().unwrap()),
         segment_bytes: None,
         dscp: 0,
+        hops: 0,
     };
     let message = messages.finish(0, &transmit);
     ring.send_message(LISTENER, message, Patience::Inline, SEND);
@@ -245,7 +246,8 @@ fn more_operations_than_the_queue_holds_are_all_submitted() {
     let payload = buffers.span(&piece).part(DATAGRAM_HEADER_BYTES as u32, 1);
     let mut messages = Messages::<1>::new(1);
     messages.push(0, payload);
-    let transmit = Transmit { peer: peer.local_addr().unwrap(), source: None, segment_bytes: None, dscp: 0 };
+    let transmit =
+        Transmit { peer: peer.local_addr().unwrap(), source: None, segment_bytes: None, dscp: 0, hops: 0 };
     let message = messages.finish(0, &transmit);
     // more than the completion queue holds, too
     for index in 0..200 {

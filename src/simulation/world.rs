@@ -489,6 +489,7 @@ impl World {
         let (silent, unanswered) = self.udp.settle();
         let rates = now.udp_refused_prefix_rate + now.udp_refused_reply_rate;
         let lost = now.udp_refused_reflector_port
+            + now.udp_refused_hop_limit
             + now.udp_refused_system_port
             + now.udp_refused_bad_source
             + now.udp_refused_bad_destination

@@ -18,6 +18,7 @@ pub(super) struct Group {
     pub(super) flow: Flow,
     /// What they leave with.
     pub(super) dscp: u8,
+    pub(super) hops: u8,
     /// Bytes of each datagram but perhaps the last.
     pub(super) segment_bytes: u32,
     /// Datagrams.
@@ -59,6 +60,8 @@ pub(super) struct Arrival {
     pub(super) bytes: u32,
     /// The DSCP that it came with, in its place in the traffic class.
     pub(super) dscp: u8,
+    /// The hop limit that its reply leaves with; 0 leaves it to the socket.
+    pub(super) hops: u8,
 }
 
 impl Arrival {
@@ -68,9 +71,9 @@ impl Arrival {
         let dscp = traffic_class & DSCP_BITS;
         match segment_bytes.map(u32::from) {
             Some(segment_bytes) if segment_bytes > 0 && segment_bytes < bytes => {
-                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes, dscp }
+                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes, dscp, hops: 0 }
             }
-            _ => Self { segment_bytes: bytes, segments: 1, bytes, dscp },
+            _ => Self { segment_bytes: bytes, segments: 1, bytes, dscp, hops: 0 },
         }
     }
 
@@ -83,7 +86,7 @@ impl Arrival {
 impl Group {
     /// The group that `arrival`, received into `buffer`, opens.
     pub(super) fn new(flow: Flow, arrival: Arrival, buffer: u16) -> Self {
-        let Arrival { segment_bytes, segments, bytes, dscp } = arrival;
+        let Arrival { segment_bytes, segments, bytes, dscp, hops } = arrival;
         let closed = bytes == 0
             || !arrival.is_even()
             || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
@@ -91,6 +94,7 @@ impl Group {
         Self {
             flow,
             dscp,
+            hops,
             segment_bytes,
             segments,
             bytes,
@@ -104,12 +108,12 @@ impl Group {
 
     /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.
     pub(super) fn join(&mut self, arrival: Arrival) -> bool {
-        let Arrival { segment_bytes, segments, bytes, dscp } = arrival;
+        let Arrival { segment_bytes, segments, bytes, dscp, hops } = arrival;
         let same_size = segment_bytes == self.segment_bytes;
         let shorter_last = segments == 1 && bytes < self.segment_bytes;
         let fits = !self.closed
             && bytes > 0
-            && dscp == self.dscp
+            && (dscp, hops) == (self.dscp, self.hops)
             && (same_size || shorter_last)
             && (self.segments + segments) as usize <= SEGMENTS_MAX
             && (self.bytes + bytes) as usize <= datagram_bytes_max(self.flow.peer.ip());
@@ -169,6 +173,14 @@ mod tests {
         assert!(!open.join(Arrival::new(100, None, 0)));
         assert!(!open.join(Arrival::new(200, Some(100), af)));
         assert!(open.join(Arrival::new(200, Some(100), ef)));
+    }
+
+    #[test]
+    fn what_leaves_together_has_one_hop_limit() {
+        let with = |hops| Arrival { hops, ..Arrival::new(100, None, 0) };
+        let mut open = Group::new(flow(), with(63), 0);
+        assert!(!open.join(with(62)) && !open.join(with(0)) && open.join(with(63)));
+        assert_eq!(open.hops, 63);
     }
 
     #[test]

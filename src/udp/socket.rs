@@ -154,7 +154,8 @@ impl Socket {
             }
         };
         let ancillary = cmsg::decode(datagram.control);
-        let arrival = Arrival::new(datagram.payload_bytes, ancillary.segment_bytes, ancillary.traffic_class);
+        let mut arrival =
+            Arrival::new(datagram.payload_bytes, ancillary.segment_bytes, ancillary.traffic_class);
         let (Some(peer), Some(origdst)) = (addr::decode(datagram.name), ancillary.origdst) else {
             counters.udp_unaddressed.add(arrival.segments.into());
             self.buffers.recycle(piece);
@@ -173,6 +174,14 @@ impl Socket {
             refusal.counter(counters).add(arrival.segments.into());
             self.buffers.recycle(piece);
             return;
+        }
+        match gate.rules().hops(&flow, ancillary.hops) {
+            Ok(hops) => arrival.hops = hops,
+            Err(refusal) => {
+                refusal.counter(counters).add(arrival.segments.into());
+                self.buffers.recycle(piece);
+                return;
+            }
         }
         let buffer = piece.buffer();
         let place = &mut self.places[flow.hash(&self.places_key) as usize % FLOW_PLACES];
@@ -261,6 +270,7 @@ impl Socket {
             source: via.source(&group.flow),
             segment_bytes: (group.segments > 1).then_some(group.segment_bytes as u16),
             dscp: group.dscp,
+            hops: group.hops,
         };
         let message = self.messages.finish(first.into(), &transmit);
         let token = operations.group(self.number, first);
@@ -284,8 +294,9 @@ impl Socket {
         });
         let group = &mut self.replies[usize::from(first)].group;
         (group.in_flight, group.via, group.singly) = (1, via, Some(number));
-        let Group { flow, dscp, .. } = *group;
-        let transmit = Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp };
+        let Group { flow, dscp, hops, .. } = *group;
+        let transmit =
+            Transmit { peer: flow.peer, source: via.source(&flow), segment_bytes: None, dscp, hops };
         self.messages.clear(first.into());
         self.messages.push(first.into(), wanted.expect("a group has so many"));
         let message = self.messages.finish(first.into(), &transmit);

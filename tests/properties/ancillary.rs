@@ -24,8 +24,10 @@ fn reply(source: SocketAddr, segment_bytes: Option<u16>, dscp: u8) {
     let mut control = Control::EMPTY;
     control.encode(Some(source.ip()), scope_id, segment_bytes);
     control.push_dscp(Domain::of(source), dscp);
+    control.push_hops(Domain::of(source), !dscp);
     assert!(control.as_bytes().len() <= CONTROL_OUT_BYTES);
     let mut found = (None, None, None);
+    let mut hops = None;
     for (level, kind, data) in messages(control.as_bytes()) {
         match (level, kind) {
             (libc::SOL_IP, libc::IP_PKTINFO) => {
@@ -41,12 +43,15 @@ fn reply(source: SocketAddr, segment_bytes: Option<u16>, dscp: u8) {
             }
             (libc::SOL_IP, libc::IP_TOS) if source.is_ipv4() => found.2 = Some(data),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) if source.is_ipv6() => found.2 = Some(data),
+            (libc::SOL_IP, libc::IP_TTL) if source.is_ipv4() => hops = Some(data),
+            (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) if source.is_ipv6() => hops = Some(data),
             other => panic!("{other:?} was not asked for"),
         }
     }
     let scope_id = if source.is_ipv4() { 0 } else { scope_id };
     let class = i32::from(dscp).to_ne_bytes();
     assert_eq!(found, (Some((source.ip(), scope_id)), segment_bytes, Some(&class[..])));
+    assert_eq!(hops, Some(&i32::from(!dscp).to_ne_bytes()[..]));
 }
 
 /// Level, type and data of each control message of a `struct msghdr`: a header of a size_t and two ints, the
@@ -84,6 +89,10 @@ fn ancillary(control: &[u8]) -> Ancillary {
         if (level, kind) == (libc::SOL_IPV6, libc::IPV6_TCLASS) {
             let class = data.get(..4).map_or(0, |bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
             wanted.traffic_class = class.rem_euclid(256) as u8;
+        }
+        if [(libc::SOL_IP, libc::IP_TTL), (libc::SOL_IPV6, libc::IPV6_HOPLIMIT)].contains(&(level, kind)) {
+            let hops = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
+            wanted.hops = hops.filter(|hops| (0..=255).contains(hops)).map(|hops| hops as u8);
         }
         if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
             let size = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));

@@ -181,7 +181,9 @@ proptest! {
                 prop_assert_eq!(Address::from(*pair) == Address::from(*other), pair == other);
             }
         }
-        known.iter().for_each(|pair| pairs.remove(*pair));
+        for pair in &known {
+            pairs.remove(*pair);
+        }
         prop_assert!(!known.iter().any(|pair| pairs.contains(*pair)));
     }
 }
