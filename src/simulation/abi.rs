@@ -173,9 +173,10 @@ impl Message {
     }
 
     /// What the control messages of a datagram say: the source's address and interface, the size of each
-    /// datagram of a train, the traffic class (ip(7), ipv6(7), udp(7)).
-    pub(super) fn control(&self) -> (Option<IpAddr>, u32, Option<u16>, u8) {
-        let (mut source, mut interface, mut segment_bytes, mut traffic_class) = (None, 0, None, 0);
+    /// datagram of a train, the traffic class and the hop limit, 0 if none is said (ip(7), ipv6(7), udp(7)).
+    pub(super) fn control(&self) -> (Option<IpAddr>, u32, Option<u16>, Marks) {
+        let (mut source, mut interface, mut segment_bytes) = (None, 0, None);
+        let mut marks = Marks::default();
         let mut rest = self.control.as_slice();
         while rest.len() >= 16 {
             let len = u64::from_ne_bytes(rest[..8].try_into().expect("eight bytes")) as usize;
@@ -198,15 +199,27 @@ impl Message {
                 }
                 (libc::SOL_IP, libc::IP_TOS) | (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
                     let class = i32::from_ne_bytes(data.try_into().expect("four bytes"));
-                    traffic_class = u8::try_from(class).expect("a traffic class");
-                    assert_ne!(traffic_class, 0, "a control message that says nothing");
+                    marks.dscp = u8::try_from(class).expect("a traffic class");
+                    assert_ne!(marks.dscp, 0, "a control message that says nothing");
+                }
+                (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+                    let hops = i32::from_ne_bytes(data.try_into().expect("four bytes"));
+                    marks.hops = u8::try_from(hops).expect("a hop limit");
+                    assert_ne!(marks.hops, 0, "a hop limit that the kernel refuses");
                 }
                 other => panic!("a control message that nobody wants: {other:?}"),
             }
             rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
         }
-        (source, interface, segment_bytes, traffic_class)
+        (source, interface, segment_bytes, marks)
     }
+}
+
+/// What a reply's header is to say beside its addresses; 0 leaves it to the socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) dscp: u8,
+    pub(super) hops: u8,
 }
 
 /// Appends a control message as the kernel lays it out.

@@ -12,6 +12,9 @@ use crate::sockets::Fate;
 /// What a path may answer to a train (udp(7)).
 const TRAIN_REFUSALS: [i32; 3] = [libc::EMSGSIZE, libc::EINVAL, libc::EIO];
 
+/// A port that clients may have, too; in some worlds it is listened on.
+pub(super) const CLIENT_LIKE_PORT: u16 = 4321;
+
 /// A listening socket to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
@@ -133,7 +136,14 @@ fn draw_flows(chance: &mut Chance, sockets: &[Endpoint]) -> Vec<Flow> {
         match chance.below(20) {
             0 => peer.set_port(7 + number as u16),
             1 => peer.set_ip([224, 0, 0, 1].into()),
+            2..6 => {
+                peer.set_port(CLIENT_LIKE_PORT);
+                expected = Expected::Echoed;
+            }
             _ => expected = Expected::Echoed,
+        }
+        if flows.iter().any(|&(other, asked, ..)| (other, asked) == (peer, origdst)) {
+            continue;
         }
         let refuses = chance.one_in(5).then(|| chance.pick(&TRAIN_REFUSALS));
         flows.push((peer, origdst, socket, expected, refuses));

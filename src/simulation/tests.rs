@@ -12,7 +12,7 @@ use rand::random;
 
 use super::chance::Faults;
 use super::kernel::{Kernel, Order};
-use super::scene::Endpoint;
+use super::scene::{CLIENT_LIKE_PORT, Endpoint};
 use super::world::World;
 use super::{WORLD, ask};
 use crate::limits::ConnectionsPerPrefix;
@@ -82,7 +82,7 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
     let pairs = Arc::new(Pairs::new(addresses.len() + scene.reply_sockets));
     let config = WorkerConfig {
         file_table: FileTable::Registered,
-        rules: Rules::new(&addresses, 60_000..=60_999, pairs),
+        rules: Rules::new(&addresses, CLIENT_LIKE_PORT..=CLIENT_LIKE_PORT, pairs),
         reply_sockets: reply_sockets::Limits {
             count: scene.reply_sockets,
             per_second: scene.reply_sockets_per_second,

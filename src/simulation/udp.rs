@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::abi::{self, Message, Sqe};
+use super::abi::{self, Marks, Message, Sqe};
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::scene::CLIENT_LIKE_PORT;
 use crate::addr::{self, RawAddr};
 
 /// Datagrams that a receive queue holds.
@@ -46,6 +47,8 @@ struct Datagram {
     bytes: usize,
     /// The traffic class that it came with.
     traffic_class: u8,
+    /// The hop limit that it came with.
+    hops: u8,
     /// A send of it failed, so that it may come late or not at all.
     failed: bool,
     /// It found the send buffer full, unforeseen. What was queued up to that turn may overtake it.
@@ -189,11 +192,21 @@ impl Udp {
         }
         // four out of six have none; the last two bits are ECN's
         let traffic_class = kernel.chance.pick(&[0, 0, 0, 0x02, 0xb9, 0x28]);
+        // the last one has been through as many routers as it may
+        let hops = kernel.chance.pick(&[64, 64, 64, 63, 2, 1]);
         let datagrams = (0..count).map(|index| {
             *sent += 1;
             self.ids += 1;
             let bytes = if index + 1 == count { last_bytes } else { bytes };
-            Datagram { sequence: *sent, id: self.ids, bytes, traffic_class, failed: false, passable: None }
+            Datagram {
+                sequence: *sent,
+                id: self.ids,
+                bytes,
+                traffic_class,
+                hops,
+                failed: false,
+                passable: None,
+            }
         });
         queue.push_back(Arrival { flow, datagrams: datagrams.collect(), flaw });
         kernel.activate(Object::Udp(*socket));
@@ -292,6 +305,11 @@ impl Udp {
         if flaw != Some(Flaw::NoDestination) {
             abi::push_control(&mut control, level, kind, RawAddr::from(*origdst).as_bytes());
         }
+        let hops = i32::from(datagrams[0].hops).to_ne_bytes();
+        match origdst {
+            SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TTL, &hops),
+            SocketAddr::V6(_) => abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_HOPLIMIT, &hops),
+        }
         let class = datagrams[0].traffic_class;
         match origdst {
             SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TOS, &[class]),
@@ -359,7 +377,7 @@ impl Udp {
     /// An inline send finds no room. If that is news, what was queued before the process sees it may overtake.
     fn find_full(&mut self, from: Object, operation: &Operation, kernel: &Kernel) {
         let message = operation.message.as_ref().expect("a message");
-        let (flow, segment_bytes, dscp) = self.decode(from, message);
+        let (flow, segment_bytes, marks) = self.decode(from, message);
         let careful = self
             .buffer(from)
             .full
@@ -368,7 +386,7 @@ impl Udp {
         let unanswered = &mut self.flows[flow].unanswered;
         let mut ids = Vec::new();
         for datagram in segments(&payload, segment_bytes) {
-            let place = find(unanswered, datagram, dscp).expect("a reply repeats what was received, once");
+            let place = find(unanswered, datagram, marks).expect("a reply repeats what was received, once");
             let datagram = &mut unanswered[place];
             if !careful {
                 datagram.passable = Some(u64::MAX);
@@ -411,7 +429,7 @@ impl Udp {
             return;
         }
         let message = operation.message.as_ref().expect("a message");
-        let (flow, segment_bytes, dscp) = self.decode(from, message);
+        let (flow, segment_bytes, marks) = self.decode(from, message);
         let bytes: u64 = message.parts.iter().map(|part| part.end - part.start).sum();
         let train = segment_bytes.is_some_and(|segment_bytes| bytes > u64::from(segment_bytes));
         let refusal = self.flows[flow].refuses_trains.filter(|_| train).or_else(|| {
@@ -436,15 +454,15 @@ impl Udp {
             return;
         }
         let payload = message.payload();
-        self.books.echoed += self.flows[flow].take(&payload, segment_bytes, dscp, operation.turn);
+        self.books.echoed += self.flows[flow].take(&payload, segment_bytes, marks, operation.turn);
         self.books.echoed_bytes += bytes;
         kernel.complete(&operation.sqe, bytes as i32, 0);
     }
 
     /// Whose reply it is, the size of its segments, and its DSCP. It must be right in every respect.
-    fn decode(&self, from: Object, message: &Message) -> (usize, Option<u16>, u8) {
+    fn decode(&self, from: Object, message: &Message) -> (usize, Option<u16>, Marks) {
         let peer = addr::decode(&message.name).expect("a reply goes to an address");
-        let (source, interface, segment_bytes, dscp) = message.control();
+        let (source, interface, segment_bytes, marks) = message.control();
         let source = match from {
             Object::Udp(socket) => {
                 let source = source.expect("a reply from a listening socket says where it leaves from");
@@ -464,16 +482,19 @@ impl Udp {
             assert_eq!(interface, scope, "a reply to {peer} leaves by another interface");
         }
         assert_ne!(self.flows[flow].expected, Expected::Refused, "{source} must not answer {peer}");
-        (flow, segment_bytes, dscp)
+        let is_like_ours = peer.port() == CLIENT_LIKE_PORT
+            && self.sockets.iter().any(|socket| socket.addr.port() == CLIENT_LIKE_PORT);
+        assert_eq!(marks.hops != 0, is_like_ours, "a reply to {peer} has {marks:?}");
+        (flow, segment_bytes, marks)
     }
 
     /// The datagrams of a send that fails may come late, or not at all.
     fn mark_failed(&mut self, from: Object, message: &Message) {
-        let (flow, segment_bytes, dscp) = self.decode(from, message);
+        let (flow, segment_bytes, marks) = self.decode(from, message);
         let payload = message.payload();
         let unanswered = &mut self.flows[flow].unanswered;
         for datagram in segments(&payload, segment_bytes) {
-            let place = find(unanswered, datagram, dscp).expect("a reply repeats what was received, once");
+            let place = find(unanswered, datagram, marks).expect("a reply repeats what was received, once");
             unanswered[place].failed = true;
         }
     }
@@ -502,12 +523,12 @@ impl Udp {
 impl Flow {
     /// The payload of a reply, queued in this turn, is what was asked, in the order in which it was asked. How
     /// many datagrams.
-    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>, dscp: u8, turn: u64) -> u64 {
+    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>, marks: Marks, turn: u64) -> u64 {
         let mut count = 0;
         for datagram in segments(payload, segment_bytes) {
-            let place = find(&self.unanswered, datagram, dscp).unwrap_or_else(|| {
+            let place = find(&self.unanswered, datagram, marks).unwrap_or_else(|| {
                 panic!(
-                    "{} bytes with DSCP {dscp:#x} that {} never sent, or that were echoed before",
+                    "{} bytes with {marks:?} that {} never sent, or that were echoed before",
                     datagram.len(),
                     self.peer
                 )
@@ -549,9 +570,10 @@ fn segments(payload: &[u8], segment_bytes: Option<u16>) -> Vec<&[u8]> {
 }
 
 /// Which datagram that is. Of short ones that are alike it is the one that has the least to excuse.
-fn find(unanswered: &VecDeque<Datagram>, bytes: &[u8], dscp: u8) -> Option<usize> {
+fn find(unanswered: &VecDeque<Datagram>, bytes: &[u8], marks: Marks) -> Option<usize> {
     let is_it = |datagram: &Datagram| {
-        datagram.traffic_class & 0xfc == dscp
+        datagram.traffic_class & 0xfc == marks.dscp
+            && (marks.hops == 0 || marks.hops == datagram.hops - 1)
             && datagram.bytes == bytes.len()
             && content::is_datagram(bytes, datagram.id)
     };

@@ -526,7 +526,7 @@ impl World {
         self.scene.unanswered += unanswered;
         self.scene.silent += silent;
         assert_eq!(self.scene.unanswered, lost, "what was not echoed is counted");
-        let excused = rates + reply_sockets + now.udp_send_errors;
+        let excused = rates + reply_sockets + now.udp_refused_hop_limit + now.udp_send_errors;
         assert!(self.scene.silent <= excused, "{} datagrams got no echo for no reason", self.scene.silent);
     }
 

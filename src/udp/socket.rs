@@ -170,12 +170,8 @@ impl Socket {
         if gate.rules().is_exposed(&flow) {
             counters.udp_exposed.add(arrival.segments.into());
         }
-        if let Some(refusal) = gate.refuse(&flow, arrival.segments) {
-            refusal.counter(counters).add(arrival.segments.into());
-            self.buffers.recycle(piece);
-            return;
-        }
-        match gate.rules().hops(&flow, ancillary.hops) {
+        let refusal = gate.refuse(&flow, arrival.segments);
+        match refusal.map_or_else(|| gate.rules().hops(&flow, ancillary.hops), Err) {
             Ok(hops) => arrival.hops = hops,
             Err(refusal) => {
                 refusal.counter(counters).add(arrival.segments.into());
