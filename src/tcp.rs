@@ -267,6 +267,13 @@ impl Tcp {
         self.listeners[token.index() as usize].addr
     }
 
+    /// Whether the listener that an accept's token means still is one: other processes may have it, too, and shut it
+    /// down.
+    pub fn listens(&self, token: Token) -> bool {
+        let listening = self.listeners[token.index() as usize].listening.as_ref();
+        listening.is_none_or(|it| sys::socket_kind(it.as_fd()).is_ok_and(|kind| kind.listens))
+    }
+
     /// Handles the completion of an accept. An error is final for the worker: the listener or the ring
     /// is unusable.
     pub fn accepted(

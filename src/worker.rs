@@ -84,6 +84,15 @@ pub enum WorkerError {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// Somebody else has shut a listener down.
+    #[error(
+        "tcp {addr} does not listen any more: somebody has shut it down, by `ss -K` or by shutdown(2) in a process that \
+         has it, too; start the server again"
+    )]
+    ShutDown {
+        /// The listener's address.
+        addr: SocketAddr,
+    },
     /// The ring stopped working.
     #[error(
         "io_uring_enter: {0}; with EPERM or ENOSYS a seccomp filter (SystemCallFilter= of a unit, a container's \
@@ -306,11 +315,14 @@ impl Worker {
                 }
                 Operation::UdpSend => udp.sent(&completion, counters),
                 Operation::Accept => {
-                    tcp.accepted(completion, ring, counters).map_err(|errno| WorkerError::Socket {
-                        step: "accept on",
-                        protocol: Protocol::Tcp,
-                        addr: tcp.addr(token),
-                        errno,
+                    tcp.accepted(completion, ring, counters).map_err(|errno| {
+                        let addr = tcp.addr(token);
+                        if tcp.listens(token) {
+                            let (step, protocol) = ("accept on", Protocol::Tcp);
+                            WorkerError::Socket { step, protocol, addr, errno }
+                        } else {
+                            WorkerError::ShutDown { addr }
+                        }
                     })?;
                 }
                 Operation::TcpReceive => tcp.received(&completion, counters),

@@ -5,7 +5,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -267,6 +268,29 @@ fn a_log_that_nobody_takes_stops_nothing() {
 
         for (arguments, code) in [(["--listen", "198.51.100.7:7"], 1), (["--listen", "nowhere"], 2)] {
             assert_eq!(start(&arguments, full()).wait().expect("the end").code(), Some(code));
+        }
+    });
+}
+
+/// It is told as what it is, not as a fault of the kernel, and a new start serves.
+#[test]
+#[ignore = "needs root"]
+fn a_listener_that_somebody_else_shuts_down_is_told_as_that() {
+    bounded(|| {
+        for domain in [libc::AF_INET, libc::AF_INET6] {
+            let server = Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"]);
+            let sockets = server.copy_sockets(4);
+            let is_wanted = |socket: &&OwnedFd| {
+                sys::option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN).expect("SO_DOMAIN") == domain
+                    && sys::option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).expect("SO_ACCEPTCONN") == 1
+            };
+            let listener = sockets.iter().find(is_wanted).expect("a listener").try_clone().expect("a copy");
+            // what `ss -K` does, too
+            TcpStream::from(listener).shutdown(Shutdown::Both).expect("shutdown(2)");
+            let end = server.wait();
+            let text = end.stderr.join("\n");
+            assert_eq!(end.code, Some(1), "{text}");
+            assert!(text.contains("does not listen any more: somebody has shut it down"), "{text}");
         }
     });
 }
