@@ -29,6 +29,7 @@
 //!                          cmsg.rs    control messages           address_blocks.rs  which addresses are public
 //!                          pidfd.rs   another process's descriptors
 //! beside                   duration.rs  durations as people write them; listen_addr.rs  addresses; terminal.rs  colors
+//! beside                   printer.rs   lines for whoever reads, on a thread of its own
 //! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
 //! beside                   simulation.rs  in tests, another kernel under the worker: all from one seed
 //! beside                   src/bin/blaster/  the load tester: uses ring, floor 0 and what is beside only
@@ -58,6 +59,7 @@ pub mod pairs;
 pub mod pause;
 pub mod pidfd;
 pub mod ports;
+pub mod printer;
 pub mod refuse;
 pub mod reply_sockets;
 pub mod ring;

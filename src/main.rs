@@ -3,10 +3,18 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 use tubular_echo::options::{Command, Options};
+use tubular_echo::printer::Printer;
+use tubular_echo::server::LAST_LINES_TIMEOUT;
+use tubular_echo::sys::EndSignals;
 use tubular_echo::{check, server, terminal};
+
+/// A start that has failed waits so long for somebody to read why.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::read();
@@ -16,44 +24,58 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         });
     }
-    start_log();
-    let outcome = match options.server() {
-        Ok(config) => server::run(&config).map_err(|error| error.to_string()),
+    // before the first thread, which inherits the mask
+    let signals = match EndSignals::block() {
+        Ok(signals) => signals,
         Err(error) => {
-            complain(&error);
-            return ExitCode::from(2);
+            complain(&format!("cannot block the signals that end the server: {error}"));
+            return ExitCode::FAILURE;
         }
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // no log line: neither RUST_LOG nor a timestamp may hide why the server is not there
-            complain(&error);
-            ExitCode::FAILURE
-        }
+    let log = start_log();
+    let (error, status, patience) = match options.server() {
+        Ok(config) => match server::run(&config, signals, &log) {
+            Ok(()) => (None, ExitCode::SUCCESS, LAST_LINES_TIMEOUT),
+            Err(error) => (Some(error.to_string()), ExitCode::FAILURE, ERROR_TIMEOUT),
+        },
+        Err(error) => (Some(error.to_string()), ExitCode::from(2), ERROR_TIMEOUT),
+    };
+    if let Some(error) = error {
+        // no log line: neither RUST_LOG nor a timestamp may hide why the server is not there
+        log.print(&format!("error: {error}\n"));
     }
+    log.is_done_within(patience);
+    status
 }
 
-/// Says why the server is not there; if stderr takes nothing, on a full disk for instance, the exit status still does.
+/// Says why nothing is done; if stderr takes nothing, on a full disk for instance, the exit status still does.
 fn complain(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
 
-/// Logs to stderr, one line each; the journal has timestamps of its own.
-fn start_log() {
+/// Logs to stderr, one line each; the journal has timestamps of its own. No thread that logs waits for whoever reads.
+fn start_log() -> Printer {
+    let printer = Printer::start(io::stderr(), |_, lines| {
+        warn!(
+            "{lines} lines of the log were dropped here (log_lines_dropped): nobody read stderr, or it took no more"
+        );
+    });
+    printer.tell_panics(LAST_LINES_TIMEOUT);
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let writer = printer.clone();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(move || writer.clone())
         .with_ansi(terminal::wants_color(io::stderr().is_terminal()))
         .with_target(false)
-        // it would be told on stderr, which has just failed, and that would be a panic
+        // a log that takes nothing is no reason to panic
         .log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();
     } else {
         log.init();
     }
+    printer
 }
 
 #[cfg(test)]

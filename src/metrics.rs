@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::ring::Errno;
 use crate::sockets;
-use crate::stats::Counters;
+use crate::stats::{Counters, Unheard};
 use crate::sys;
 
 /// A worker's turn may sleep for so long at the most, so that a live worker's count of turns moves between two
@@ -40,6 +40,8 @@ pub const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Source {
     /// Each worker's counters.
     pub workers: Vec<Arc<Counters>>,
+    /// What nobody took of what the process said.
+    pub unheard: Unheard,
     /// How far the server's life is.
     pub phase: Arc<Phase>,
     /// What tubular's bindings call our sockets.

@@ -42,7 +42,8 @@ Environment:
   WATCHDOG_USEC    how often systemd wants a sign of life
 
 Signals:
-  SIGTERM, SIGINT  drain and exit 0; a second one ends at once
+  SIGTERM, SIGINT, SIGHUP  drain and exit 0; a second SIGTERM or SIGINT ends at once. A SIGHUP that is
+                           ignored at the start, as by nohup(1), stays ignored
 
 Exit status:
   0 ended by a signal   1 could not start, or a worker failed   2 wrong usage";

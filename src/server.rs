@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, process, thread};
 
 use tracing::{info, warn};
 
@@ -25,11 +25,12 @@ use crate::metrics::{self, MetricsError};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
 use crate::pairs::Pairs;
 use crate::ports::{Ports, PortsExcept};
+use crate::printer::Printer;
 use crate::refuse::Rules;
 use crate::reply_sockets;
 use crate::ring::{FileTable, WholeBuffers};
 use crate::sockets::{self, Adopted, Binding, Endpoint, Fate, Listening, Origin, SocketError, Sockets};
-use crate::stats::{Counters, Snapshot};
+use crate::stats::{Counters, Snapshot, Unheard};
 use crate::sys::{self, EndSignals, Protocol};
 use crate::tcp;
 use crate::troubles::Troubles;
@@ -57,6 +58,10 @@ const WATCHDOG_SECOND_LOOKS: u32 = 50;
 const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// A drain may take this much longer than its deadline before the process ends without its workers.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// Enough for the thread that hears signals, and little where memory is limited.
+const SIGNALS_STACK_BYTES: usize = 256 << 10;
+/// The end waits so long for somebody to read the last lines of the log.
+pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,9 +234,12 @@ struct Handle {
     wake: Arc<OwnedFd>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
-pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
-    let signals = EndSignals::block().map_err(system("block the signals that end the server"))?;
+/// Serves until one of `signals` comes, then drains. `log` is where tracing's lines go: a signal before the start is
+/// over has its own end.
+pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<(), ServerError> {
+    let unheard = Unheard { log_lines: Arc::clone(log.dropped()), ..Unheard::default() };
+    let (events, inbox) = mpsc::channel();
+    let begun = listen_for_signals(signals, events.clone(), log.clone())?;
     let open_files = sys::raise_open_files()
         .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
         .ok();
@@ -265,11 +273,10 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let sockets = bound.shares.iter().map(Vec::len).sum();
     let room = open_files.map(|limit| open_files_per_worker(limit, file_table, count, sockets));
     let connections = connections_per_worker(config.max_connections, count, fixed, room)?;
-    let notifier = Notifier::from_env()?;
-    keep_in_store(&mut bound.shares, stored, &notifier, config.fd_store)?;
+    let mut notifier = Notifier::from_env(Arc::clone(&unheard.notifications))?;
+    keep_in_store(&mut bound.shares, stored, &mut notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
 
-    let (events, inbox) = mpsc::channel();
     let listening: Vec<_> = bound.shares.iter().flatten().map(|socket| socket.addr).collect();
     let pairs = Arc::new(Pairs::new(listening.len() + count * config.reply_sockets.count));
     let reserved = reserved_ports();
@@ -299,38 +306,81 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let phase = Arc::new(metrics::Phase::default());
     if let Some(addr) = config.metrics {
         let (workers, phase, label) = (counters.clone(), Arc::clone(&phase), config.label.clone());
-        let source = metrics::Source { workers, phase, label, open_files_max: open_files };
+        let unheard = unheard.clone();
+        let source = metrics::Source { workers, unheard, phase, label, open_files_max: open_files };
         info!("metrics on http://{}/metrics", metrics::start(addr, source)?);
     }
+    begun.note();
     let mut handles = Vec::new();
     for (index, (share, counters)) in bound.shares.into_iter().zip(counters).enumerate() {
         let processor = config.pin.then(|| processors[index % processors.len()]);
         handles.push(start_worker(index, share, counters, processor, worker_config.clone(), events.clone())?);
     }
-    let armed = wait_until_armed(&inbox, count)?;
+    let armed = wait_until_armed(&inbox, &events, count)?;
     for address in &addresses {
         info!("listening on {address}");
     }
+    phase.serving();
+    let mut ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
+    info!("ready");
+    if ready.retry_interval().is_some() {
+        warn!(
+            "the service manager does not read that the server is ready: serving all the same, and telling it again"
+        );
+    }
+    let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
+    serve(&inbox, &handles, &unheard, &mut ready, clock, troubles)?;
+    phase.draining();
+    drain(&inbox, &handles, &mut ready, config.drain_timeout)?;
+    ready.give_up();
+    info!("final counters: {}", snapshot(&handles).with(&unheard));
+    Ok(())
+}
+
+/// Whether anything may be served yet. It is, too, once the start has failed: then the main thread tells why.
+struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+/// Starts the thread that hears signals, whatever holds up the main thread: before anything is served the first one
+/// ends the process, later it is an event, and after the second one the process ends, with or without the main thread.
+fn listen_for_signals(
+    mut signals: EndSignals,
+    events: Sender<Event>,
+    log: Printer,
+) -> Result<Begun, ServerError> {
+    let begun = Arc::new(AtomicBool::new(false));
+    let has_begun = Arc::clone(&begun);
+    let listen = move || {
+        signals.wait();
+        if !has_begun.load(Ordering::Relaxed) {
+            warn!("ended by a signal before it was ready");
+            log.is_done_within(LAST_LINES_TIMEOUT);
+            process::exit(0);
+        }
+        let _ = events.send(Event::Signal);
+        signals.wait();
+        let _ = events.send(Event::Signal);
+        // the main thread waits for the last lines so long
+        thread::sleep(LAST_LINES_TIMEOUT);
+        process::exit(0);
+    };
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || {
-            loop {
-                signals.wait();
-                if events.send(Event::Signal).is_err() {
-                    return;
-                }
-            }
-        })
+        .stack_size(SIGNALS_STACK_BYTES)
+        .spawn(listen)
         .map_err(system("start the thread that waits for signals"))?;
-    phase.serving();
-    let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
-    info!("ready");
-    let clock = Clock::new(config.stats_interval, ready.is_heard(), watchdog);
-    serve(&inbox, &handles, &ready, clock, troubles)?;
-    phase.draining();
-    drain(&inbox, &handles, &ready, config.drain_timeout)?;
-    info!("final counters: {}", snapshot(&handles));
-    Ok(())
+    Ok(Begun(begun))
 }
 
 /// Binds what is to be listened on, and sets it as the options say.
@@ -413,7 +463,7 @@ fn watchdog_interval(time: Duration, parts: u32) -> Duration {
 fn keep_in_store(
     shares: &mut [Vec<Listening>],
     mut stored: usize,
-    notifier: &Notifier,
+    notifier: &mut Notifier,
     wanted: bool,
 ) -> Result<(), ServerError> {
     for socket in shares.iter().flatten().filter(|socket| socket.fate == Fate::Retires) {
@@ -433,15 +483,22 @@ fn keep_in_store(
     }
     // who does not say how many it keeps is trusted to keep them all
     let size = notify::store_size().or(wanted.then_some(usize::MAX)).unwrap_or(0);
-    let mut left_out = 0;
+    let (mut left_out, mut not_taken) = (0, 0);
     for socket in shares.iter_mut().flatten().filter(|socket| socket.fate == Fate::Ends) {
-        if stored < size {
-            notifier.store(&adopt::store_name(socket), socket.as_fd())?;
+        if stored >= size {
+            left_out += 1;
+        } else if not_taken > 0 || !notifier.store(&adopt::store_name(socket), socket.as_fd())? {
+            not_taken += 1;
+        } else {
             socket.fate = Fate::Outlives;
             stored += 1;
-        } else {
-            left_out += 1;
         }
+    }
+    if not_taken > 0 {
+        warn!(
+            "{not_taken} sockets will not survive a restart: the service manager does not read what it is told; restart \
+             the server when it does"
+        );
     }
     if left_out > 0 && (wanted || size > 0) {
         warn!(
@@ -533,8 +590,12 @@ fn start_worker(
     Ok(handle)
 }
 
-fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, ServerError> {
-    let (mut armed, mut unpinned, mut whole) = (0, None, None);
+fn wait_until_armed(
+    inbox: &Receiver<Event>,
+    events: &Sender<Event>,
+    count: usize,
+) -> Result<Armed, ServerError> {
+    let (mut armed, mut unpinned, mut whole, mut signals) = (0, None, None, 0);
     while armed < count {
         match inbox.recv() {
             Ok(Event::Armed) => armed += 1,
@@ -542,8 +603,13 @@ fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, Serv
             Ok(Event::Whole(reason)) => whole = Some(reason),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
-            Ok(Event::Signal) | Err(_) => unreachable!("signals are waited for later; we hold a sender"),
+            // some serve already, so this end is a drain as any other
+            Ok(Event::Signal) => signals += 1,
+            Err(_) => unreachable!("we hold a sender"),
         }
+    }
+    for _ in 0..signals {
+        let _ = events.send(Event::Signal);
     }
     if let Some(error) = unpinned {
         warn!("--pin has no effect: the workers can't be kept on their processors: {error}");
@@ -561,28 +627,32 @@ fn wait_until_armed(inbox: &Receiver<Event>, count: usize) -> Result<Armed, Serv
 fn serve(
     inbox: &Receiver<Event>,
     handles: &[Handle],
-    ready: &Ready,
+    unheard: &Unheard,
+    ready: &mut Ready,
     mut clock: Clock,
     mut troubles: Troubles,
 ) -> Result<(), ServerError> {
     let mut turns: Vec<u64> = handles.iter().map(|handle| handle.counters.turns.get()).collect();
     loop {
-        match inbox.recv_timeout(clock.until_next()) {
+        let next = clock.until_next();
+        match inbox.recv_timeout(ready.retry_interval().map_or(next, |retry| retry.min(next))) {
             Ok(Event::Signal) => return Ok(()),
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Ended(index)) => return Err(ServerError::Ended(index)),
             Ok(Event::Armed | Event::Unpinned(_) | Event::Whole(_)) => {}
-            Err(RecvTimeoutError::Disconnected) => unreachable!("the signals' thread holds a sender"),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("run() holds a sender"),
             Err(RecvTimeoutError::Timeout) => {
                 let due = clock.due(Instant::now());
+                let now = || snapshot(handles).with(unheard);
                 if due.troubles {
-                    for text in troubles.news(&snapshot(handles)) {
+                    for text in troubles.news(&now()) {
                         warn!("{text}; said once");
                     }
                 }
                 if due.stats {
-                    info!("counters: {}", snapshot(handles));
+                    info!("counters: {}", now());
                 }
+                let _ = ready.catch_up();
                 // the service manager may be restarting: what it misses, it misses
                 if due.status {
                     let _ = ready.status(&status(&snapshot(handles)));
@@ -605,18 +675,19 @@ fn serve(
 fn drain(
     inbox: &Receiver<Event>,
     handles: &[Handle],
-    ready: &Ready,
+    ready: &mut Ready,
     timeout: Duration,
 ) -> Result<(), ServerError> {
     info!("draining for up to {}", humantime::format_duration(timeout));
-    let _ = ready.stopping(timeout + DRAIN_GRACE);
+    let _ = ready.stopping(timeout + DRAIN_GRACE + LAST_LINES_TIMEOUT);
     for handle in handles {
         sys::wake(handle.wake.as_fd());
     }
     let deadline = Instant::now() + timeout + DRAIN_GRACE;
     let mut left = handles.len();
     while left > 0 {
-        match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let end = deadline.saturating_duration_since(Instant::now());
+        match inbox.recv_timeout(ready.retry_interval().map_or(end, |retry| retry.min(end))) {
             Ok(Event::Ended(_)) => left -= 1,
             Ok(Event::Failed(index, error)) => return Err(ServerError::Worker { index, error }),
             Ok(Event::Signal) => {
@@ -624,6 +695,9 @@ fn drain(
                 return Ok(());
             }
             Ok(Event::Armed | Event::Unpinned(_) | Event::Whole(_)) => {}
+            Err(_) if Instant::now() < deadline => {
+                let _ = ready.catch_up();
+            }
             Err(_) => {
                 warn!("{left} worker(s) did not end in time");
                 return Ok(());

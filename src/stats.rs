@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Index;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::Domain;
@@ -61,6 +62,10 @@ macro_rules! counters {
         pub struct Snapshot {
             /// Turns of the rings.
             pub turns: u64,
+            /// Lines of the log that nobody took.
+            pub log_lines_dropped: u64,
+            /// Messages that the service manager did not take.
+            pub notifications_dropped: u64,
             $(#[doc = $meaning] pub $name: u64,)+
         }
 
@@ -77,12 +82,37 @@ macro_rules! counters {
                 sum
             }
 
+            /// With what the process said and nobody took.
+            #[must_use]
+            pub fn with(self, unheard: &Unheard) -> Self {
+                Self {
+                    log_lines_dropped: unheard.log_lines.get(),
+                    notifications_dropped: unheard.notifications.get(),
+                    ..self
+                }
+            }
+
             /// Names and values, in the order of their definition.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [("turns", self.turns), $((stringify!($name), self.$name),)+].into_iter()
+                [
+                    ("turns", self.turns),
+                    ("log_lines_dropped", self.log_lines_dropped),
+                    ("notifications_dropped", self.notifications_dropped),
+                    $((stringify!($name), self.$name),)+
+                ]
+                .into_iter()
             }
         }
     };
+}
+
+/// What the process said and nobody took; it went on all the same.
+#[derive(Clone, Debug, Default)]
+pub struct Unheard {
+    /// Lines of the log.
+    pub log_lines: Arc<Counter>,
+    /// Messages to the service manager.
+    pub notifications: Arc<Counter>,
 }
 
 /// What one worker has done. Aligned so that two workers' counters share no cache line.

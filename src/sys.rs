@@ -601,12 +601,32 @@ pub fn sleep(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// The signals that end a program: SIGTERM and SIGINT.
+/// write(2), once; `EINTR` and a part of the bytes are results like any other.
+pub fn write(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: write(2) reads `bytes.len()` bytes from `bytes`
+    let written = unsafe { libc::write(file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(written as usize) }
+}
+
+/// Waits until something can be written, or the other end is gone, but for `timeout` at the most (poll(2)).
+pub fn wait_writable(file: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let timeout_ms = timeout.as_millis().min(i32::MAX as u128) as i32;
+    // SAFETY: poll(2) reads and writes one live pollfd
+    unsafe { libc::poll(&raw mut entry, 1, timeout_ms) > 0 }
+}
+
+/// The signals that end a program: SIGTERM, SIGINT and SIGHUP.
+///
+/// A SIGHUP that was ignored at the start, as by nohup(1), stays ignored. SIGTERM and SIGINT are heard all the same: a
+/// shell without job control ignores SIGINT for all that it starts in the background. SIGQUIT keeps its default action,
+/// which ends the process at once. SIGPIPE is ignored by Rust's runtime.
 pub struct EndSignals(libc::sigset_t);
 
 impl EndSignals {
     /// Blocks them for this thread and all that it starts, so that no system call is interrupted and
-    /// [`Self::wait`] gets them.
+    /// [`Self::wait`] gets them. SIGXFSZ is blocked with them and never heard: a file that may not grow any further
+    /// (`ulimit -f`) is an error of a write, and no end.
     pub fn block() -> io::Result<Self> {
         // SAFETY: sigset_t is plain data; each call writes or reads a live one
         unsafe {
@@ -614,21 +634,38 @@ impl EndSignals {
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGINT);
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+            // a blocked signal would be heard although it is ignored
+            if !is_ignored(libc::SIGHUP)? {
+                libc::sigaddset(&raw mut set, libc::SIGHUP);
+            }
+            let mut blocked = set;
+            libc::sigaddset(&raw mut blocked, libc::SIGXFSZ);
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut()) {
                 0 => Ok(Self(set)),
                 error => Err(io::Error::from_raw_os_error(error)),
             }
         }
     }
 
-    /// Sleeps until one of them comes; says which (sigwait(3)).
-    pub fn wait(&self) -> i32 {
+    /// Sleeps until one of them asks for the end, or asks again: returns for the first of them, whichever it is, and
+    /// then for each SIGTERM and SIGINT. A SIGHUP beside another signal asks for nothing new: a shell passes on the one
+    /// that it got, and systemd sends one right behind SIGTERM (`SendSIGHUP=`).
+    pub fn wait(&mut self) {
         let mut signal = 0;
         // SAFETY: sigwait(3) reads a live set and writes a live int; it fails for an invalid set only
         unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
-        signal
+        // SAFETY: sigdelset(3) writes a live set. From now on a SIGHUP stays pending, which is as good as ignored
+        unsafe { libc::sigdelset(&raw mut self.0, libc::SIGHUP) };
+        if signal == libc::SIGHUP {
+            // of several that wait, the one with the lowest number comes first
+            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: sigtimedwait(2) reads a live set and a live timespec; a null info is allowed
+            unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const at_once) };
+        }
     }
+}
 
+impl EndSignals {
     /// Sleeps until one of them comes, but for `timeout` at the most (sigtimedwait(2)).
     pub fn wait_timeout(&self, timeout: Duration) -> Option<i32> {
         let timeout =
@@ -638,6 +675,15 @@ impl EndSignals {
             unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const timeout) };
         (signal > 0).then_some(signal)
     }
+}
+
+/// Whether the process ignores a signal (sigaction(2)).
+fn is_ignored(signal: i32) -> io::Result<bool> {
+    // SAFETY: sigaction is plain data
+    let mut action: libc::sigaction = unsafe { zeroed() };
+    // SAFETY: sigaction(2) changes nothing without a new action, and writes the present one to a live structure
+    check(unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) })?;
+    Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
 fn check(result: i32) -> io::Result<i32> {

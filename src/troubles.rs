@@ -14,7 +14,7 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const TROUBLES: [Trouble; 30] = [
+const TROUBLES: [Trouble; 31] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -143,6 +143,11 @@ const TROUBLES: [Trouble; 30] = [
     (
         |now| now.tcp_closed_stalled,
         "a connection whose peer does not read was closed to make room for others' echoes (tcp_closed_stalled)",
+    ),
+    (
+        |now| now.notifications_dropped,
+        "the service manager does not read what it is told (notifications_dropped): it is stopped, restarts or has too \
+         much to do; the server goes on, and tells it again",
     ),
 ];
 

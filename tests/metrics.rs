@@ -98,8 +98,8 @@ fn the_process_tells_what_every_process_tells() {
         let running_s =
             std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - now["process_start_time_seconds"];
         assert!((0.0..60.0).contains(&running_s), "{running_s}");
-        // main, signals, metrics, workers
-        assert_eq!(now["process_threads"], 6.0);
+        // main, signals, log, metrics, workers
+        assert_eq!(now["process_threads"], 7.0);
         assert!(now["process_open_fds"] >= 3.0 + 4.0 * 3.0 && now["process_open_fds"] < 64.0, "{now:?}");
         assert!(now["process_max_fds"] >= now["process_open_fds"]);
         assert!(now["process_resident_memory_bytes"] > 1e6);

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             ("active only after READY=1", active_only_after_ready),
             ("a failing start leaves one line", failing_starts),
             ("stop in time", stop_in_time),
+            ("a hangup right behind SIGTERM", hangup_behind_the_end),
             ("an idle server stays alive", idle_stays_alive),
             ("a stuck worker is replaced", stuck_worker_is_replaced),
             ("the service of dist/", service_of_dist),
@@ -109,6 +110,24 @@ fn failing_starts(_: &Dispatcher) -> String {
         unit.forget();
     }
     format!("{} of {}", cases.len(), cases.len())
+}
+
+/// As scopes of logins have it: the drain lasts as long as without.
+fn hangup_behind_the_end(_: &Dispatcher) -> String {
+    const DRAIN: Duration = Duration::from_secs(1);
+    let properties = notified(&["SendSIGHUP=yes"]);
+    let command = ["tubular-echo", "--drain-timeout", "1s"];
+    let unit = Unit::run("hangup", &properties, &command).expect("the server starts");
+    let mut stream = tcp::connect("127.0.0.1:1234".parse().unwrap());
+    tcp::echo(&mut stream, b"still here");
+    let elapsed = unit.stop();
+    let journal = Unit("hangup".into()).journal();
+    let said = |words: &str| journal.iter().any(|line| line.contains(words));
+    assert!(
+        elapsed >= DRAIN && said("final counters") && !said("a second signal"),
+        "{elapsed:?}: {journal:#?}"
+    );
+    format!("{} ms", elapsed.as_millis())
 }
 
 /// With a connection that the client neither uses nor closes.

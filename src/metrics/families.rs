@@ -138,6 +138,16 @@ pub(super) fn text(source: &Source, start_s: f64) -> String {
         let (name, help) = (format!("{PREFIX}worker_turns_total"), "Turns of a worker's ring.");
         families.add(name, help, true, &[("worker", &worker.to_string())], counters.turns.get() as f64);
     }
+    for (name, help, counter) in [
+        ("log_lines_dropped", "Lines of the log that nobody took.", &source.unheard.log_lines),
+        (
+            "notifications_dropped",
+            "Messages that the service manager did not take.",
+            &source.unheard.notifications,
+        ),
+    ] {
+        families.add(format!("{PREFIX}{name}_total"), help, true, &[], counter.get() as f64);
+    }
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     families.add(format!("{PREFIX}build_info"), "What is running; always 1.", false, &version, 1.0);
     for metric in process::metrics(start_s, source.open_files_max) {
@@ -152,11 +162,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::stats::Counters;
+    use crate::stats::{Counters, Unheard};
 
     fn source() -> Source {
         let workers = vec![Arc::new(Counters::default()), Arc::default()];
-        Source { workers, phase: Arc::default(), label: Some("echo".into()), open_files_max: Some(20) }
+        Source {
+            workers,
+            unheard: Unheard::default(),
+            phase: Arc::default(),
+            label: Some("echo".into()),
+            open_files_max: Some(20),
+        }
     }
 
     #[test]
@@ -167,6 +183,8 @@ mod tests {
         source.workers[1][Domain::Ipv6].tcp_open.add(2);
         source.workers[1][Domain::Ipv6].udp_refused_own_pair.add(5);
         source.workers[1].turns.add(6);
+        source.unheard.log_lines.add(8);
+        source.unheard.notifications.add(9);
         let text = text(&source, 0.0);
         for line in [
             r#"tubular_echo_received_bytes_total{label="echo",domain="ipv4",protocol="udp"} 7"#,
@@ -174,6 +192,8 @@ mod tests {
             r#"tubular_echo_open_connections{label="echo",domain="ipv6",protocol="tcp"} 2"#,
             r#"tubular_echo_dropped_datagrams_total{label="echo",domain="ipv6",protocol="udp",reason="own_pair"} 5"#,
             r#"tubular_echo_worker_turns_total{worker="1"} 6"#,
+            "tubular_echo_log_lines_dropped_total 8",
+            "tubular_echo_notifications_dropped_total 9",
             concat!(r#"tubular_echo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             "# TYPE tubular_echo_open_connections gauge",
         ] {

@@ -7,6 +7,7 @@ use super::{PATIENCE, server};
 use std::env;
 use std::ffi::{c_int, c_long};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -37,6 +38,9 @@ pub struct Launch {
     unprivileged: bool,
     confinement: Confinement,
     passed: Vec<Stored>,
+    ignored_signal: Option<c_int>,
+    log_is_full: bool,
+    manager_is_full: bool,
 }
 
 /// A server that did not become ready, by its own decision.
@@ -59,7 +63,28 @@ impl Launch {
             unprivileged: false,
             confinement: Confinement { limits: Vec::new(), denied: Vec::new() },
             passed: Vec::new(),
+            ignored_signal: None,
+            log_is_full: false,
+            manager_is_full: false,
         }
+    }
+
+    /// With this signal ignored from the start, as nohup(1) does.
+    pub fn ignoring(mut self, signal: c_int) -> Self {
+        self.ignored_signal = Some(signal);
+        self
+    }
+
+    /// With a log that is full and that nobody reads, until the test says so.
+    pub fn full_log(mut self) -> Self {
+        self.log_is_full = true;
+        self
+    }
+
+    /// With a service manager whose queue is full and that reads nothing, until the test says so.
+    pub fn full_manager(mut self) -> Self {
+        self.manager_is_full = true;
+        self
     }
 
     /// With this environment variable.
@@ -158,7 +183,8 @@ impl Launch {
         refusal(server)
     }
 
-    fn start(self) -> Server {
+    /// Starts the server and waits for nothing.
+    pub fn start(self) -> Server {
         // Another build of the server can be put through the same tests, an optimised one for instance.
         let program = env::var("SERVER_UNDER_TEST").unwrap_or(env!("CARGO_BIN_EXE_tubular-echo").into());
         // Opened here and executed by descriptor, because `nobody` may have no way to the file's name.
@@ -187,7 +213,16 @@ impl Launch {
         if self.unprivileged {
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if self.manager_is_full {
+            notify.as_ref().expect("a service manager").stand_still();
+        }
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        let (log_reader, log_writer) =
+            if self.log_is_full { lines::full_pipe() } else { io::pipe().expect("a pipe for the log") };
+        command.stderr(log_writer);
+        if let Some(signal) = self.ignored_signal {
+            sys::ignore_signal(&mut command, signal);
+        }
         sys::confine(&mut command, self.confinement);
         if !self.passed.is_empty() {
             let names: Vec<_> = self.passed.iter().map(|stored| stored.name.as_str()).collect();
@@ -196,8 +231,11 @@ impl Launch {
             let program = opened.try_clone().expect("copy a descriptor").into();
             sys::pass(&mut command, descriptors, program, PROGRAM_NUMBER);
         }
-        let mut child = command.spawn().expect("start the server");
-        let (log, reader) = lines::collect(child.stderr.take().expect("the server's stderr"));
+        let child = command.spawn().expect("start the server");
+        // it has our end of the pipe
+        drop(command);
+        let collect = if self.log_is_full { lines::collect_later } else { lines::collect };
+        let (log, reader) = collect(log_reader);
         let pidfd = Pidfd::open(child.id()).expect("pidfd_open");
         Server::watch(server::Parts { child, pidfd, log, reader, notify })
     }

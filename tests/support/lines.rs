@@ -1,7 +1,7 @@
 //! Text that arrives while the test runs, and the wish to wait for some of it.
 
 use super::sys;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +18,39 @@ use std::{fs, net, process};
 pub struct Lines {
     arrived: Mutex<Vec<String>>,
     changed: Condvar,
+    reading: Gate,
+}
+
+/// Somebody who reads, or stands still as long as the test wants.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<(IsHeld, IsStanding)>,
+    changed: Condvar,
+}
+
+type IsHeld = bool;
+type IsStanding = bool;
+
+impl Gate {
+    fn set(&self, is_held: bool) {
+        self.state.lock().unwrap().0 = is_held;
+        self.changed.notify_all();
+    }
+
+    /// The reader's: returns when it may read.
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        while state.0 {
+            state.1 = true;
+            self.changed.notify_all();
+            state = self.changed.wait(state).unwrap();
+        }
+        state.1 = false;
+    }
+
+    fn is_standing(&self) -> bool {
+        self.state.lock().unwrap().1
+    }
 }
 
 impl Lines {
@@ -40,6 +73,16 @@ impl Lines {
         true
     }
 
+    /// Has the reader take at most one more piece, and then nothing until [`Self::read_on`].
+    pub fn stand_still(&self) {
+        self.reading.set(true);
+    }
+
+    /// Has the reader read again.
+    pub fn read_on(&self) {
+        self.reading.set(false);
+    }
+
     fn add(&self, line: String) {
         self.arrived.lock().unwrap().push(line);
         self.changed.notify_all();
@@ -48,15 +91,47 @@ impl Lines {
 
 /// Collects what a process writes until it closes its end. Joining the thread gives all of it.
 pub fn collect(source: impl Read + Send + 'static) -> (Arc<Lines>, JoinHandle<()>) {
+    collect_into(source, Arc::default())
+}
+
+/// The same by a reader that stands still from the beginning.
+pub fn collect_later(source: impl Read + Send + 'static) -> (Arc<Lines>, JoinHandle<()>) {
     let lines = Arc::new(Lines::default());
+    lines.stand_still();
+    collect_into(source, lines)
+}
+
+fn collect_into(source: impl Read + Send + 'static, lines: Arc<Lines>) -> (Arc<Lines>, JoinHandle<()>) {
     let adding = Arc::clone(&lines);
     let reader = thread::spawn(move || {
-        for line in BufReader::new(source).split(b'\n') {
+        let gated = Gated { source, lines: Arc::clone(&adding) };
+        for line in BufReader::with_capacity(1 << 10, gated).split(b'\n') {
             let Ok(line) = line else { break };
             adding.add(String::from_utf8_lossy(&line).into_owned());
         }
     });
     (lines, reader)
+}
+
+struct Gated<S> {
+    source: S,
+    lines: Arc<Lines>,
+}
+
+impl<S: Read> Read for Gated<S> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        self.lines.reading.pass();
+        self.source.read(piece)
+    }
+}
+
+/// A pipe that is as small as can be, and full.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    let bytes = sys::make_pipe_small(&writer);
+    let filling = [vec![b'x'; bytes - 1], vec![b'\n']].concat();
+    writer.write_all(&filling).expect("fill the pipe");
+    (reader, writer)
 }
 
 /// A descriptor that the service had kept for the next process, and under what name (`FDSTORE=1`, sd_notify(3)).
@@ -112,7 +187,11 @@ impl NotifySocket {
         let receiving = socket.try_clone().expect("a second handle on the notify socket");
         let reader = thread::spawn(move || {
             let mut message = [0; 4096];
-            while let Ok((len @ 1.., descriptors)) = sys::receive_descriptors(&receiving, &mut message) {
+            loop {
+                adding.reading.pass();
+                let Ok((len @ 1.., descriptors)) = sys::receive_descriptors(&receiving, &mut message) else {
+                    break;
+                };
                 let text = String::from_utf8_lossy(&message[..len]);
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("");
                 let keep = |descriptor| Stored { name: name.to_owned(), descriptor };
@@ -123,10 +202,31 @@ impl NotifySocket {
         Self { name, messages, stored, socket, reader: Some(reader), directory }
     }
 
+    /// Has the manager read nothing until [`Self::read_on`], and fills its queue.
+    pub fn stand_still(&self) {
+        const FILLING: &[u8] = b"FILLING=1\n";
+        let address = self.socket.local_addr().expect("the socket's name");
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("a socket that does not block");
+        sender.connect_addr(&address).expect("connect to the notify socket");
+        self.messages.stand_still();
+        // one to have the reader look up
+        while sender.send(FILLING).is_ok() || !self.messages.reading.is_standing() {
+            thread::yield_now();
+        }
+        while sender.send(FILLING).is_ok() {}
+    }
+
+    /// Has the manager read again.
+    pub fn read_on(&self) {
+        self.messages.read_on();
+    }
+
     /// Stops listening; what was sent before is all received then, because a datagram socket that
     /// is shut down still hands out its queue.
     pub fn close(&mut self) {
         if let Some(reader) = self.reader.take() {
+            self.read_on();
             self.socket.shutdown(net::Shutdown::Both).expect("shut the notify socket down");
             reader.join().expect("the notify socket's reader");
         }

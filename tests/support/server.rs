@@ -114,6 +114,17 @@ impl Server {
         }
     }
 
+    /// Takes the addresses from what the service manager was told, for a log that nobody reads.
+    pub fn read_addresses_from_status(&mut self) {
+        let messages = self.notify.as_ref().expect("a service manager").messages.all();
+        let status = messages.iter().find_map(|line| line.strip_prefix("STATUS=serving "));
+        for pair in status.expect("the status of a server that is ready").split(", ") {
+            let (protocol, address) = pair.split_once(' ').expect("a protocol and an address");
+            let protocol = if protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp };
+            self.addresses.push((protocol, address.parse().expect("an address")));
+        }
+    }
+
     /// Where the server listens, in the order of its log.
     pub fn addresses(&self) -> &[(Protocol, SocketAddr)] {
         &self.addresses
@@ -187,6 +198,7 @@ impl Server {
     /// Waits for a process that ends by itself.
     pub fn wait(mut self) -> End {
         let status = self.child.wait().expect("wait for the server");
+        self.log.read_on();
         if let Some(reader) = self.reader.take() {
             reader.join().expect("the log's reader");
         }
@@ -208,6 +220,7 @@ impl Drop for Server {
         RUNNING.lock().unwrap().retain(|(_, pidfd, _)| !Arc::ptr_eq(pidfd, &self.pidfd));
         let _ = self.pidfd.signal(libc::SIGKILL);
         let _ = self.child.wait();
+        self.log.read_on();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }

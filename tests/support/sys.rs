@@ -93,6 +93,38 @@ impl Pidfd {
     }
 }
 
+/// Makes a pipe as small as the kernel lets it be (fcntl(2), `F_SETPIPE_SZ`); how many bytes it takes.
+pub fn make_pipe_small(pipe: &impl AsFd) -> usize {
+    // SAFETY: F_SETPIPE_SZ takes two integers and touches no memory.
+    let bytes = unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, 1) };
+    usize::try_from(bytes).expect("a small pipe")
+}
+
+/// Sets `O_NONBLOCK` on an open file, for all who share it (fcntl(2)).
+pub fn make_nonblocking(file: &impl AsFd) {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: both commands take integers and touch no memory.
+    let outcome = unsafe {
+        checked(libc::fcntl(fd, libc::F_GETFL).into()).and_then(|flags| {
+            checked(libc::fcntl(fd, libc::F_SETFL, flags as c_int | libc::O_NONBLOCK).into())
+        })
+    };
+    outcome.expect("O_NONBLOCK");
+}
+
+/// Has the command start its process with this signal ignored, as nohup(1) does.
+pub fn ignore_signal(command: &mut Command, signal: c_int) {
+    // SAFETY: the closure makes a system call only: it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::signal(signal, libc::SIG_IGN) == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Receives one message and the descriptors that came with it, at most eight (unix(7), SCM_RIGHTS).
 pub fn receive_descriptors(socket: &UnixDatagram, message: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut numbers = [-1; 8];
