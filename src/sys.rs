@@ -665,18 +665,6 @@ impl EndSignals {
     }
 }
 
-impl EndSignals {
-    /// Sleeps until one of them comes, but for `timeout` at the most (sigtimedwait(2)).
-    pub fn wait_timeout(&self, timeout: Duration) -> Option<i32> {
-        let timeout =
-            libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
-        // SAFETY: sigtimedwait(2) reads a live set and a live timespec; a null info is allowed
-        let signal =
-            unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const timeout) };
-        (signal > 0).then_some(signal)
-    }
-}
-
 /// Whether the process ignores a signal (sigaction(2)).
 fn is_ignored(signal: i32) -> io::Result<bool> {
     // SAFETY: sigaction is plain data

@@ -6,6 +6,7 @@ mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 mod tcp;
+mod unread;
 
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};

@@ -71,6 +71,11 @@ impl UdpServer {
         Self { addr, received, is_over, thread: Some(thread) }
     }
 
+    /// Datagrams that came so far.
+    pub(crate) fn count(&self) -> u64 {
+        *self.received.count.lock().unwrap()
+    }
+
     /// Waits until so many datagrams have come.
     pub(crate) fn wait_for(&self, datagrams: u64) {
         let received = &self.received;

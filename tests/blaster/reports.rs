@@ -15,16 +15,16 @@ use crate::misbehaving::{Conduct, UdpServer};
 use crate::{BLASTER, blaster, counts, number, parse, stderr};
 
 /// A directory that goes away with the test.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = env::temp_dir().join(format!("blaster-{name}-{}", process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().into()
     }
 }

@@ -1,7 +1,7 @@
 //! What a running worker shows to the others, and what it hears from them.
 
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts that a worker keeps up to date for whoever looks on; the books are in the tally.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,26 +134,28 @@ impl Coarse {
 /// The wish to end early: asked once, stop sending and wait for what is on its way; asked twice, at once.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
-    asked: AtomicBool,
-    urgent: AtomicBool,
+    times: AtomicU32,
 }
 
 impl Stop {
     /// Asks to stop, or, if that was asked before, to hurry.
     pub(crate) fn ask(&self) {
-        if self.asked.swap(true, Ordering::Relaxed) {
-            self.urgent.store(true, Ordering::Relaxed);
-        }
+        self.times.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was asked.
+    pub(crate) fn times(&self) -> u32 {
+        self.times.load(Ordering::Relaxed)
     }
 
     /// Whether to stop sending.
     pub(crate) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.times() > 0
     }
 
     /// Whether to stop waiting, too.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.urgent.load(Ordering::Relaxed)
+        self.times() > 1
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rand::random;
-use tubular_echo::sys::{self, EndSignals};
+use tubular_echo::sys;
 
 use crate::compile::Preface;
 use crate::crew::{self, Moment};
@@ -14,6 +14,7 @@ use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
 use crate::payload::Bodies;
 use crate::quantity;
 use crate::schema::{self, Host, Report};
+use crate::signals;
 use crate::tally::Tally;
 use crate::target::{TargetError, Targets};
 use crate::view::{self, Goal};
@@ -31,7 +32,7 @@ pub(crate) enum LoadError {
     Udp(#[from] udp::UdpError),
     #[error(transparent)]
     Tcp(#[from] tcp::TcpError),
-    #[error("blocking SIGINT and SIGTERM: {0}")]
+    #[error("hearing signals: {0}")]
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
     Stopped,
@@ -41,12 +42,11 @@ pub(crate) enum LoadError {
 
 /// What runs have in common that follow one another.
 pub(crate) struct Session {
-    signals: EndSignals,
     quiet: bool,
 }
 
 impl Session {
-    /// Checks that `load` is one that may be run, and takes SIGINT and SIGTERM: from now on they end runs.
+    /// Checks that `load` is one that may be run, and hears signals: from now on they end runs.
     pub(crate) fn new(load: &Load) -> Result<Self, LoadError> {
         let common = load.common();
         match load {
@@ -56,8 +56,8 @@ impl Session {
         for target in &common.targets {
             target.check_manners(common.allow_public)?;
         }
-        let signals = EndSignals::block().map_err(LoadError::Signals)?;
-        Ok(Self { signals, quiet: common.outputs.quiet })
+        signals::listen().map_err(LoadError::Signals)?;
+        Ok(Self { quiet: common.outputs.quiet })
     }
 
     /// Runs `load`, which `about` names to whoever watches. Its report has its warnings; it has not been judged.
@@ -66,7 +66,7 @@ impl Session {
         // below 2^53, what any reader of JSON takes for a number
         let seed = common.seed.unwrap_or_else(|| random::<u64>() >> 11);
         let run_id = random();
-        let stop = Arc::new(Stop::default());
+        let stop = signals::stop();
         let goal = Goal {
             about,
             duration: common.duration().map(|duration| common.warmup + duration),
@@ -74,23 +74,19 @@ impl Session {
             every: common.every,
         };
         let mut started_at = SystemTime::UNIX_EPOCH;
-        let mut has_begun = false;
+        let (mut has_begun, mut ended_early) = (false, false);
         let mut watch = |moment: Moment<'_>| match moment {
-            Moment::Preparing => {
-                if self.signals.wait_timeout(Duration::ZERO).is_some() {
-                    stop.ask();
-                }
-                !stop.is_asked()
-            }
+            Moment::Preparing => !stop.is_asked(),
             Moment::Running(lives, are_done) => {
                 (has_begun, started_at) = (true, SystemTime::now());
-                view::watch(goal, &self.signals, &stop, lives, are_done);
+                view::watch(goal, lives, are_done);
+                ended_early = stop.is_asked();
                 true
             }
         };
         let done = match load {
-            Load::Udp(udp) => run_udp(udp, seed, run_id, &stop, &mut watch),
-            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, &stop, &mut watch),
+            Load::Udp(udp) => run_udp(udp, seed, run_id, stop, &mut watch),
+            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, stop, &mut watch),
         };
         // whatever else it was that its threads came to in the midst of their preparations
         if !has_begun && stop.is_asked() {
@@ -102,7 +98,7 @@ impl Session {
             started_at,
             host: host(),
             load: about,
-            ended_early: stop.is_asked(),
+            ended_early,
         };
         let mut report = Report::new(preface, &tally);
         if report.sent() == 0 && !report.refusals.is_empty() {

@@ -6,7 +6,7 @@
 //!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
 //!           objective  search
 //! showing   report  compare (tables)  page/{plots, plot, facts} (HTML)  hdr (histogram log)
-//! running   load  steps  crew (threads)  live  view (terminal)  clock
+//! running   load  steps  crew (threads)  live  view (terminal)  clock  signals  patience (who does not read)
 //! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
 //!           tcp: tcp/{echo (pure), connection}, on tokio-uring
 //! ```
@@ -33,6 +33,7 @@ mod pacer;
 mod page;
 #[cfg(test)]
 mod pages;
+mod patience;
 mod payload;
 mod quantity;
 mod report;
@@ -40,6 +41,7 @@ mod report;
 mod sample;
 mod schema;
 mod search;
+mod signals;
 mod steps;
 mod tally;
 mod target;
@@ -86,6 +88,12 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
+    let status = run();
+    outputs::settle();
+    status
+}
+
+fn run() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) if is_help(&error) => error.exit(),
@@ -136,7 +144,10 @@ fn one_line(error: &clap::Error) -> String {
 /// `blaster udp` and `blaster tcp`.
 fn measure(load: &Load) -> Result<Outcome, Failure> {
     let session = Session::new(load)?;
-    let mut outputs = Outputs::open(&load.common().outputs)?;
+    let mut outputs = Outputs::open(&load.common().outputs).map_err(|error| {
+        // a FIFO that nobody had opened to read
+        if signals::stop().is_asked() { LoadError::Stopped.into() } else { Failure::from(error) }
+    })?;
     // what a step that fails has before it is no worse for that
     let (mut document, failure) = match load {
         Load::Udp(udp) if udp.has_steps() => {
@@ -153,20 +164,27 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
         _ => (Document::Run(Box::new(session.run(load, &about(load))?)), None),
     };
     outputs.judge(&mut document);
-    outputs.print(&match &document {
+    let table = match &document {
         Document::Run(report) => report::render(report, outputs.paint()),
         // its lines have been printed as they came
         Document::Series(series) => compare::footer(series, outputs.paint()),
-    });
-    if !write(&mut outputs, &document) {
+    };
+    if !write(&mut outputs, &document, &table) {
         return Ok(Outcome::Unwritten);
     }
     failure.map_or_else(|| Ok(outcome(&document)), |failure| Err(failure.into()))
 }
 
-/// Writes the files; says what went wrong, and shows what would be lost with them. Whether nothing did.
-fn write(outputs: &mut Outputs, document: &Document) -> bool {
-    let errors = outputs.write(document);
+/// Writes the files and prints the table, in this order: a reader of the table may take his time. Says what went wrong,
+/// and shows what would be lost with it. Whether nothing did.
+fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
+    patience::begin_report();
+    let mut errors = outputs.write(document);
+    if outputs.is_for_terminal() {
+        view::settle();
+    }
+    outputs.print(table);
+    errors.extend(outputs.finish());
     for error in &errors {
         complain(&error.to_string());
     }
@@ -212,11 +230,11 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
     };
     let mut outputs = Outputs::open(&reread.outputs)?;
     outputs.judge(&mut document);
-    outputs.print(&match &document {
+    let table = match &document {
         Document::Run(report) => report::render(report, outputs.paint()),
         Document::Series(series) => compare::render(series, outputs.paint()),
-    });
-    if !write(&mut outputs, &document) {
+    };
+    if !write(&mut outputs, &document, &table) {
         return Ok(Outcome::Unwritten);
     }
     Ok(match outcome(&document) {

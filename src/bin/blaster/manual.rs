@@ -64,6 +64,12 @@ REPORTS
   are those of all replies together, never averages. Files of --steps and
   --find-max hold several runs.
 
+SIGNALS
+  SIGINT, SIGTERM or SIGHUP ends the sending; what is under way is waited for, and
+  the report is written. A second SIGINT or SIGTERM waits for nobody: neither for
+  replies nor for a FIFO or pipe that nobody reads. A SIGHUP that is ignored at
+  the start, as by nohup(1), stays ignored.
+
 EXIT STATUS
   0  done
   1  could not run, or a report could not be written, or nothing at all came

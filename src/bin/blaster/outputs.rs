@@ -1,15 +1,19 @@
 //! Where reports go: the table, and the files of --json, --hdr and --html.
 
-use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tubular_echo::printer::Printer;
 use tubular_echo::terminal;
 
 use crate::hdr;
 use crate::options;
 use crate::page;
+use crate::patience;
 use crate::report::Paint;
 use crate::schema::Document;
 use crate::verdict::Conditions;
@@ -41,7 +45,7 @@ impl Sink {
             Target::Stdout
         } else {
             // what an earlier run left there stays until there is something to take its place
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+            let file = patience::open(OpenOptions::new().write(true).create(true).truncate(false), path);
             Target::File(file.map_err(|error| OutputError::File { path: path.clone(), error })?)
         };
         Ok(Some(Self { path: path.clone(), to }))
@@ -49,8 +53,11 @@ impl Sink {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         let written = match &mut self.to {
-            Target::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
-            Target::File(file) => empty(file).and_then(|()| file.write_all(bytes)),
+            Target::Stdout => {
+                out().print_bytes(bytes);
+                patience::finish(out())
+            }
+            Target::File(file) => empty(file).and_then(|()| patience::write_all(file, bytes)),
         };
         written.map_err(|error| OutputError::File { path: self.path.clone(), error })
     }
@@ -61,9 +68,50 @@ fn empty(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
+/// There is more on standard error than what may be dropped.
+static HAS_COMPLAINED: AtomicBool = AtomicBool::new(false);
+static OUT: OnceLock<Printer> = OnceLock::new();
+static ERR: OnceLock<Printer> = OnceLock::new();
+
+fn out() -> &'static Printer {
+    OUT.get_or_init(|| Printer::start(io::stdout(), |_, _| {}))
+}
+
+fn err() -> &'static Printer {
+    let note = |printer: &Printer, lines| {
+        printer.offer(
+            format!("blaster: {lines} lines were dropped here: nobody read standard error\n").as_bytes(),
+        );
+    };
+    ERR.get_or_init(|| Printer::start(io::stderr(), note))
+}
+
 /// Says something on standard error, if anybody listens.
 pub(crate) fn complain(text: &str) {
-    let _ = io::stderr().write_all(format!("blaster: {text}\n").as_bytes());
+    say(&format!("blaster: {text}\n"));
+}
+
+fn say(text: &str) {
+    HAS_COMPLAINED.store(true, Ordering::Relaxed);
+    err().print(text);
+}
+
+/// Says a line on standard error that is worth no wait.
+pub(crate) fn mention(line: &str) {
+    err().offer(line.as_bytes());
+}
+
+/// Waits for whoever reads standard error.
+pub(crate) fn settle() {
+    /// For lines that are worth no wait.
+    const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
+    let Some(err) = ERR.get() else { return };
+    if HAS_COMPLAINED.load(Ordering::Relaxed) {
+        // there is nobody left to tell
+        let _ = patience::finish(err);
+    } else {
+        err.is_done_within(LAST_LINES_TIMEOUT);
+    }
 }
 
 /// Everything that was asked for.
@@ -74,8 +122,6 @@ pub(crate) struct Outputs {
     fail_if: Option<Conditions>,
     quiet: bool,
     paint: Paint,
-    /// Why the table could not be printed.
-    unprinted: RefCell<Option<io::Error>>,
 }
 
 impl Outputs {
@@ -88,7 +134,6 @@ impl Outputs {
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
             paint: Paint { color: false },
-            unprinted: RefCell::default(),
         };
         outputs.paint.color = outputs.is_colored();
         Ok(outputs)
@@ -115,9 +160,9 @@ impl Outputs {
         }
     }
 
-    /// Writes the files, each that can be written. Returns what went wrong, the table included.
+    /// Writes the files, each that can be written. Returns what went wrong.
     pub(crate) fn write(&mut self, document: &Document) -> Vec<OutputError> {
-        let mut errors: Vec<_> = self.unprinted.take().map(OutputError::Table).into_iter().collect();
+        let mut errors = Vec::new();
         if let Some(json) = &mut self.json {
             let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
             text.push(b'\n');
@@ -135,7 +180,7 @@ impl Outputs {
     /// Prints after all what --quiet kept back, where it would be lost otherwise.
     pub(crate) fn rescue(&self, text: &str) {
         if self.quiet {
-            let _ = io::stderr().write_all(text.as_bytes());
+            say(text);
         }
     }
 
@@ -144,25 +189,31 @@ impl Outputs {
         [&self.json, &self.hdr, &self.html].into_iter().flatten().any(|sink| sink.path == Path::new("-"))
     }
 
-    fn is_colored(&self) -> bool {
-        let is_terminal =
-            if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
-        terminal::wants_color(is_terminal)
+    /// Whether the table's place is a terminal.
+    pub(crate) fn is_for_terminal(&self) -> bool {
+        if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() }
     }
 
-    /// Prints to standard output, or to standard error if a file goes there, or not at all.
+    fn is_colored(&self) -> bool {
+        terminal::wants_color(self.is_for_terminal())
+    }
+
+    /// Prints to standard output, or to standard error if a file goes there, or not at all. Waits for nobody.
     pub(crate) fn print(&self, text: &str) {
+        match (self.quiet, self.is_stdout_taken()) {
+            (true, _) => {}
+            (false, true) => say(text),
+            (false, false) => out().print(text),
+        }
+    }
+
+    /// Waits until everything is printed; what went wrong.
+    pub(crate) fn finish(&self) -> Option<OutputError> {
         if self.quiet {
-            return;
+            return None;
         }
-        let printed = if self.is_stdout_taken() {
-            io::stderr().write_all(text.as_bytes())
-        } else {
-            io::stdout().write_all(text.as_bytes())
-        };
+        let printed = patience::finish(if self.is_stdout_taken() { err() } else { out() });
         // a reader that has gone away does not want it
-        if let Some(error) = printed.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-            self.unprinted.replace(Some(error));
-        }
+        printed.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe).map(OutputError::Table)
     }
 }

@@ -10,18 +10,22 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write as _};
-use std::sync::Arc;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tubular_echo::sys::EndSignals;
 use tubular_echo::terminal;
 
-use crate::live::{Coarse, Live, Shown, Stop};
+use crate::live::{Coarse, Live, Shown};
+use crate::outputs::mention;
+use crate::patience;
 use crate::report::{Paint, count, duration, percent, rate};
 
-/// How often signals and the workers' end are looked for.
+/// How often the workers' end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often the clock is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -43,33 +47,81 @@ pub(crate) struct Goal<'a> {
     pub(crate) every: Option<Duration>,
 }
 
-/// Looks on until the workers are done; passes on signals.
-pub(crate) fn watch(
-    goal: Goal<'_>,
-    signals: &EndSignals,
-    stop: &Stop,
-    lives: &[Arc<Live>],
-    are_done: &dyn Fn() -> bool,
-) {
-    let bar = bar(goal);
+/// Looks on until the workers are done. Neither a terminal that stands still nor a log that nobody reads holds it up.
+pub(crate) fn watch(goal: Goal<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
+    let screen = Screen::start(goal, lives);
+    let start = Instant::now();
+    let mut log = goal.every.map(|every| Log::new(every, Look::new(lives)));
+    while !are_done() {
+        thread::sleep(LOOK_EVERY);
+        if let Some(log) = &mut log
+            && let Some(line) = log.line(start.elapsed(), || Look::new(lives))
+        {
+            mention(&line);
+        }
+    }
+    if let Some(screen) = screen {
+        screen.finish();
+    }
+}
+
+/// A thread that draws on the terminal.
+struct Screen {
+    is_over: Arc<AtomicBool>,
+    thread: Thread,
+    /// Ends when the terminal is clear.
+    drawing: Receiver<()>,
+}
+
+/// Of a screen whose terminal took nothing when it should have been cleared.
+static STUCK: Mutex<Option<Receiver<()>>> = Mutex::new(None);
+
+/// Waits until the terminal is clear, so that nothing is drawn over what is printed next.
+pub(crate) fn settle() {
+    if let Some(drawing) = STUCK.lock().expect("a panic ends the process").take() {
+        patience::wait(|| 0, |timeout| drawing.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout));
+    }
+}
+
+impl Screen {
+    /// Nothing is drawn where there is no terminal, or no thread; or none that takes anything.
+    fn start(goal: Goal<'_>, lives: &[Arc<Live>]) -> Option<Self> {
+        let target = target(goal);
+        if target.is_hidden() || STUCK.lock().expect("a panic ends the process").is_some() {
+            return None;
+        }
+        let (bar, lives) = (bar(goal), lives.to_vec());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let (cleared, drawing) = mpsc::channel();
+        let draw = move || {
+            bar.set_draw_target(target);
+            draw(&bar, &lives, &over, cleared);
+        };
+        let thread = thread::Builder::new().name("view".into()).spawn(draw).ok()?.thread().clone();
+        Some(Self { is_over, thread, drawing })
+    }
+
+    fn finish(self) {
+        /// A terminal that moves takes much less.
+        const CLEAR_TIMEOUT: Duration = Duration::from_millis(500);
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+        if self.drawing.recv_timeout(CLEAR_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            STUCK.lock().expect("a panic ends the process").replace(self.drawing);
+        }
+    }
+}
+
+/// Draws until it is over, and clears the terminal then. Nothing is ever sent to `_cleared`: it ends with this.
+fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<()>) {
     let paint = Paint { color: terminal::wants_color(std::io::stderr().is_terminal()) };
     let start = Instant::now();
-    let (mut drawn_at, mut sampled_at) = (start, start);
+    let mut sampled_at = start;
     let mut history = History::default();
     let mut before = Look::new(lives);
-    let mut log = goal.every.map(|every| Log::new(every, before.clone()));
-    while !are_done() {
-        if signals.wait_timeout(LOOK_EVERY).is_some() {
-            stop.ask();
-        }
-        if let Some(log) = &mut log {
-            let line = log.line(start.elapsed(), || Look::new(lives));
-            // whoever does not read it any longer does not want it
-            let _ = std::io::stderr().write_all(line.unwrap_or_default().as_bytes());
-        }
-        if bar.is_hidden() {
-            continue;
-        }
+    while !is_over.load(Ordering::Relaxed) {
+        thread::park_timeout(DRAW_EVERY);
         let since = sampled_at.elapsed();
         if since >= SAMPLE_EVERY {
             let now = Look::new(lives);
@@ -77,35 +129,34 @@ pub(crate) fn watch(
             bar.set_message(history.render(&now.shown, &paint));
             (sampled_at, before) = (Instant::now(), now);
         }
-        if drawn_at.elapsed() >= DRAW_EVERY {
-            bar.set_position(start.elapsed().as_millis() as u64);
-            drawn_at = Instant::now();
-        }
+        bar.set_position(start.elapsed().as_millis() as u64);
     }
     bar.finish_and_clear();
 }
 
 /// Hidden unless standard error is a terminal that can move its cursor.
-fn bar(goal: Goal<'_>) -> ProgressBar {
-    let target = if goal.quiet || goal.every.is_some() || terminal::is_dumb() {
+fn target(goal: Goal<'_>) -> ProgressDrawTarget {
+    if goal.quiet || goal.every.is_some() || terminal::is_dumb() {
         ProgressDrawTarget::hidden()
     } else {
         ProgressDrawTarget::stderr()
-    };
-    let (bar, template, length) = match goal.duration {
-        Some(duration) => (
-            ProgressBar::new(duration.as_millis() as u64),
-            "{prefix}  {bar:40}  {elapsed} of ",
-            format!("{}s{{msg}}", duration.as_secs()),
-        ),
-        None => (ProgressBar::no_length(), "{prefix}  {elapsed}", "{msg}".into()),
+    }
+}
+
+/// Hidden: what is set before there is a target would be drawn at once, and piece by piece.
+fn bar(goal: Goal<'_>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(
+        goal.duration.map(|duration| duration.as_millis() as u64),
+        ProgressDrawTarget::hidden(),
+    );
+    let (template, length) = match goal.duration {
+        Some(duration) => ("{prefix}  {bar:40}  {elapsed} of ", format!("{}s{{msg}}", duration.as_secs())),
+        None => ("{prefix}  {elapsed}", "{msg}".into()),
     };
     let style =
         ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
-    // the target at the end: what comes before it would be drawn without it
     bar.set_style(style.progress_chars("━╸─"));
     bar.set_prefix(goal.about.to_string());
-    bar.set_draw_target(target);
     bar
 }
 
