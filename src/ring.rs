@@ -26,6 +26,7 @@ mod token;
 mod uring;
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -417,6 +418,18 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether there are quiet moments at all: the kernel fills buffers only while we enter (`DEFER_TASKRUN`).
+    pub fn has_quiet(&self) -> bool {
+        self.uring.is_deferred()
+    }
+
+    /// A moment without anything received that was not taken out of the completion queue. It lasts until the ring is
+    /// entered again, which the borrow forbids. To be asked for when all that was taken out is handled. `None`: later.
+    pub fn quiet(&self) -> Option<Quiet<'_>> {
+        let quiet = self.uring.is_deferred() && self.early.is_empty() && !self.uring.has_completed();
+        quiet.then_some(Quiet(PhantomData))
+    }
+
     /// Queues an operation; submits those before it if the queue is full.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: all that an entry points at lives as long as the process: the operations below see to it
@@ -598,6 +611,10 @@ impl Ring {
         self.push(&entry.user_data(token.user_data()));
     }
 }
+
+/// Proof that the kernel has filled no buffer that we have not been told of, and fills none for as long as this lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet<'a>(PhantomData<&'a Ring>);
 
 /// Errors of io_uring_enter(2) after which one simply goes on: a signal, a timeout, a completion queue
 /// that must be emptied first, memory short for the moment.

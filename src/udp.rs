@@ -33,7 +33,7 @@ use std::time::Duration;
 use self::broadcasts::Broadcasts;
 use self::drops::Look;
 use self::group::{Group, Via};
-use self::socket::{Receiving, Socket};
+use self::socket::{Receiving, Socket, buffers_each};
 use self::waiting::{Departure, Lanes};
 use crate::flow::{HashKey, Refusals};
 use crate::pause::{PAUSE, Pause};
@@ -110,8 +110,10 @@ pub struct Udp {
     lanes: Lanes,
     /// What replies could not leave from.
     broadcasts: Broadcasts,
-    /// When the kernel's drops are looked at.
+    /// When it is looked at what the kernel has dropped, and which sockets are idle.
     look: Look,
+    /// Sockets may have memory to give back.
+    tidies: bool,
     /// Groups that may need a new reply socket: socket and first buffer.
     deferred: Vec<(u16, u16)>,
     /// Sockets that are not wanted any more.
@@ -134,9 +136,11 @@ impl Udp {
         operations: Operations,
     ) -> Result<Self, RingError> {
         let mut sockets = Vec::new();
+        let buffers = buffers_each(listening.len());
         for (number, listening) in listening.into_iter().enumerate() {
             let way_out = reply_sockets.way_out(Inherited::of(listening.as_fd(), listening.addr));
-            sockets.push(Socket::new(ring, listening, number as u16, File(first + number as u32), way_out)?);
+            let file = File(first + number as u32);
+            sockets.push(Socket::new(ring, listening, number as u16, file, way_out, buffers)?);
         }
         let retires = |&number: &usize| sockets[number].fate == Fate::Retires;
         let retiring = (0..sockets.len()).filter(retires).collect();
@@ -156,6 +160,7 @@ impl Udp {
             lanes: Lanes::default(),
             broadcasts: Broadcasts::default(),
             look: Look::new(),
+            tidies: false,
             deferred: Vec::new(),
             retiring,
             pause: Pause::new(PAUSE),
@@ -347,6 +352,12 @@ impl Udp {
 
     /// Ends the turn: sends what its datagrams ask for, and arms what has ended.
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
+        // before anything is submitted: all that was received is known
+        if std::mem::take(&mut self.tidies)
+            && let Some(quiet) = ring.quiet()
+        {
+            self.sockets.iter_mut().for_each(|socket| socket.give_back_idle(quiet));
+        }
         // refused trains first: they are older than what this turn brought
         self.send_singly(ring, counters);
         for number in 0..self.sockets.len() {
@@ -388,6 +399,15 @@ impl Udp {
         } else {
             self.look.ticked();
             self.count_drops(counters);
+            if ring.has_quiet() {
+                // each of them, and then once more in a second if there is anything to give back
+                for socket in &mut self.sockets {
+                    self.tidies |= socket.look();
+                }
+                if self.tidies {
+                    self.look.want();
+                }
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use io_uring::types::{BufRingEntry, RecvMsgOut};
 use super::memory::{Mapping, Span};
 #[cfg(ring_poison)]
 use super::poison;
-use super::{Completion, Ring, RingError, Step};
+use super::{Completion, Quiet, Ring, RingError, Step};
 use crate::addr::SOCKADDR_V6_BYTES;
 use crate::cmsg::CONTROL_IN_BYTES;
 
@@ -236,6 +236,23 @@ impl BufferRing {
     /// How many buffers there are.
     pub fn count(&self) -> u16 {
         self.mask + 1
+    }
+
+    /// A mark that moves whenever a buffer was used and came back.
+    pub fn mark(&self) -> u16 {
+        self.tail
+    }
+
+    /// Gives the buffers' memory back to the system, if the kernel has all of them; false if it doesn't.
+    ///
+    /// The kernel may go on to fill them: their addresses stay, and it finds new pages there. Nothing that it has filled
+    /// may be lost: that is what `_quiet` is for.
+    pub fn give_back(&mut self, _quiet: Quiet<'_>) -> bool {
+        let all_there = self.available == self.count();
+        if all_there {
+            self.buffers.give_back();
+        }
+        all_there
     }
 
     /// The piece that `completion` brought, if it used a buffer of this ring. Ends the process if that piece may be

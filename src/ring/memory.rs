@@ -27,6 +27,13 @@ impl Mapping {
         self.base.as_ptr()
     }
 
+    /// Gives the pages back to the system; whoever touches them next finds zeroes (madvise(2), `MADV_DONTNEED`).
+    pub(super) fn give_back(&mut self) {
+        // SAFETY: the mapping is ours, private and anonymous: its pages may go at any time. What was in them is lost,
+        // and a mutable borrow means that no reference to it lives. If the kernel refuses, they stay
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_DONTNEED) };
+    }
+
     /// The place of `bytes` bytes from `offset` on.
     pub(super) fn span(&self, offset: usize, bytes: usize) -> Span {
         assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "span outside its mapping");

@@ -145,6 +145,20 @@ impl Uring {
         }
     }
 
+    pub(crate) fn is_deferred(&self) -> bool {
+        match self {
+            Self::Real(uring) => uring.is_deferred(),
+            Self::Simulated => true,
+        }
+    }
+
+    pub(crate) fn has_completed(&self) -> bool {
+        match self {
+            Self::Real(uring) => uring.has_completed(),
+            Self::Simulated => ask(|world| world.kernel.has_completed()),
+        }
+    }
+
     pub(crate) fn enter(&self, wait: Wait) -> io::Result<()> {
         match self {
             Self::Real(uring) => uring.enter(wait),

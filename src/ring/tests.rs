@@ -162,6 +162,29 @@ fn no_buffers_end_the_multishot_and_lose_nothing() {
 }
 
 #[test]
+fn buffers_are_given_back_only_while_nothing_received_is_untold() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+    assert!(ring.has_quiet());
+    peer.send(b"filled, and not told of").unwrap();
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    ring.flush();
+    assert!(ring.quiet().is_none());
+    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    let payload =
+        |buffers: &BufferRing, piece: &Piece| buffers.bytes(piece)[DATAGRAM_HEADER_BYTES..].to_vec();
+    assert!(!buffers.give_back(ring.quiet().unwrap()), "a buffer is out");
+    assert_eq!(payload(&buffers, &piece), b"filled, and not told of");
+    buffers.recycle(piece);
+    assert!(buffers.give_back(ring.quiet().unwrap()));
+    for text in ["into new pages", "and again"] {
+        peer.send(text.as_bytes()).unwrap();
+        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        assert_eq!(payload(&buffers, &piece), text.as_bytes());
+        buffers.recycle(piece);
+    }
+}
+
+#[test]
 fn a_payload_larger_than_its_buffer_is_told() {
     let (mut ring, mut buffers, _socket, peer) = datagrams(2);
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);

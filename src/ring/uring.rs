@@ -13,8 +13,10 @@ use super::{Completion, File, RingConfig, Token, Wait, restrictions};
 /// An instance of `io_uring`, as the calling thread set it up.
 pub(crate) struct Uring {
     /// Never dropped, as nothing that it points at is ever unmapped.
-    uring: &'static IoUring,
+    instance: &'static IoUring,
     submitter: Submitter<'static>,
+    /// Completions run only while we enter.
+    deferred: bool,
 }
 
 impl Uring {
@@ -38,8 +40,8 @@ impl Uring {
             }
             match builder.build(config.submission_entries) {
                 Ok(uring) => {
-                    let uring: &'static IoUring = Box::leak(Box::new(uring));
-                    return Ok(Self { uring, submitter: uring.submitter() });
+                    let instance: &'static IoUring = Box::leak(Box::new(uring));
+                    return Ok(Self { instance, submitter: instance.submitter(), deferred: defer_taskrun });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
                 Err(error) => return Err(error),
@@ -72,7 +74,7 @@ impl Uring {
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_register,
-                self.uring.as_raw_fd(),
+                self.instance.as_raw_fd(),
                 REGISTER_FILE_ALLOC_RANGE,
                 &raw const range,
                 0,
@@ -132,7 +134,7 @@ impl Uring {
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: no other view of the submission queue exists: views are made in this room only, and
         // dropped where they are made. The caller vouches for the entry
-        unsafe { self.uring.submission_shared().push(entry).is_ok() }
+        unsafe { self.instance.submission_shared().push(entry).is_ok() }
     }
 
     /// Operations are queued that were not submitted yet.
@@ -143,15 +145,28 @@ impl Uring {
     /// How many they are.
     pub(crate) fn queued(&self) -> usize {
         // SAFETY: see `push`
-        unsafe { self.uring.submission_shared() }.len()
+        unsafe { self.instance.submission_shared() }.len()
     }
 
     /// There is something to submit, or to take out, or the kernel has something ready for us to come for.
     pub(crate) fn has_work(&self) -> bool {
         // SAFETY: see `push`; it is the same with the completion queue
         let (submission, completion) =
-            unsafe { (self.uring.submission_shared(), self.uring.completion_shared()) };
+            unsafe { (self.instance.submission_shared(), self.instance.completion_shared()) };
         !submission.is_empty() || submission.taskrun() || !completion.is_empty()
+    }
+
+    /// Operations make progress only while we enter (`DEFER_TASKRUN`).
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    /// There is something to take out, or the kernel has kept something for which the queue had no room.
+    pub(crate) fn has_completed(&self) -> bool {
+        // SAFETY: see `has_work`
+        let (submission, completion) =
+            unsafe { (self.instance.submission_shared(), self.instance.completion_shared()) };
+        submission.cq_overflow() || !completion.is_empty()
     }
 
     /// Submits what is queued and sleeps as `wait` says (io_uring_enter(2)).
@@ -170,7 +185,7 @@ impl Uring {
     /// Takes out what the completion queue holds.
     pub(crate) fn reap(&self, completions: &mut Vec<Completion>) {
         // SAFETY: see `has_work`
-        let queue = unsafe { self.uring.completion_shared() };
+        let queue = unsafe { self.instance.completion_shared() };
         completions.extend(queue.map(|entry| Completion {
             token: Token::from_user_data(entry.user_data()),
             result: entry.result(),

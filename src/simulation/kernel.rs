@@ -424,6 +424,11 @@ impl Kernel {
         }
     }
 
+    /// Something was completed that the process has not taken out.
+    pub(crate) fn has_completed(&self) -> bool {
+        !self.completed.is_empty() || !self.overflown.is_empty()
+    }
+
     pub(super) fn completed(&self) -> usize {
         self.completed.len()
     }

@@ -18,15 +18,19 @@ use crate::pause::Failures;
 use crate::refuse::Gate;
 use crate::reply_sockets::{ReplySockets, WayOut};
 use crate::ring::{
-    BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, File, Messages, Piece, Ring, RingError, SEGMENTS_MAX,
-    Span, Token, Transmit, Unusable,
+    BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, File, Messages, Piece, Quiet, Ring, RingError,
+    SEGMENTS_MAX, Span, Token, Transmit, Unusable,
 };
 use crate::sockets::{Fate, Listening};
 use crate::stats::Traffic;
 use crate::sys;
 
-/// Buffers of each socket: what one turn can receive.
-const BUFFERS: u16 = 128;
+/// Buffers of all sockets of a worker, 64 MiB of them: the memory that peers can have it use.
+const BUFFERS: usize = 1024;
+/// Buffers of each socket, at the most: what one turn can receive.
+const BUFFERS_MAX: usize = 128;
+/// Buffers of each socket, at the least.
+const BUFFERS_MIN: usize = 16;
 /// A buffer holds the largest train. Its size is an odd number of cache lines, so that the headers of
 /// all buffers spread over the cache instead of falling into the same set.
 const BUFFER_BYTES: u32 = {
@@ -37,6 +41,24 @@ const BUFFER_BYTES: u32 = {
 const FLOW_PLACES: usize = 256;
 /// No buffer.
 const NONE: u16 = u16::MAX;
+
+/// So many seconds without a datagram give a socket's memory back; tests have little time.
+const IDLE_TICKS: u32 = if cfg!(test) { 1 } else { 5 };
+
+/// How many buffers each of so many sockets has.
+pub(super) fn buffers_each(sockets: usize) -> u16 {
+    let each = (BUFFERS / sockets.max(1)).clamp(BUFFERS_MIN, BUFFERS_MAX);
+    1 << each.ilog2()
+}
+
+/// What a socket's buffers hold of the system's memory, as far as a look now and then tells.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// The buffers' mark at the last look.
+    mark: u16,
+    /// Looks since something was received; `None`: everything was given back.
+    idle: Option<u32>,
+}
 
 /// What becomes of one received buffer.
 #[derive(Debug)]
@@ -84,6 +106,7 @@ pub(super) struct Socket {
     pub(super) failures: Failures,
     /// What the kernel drops; `None` if a filter drops, too, and nobody can tell which it was.
     pub(super) drops: Option<Drops>,
+    held: Held,
     /// First buffers of this turn's groups, in the order of arrival.
     pub(super) open: Vec<u16>,
     /// Where a flow's open group may be: the turn that wrote the place, and the group's first buffer.
@@ -100,16 +123,18 @@ impl Socket {
         number: u16,
         file: File,
         way_out: WayOut,
+        buffers: u16,
     ) -> Result<Self, RingError> {
         ring.register_file(file, listening.as_fd())?;
         let config = BufferConfig {
             group: file.0 as u16,
-            count: BUFFERS,
+            count: buffers,
             buffer_bytes: BUFFER_BYTES,
             incremental: false,
         };
         let nobody = Flow { peer: listening.addr, origdst: listening.addr };
         let empty = Group::new(nobody, Arrival::new(0, None, 0), NONE);
+        let ring_of_buffers = BufferRing::new(ring, config)?;
         Ok(Self {
             addr: listening.addr,
             domain: Domain::of(listening.addr),
@@ -120,14 +145,15 @@ impl Socket {
             file,
             number,
             way_out,
-            buffers: BufferRing::new(ring, config)?,
-            messages: Messages::new(BUFFERS.into()),
-            replies: (0..BUFFERS)
+            held: Held { mark: ring_of_buffers.mark(), idle: None },
+            buffers: ring_of_buffers,
+            messages: Messages::new(buffers.into()),
+            replies: (0..buffers)
                 .map(|_| Reply { piece: None, payload: None, next: NONE, group: empty })
                 .collect(),
             receiving: Receiving::Ended,
             failures: Failures::default(),
-            open: Vec::with_capacity(BUFFERS.into()),
+            open: Vec::with_capacity(buffers.into()),
             places: Box::new([(0, NONE); FLOW_PLACES]),
             places_key: HashKey::draw_here(),
         })
@@ -209,6 +235,25 @@ impl Socket {
         if self.failures.add() && self.receiving == Receiving::Ended {
             self.receiving = Receiving::Paused;
             counters.udp_receive_pauses.add(1);
+        }
+    }
+
+    /// A second has passed: whether anything is left to give back.
+    pub(super) fn look(&mut self) -> bool {
+        let mark = self.buffers.mark();
+        if mark != self.held.mark {
+            self.held = Held { mark, idle: Some(0) };
+        } else if let Some(idle) = &mut self.held.idle {
+            *idle += 1;
+        }
+        self.held.idle.is_some()
+    }
+
+    /// Gives the memory of the buffers back, if nothing was received for a while.
+    pub(super) fn give_back_idle(&mut self, quiet: Quiet<'_>) {
+        let is_idle = self.held.idle.is_some_and(|idle| idle >= IDLE_TICKS);
+        if is_idle && self.held.mark == self.buffers.mark() && self.buffers.give_back(quiet) {
+            self.held.idle = None;
         }
     }
 
@@ -323,5 +368,16 @@ impl Socket {
             self.buffers.recycle(reply.piece.take().expect("a buffer of a group is out"));
             buffer = reply.next;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_sockets_share_what_one_worker_may_take() {
+        assert_eq!([1, 2, 8, 9, 16, 64, 256].map(buffers_each), [128, 128, 128, 64, 64, 16, 16]);
+        assert!((1..=64).all(|sockets| usize::from(buffers_each(sockets)) * sockets <= BUFFERS));
     }
 }
