@@ -44,6 +44,11 @@ pub struct CheckOptions {
     /// Port to steer, in the printed commands: 0 is every port [default: the port served]
     #[arg(long, value_name = "PORT")]
     pub bind_port: Option<u16>,
+
+    /// Print nothing but the commands that register what is served, for a shell. If anything would be refused there
+    /// are none, and the report goes to standard error
+    #[arg(long)]
+    pub commands: bool,
 }
 
 /// Why there is no report.
@@ -73,8 +78,13 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode, CheckError> {
         prefixes: options.prefixes.clone(),
         bind_port: options.bind_port,
     };
-    let Report { text, refused } = report(&findings, &wishes);
-    io::stdout().write_all(text.as_bytes()).map_err(CheckError::Output)?;
+    let Report { text, registrations, refused } = report(&findings, &wishes);
+    let written = match (options.commands, refused) {
+        (false, _) => io::stdout().write_all(text.as_bytes()),
+        (true, false) => io::stdout().write_all(registrations.as_bytes()),
+        (true, true) => io::stderr().write_all(text.as_bytes()),
+    };
+    written.map_err(CheckError::Output)?;
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

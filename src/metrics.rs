@@ -16,16 +16,16 @@ mod http;
 mod process;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 pub use health::Phase;
 
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::listen_addr::ListenAddr;
 use crate::ring::Errno;
 use crate::sockets;
 use crate::stats::{Counters, Unheard};
@@ -34,6 +34,9 @@ use crate::sys;
 /// A worker's turn may sleep for so long at the most, so that a live worker's count of turns moves between two
 /// looks at it.
 pub const TURN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the end was asked for, while the address is waited for.
+const HEAR_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What is told, and of whom.
 #[derive(Clone, Debug)]
@@ -54,13 +57,16 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The address can't be listened on.
-    #[error("cannot serve metrics on {addr}: {errno}; {}", sockets::cure(*.errno, *.addr))]
+    #[error("cannot serve metrics on {addr}: {errno}; {}", cure(*.errno, *.addr))]
     Listen {
         /// Where.
-        addr: SocketAddr,
+        addr: ListenAddr,
         /// The kernel's answer.
         errno: Errno,
     },
+    /// The end of the process was asked for meanwhile.
+    #[error("the address of the metrics is waited for")]
+    Interrupted,
     /// The thread can't run.
     #[error("cannot serve metrics: {step}: {error}")]
     Thread {
@@ -71,9 +77,27 @@ pub enum MetricsError {
     },
 }
 
-/// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own; returns the
-/// address with the port that the kernel chose for port 0.
-pub fn start(addr: SocketAddr, source: Source) -> Result<SocketAddr, MetricsError> {
+/// What the operator can do about an address that the metrics can't have.
+fn cure(errno: Errno, addr: ListenAddr) -> String {
+    match errno.0 {
+        libc::EADDRINUSE => format!(
+            "`ss -ln 'sport = :{}'` shows that it is taken; choose another port, or with --join take it over when its \
+             holder has left",
+            addr.addr().port()
+        ),
+        _ => sockets::cure(errno, addr.addr(), false),
+    }
+}
+
+/// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own, which logs where. With
+/// `join` whoever has the address may keep it: it is taken over when it is free. `pause` lets time pass; false: the end
+/// of the process was asked for.
+pub fn start(
+    addr: ListenAddr,
+    join: bool,
+    source: Source,
+    pause: &dyn Fn(Duration) -> bool,
+) -> Result<(), MetricsError> {
     let (told, hear) = mpsc::channel();
     let failed = |step| move |error| MetricsError::Thread { step, error };
     let serve = move || {
@@ -83,17 +107,37 @@ pub fn start(addr: SocketAddr, source: Source) -> Result<SocketAddr, MetricsErro
                  the limit of open files counts them"
             );
         }
-        match http::Server::bind(addr) {
-            Ok(server) => {
-                // nobody listens any more only when the process is ending
-                let _ = told.send(Ok(server.addr()));
-                server.serve(source);
+        let tell = |outcome| {
+            // nobody listens any more only when the process is ending
+            let _ = told.send(outcome);
+        };
+        let server = match http::Server::bind(addr) {
+            Err(MetricsError::Listen { errno: Errno(libc::EADDRINUSE), .. }) if join => {
+                warn!("metrics are not served yet: another process has {addr}; they are when it has left");
+                tell(Ok(()));
+                loop {
+                    if let Ok(server) = http::Server::bind(addr) {
+                        break server;
+                    }
+                    thread::sleep(HEAR_INTERVAL);
+                }
             }
-            Err(error) => {
-                let _ = told.send(Err(error));
-            }
-        }
+            Err(error) => return tell(Err(error)),
+            Ok(server) => server,
+        };
+        info!("metrics on http://{}/metrics", server.addr());
+        tell(Ok(()));
+        server.serve(source);
     };
     thread::Builder::new().name("metrics".into()).spawn(serve).map_err(failed("start a thread"))?;
-    hear.recv().unwrap_or_else(|_| Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into())))
+    loop {
+        match hear.recv_timeout(HEAR_INTERVAL) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Timeout) if pause(Duration::ZERO) => {}
+            Err(RecvTimeoutError::Timeout) => return Err(MetricsError::Interrupted),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::process;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::check::CheckOptions;
 use crate::duration;
 use crate::keepalive;
-use crate::listen_addr;
+use crate::listen_addr::ListenAddr;
 use crate::ports::PortsExcept;
 use crate::reply_sockets;
 use crate::server::{ServerConfig, WORKERS_MAX, Workers};
@@ -81,20 +80,23 @@ pub struct Options {
     pub command: Option<Command>,
 
     /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
-    /// address: port 1234 on loopback, IPv4 and IPv6
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
-    listen: Vec<SocketAddr>,
+    /// address: port 1234 on loopback, IPv4 and IPv6. Loopback and 0.0.0.0 or [::] of a family that the host
+    /// lacks are left out with a warning; an address that is not there yet is waited for, 5 seconds at most.
+    /// A link-local one with its interface: [fe80::1%eth0]:1234
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<ListenAddr>,
 
     /// Serve TCP here; repeatable
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
-    tcp: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR:PORT")]
+    tcp: Vec<ListenAddr>,
 
     /// Serve UDP here; repeatable
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
-    udp: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR:PORT")]
+    udp: Vec<ListenAddr>,
 
     /// Share the ports with other processes of this user that have opened them to sharing
-    /// (SO_REUSEPORT). Without it a port that anybody holds is an error
+    /// (SO_REUSEPORT). Without it a port that anybody holds is an error. The address of --metrics is taken
+    /// over when its holder has left
     #[arg(long)]
     join: bool,
 
@@ -167,8 +169,8 @@ pub struct Options {
     /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz, which answers 200 while every
     /// worker turns and 503 before that, after that and during the end. Only for whom you trust: there is
     /// no password
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addr::parse)]
-    metrics: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<ListenAddr>,
 
     /// What tubular's bindings call these sockets: a label on the metrics, to join them with tubular's
     #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
@@ -224,7 +226,7 @@ pub enum Command {
 pub enum Contradiction {
     /// An address.
     #[error("{0} is named twice for the same protocol; name each address once")]
-    Twice(SocketAddr),
+    Twice(ListenAddr),
     /// The kernel would end connections for one lost segment.
     #[error(
         "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}, at which a connection ends whose peer has left a \
@@ -280,9 +282,8 @@ impl Options {
 
     /// What the server is to do.
     pub fn server(self) -> Result<ServerConfig, Contradiction> {
-        let named = |addrs: Vec<SocketAddr>, tcp, udp| {
-            addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp, optional: false })
-        };
+        let named =
+            |addrs: Vec<ListenAddr>, tcp, udp| addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp });
         let endpoints: Vec<_> = named(self.listen, true, true)
             .chain(named(self.tcp, true, false))
             .chain(named(self.udp, false, true))
@@ -424,19 +425,20 @@ mod tests {
         let config = parse("").unwrap();
         let addrs: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
         assert_eq!(addrs, ["127.0.0.1:1234", "[::1]:1234"]);
-        assert!(config.endpoints.iter().all(|endpoint| endpoint.tcp && endpoint.udp && endpoint.optional));
+        assert!(config.endpoints.iter().all(|endpoint| endpoint.tcp && endpoint.udp) && !config.named);
         assert_eq!(config.workers, Workers::Fixed(NonZeroUsize::MIN));
     }
 
     #[test]
-    fn named_addresses_replace_the_default_and_are_not_optional() {
+    fn named_addresses_replace_the_default() {
         let config = parse("--tcp 127.0.0.2:7 --udp [::1]:8 --listen 127.0.0.3:9").unwrap();
         let found: Vec<_> = config
             .endpoints
             .iter()
-            .map(|endpoint| (endpoint.addr.port(), endpoint.tcp, endpoint.udp, endpoint.optional))
+            .map(|endpoint| (endpoint.addr.addr().port(), endpoint.tcp, endpoint.udp))
             .collect();
-        assert_eq!(found, [(9, true, true, false), (7, true, false, false), (8, false, true, false)]);
+        assert_eq!(found, [(9, true, true), (7, true, false), (8, false, true)]);
+        assert!(config.named);
     }
 
     #[test]

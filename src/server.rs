@@ -6,7 +6,6 @@
 //! group and swallow a share of the flows.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use tracing::{info, warn};
 use crate::adopt::{self, AdoptError};
 use crate::keepalive::Keepalive;
 use crate::limits::{ConnectionsPerPrefix, Rates};
+use crate::listen_addr::ListenAddr;
 use crate::many_hosts::{self, ManyHostsError};
 use crate::metrics::{self, MetricsError};
 use crate::notify::{self, Notifier, NotifyError, PassedError, Ready};
@@ -117,7 +117,7 @@ pub struct ServerConfig {
     /// Ports that are not bound to answer from them.
     pub reply_ports_except: PortsExcept,
     /// Where to serve metrics.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<ListenAddr>,
     /// What tubular's bindings call our sockets, for the metrics.
     pub label: Option<String>,
 }
@@ -208,6 +208,17 @@ pub enum ServerError {
     },
 }
 
+impl ServerError {
+    /// It is no error: the end was asked for while an address was waited for.
+    fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Socket(error) => error.is_interrupted(),
+            Self::Metrics(error) => matches!(error, MetricsError::Interrupted),
+            _ => false,
+        }
+    }
+}
+
 fn system(step: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |error| ServerError::System { step, error }
 }
@@ -240,6 +251,11 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let unheard = Unheard { log_lines: Arc::clone(log.dropped()), ..Unheard::default() };
     let (events, inbox) = mpsc::channel();
     let begun = listen_for_signals(signals, events.clone(), log.clone())?;
+    // a signal ends the process meanwhile
+    let pause = |duration| {
+        thread::sleep(duration);
+        true
+    };
     let open_files = sys::raise_open_files()
         .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
         .ok();
@@ -258,7 +274,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
 
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
-    let mut bound = listen(config, count, adopted)?;
+    let mut bound = listen(config, count, adopted, &pause)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -308,7 +324,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
         let (workers, phase, label) = (counters.clone(), Arc::clone(&phase), config.label.clone());
         let unheard = unheard.clone();
         let source = metrics::Source { workers, unheard, phase, label, open_files_max: open_files };
-        info!("metrics on http://{}/metrics", metrics::start(addr, source)?);
+        metrics::start(addr, config.join, source, &pause)?;
     }
     begun.note();
     let mut handles = Vec::new();
@@ -384,12 +400,18 @@ fn listen_for_signals(
 }
 
 /// Binds what is to be listened on, and sets it as the options say.
-fn listen(config: &ServerConfig, workers: usize, adopted: Vec<Adopted>) -> Result<Sockets, ServerError> {
+fn listen(
+    config: &ServerConfig,
+    workers: usize,
+    adopted: Vec<Adopted>,
+    pause: &dyn Fn(Duration) -> bool,
+) -> Result<Sockets, ServerError> {
     // the kernel refuses some of these, and what it says of them tells nothing
     for addr in config.endpoints.iter().map(|endpoint| endpoint.addr).chain(config.metrics) {
-        many_hosts::check(addr)?;
+        many_hosts::check(addr.addr())?;
     }
-    let binding = Binding { endpoints: &config.endpoints, named: config.named, workers, join: config.join };
+    let ServerConfig { endpoints, named, join, .. } = config;
+    let binding = Binding { endpoints, named: *named, workers, join: *join, pause };
     let mut bound = sockets::bind_all(binding, adopted)?;
     // passed ones as well, and those whose network has come meanwhile
     for socket in bound.shares.iter().flatten() {

@@ -4,12 +4,15 @@
 //! each worker, so that `tubectl register-pid`, which walks the descriptors from 0 and gives up after a
 //! gap of 32, finds them.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+
+use tracing::warn;
 
 use crate::keepalive::{self, Keepalive};
+use crate::listen_addr::ListenAddr;
 use crate::ring::Errno;
 use crate::sys::{self, IntOption, Protocol};
 
@@ -19,6 +22,11 @@ pub const SOCKET_BUFFER_BYTES: i32 = 4 << 20;
 pub const LISTEN_BACKLOG: u32 = 4096;
 /// How long a taken port is tried again: the ring of a process that just died frees it late.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an address, or an interface, that is not there is waited for, all of them together: at boot interfaces come
+/// late, and an IPv6 address is tentative for a second or two.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often what is waited for is tried again.
+const TRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Port 0 has to find one that is free for all protocols.
 const PORT_TRIES: u32 = 64;
 
@@ -26,13 +34,18 @@ const PORT_TRIES: u32 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Address and port; port 0 lets the kernel choose one for all protocols and workers.
-    pub addr: SocketAddr,
+    pub addr: ListenAddr,
     /// Serve TCP.
     pub tcp: bool,
     /// Serve UDP.
     pub udp: bool,
-    /// A host without this address family costs a warning only.
-    pub optional: bool,
+}
+
+impl Endpoint {
+    /// Sockets that it takes for each worker.
+    pub fn sockets(&self) -> usize {
+        usize::from(self.tcp) + usize::from(self.udp)
+    }
 }
 
 /// What becomes of a listening socket when this process ends.
@@ -95,7 +108,7 @@ pub struct Sockets {
 }
 
 /// What to bind, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Binding<'a> {
     /// Where to listen.
     pub endpoints: &'a [Endpoint],
@@ -105,20 +118,26 @@ pub struct Binding<'a> {
     pub workers: usize,
     /// Share ports with whoever lets us.
     pub join: bool,
+    /// Lets so much time pass; false if the end of the process was asked for meanwhile.
+    pub pause: &'a dyn Fn(Duration) -> bool,
 }
 
 /// Why an address can't be served: the step, the address, the kernel's answer, the cure.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot {step} {protocol} {addr}: {errno}; {}",
-    .covering.map_or_else(|| cure(*.errno, *.addr), Covering::cure)
+    .covering.as_ref().map_or_else(|| cure(*.errno, .addr.addr(), *.join), |covering| covering.cure())
 )]
 pub struct SocketError {
     step: &'static str,
     protocol: Protocol,
-    addr: SocketAddr,
+    addr: ListenAddr,
     errno: Errno,
-    covering: Option<Covering>,
+    covering: Option<Box<Covering>>,
+    /// The port was to be shared.
+    join: bool,
+    /// The end of the process was asked for while the address was waited for.
+    is_interrupted: bool,
 }
 
 /// Two addresses of ours that can't both have their port.
@@ -138,7 +157,7 @@ impl Covering {
         }
     }
 
-    fn cure(self) -> String {
+    fn cure(&self) -> String {
         format!("{} covers {}: name only one of them", self.all, self.one)
     }
 }
@@ -147,11 +166,46 @@ impl SocketError {
     fn is(&self, errno: i32) -> bool {
         self.errno.0 == errno
     }
+
+    /// The end of the process was asked for while the address was waited for.
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted
+    }
+
+    /// The address may come: it is tentative, or its interface is not there yet.
+    fn may_come(&self) -> bool {
+        may_come(self.errno)
+    }
+
+    /// The host lacks the address's family, or does not use it: what every host with the family has is not there.
+    fn lacks_family(&self) -> bool {
+        let ip = self.addr.addr().ip();
+        (self.is(libc::EAFNOSUPPORT) && (ip.is_loopback() || ip.is_unspecified()))
+            || (self.is(libc::EADDRNOTAVAIL) && ip.is_loopback())
+    }
 }
 
-/// What the operator can do about an address that can't be listened on.
-pub(crate) fn cure(errno: Errno, addr: SocketAddr) -> String {
+/// An address with this answer of the kernel may come: it is tentative, or its interface is not there yet.
+fn may_come(errno: Errno) -> bool {
+    matches!(errno.0, libc::EADDRNOTAVAIL | libc::ENODEV)
+}
+
+/// How long an address is tried again after this answer of the kernel; `None`: trying again won't help.
+pub(crate) fn patience(errno: Errno) -> Option<Duration> {
     match errno.0 {
+        libc::EADDRINUSE => Some(BIND_PATIENCE),
+        _ => may_come(errno).then_some(ADDRESS_PATIENCE),
+    }
+}
+
+/// What the operator can do about an address that can't be listened on; `join`: its port was to be shared.
+pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
+    match errno.0 {
+        libc::EADDRINUSE if join => format!(
+            "`ss -lnp 'sport = :{}'` (as root) shows who has it and does not share it: another user's, or started \
+             without --join; choose another port, or end it",
+            addr.port()
+        ),
         libc::EADDRINUSE => format!(
             "`ss -lnp 'sport = :{}'` (as root) shows who has it; choose another port, or share it on purpose \
              with --join",
@@ -174,8 +228,9 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr) -> String {
         libc::EPERM => "the user already has sockets there, or a filter forbids it: see SystemCallFilter=, \
                         SocketBindDeny= and SELinux"
             .into(),
+        libc::ENODEV => "there is no such interface: `ip link` lists them".into(),
         libc::EINVAL if addr.is_ipv6() => {
-            "a link-local address needs its interface's number: [fe80::1%2]:1234".into()
+            "a link-local address needs its interface: [fe80::1%eth0]:1234".into()
         }
         _ => "see bind(2), ip(7) and ipv6(7)".into(),
     }
@@ -187,50 +242,49 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr) -> String {
 /// instance of this program is an error, not half of the traffic), and only then opens it to the other
 /// workers'. An adopted socket is served by one worker; where there are fewer than workers, a stored one
 /// is joined by new ones, one of a .socket unit is not, since the unit says how many there are.
+///
+/// What a host with only one address family can't have is left out, as long as anything is left. An address that is
+/// not there yet is waited for.
 pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, SocketError> {
+    let mut patience = Patience::new(binding.pause);
+    bind_patiently(binding, adopted, &mut patience)
+}
+
+fn bind_patiently(
+    binding: Binding<'_>,
+    adopted: Vec<Adopted>,
+    patience: &mut Patience<'_>,
+) -> Result<Sockets, SocketError> {
     let Binding { named, workers, join, .. } = binding;
     let mut sockets = Sockets { shares: (0..workers).map(|_| Vec::new()).collect(), warnings: Vec::new() };
     let (from_unit, mut stored): (Vec<_>, Vec<_>) =
         adopted.into_iter().partition(|adopted| adopted.origin == Origin::Unit);
     let endpoints = if named || from_unit.is_empty() { binding.endpoints } else { &[] };
     sockets.deal_from_unit(from_unit);
-    let mut absent = None;
+    let mut absent: Vec<(Endpoint, SocketError)> = Vec::new();
     for endpoint in endpoints {
-        let covered = |protocol| {
-            sockets
-                .shares
-                .iter()
-                .flatten()
-                .any(|socket| socket.protocol == protocol && socket.addr == endpoint.addr)
-        };
-        let wanted = Endpoint {
-            tcp: endpoint.tcp && !covered(Protocol::Tcp),
-            udp: endpoint.udp && !covered(Protocol::Udp),
-            ..*endpoint
-        };
-        match bind_endpoint(&wanted, workers, join, &mut stored, &mut sockets.warnings) {
-            Ok(bound) => bound.into_iter().for_each(|sockets_of_one| sockets.deal(sockets_of_one)),
-            Err(error)
-                if endpoint.optional && (error.is(libc::EAFNOSUPPORT) || error.is(libc::EADDRNOTAVAIL)) =>
-            {
-                sockets.warnings.push(format!("not serving {}: {}", endpoint.addr, error.errno));
-                absent = Some(error);
-            }
-            Err(mut error) => {
-                // they are ours: there is nobody else to look for
-                if error.is(libc::EADDRINUSE) {
-                    let mut bound = sockets.shares.iter().flatten();
-                    error.covering = bound.find_map(|socket| {
-                        Covering::of(socket.addr, error.addr).filter(|_| socket.protocol == error.protocol)
-                    });
-                }
-                return Err(error);
-            }
+        match sockets.bind_endpoint(endpoint, join, &mut stored, patience) {
+            Err(error) if error.lacks_family() => absent.push((*endpoint, error)),
+            outcome => outcome?,
         }
     }
-    if let Some(error) = absent.filter(|_| sockets.shares.iter().all(Vec::is_empty)) {
-        return Err(error);
+    // a loopback device may be late, too: worth waiting for where there is nothing else
+    if sockets.shares.iter().all(Vec::is_empty) {
+        patience.loopback = true;
+        for (endpoint, _) in std::mem::take(&mut absent) {
+            match sockets.bind_endpoint(&endpoint, join, &mut stored, patience) {
+                Ok(()) => patience.loopback = false,
+                Err(error) if error.lacks_family() && !error.is_interrupted => {
+                    absent.push((endpoint, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if sockets.shares.iter().all(Vec::is_empty) && !absent.is_empty() {
+            return Err(absent.swap_remove(0).1);
+        }
     }
+    sockets.warnings.extend(absence_warnings(&absent));
     // what the store still had, but nobody wants any more
     for Adopted { mut listening, .. } in stored {
         sockets.warnings.push(format!("{} {} is no longer served", listening.protocol, listening.addr));
@@ -249,7 +303,63 @@ pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, 
     Ok(sockets)
 }
 
+/// A line for each family that the host lacks.
+fn absence_warnings(absent: &[(Endpoint, SocketError)]) -> Vec<String> {
+    let of_family = |is_ipv4: bool, name: &str| {
+        let of_family = |(endpoint, _): &&(Endpoint, _)| endpoint.addr.addr().is_ipv4() == is_ipv4;
+        let (_, error) = absent.iter().find(of_family)?;
+        let addrs: Vec<_> =
+            absent.iter().filter(of_family).map(|(endpoint, _)| endpoint.addr.to_string()).collect();
+        Some(format!("not serving {}: {}; this host has no {name}", addrs.join(", "), error.errno))
+    };
+    [of_family(true, "IPv4"), of_family(false, "IPv6")].into_iter().flatten().collect()
+}
+
 impl Sockets {
+    /// Binds an endpoint for all workers, but for what .socket units have passed.
+    fn bind_endpoint(
+        &mut self,
+        endpoint: &Endpoint,
+        join: bool,
+        stored: &mut Vec<Adopted>,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), SocketError> {
+        let protocol = if endpoint.tcp { Protocol::Tcp } else { Protocol::Udp };
+        let addr = patience.wait(Duration::ZERO, || {
+            endpoint.addr.resolve().map_err(failed("find the interface of", protocol, endpoint.addr))
+        })?;
+        let covered = |protocol| {
+            self.shares.iter().flatten().any(|socket| socket.protocol == protocol && socket.addr == addr)
+        };
+        let wanted = Wanted {
+            addr,
+            tcp: endpoint.tcp && !covered(Protocol::Tcp),
+            udp: endpoint.udp && !covered(Protocol::Udp),
+        };
+        match bind_wanted(wanted, self.shares.len(), join, stored, &mut self.warnings, patience) {
+            Ok(bound) => {
+                for sockets_of_one in bound {
+                    self.deal(sockets_of_one);
+                }
+                Ok(())
+            }
+            Err(mut error) => {
+                error.addr = endpoint.addr;
+                error.join = join;
+                // they are ours: there is nobody else to look for
+                if error.is(libc::EADDRINUSE) {
+                    let mut bound = self.shares.iter().flatten();
+                    error.covering = bound.find_map(|socket| {
+                        Covering::of(socket.addr, addr)
+                            .filter(|_| socket.protocol == error.protocol)
+                            .map(Box::new)
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Gives the sockets of one protocol and address to the workers in turn.
     fn deal(&mut self, sockets: Vec<Listening>) {
         let workers = self.shares.len();
@@ -260,6 +370,7 @@ impl Sockets {
 
     /// The same for what .socket units passed.
     fn deal_from_unit(&mut self, adopted: Vec<Adopted>) {
+        let mut unreached: Vec<SocketAddr> = Vec::new();
         let mut groups: Vec<Vec<Listening>> = Vec::new();
         for Adopted { listening, .. } in adopted {
             let same = |group: &&mut Vec<Listening>| {
@@ -271,6 +382,17 @@ impl Sockets {
             }
         }
         for group in groups {
+            let addr = group[0].addr;
+            // FreeBind= binds what is not there
+            if !unreached.contains(&addr)
+                && let Err(error) = reach(addr)
+            {
+                self.warnings.push(format!(
+                    "nothing reaches {addr} at present: {}; the .socket unit binds it all the same (FreeBind=)",
+                    errno_of(&error)
+                ));
+                unreached.push(addr);
+            }
             let (count, workers) = (group.len(), self.shares.len());
             if count < workers {
                 self.warnings.push(format!(
@@ -284,19 +406,35 @@ impl Sockets {
     }
 }
 
+/// Whether an address is one of this host's: whether a socket of ours could be bound to it.
+fn reach(addr: SocketAddr) -> io::Result<()> {
+    let mut unused = addr;
+    unused.set_port(0);
+    sys::bind(sys::socket(Protocol::Udp, addr)?.as_fd(), unused)
+}
+
+/// What is to be bound of an endpoint.
+#[derive(Clone, Copy)]
+struct Wanted {
+    addr: SocketAddr,
+    tcp: bool,
+    udp: bool,
+}
+
 /// All sockets of an endpoint: TCP of each worker, then UDP of each worker.
-fn bind_endpoint(
-    endpoint: &Endpoint,
+fn bind_wanted(
+    wanted: Wanted,
     workers: usize,
     join: bool,
     stored: &mut Vec<Adopted>,
     warnings: &mut Vec<String>,
+    patience: &mut Patience<'_>,
 ) -> Result<Vec<Vec<Listening>>, SocketError> {
     let mut tries = PORT_TRIES;
-    let mut addr = endpoint.addr;
+    let mut addr = wanted.addr;
     let mut bound = Vec::new();
-    for (protocol, wanted) in [(Protocol::Tcp, endpoint.tcp), (Protocol::Udp, endpoint.udp)] {
-        if wanted {
+    for (protocol, is_wanted) in [(Protocol::Tcp, wanted.tcp), (Protocol::Udp, wanted.udp)] {
+        if is_wanted {
             let known = take_matching(stored, protocol, addr);
             if let Some(first) = known.first() {
                 addr.set_port(first.addr.port());
@@ -307,14 +445,13 @@ fn bind_endpoint(
     let missing = |bound: &[Vec<Listening>], protocol| {
         !bound.iter().any(|sockets: &Vec<Listening>| sockets[0].protocol == protocol)
     };
-    let wanted = Endpoint {
+    let wanted = Wanted {
         addr,
-        tcp: endpoint.tcp && missing(&bound, Protocol::Tcp),
-        udp: endpoint.udp && missing(&bound, Protocol::Udp),
-        ..*endpoint
+        tcp: wanted.tcp && missing(&bound, Protocol::Tcp),
+        udp: wanted.udp && missing(&bound, Protocol::Udp),
     };
     loop {
-        match bind_new(&wanted, workers, join) {
+        match bind_new(wanted, workers, join, patience) {
             Err(error) if error.is(libc::EADDRINUSE) && wanted.addr.port() == 0 && tries > 1 => tries -= 1,
             outcome => {
                 bound.extend(outcome?);
@@ -355,11 +492,16 @@ fn complete(mut known: Vec<Listening>, workers: usize, warnings: &mut Vec<String
     known
 }
 
-fn bind_new(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<Vec<Listening>>, SocketError> {
-    let mut addr = endpoint.addr;
+fn bind_new(
+    wanted: Wanted,
+    workers: usize,
+    join: bool,
+    patience: &mut Patience<'_>,
+) -> Result<Vec<Vec<Listening>>, SocketError> {
+    let mut addr = wanted.addr;
     let mut bound = Vec::new();
-    for (protocol, wanted) in [(Protocol::Tcp, endpoint.tcp), (Protocol::Udp, endpoint.udp)] {
-        if !wanted {
+    for (protocol, is_wanted) in [(Protocol::Tcp, wanted.tcp), (Protocol::Udp, wanted.udp)] {
+        if !is_wanted {
             continue;
         }
         let mut sockets = Vec::new();
@@ -370,8 +512,8 @@ fn bind_new(endpoint: &Endpoint, workers: usize, join: bool) -> Result<Vec<Vec<L
                 (false, 0) => Share::Alone,
             };
             // a port that the kernel chose is free or not; waiting would not free it
-            let patience = if endpoint.addr.port() == 0 { Duration::ZERO } else { BIND_PATIENCE };
-            let listening = with_patience(patience, || open(protocol, addr, share))?;
+            let for_port = if wanted.addr.port() == 0 { Duration::ZERO } else { BIND_PATIENCE };
+            let listening = patience.wait(for_port, || open(protocol, addr, share))?;
             addr.set_port(listening.addr.port());
             sockets.push(listening);
         }
@@ -391,8 +533,21 @@ enum Share {
     Join,
 }
 
-fn failed(step: &'static str, protocol: Protocol, addr: SocketAddr) -> impl Fn(io::Error) -> SocketError {
-    move |error| SocketError { step, protocol, addr, errno: errno_of(&error), covering: None }
+fn failed(
+    step: &'static str,
+    protocol: Protocol,
+    addr: impl Into<ListenAddr>,
+) -> impl Fn(io::Error) -> SocketError {
+    let addr = addr.into();
+    move |error| SocketError {
+        step,
+        protocol,
+        addr,
+        errno: errno_of(&error),
+        covering: None,
+        join: false,
+        is_interrupted: false,
+    }
 }
 
 fn errno_of(error: &io::Error) -> Errno {
@@ -531,7 +686,7 @@ impl Listening {
 
     /// Makes a bound socket of somebody else's fit for the datapath.
     pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
-        let nowhere = (IpAddr::from([0, 0, 0, 0]), 0).into();
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
         let failed = |step| failed(step, protocol, addr);
         match protocol {
@@ -560,18 +715,53 @@ fn forget_errors(fd: BorrowedFd<'_>, addr: SocketAddr) {
     let _ = sys::option(fd, IntOption::ERROR);
 }
 
-/// Tries again for `patience` while the address is taken.
-fn with_patience<T>(
-    patience: Duration,
-    mut attempt: impl FnMut() -> Result<T, SocketError>,
-) -> Result<T, SocketError> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match attempt() {
-            Err(error) if error.is(libc::EADDRINUSE) && Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(10));
+/// How long is waited for what may come, and for what of it.
+struct Patience<'a> {
+    pause: &'a dyn Fn(Duration) -> bool,
+    /// Until when an address that is not there is waited for; told once.
+    addresses_until: Option<Instant>,
+    /// For how long, from the first one on.
+    addresses: Duration,
+    /// For a loopback address, too, which else is missing with its family.
+    loopback: bool,
+}
+
+impl<'a> Patience<'a> {
+    fn new(pause: &'a dyn Fn(Duration) -> bool) -> Self {
+        Self { pause, addresses_until: None, addresses: ADDRESS_PATIENCE, loopback: false }
+    }
+
+    /// Tries again while the address is not there, and for `for_port` while its port is taken.
+    fn wait<T>(
+        &mut self,
+        for_port: Duration,
+        mut attempt: impl FnMut() -> Result<T, SocketError>,
+    ) -> Result<T, SocketError> {
+        let port_until = Instant::now() + for_port;
+        loop {
+            let mut error = match attempt() {
+                Err(error) => error,
+                outcome => return outcome,
+            };
+            let until = if error.is(libc::EADDRINUSE) {
+                port_until
+            } else if error.may_come() && (self.loopback || !error.lacks_family()) {
+                *self.addresses_until.get_or_insert_with(|| {
+                    let SocketError { protocol, addr, errno, .. } = &error;
+                    let patience = humantime::format_duration(self.addresses);
+                    warn!("{protocol} {addr} is not there yet: {errno}; trying for up to {patience}");
+                    Instant::now() + self.addresses
+                })
+            } else {
+                return Err(error);
+            };
+            if Instant::now() >= until {
+                return Err(error);
             }
-            outcome => return outcome,
+            if !(self.pause)(TRY_INTERVAL) {
+                error.is_interrupted = true;
+                return Err(error);
+            }
         }
     }
 }
@@ -680,7 +870,7 @@ fn accept_queue_warning(sockets: &Sockets) -> Option<String> {
 
 /// Merges endpoints of one address: those with port 0 share one port, a protocol named twice is an
 /// error that this returns as the address.
-pub fn merge(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint>, SocketAddr> {
+pub fn merge(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint>, ListenAddr> {
     let mut merged: Vec<Endpoint> = Vec::new();
     for endpoint in endpoints {
         match merged.iter_mut().find(|known| known.addr == endpoint.addr) {
@@ -700,7 +890,7 @@ pub fn merge(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoi
 /// The default: loopback of both families, port 1234, where a host has them.
 pub fn default_endpoints() -> Vec<Endpoint> {
     [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]
-        .map(|ip| Endpoint { addr: (ip, 1234).into(), tcp: true, udp: true, optional: true })
+        .map(|ip| Endpoint { addr: SocketAddr::from((ip, 1234)).into(), tcp: true, udp: true })
         .to_vec()
 }
 
@@ -709,11 +899,17 @@ mod tests {
     use super::*;
 
     fn bind(endpoints: &[Endpoint], workers: usize, join: bool) -> Result<Sockets, SocketError> {
-        bind_all(Binding { endpoints, named: true, workers, join }, Vec::new())
+        let pause = |duration| {
+            std::thread::sleep(duration);
+            true
+        };
+        let binding = Binding { endpoints, named: true, workers, join, pause: &pause };
+        let mut patience = Patience { addresses: Duration::from_millis(50), ..Patience::new(&pause) };
+        bind_patiently(binding, Vec::new(), &mut patience)
     }
 
     fn endpoint(addr: &str) -> Endpoint {
-        Endpoint { addr: addr.parse().unwrap(), tcp: true, udp: true, optional: false }
+        Endpoint { addr: addr.parse().unwrap(), tcp: true, udp: true }
     }
 
     #[test]
@@ -746,15 +942,32 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_address_that_is_missing_costs_a_warning() {
-        let mut missing = endpoint("192.0.2.1:0");
-        let error = bind(&[missing], 1, false).unwrap_err().to_string();
-        assert!(error.contains("192.0.2.1:0") && error.contains("ip address"), "{error}");
-        missing.optional = true;
-        let sockets = bind(&[missing, endpoint("127.0.0.1:0")], 1, false).unwrap();
-        assert_eq!(sockets.shares[0].len(), 2);
-        assert!(sockets.warnings[0].contains("192.0.2.1"), "{:?}", sockets.warnings);
-        assert!(bind(&[missing], 1, false).is_err(), "nothing to serve is an error");
+    fn an_address_of_another_host_is_told_when_patience_is_over_or_the_end_is_wanted() {
+        let foreign = endpoint("192.0.2.1:0");
+        let begun = Instant::now();
+        let error = bind(&[endpoint("127.0.0.1:0"), foreign], 1, false).unwrap_err();
+        assert!(begun.elapsed() >= Duration::from_millis(50) && !error.is_interrupted());
+        let text = error.to_string();
+        assert!(text.contains("192.0.2.1:0") && text.contains("ip address"), "{text}");
+
+        let binding =
+            Binding { endpoints: &[foreign], named: true, workers: 1, join: false, pause: &|_| false };
+        assert!(bind_all(binding, Vec::new()).unwrap_err().is_interrupted());
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_told_by_its_name() {
+        let text = bind(&[endpoint("[fe80::1%no-such-link]:0")], 1, false).unwrap_err().to_string();
+        assert!(text.contains("[fe80::1%no-such-link]:0") && text.contains("ip link"), "{text}");
+    }
+
+    #[test]
+    fn who_wants_to_share_is_not_told_to() {
+        let first = bind(&[endpoint("127.0.0.1:0")], 1, false).unwrap();
+        let taken = endpoint(&first.shares[0][0].addr.to_string());
+        let cure = |join| bind(&[taken], 1, join).unwrap_err().to_string();
+        assert!(cure(false).contains("share it on purpose with --join"));
+        assert!(cure(true).contains("without --join") && !cure(true).contains("on purpose"));
     }
 
     #[test]

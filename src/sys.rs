@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::zeroed;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -159,6 +160,16 @@ pub fn option(socket: BorrowedFd<'_>, option: IntOption) -> io::Result<i32> {
         libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
     })?;
     Ok(value)
+}
+
+/// The number of an interface of the calling thread's network namespace (if_nametoindex(3)). `ENODEV`: there is none
+/// of this name.
+pub fn interface_index(name: &CStr) -> io::Result<u32> {
+    // SAFETY: if_nametoindex(3) reads a string that ends with a zero
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
 }
 
 /// bind(2).

@@ -19,6 +19,14 @@ use support::{PATIENCE, container, metrics, private_network};
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/seccomp.json");
 const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
+/// Where the image listens by default.
+fn image_addresses() -> String {
+    let text =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/dist/Containerfile")).expect("the recipe");
+    let value = text.lines().find_map(|line| line.strip_prefix("ENV TUBULAR_ECHO_LISTEN="));
+    value.expect("the addresses").to_owned()
+}
+
 fn allowed() -> Vec<Allowed> {
     let text = fs::read_to_string(PROFILE).expect("the profile");
     container::allowed(&serde_json::from_str(&text).expect("JSON"))
@@ -104,8 +112,8 @@ fn both_programs_work_where_nothing_else_is() {
     private_network(|| {
         let Some(root) = Root::new("works") else { return };
         let mut command = root.command("tubular-echo", &[], libc::SECCOMP_RET_KILL_PROCESS);
-        command.env("TUBULAR_ECHO_LISTEN", "0.0.0.0:1234,[::1]:1234").args([
-            "--workers=2",
+        command.env("TUBULAR_ECHO_LISTEN", image_addresses()).args([
+            "--workers=auto",
             "--pin",
             "--busy-poll=20us",
             "--stats-interval=1s",

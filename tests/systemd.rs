@@ -4,9 +4,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use support::netns::setting;
 use support::server::worker_threads_of;
 use support::steer::Dispatcher;
 use support::unit::{Unit, run, succeeded, systemctl};
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
             ("a stuck worker is replaced", stuck_worker_is_replaced),
             ("the service of dist/", service_of_dist),
             ("the sockets of dist/", sockets_of_dist),
+            ("a host without IPv6, a host without IPv4", hosts_with_one_family),
+            ("a start that has to be tried again and again", restarts_without_limit),
         ],
     )
 }
@@ -105,6 +109,9 @@ fn failing_starts(_: &Dispatcher) -> String {
         assert_eq!((unit.show("Result").as_str(), unit.number("ExecMainStatus")), ("exit-code", 1));
         let lines = unit.journal();
         let is_ours = |line: &String| line.starts_with("error: ") && line.contains(word);
+        // an address is waited for, which is told
+        let (_, lines): (Vec<_>, Vec<_>) =
+            lines.into_iter().partition(|line| line.contains("is not there yet"));
         assert!(lines.len() == 1 && lines.iter().all(is_ours), "{name}: {lines:#?}");
         println!("    {}", lines[0]);
         unit.forget();
@@ -255,6 +262,73 @@ fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
     "started by a connection, registered, kept over a restart".into()
 }
 
+/// What is shipped, with its registration, where one family is away.
+fn hosts_with_one_family(dispatcher: &Dispatcher) -> String {
+    const FILTER: &str = "/etc/systemd/system/tubular-echo.service.d/filter.conf";
+    let v4_echoes = || tcp::echo(&mut tcp::connect("127.0.0.1:1234".parse().unwrap()), b"IPv4");
+    let v6_echoes = || tcp::echo(&mut tcp::connect("[::1]:1234".parse().unwrap()), b"IPv6");
+    let serves = |what: &str, echoes: &dyn Fn()| {
+        let before = Unit("tubular-echo".into()).journal().len();
+        let unit = Unit::start("tubular-echo").unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(registered(dispatcher), 2, "{what}");
+        echoes();
+        let lines = unit.journal().split_off(before);
+        let told = lines.iter().filter(|line| line.contains("not serving")).count();
+        assert_eq!(told, 1, "{what}: {lines:#?}");
+        unit.stop();
+        until("the sockets are gone with the server", || registered(dispatcher) == 0);
+    };
+    setting("ipv6/conf/all/disable_ipv6", "1");
+    serves("IPv6 switched off", &v4_echoes);
+
+    // the same by the .socket unit, which systemd binds
+    succeeded(&systemctl(&["start", "tubular-echo.socket"])).expect("the sockets are there");
+    v4_echoes();
+    let unit = Unit("tubular-echo".into());
+    until("the hook has registered", || unit.show("ActiveState") == "active");
+    assert!(registered(dispatcher) >= 2);
+    assert!(unit.journal().iter().any(|line| line.contains("nothing reaches [::1]:1234")));
+    succeeded(&systemctl(&["stop", "tubular-echo.socket", "tubular-echo.service"])).expect("both stop");
+    setting("ipv6/conf/all/disable_ipv6", "0");
+    succeeded(&run("ip", &["addr", "replace", "::1/128", "dev", "lo"])).expect("the loopback address");
+
+    fs::write(FILTER, "[Service]\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_UNIX\n")
+        .expect("a drop-in");
+    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
+    serves("IPv6 filtered", &v4_echoes);
+    fs::remove_file(FILTER).expect("remove the drop-in");
+    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
+
+    succeeded(&run("ip", &["addr", "del", "127.0.0.1/8", "dev", "lo"])).expect("no IPv4");
+    serves("no IPv4", &v6_echoes);
+    succeeded(&run("ip", &["addr", "add", "127.0.0.1/8", "dev", "lo"])).expect("IPv4 again");
+    "both families registered as far as they are there".into()
+}
+
+/// A port that is taken for longer than the manager's start limit lasts by default: five starts in ten seconds.
+fn restarts_without_limit(dispatcher: &Dispatcher) -> String {
+    let holder = TcpListener::bind("127.0.0.1:1234").expect("the port is free");
+    let unit = Unit("tubular-echo".into());
+    assert!(Unit::start("tubular-echo").is_err(), "the port is taken");
+    until("it was tried again seven times", || unit.number("NRestarts") >= 7);
+    drop(holder);
+    until("it serves", || unit.show("ActiveState") == "active");
+    assert_eq!(registered(dispatcher), 4);
+    let restarts = unit.number("NRestarts");
+    assert!(unit.show("After").contains("network-online.target"));
+    unit.stop();
+
+    // what is wrong for good is not tried again
+    fs::write("/etc/default/tubular-echo", "TUBULAR_ECHO_WORKERS=many\n").expect("settings");
+    assert!(Unit::start("tubular-echo").is_err(), "wrong usage");
+    let unit = Unit("tubular-echo".into());
+    until("it has failed", || unit.show("ActiveState") == "failed");
+    assert_eq!(unit.number("ExecMainStatus"), 2);
+    fs::remove_file("/etc/default/tubular-echo").expect("remove the settings");
+    unit.forget();
+    format!("served after {restarts} restarts; wrong usage is told once")
+}
+
 /// The unit answers filtered system calls with an error, and the server would pass over most of those.
 /// Here each is deadly, and pinning and metrics make more of them.
 fn starts_where_filtered_calls_kill(dispatcher: &Dispatcher) {
@@ -274,4 +348,6 @@ fn starts_where_filtered_calls_kill(dispatcher: &Dispatcher) {
     assert_eq!(unit.number("NRestarts"), 0);
     unit.stop();
     assert_eq!(Unit("tubular-echo".into()).show("Result"), "success");
+    fs::remove_file(DROP_IN).expect("remove the drop-in");
+    succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
 }

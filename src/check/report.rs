@@ -62,6 +62,8 @@ pub struct Wishes {
 pub struct Report {
     /// Lines, each ended by a newline.
     pub text: String,
+    /// The commands that register what is served, a line each.
+    pub registrations: String,
     /// Whether tubectl would refuse anything.
     pub refused: bool,
 }
@@ -125,12 +127,17 @@ pub fn report(findings: &Findings, wishes: &Wishes) -> Report {
     if let Some((fd, cut_short)) = &findings.cut_short {
         lines.push(format!("refused, every socket: the walk ends at fd {fd}: {cut_short}"));
     }
-    lines.extend(tubectl_lines(findings, wishes, &served));
+    let steering = Steering::new(findings, wishes, &served);
+    if !served.is_empty() {
+        lines.push("to steer traffic here:".to_string());
+    }
+    lines.extend(steering.bind.iter().chain(&steering.register).map(|command| format!("  {command}")));
     if findings.foreign_tags {
         lines.push(FOREIGN_TAGS.to_string());
     }
     Report {
         text: lines.join("\n") + "\n",
+        registrations: steering.register.join("\n") + "\n",
         refused: nothing
             || findings.other_namespace
             || findings.cut_short.is_some()
@@ -248,36 +255,39 @@ fn served(judged: &[(i32, InetSocket, Verdict)]) -> Vec<(Protocol, SocketAddr)> 
 }
 
 /// The exact commands, for a shell.
-fn tubectl_lines(findings: &Findings, wishes: &Wishes, served: &[(Protocol, SocketAddr)]) -> Vec<String> {
-    let tubectl = if findings.other_namespace {
-        format!("tubectl -netns /proc/{}/ns/net", findings.pid)
-    } else {
-        "tubectl".to_string()
-    };
-    let (mut lines, mut register) = (Vec::new(), Vec::new());
-    if !served.is_empty() {
-        lines.push("to steer traffic here:".to_string());
-    }
-    for (at, (protocol, local)) in served.iter().enumerate() {
-        let same_destination = served[..at]
-            .iter()
-            .filter(|(other, address)| other == protocol && address.is_ipv4() == local.is_ipv4())
-            .count();
-        // One label holds one socket per family and protocol, so a second address needs a second label.
-        let label = match same_destination {
-            0 => shell_word(&wishes.label),
-            before => shell_word(&format!("{}-{}", wishes.label, before + 1)),
+struct Steering {
+    bind: Vec<String>,
+    register: Vec<String>,
+}
+
+impl Steering {
+    fn new(findings: &Findings, wishes: &Wishes, served: &[(Protocol, SocketAddr)]) -> Self {
+        let tubectl = if findings.other_namespace {
+            format!("tubectl -netns /proc/{}/ns/net", findings.pid)
+        } else {
+            "tubectl".to_string()
         };
-        let port = wishes.bind_port.unwrap_or(local.port());
-        let of_family = |prefix: &&IpNet| prefix.addr().is_ipv4() == local.is_ipv4();
-        for prefix in wishes.prefixes.iter().filter(of_family) {
-            lines.push(format!("  {tubectl} bind {label} {protocol} {} {port}", prefix.trunc()));
+        let (mut bind, mut register) = (Vec::new(), Vec::new());
+        for (at, (protocol, local)) in served.iter().enumerate() {
+            let same_destination = served[..at]
+                .iter()
+                .filter(|(other, address)| other == protocol && address.is_ipv4() == local.is_ipv4())
+                .count();
+            // One label holds one socket per family and protocol, so a second address needs a second label.
+            let label = match same_destination {
+                0 => shell_word(&wishes.label),
+                before => shell_word(&format!("{}-{}", wishes.label, before + 1)),
+            };
+            let port = wishes.bind_port.unwrap_or(local.port());
+            let of_family = |prefix: &&IpNet| prefix.addr().is_ipv4() == local.is_ipv4();
+            for prefix in wishes.prefixes.iter().filter(of_family) {
+                bind.push(format!("{tubectl} bind {label} {protocol} {} {port}", prefix.trunc()));
+            }
+            let (pid, ip, served_port) = (findings.pid, local.ip(), local.port());
+            register.push(format!("{tubectl} register-pid {pid} {label} {protocol} {ip} {served_port}"));
         }
-        let (pid, ip, served_port) = (findings.pid, local.ip(), local.port());
-        register.push(format!("  {tubectl} register-pid {pid} {label} {protocol} {ip} {served_port}"));
+        Self { bind, register }
     }
-    lines.append(&mut register);
-    lines
 }
 
 /// `word` as a shell reads it back.
@@ -326,13 +336,13 @@ mod tests {
 
     #[track_caller]
     fn refuses(findings: &Findings, why: &str) {
-        let Report { text, refused } = report(findings, &wishes());
+        let Report { text, refused, .. } = report(findings, &wishes());
         assert!(refused && text.contains(why), "no {why:?} in\n{text}");
     }
 
     #[test]
     fn all_good_prints_the_exact_lines() {
-        let Report { text, refused } = report(&findings(four_sockets()), &wishes());
+        let Report { text, refused, .. } = report(&findings(four_sockets()), &wishes());
         assert!(!refused, "{text}");
         assert_eq!(text.matches("registers\n").count(), 4, "{text}");
         let lines = "\
@@ -353,7 +363,7 @@ to steer traffic here:
     fn a_second_address_of_one_destination_gets_its_own_label() {
         let second = (7, InetSocket::serving(Protocol::Tcp, "127.0.0.2:80"));
         let all: Vec<_> = four_sockets().into_iter().chain([second]).collect();
-        let Report { text, refused } = report(&findings(all), &wishes());
+        let Report { text, refused, .. } = report(&findings(all), &wishes());
         assert!(!refused, "{text}");
         assert!(text.contains("register-pid 4242 echo-2 tcp 127.0.0.2 80\n"), "{text}");
     }
@@ -366,7 +376,7 @@ to steer traffic here:
             socket.reuseport = true;
             socket.cookie = *fd as u64;
         }
-        let Report { text, refused } = report(&findings(all), &wishes());
+        let Report { text, refused, .. } = report(&findings(all), &wishes());
         assert!(!refused, "{text}");
         assert!(text.contains("registers with fd 3,"), "{text}");
         assert_eq!(text.matches("register-pid").count(), 4, "{text}");
@@ -411,7 +421,7 @@ to steer traffic here:
         accepted.listening = false;
         accepted.peer = Some("127.0.0.9:9".parse().unwrap());
         all.push((9, accepted));
-        let Report { text, refused } = report(&findings(all), &wishes());
+        let Report { text, refused, .. } = report(&findings(all), &wishes());
         assert!(!refused && text.contains("1 connections and unbound"), "{text}");
     }
 
@@ -450,7 +460,7 @@ to steer traffic here:
     fn foreign_tags_are_a_note_and_no_refusal() {
         let mut all = findings(four_sockets());
         all.foreign_tags = true;
-        let Report { text, refused } = report(&all, &wishes());
+        let Report { text, refused, .. } = report(&all, &wishes());
         assert!(!refused && text.contains("differing tag"), "{text}");
     }
 

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -24,7 +24,9 @@ use tokio::time::{self, MissedTickBehavior};
 
 use super::health::{self, Health};
 use super::{MetricsError, Source, families, process};
+use crate::listen_addr::ListenAddr;
 use crate::ring::Errno;
+use crate::sockets;
 
 /// Connections at a time; one more closes the oldest.
 const CONNECTIONS_MAX: usize = 32;
@@ -32,6 +34,8 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request with its headers; more is refused.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
+/// How often an address that is waited for is tried again.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Accepting goes on so long after it failed, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,18 +59,27 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens, on the thread that shall serve.
-    pub(super) fn bind(addr: SocketAddr) -> Result<Self, MetricsError> {
+    /// Listens, on the thread that shall serve. An address that is taken or not there is tried again for a while, as
+    /// those of the datapath are.
+    pub(super) fn bind(addr: ListenAddr) -> Result<Self, MetricsError> {
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|error| MetricsError::Thread { step: "start a runtime", error })?;
+        let begun = Instant::now();
         let listen = async {
-            let listener = TcpListener::bind(addr).await?;
-            Ok((listener.local_addr()?, listener))
+            loop {
+                let error = match listen(addr).await {
+                    Err(error) => error,
+                    Ok(listening) => return Ok(listening),
+                };
+                let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
+                let patience = sockets::patience(errno);
+                if patience.is_none_or(|patience| begun.elapsed() >= patience) {
+                    return Err(MetricsError::Listen { addr, errno });
+                }
+                time::sleep(TRY_INTERVAL).await;
+            }
         };
-        let (addr, listener) = runtime.block_on(listen).map_err(|error: io::Error| MetricsError::Listen {
-            addr,
-            errno: Errno(error.raw_os_error().unwrap_or(0)),
-        })?;
+        let (addr, listener) = runtime.block_on(listen)?;
         Ok(Self { addr, listener, runtime })
     }
 
@@ -83,6 +96,11 @@ impl Server {
             accept(&self.listener, &site).await;
         });
     }
+}
+
+async fn listen(addr: ListenAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let listener = TcpListener::bind(addr.resolve()?).await?;
+    Ok((listener.local_addr()?, listener))
 }
 
 async fn accept(listener: &TcpListener, site: &Arc<Site>) {

@@ -613,7 +613,8 @@ fn a_blocked_io_uring_is_said_in_one_line() {
         for errno in [libc::EPERM, libc::ENOSYS] {
             let mut command = Command::new(BLASTER);
             command.args([protocol, &addr.to_string(), "--count", "1", "--threads", "2"]);
-            let denied = Denied { call: libc::SYS_io_uring_setup, second_argument: None, errno };
+            let denied =
+                Denied { call: libc::SYS_io_uring_setup, first_argument: None, second_argument: None, errno };
             confine(&mut command, Confinement { limits: Vec::new(), denied: vec![denied] });
             let output = command.output().unwrap();
             let text = stderr(&output);

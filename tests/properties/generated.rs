@@ -219,7 +219,7 @@ proptest! {
                 prop_assert_eq!(config.named, !asked.is_empty());
                 let served = |wanted: fn(&Endpoint) -> bool| {
                     let mut addrs: Vec<_> =
-                        config.endpoints.iter().filter(|endpoint| wanted(endpoint)).map(|endpoint| endpoint.addr).collect();
+                        config.endpoints.iter().filter(|endpoint| wanted(endpoint)).map(|endpoint| endpoint.addr.addr()).collect();
                     addrs.sort();
                     addrs
                 };

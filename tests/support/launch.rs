@@ -41,6 +41,7 @@ pub struct Launch {
     ignored_signal: Option<c_int>,
     log_is_full: bool,
     manager_is_full: bool,
+    group: Option<std::path::PathBuf>,
 }
 
 /// A server that did not become ready, by its own decision.
@@ -66,6 +67,7 @@ impl Launch {
             ignored_signal: None,
             log_is_full: false,
             manager_is_full: false,
+            group: None,
         }
     }
 
@@ -129,14 +131,29 @@ impl Launch {
 
     /// With this system call (`libc::SYS_…`) failing with this errno.
     pub fn deny(mut self, call: c_long, errno: c_int) -> Self {
-        self.confinement.denied.push(Denied { call, second_argument: None, errno });
+        self.confinement.denied.push(Denied { call, first_argument: None, second_argument: None, errno });
+        self
+    }
+
+    /// On a host that does not have this address family (`libc::AF_…`).
+    pub fn without_family(mut self, family: c_int) -> Self {
+        let (call, first_argument) = (libc::SYS_socket, Some(family as u32));
+        let errno = libc::EAFNOSUPPORT;
+        self.confinement.denied.push(Denied { call, first_argument, second_argument: None, errno });
+        self
+    }
+
+    /// In the control group whose `cgroup.procs` this is.
+    pub fn in_group(mut self, procs: &std::path::Path) -> Self {
+        self.group = Some(procs.into());
         self
     }
 
     /// With this system call failing where its second argument is this: all options of one level of
     /// `setsockopt(2)`, for example.
     pub fn deny_second(mut self, call: c_long, argument: u32, errno: c_int) -> Self {
-        self.confinement.denied.push(Denied { call, second_argument: Some(argument), errno });
+        let second_argument = Some(argument);
+        self.confinement.denied.push(Denied { call, first_argument: None, second_argument, errno });
         self
     }
 
@@ -144,7 +161,8 @@ impl Launch {
     /// not have it.
     pub fn deny_register(mut self, operation: u32, errno: c_int) -> Self {
         let call = libc::SYS_io_uring_register;
-        self.confinement.denied.push(Denied { call, second_argument: Some(operation), errno });
+        let second_argument = Some(operation);
+        self.confinement.denied.push(Denied { call, first_argument: None, second_argument, errno });
         self
     }
 
@@ -222,6 +240,9 @@ impl Launch {
         command.stderr(log_writer);
         if let Some(signal) = self.ignored_signal {
             sys::ignore_signal(&mut command, signal);
+        }
+        if let Some(procs) = &self.group {
+            sys::enter_group(&mut command, procs);
         }
         sys::confine(&mut command, self.confinement);
         if !self.passed.is_empty() {

@@ -158,12 +158,36 @@ pub fn pass(command: &mut Command, descriptors: Vec<OwnedFd>, extra: OwnedFd, ex
     }
 }
 
+/// Has the command's process killed when the thread that starts it ends.
+pub fn die_with_us(command: &mut Command) {
+    // SAFETY: the closure makes one system call.
+    unsafe {
+        command.pre_exec(|| checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into()).map(drop));
+    }
+}
+
+/// Has the command's process enter the control group whose `cgroup.procs` this is, before it begins.
+pub fn enter_group(command: &mut Command, procs: &std::path::Path) {
+    use std::os::unix::ffi::OsStrExt;
+    let procs = std::ffi::CString::new(procs.as_os_str().as_bytes()).expect("a path");
+    // SAFETY: the closure makes system calls only, on memory allocated before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let fd = checked(libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC).into())?;
+            // 0 is who writes it
+            checked(libc::write(fd as c_int, c"0".as_ptr().cast(), 1) as c_long).map(drop)
+        });
+    }
+}
+
 /// A system call that fails in the started process as if the kernel had refused it.
 #[derive(Clone, Copy)]
 pub struct Denied {
     /// The number of the system call, as in `libc::SYS_…`.
     pub call: c_long,
-    /// Only with this second argument (the operation of `io_uring_register`); every call when `None`.
+    /// Only with this first argument (the family of `socket`).
+    pub first_argument: Option<u32>,
+    /// Only with this second argument (the operation of `io_uring_register`); every call when both are `None`.
     pub second_argument: Option<u32>,
     /// The errno that the process sees.
     pub errno: c_int,
@@ -206,8 +230,9 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
 
 /// The classic BPF program that refuses these calls and lets everything else pass.
 fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
-    // Offsets in struct seccomp_data: `nr` is the first word, the low half of args[1] is at 24.
+    // Offsets in struct seccomp_data: `nr` is the first word, the low halves of args[0] and args[1] are at 16 and 24.
     const NUMBER: u32 = 0;
+    const FIRST_ARGUMENT: u32 = 16;
     const SECOND_ARGUMENT: u32 = 24;
     // What io_uring_register(2) adds to an operation when the ring's own descriptor is registered.
     const REGISTERED_RING: u32 = 1 << 31;
@@ -226,6 +251,10 @@ fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
             program.push(skip_unless(rule.call as u32, 4));
             program.push(load(SECOND_ARGUMENT));
             program.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !REGISTERED_RING));
+            program.push(skip_unless(value, 1));
+        } else if let Some(value) = rule.first_argument {
+            program.push(skip_unless(rule.call as u32, 3));
+            program.push(load(FIRST_ARGUMENT));
             program.push(skip_unless(value, 1));
         } else {
             program.push(skip_unless(rule.call as u32, 1));

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tubular_echo::address_blocks::{self, Reach};
-use tubular_echo::listen_addr::{self, ListenAddrError};
+use tubular_echo::listen_addr::{self, Interface, ListenAddrError};
 
 use crate::draw;
 
@@ -190,15 +190,9 @@ impl Target {
     }
 }
 
-/// The interface that `zone` means: a number, or a name looked up where the kernel shows it.
+/// The interface that `zone` means: a number, or a name that the kernel looks up in this network namespace.
 fn zone_index(zone: &str) -> Option<u32> {
-    if let Ok(index) = zone.parse() {
-        return Some(index);
-    }
-    if zone.is_empty() || zone.contains('/') || zone.starts_with('.') {
-        return None;
-    }
-    std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok()?.trim().parse().ok()
+    zone.parse().ok().or_else(|| Interface::new(zone)?.index().ok())
 }
 
 fn ports(text: &str) -> Option<(u16, u16)> {
