@@ -4,6 +4,7 @@
 //! ```text
 //! floor 3  the life        main.rs    log and exit code           options.rs  the command line
 //!                          server.rs  bind → arm → ready → serve → drain
+//!                          budget.rs  what the limit of open files allows
 //!                          notify.rs  what the service manager hears
 //!                          metrics.rs what Prometheus sees; metrics/{families, health, http, process}.rs
 //!                          troubles.rs  what the operator hears once
@@ -43,6 +44,7 @@
 pub mod addr;
 pub mod address_blocks;
 pub mod adopt;
+pub mod budget;
 pub mod check;
 pub mod cmsg;
 pub mod duration;

@@ -16,7 +16,6 @@ use crate::duration;
 use crate::keepalive;
 use crate::listen_addr::ListenAddr;
 use crate::ports::PortsExcept;
-use crate::reply_sockets;
 use crate::server::{ServerConfig, WORKERS_MAX, Workers};
 use crate::sockets::{self, Endpoint};
 
@@ -186,9 +185,10 @@ pub struct Options {
     fd_store: bool,
 
     /// Sockets kept, per worker, to answer from the UDP port that was asked when that is not the bound
-    /// one (a tubular binding of all ports). 0: such datagrams are dropped
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u16).range(..=30000))]
-    reply_sockets: u16,
+    /// one (a tubular binding of all ports). 0: such datagrams are dropped. Default: 1000, or what the limit of
+    /// open files allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=30000))]
+    reply_sockets: Option<u16>,
 
     /// How many of those each worker makes per second at the most; what is over is dropped and counted
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
@@ -316,11 +316,9 @@ impl Options {
             stats_interval: self.stats_interval,
             busy_poll: self.busy_poll,
             drain_timeout: self.drain_timeout,
-            reply_sockets: reply_sockets::Limits {
-                count: self.reply_sockets.into(),
-                per_second: self.reply_socket_rate,
-                idle_timeout: self.reply_socket_idle,
-            },
+            reply_sockets: self.reply_sockets.map(usize::from),
+            reply_socket_rate: self.reply_socket_rate,
+            reply_socket_idle: self.reply_socket_idle,
             reply_ports_except: self.reply_ports_except,
             metrics: self.metrics,
             label: self.label,

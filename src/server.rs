@@ -6,6 +6,7 @@
 //! group and swallow a share of the flows.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::{io, process, thread};
 use tracing::{info, warn};
 
 use crate::adopt::{self, AdoptError};
+use crate::budget::{self, Budget, BudgetError, Fixed, Wishes};
 use crate::keepalive::Keepalive;
 use crate::limits::{ConnectionsPerPrefix, Rates};
 use crate::listen_addr::ListenAddr;
@@ -34,16 +36,10 @@ use crate::stats::{Counters, Snapshot, Unheard};
 use crate::sys::{self, EndSignals, Protocol};
 use crate::tcp;
 use crate::troubles::Troubles;
-use crate::worker::{self, Worker, WorkerConfig, WorkerError};
+use crate::worker::{Worker, WorkerConfig, WorkerError};
 
-/// Connections served at a time if nobody says how many and the limit of open files allows it.
-const CONNECTIONS_DEFAULT: usize = 10_000;
 /// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
 pub const WORKERS_MAX: usize = 4096;
-/// Reply sockets of all workers together: the table that tells our own pairs takes 160 bytes for each, at once.
-const REPLY_SOCKETS_MAX: usize = 4 << 20;
-/// Files that the kernel lets a ring have (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
-const RING_FILES_MAX: usize = 1 << 20;
 /// How often the counters are searched for losses that were not told yet.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
@@ -113,7 +109,11 @@ pub struct ServerConfig {
     /// Have the service manager keep the listening sockets for the next process.
     pub fd_store: bool,
     /// Sockets to answer from other UDP ports than the bound ones, per worker.
-    pub reply_sockets: reply_sockets::Limits,
+    pub reply_sockets: Option<usize>,
+    /// How many of them each worker makes per second, at the most.
+    pub reply_socket_rate: u32,
+    /// Close them after so long without a reply.
+    pub reply_socket_idle: Duration,
     /// Ports that are not bound to answer from them.
     pub reply_ports_except: PortsExcept,
     /// Where to serve metrics.
@@ -154,44 +154,9 @@ pub enum ServerError {
     /// A worker ended although nobody asked it to.
     #[error("worker {0} ended unexpectedly")]
     Ended(usize),
-    /// The limit of open files leaves no room for connections.
-    #[error(
-        "{connections} connections per worker take a table of {needed} open files, of which {fixed} are for the \
-         accept queues and our own sockets, but RLIMIT_NOFILE allows {limit}; raise it (LimitNOFILE= in a unit, \
-         `ulimit -n`) or lower --max-connections or --reply-sockets"
-    )]
-    OpenFiles {
-        /// Connections of each worker.
-        connections: usize,
-        /// Files of each worker's ring.
-        needed: usize,
-        /// Files that it needs without any connection.
-        fixed: usize,
-        /// What the process may have.
-        limit: usize,
-    },
-    /// A ring's file table can't be so long.
-    #[error(
-        "{connections} connections per worker take a table of {needed} files, and a ring has {RING_FILES_MAX} at the \
-         most; lower --max-connections or --reply-sockets, or raise --workers"
-    )]
-    RingFiles {
-        /// Connections of each worker.
-        connections: usize,
-        /// Files of each worker's ring.
-        needed: usize,
-    },
-    /// The pairs that are answered from take too much memory.
-    #[error(
-        "{workers} workers with {each} reply sockets each are more than {REPLY_SOCKETS_MAX} sockets; lower --workers or \
-         --reply-sockets"
-    )]
-    ReplySockets {
-        /// How many workers.
-        workers: usize,
-        /// Reply sockets of each.
-        each: usize,
-    },
+    /// The limit of open files does not allow what was asked for.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// There are too many threads.
     #[error(
         "cannot start a worker's thread: {0}; allow more threads or memory (TasksMax= in a unit, `ulimit -u`, `ulimit -v`) \
@@ -259,64 +224,42 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let open_files = sys::raise_open_files()
         .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
         .ok();
+    let limit = open_files.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let processors = sys::processors().unwrap_or_else(|_| {
         // a guess is good enough to count workers, and who can't be pinned is told
         (0..thread::available_parallelism().map_or(1, NonZeroUsize::get)).collect()
     });
-    let count = match config.workers {
-        Workers::Auto => processors.len(),
-        Workers::Fixed(count) => count.get(),
-    }
-    .min(WORKERS_MAX);
-    if count * config.reply_sockets.count > REPLY_SOCKETS_MAX {
-        return Err(ServerError::ReplySockets { workers: count, each: config.reply_sockets.count });
-    }
-
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
-    let mut bound = listen(config, count, adopted, &pause)?;
+    let mut bound = bind(config, adopted, processors.len(), limit, &pause)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
     let troubles = Troubles::new(bound.has_whole_buffers());
+    let count = bound.shares.len();
     let addresses = addresses(&bound.shares);
-    let reply_sockets = config.reply_sockets.count;
     let file_table = FileTable::best();
-    // a descriptor of the process is everybody's loss, and a multishot takes as many as wait
-    let one_by_one = file_table == FileTable::Ordinary || config.max_connections_per_prefix.is_some();
-    let files = |share: &Vec<Listening>| worker::files(share, reply_sockets, 0, one_by_one);
-    let fixed = bound.shares.iter().map(files).max().unwrap_or(0);
-    let sockets = bound.shares.iter().map(Vec::len).sum();
-    let room = open_files.map(|limit| open_files_per_worker(limit, file_table, count, sockets));
-    let connections = connections_per_worker(config.max_connections, count, fixed, room)?;
+    let wishes = Wishes {
+        connections: config.max_connections,
+        reply_sockets: config.reply_sockets,
+        // a descriptor of the process is everybody's loss, and a multishot takes as many as wait
+        one_by_one: file_table == FileTable::Ordinary || config.max_connections_per_prefix.is_some(),
+    };
+    let budget = budget::share(wishes, fixed(&bound.shares), limit, file_table)?;
+    if let Some(less) = budget.less {
+        warn!("{less}");
+    }
     let mut notifier = Notifier::from_env(Arc::clone(&unheard.notifications))?;
     keep_in_store(&mut bound.shares, stored, &mut notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
 
     let listening: Vec<_> = bound.shares.iter().flatten().map(|socket| socket.addr).collect();
-    let pairs = Arc::new(Pairs::new(listening.len() + count * config.reply_sockets.count));
+    let pairs = Arc::new(Pairs::new(listening.len() + count * budget.reply_sockets));
     let reserved = reserved_ports();
     let rules = rules(config, &listening, pairs, &reserved, &mut bound);
-    let share = |rate: NonZeroU32| NonZeroU32::new(rate.get().div_ceil(count as u32));
     let worker_config = WorkerConfig {
-        rules,
-        rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
-        reply_sockets: config.reply_sockets,
-        reply_ports_except: Arc::new(config.reply_ports_except.with(&reserved)),
-        limits: tcp::Limits {
-            connections,
-            workers: count,
-            idle_timeout: config.idle_timeout,
-            one_by_one,
-            per_prefix: config
-                .max_connections_per_prefix
-                .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
-        },
-        file_table,
-        busy_poll: config.busy_poll,
-        drain_timeout: config.drain_timeout,
-        workers_with_tcp: Arc::new(AtomicUsize::new(count)),
         turn_timeout: turn_timeout(watchdog, config.metrics.is_some()),
+        ..worker_config(config, rules, &reserved, &budget, file_table, count)
     };
     let counters: Vec<Arc<Counters>> = bound.shares.iter().map(|_| Arc::default()).collect();
     let phase = Arc::new(metrics::Phase::default());
@@ -399,17 +342,30 @@ fn listen_for_signals(
     Ok(Begun(begun))
 }
 
-/// Binds what is to be listened on, and sets it as the options say.
-fn listen(
+/// Binds what is to be listened on by all workers, which are counted first, and sets it as the options say.
+fn bind(
     config: &ServerConfig,
-    workers: usize,
     adopted: Vec<Adopted>,
+    processors: usize,
+    limit: usize,
     pause: &dyn Fn(Duration) -> bool,
 ) -> Result<Sockets, ServerError> {
     // the kernel refuses some of these, and what it says of them tells nothing
     for addr in config.endpoints.iter().map(|endpoint| endpoint.addr).chain(config.metrics) {
         many_hosts::check(addr.addr())?;
     }
+    let from_unit = adopted.iter().any(|adopted| adopted.origin == Origin::Unit);
+    let sockets_each = if config.named || !from_unit {
+        config.endpoints.iter().map(Endpoint::sockets).sum()
+    } else {
+        0 // what the .socket unit passed replaces the default
+    };
+    let workers = match config.workers {
+        Workers::Auto => budget::workers(processors, sockets_each, limit),
+        Workers::Fixed(count) => count.get(),
+    }
+    .min(WORKERS_MAX);
+    budget::check_sockets(workers, sockets_each, limit)?;
     let ServerConfig { endpoints, named, join, .. } = config;
     let binding = Binding { endpoints, named: *named, workers, join: *join, pause };
     let mut bound = sockets::bind_all(binding, adopted)?;
@@ -454,7 +410,7 @@ fn rules(
 fn warn_of_client_like_ports(rules: &Rules, shares: &[Vec<Listening>], endpoints: &[Endpoint]) {
     let udp = shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
     let ports: BTreeSet<u16> = udp.map(|socket| socket.addr.port()).collect();
-    if endpoints.iter().any(|endpoint| endpoint.addr.port() == 0) {
+    if endpoints.iter().any(|endpoint| endpoint.addr.addr().port() == 0) {
         return;
     }
     for port in ports.into_iter().filter(|port| rules.is_client_like(*port)) {
@@ -463,6 +419,42 @@ fn warn_of_client_like_ports(rules: &Rules, shares: &[Vec<Listening>], endpoints
              ends only after up to 255 replies; choose another one, or reserve it on every host \
              (net.ipv4.ip_local_reserved_ports) and restart"
         );
+    }
+}
+
+/// What each worker needs to know. A turn of it may sleep for ever.
+fn worker_config(
+    config: &ServerConfig,
+    rules: Rules,
+    reserved: &Ports,
+    budget: &Budget,
+    file_table: FileTable,
+    workers: usize,
+) -> WorkerConfig {
+    let share = |rate: NonZeroU32| NonZeroU32::new(rate.get().div_ceil(workers as u32));
+    WorkerConfig {
+        rules,
+        rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
+        reply_sockets: reply_sockets::Limits {
+            count: budget.reply_sockets,
+            per_second: config.reply_socket_rate,
+            idle_timeout: config.reply_socket_idle,
+        },
+        reply_ports_except: Arc::new(config.reply_ports_except.with(reserved)),
+        limits: tcp::Limits {
+            connections: budget.connections,
+            workers,
+            idle_timeout: config.idle_timeout,
+            one_by_one: budget.one_by_one,
+            per_prefix: config
+                .max_connections_per_prefix
+                .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
+        },
+        file_table,
+        busy_poll: config.busy_poll,
+        drain_timeout: config.drain_timeout,
+        workers_with_tcp: Arc::new(AtomicUsize::new(workers)),
+        turn_timeout: None,
     }
 }
 
@@ -542,42 +534,15 @@ fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
     unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()
 }
 
-/// How many files each worker may have, where the process may have `limit` and has `sockets`.
-fn open_files_per_worker(limit: u64, file_table: FileTable, workers: usize, sockets: usize) -> u64 {
-    /// Our own besides: standard streams, metrics, logs, and whatever a library opens.
-    const OTHERS: usize = 64;
-    match file_table {
-        // the limit holds for each ring's table by itself
-        FileTable::Registered => limit,
-        // a ring and an eventfd for each worker
-        FileTable::Ordinary => limit.saturating_sub((OTHERS + sockets + 2 * workers) as u64) / workers as u64,
-    }
-}
-
-/// What each worker may serve beside its `fixed` files: its part of what was asked for, or of what the open files
-/// allow.
-fn connections_per_worker(
-    wanted: Option<NonZeroUsize>,
-    workers: usize,
-    fixed: usize,
-    open_files: Option<u64>,
-) -> Result<usize, ServerError> {
-    let each = wanted.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get).div_ceil(workers);
-    let needed = fixed.saturating_add(each);
-    let limit = open_files.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let room = limit.min(RING_FILES_MAX).saturating_sub(fixed);
-    if each <= room {
-        Ok(each)
-    } else if limit >= RING_FILES_MAX {
-        Err(ServerError::RingFiles { connections: each, needed })
-    } else if wanted.is_none() && room > 0 {
-        warn!(
-            "serving up to {room} connections per worker instead of {each}: RLIMIT_NOFILE allows {limit}, of which \
-             {fixed} are for the accept queues and our own sockets"
-        );
-        Ok(room)
-    } else {
-        Err(ServerError::OpenFiles { connections: each, needed, fixed, limit })
+/// What the budget needs to know of the listening sockets.
+fn fixed(shares: &[Vec<Listening>]) -> Fixed {
+    let listeners =
+        |share: &Vec<Listening>| share.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
+    Fixed {
+        workers: shares.len(),
+        sockets: shares.iter().map(Vec::len).max().unwrap_or(0),
+        listeners: shares.iter().map(listeners).max().unwrap_or(0),
+        all_sockets: shares.iter().map(Vec::len).sum(),
     }
 }
 
@@ -811,34 +776,6 @@ impl Clock {
             stats: self.stats.is_due(now),
             status: self.status.is_due(now),
             watchdog: self.watchdog.is_due(now),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_fit_the_open_files_and_the_ring() {
-        let of = |wanted, open_files| {
-            connections_per_worker(NonZeroUsize::new(wanted), 2, 5000, Some(open_files))
-                .map_err(|error| error.to_string())
-        };
-        let default = 0;
-        assert_eq!(of(default, 20_000), Ok(5000));
-        assert_eq!(of(default, 6000), Ok(1000), "what the open files allow");
-        assert_eq!(of(default, u64::MAX), Ok(5000));
-        assert_eq!(of(2_000_000, u64::MAX), Ok(1_000_000));
-        for (wanted, open_files, cure) in [
-            (default, 5000, "RLIMIT_NOFILE allows 5000"),
-            (4000, 6000, "RLIMIT_NOFILE allows 6000"),
-            (usize::MAX, 6000, "RLIMIT_NOFILE allows 6000"),
-            (2_100_000, 1 << 30, "a ring has 1048576 at the most"),
-            (usize::MAX, u64::MAX, "a ring has 1048576 at the most"),
-        ] {
-            let error = of(wanted, open_files).unwrap_err();
-            assert!(error.contains(cure) && error.contains("--max-connections"), "{error}");
         }
     }
 }

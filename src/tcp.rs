@@ -157,6 +157,8 @@ pub struct Tcp {
     per_prefix: Option<Arc<ConnectionsPerPrefix>>,
     limit: usize,
     served: usize,
+    /// The limit was reached at the end of the last turn.
+    full: bool,
     turn: u64,
     clock: IdleClock,
     /// For listeners that have paused.
@@ -181,7 +183,7 @@ impl Tcp {
     /// the limit before a cancellation takes effect, and would close what finds no place in the table.
     pub fn files(limit: usize, listeners: usize, one_by_one: bool) -> usize {
         let beyond = if one_by_one { 1 } else { LISTEN_BACKLOG as usize + 1 };
-        limit + listeners * beyond
+        limit.saturating_add(listeners * beyond)
     }
 
     /// Registers `listening` from file `first` on. Connections get files from `first_connection` on. Nothing was queued
@@ -232,6 +234,7 @@ impl Tcp {
             per_prefix: limits.per_prefix,
             limit: limits.connections,
             served: 0,
+            full: false,
             turn: 0,
             clock: IdleClock::new(limits.idle_timeout),
             accept_pause: Pause::new(ACCEPT_PAUSE),
@@ -570,6 +573,8 @@ impl Tcp {
     fn arm_listeners(&mut self, ring: &mut Ring, counters: &Counters) {
         let full = self.served >= self.limit && !self.draining;
         let resume = self.accept_pause.ends();
+        let reached = full && !self.full;
+        self.full = full;
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if listener.accepting == Accepting::Paused {
                 if resume {
@@ -578,9 +583,11 @@ impl Tcp {
                     self.accept_pause.begin();
                 }
             }
+            if reached && matches!(listener.accepting, Accepting::Armed | Accepting::Ended) {
+                counters[listener.domain].tcp_limit_reached.add(1);
+            }
             match listener.accepting {
                 Accepting::Armed if full => {
-                    counters[listener.domain].tcp_limit_reached.add(1);
                     listener.accepting = Accepting::Cancelling;
                     ring.cancel(self.operations.accept(number), self.operations.cancel());
                 }

@@ -47,7 +47,7 @@ mod verdict;
 mod warnings;
 // where those modules look for the library's
 use tubular_echo::{
-    addr, check, cmsg, duration, flow, keepalive, listen_addr, ports, reply_sockets, ring, server, sockets,
+    addr, check, cmsg, duration, flow, keepalive, listen_addr, ports, ring, server, sockets,
 };
 
 mod input;
