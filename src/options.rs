@@ -100,7 +100,7 @@ pub struct Options {
     join: bool,
 
     /// Threads that serve, each with a ring and sockets of its own: a number up to 4096, or `auto` for
-    /// one per processor
+    /// one per processor that the process may run on, no more than the quota of its control group allows
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_workers)]
     workers: Workers,
 

@@ -62,7 +62,7 @@ pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One for each processor that the process may run on.
+    /// One for each processor that the process may run on, and that its control group's quota allows.
     Auto,
     /// So many.
     Fixed(NonZeroUsize),
@@ -361,7 +361,7 @@ fn bind(
         0 // what the .socket unit passed replaces the default
     };
     let workers = match config.workers {
-        Workers::Auto => budget::workers(processors, sockets_each, limit),
+        Workers::Auto => budget::workers(processors_allowed(processors), sockets_each, limit),
         Workers::Fixed(count) => count.get(),
     }
     .min(WORKERS_MAX);
@@ -532,6 +532,17 @@ fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
         .map(|socket| (socket.addr, socket.protocol.to_string()))
         .collect();
     unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()
+}
+
+/// How many of so many processors the control group's quota lets us use, rounded down: a worker more would be stopped
+/// in each period when all are busy.
+fn processors_allowed(processors: usize) -> usize {
+    // it knows both versions of control groups, with every group above ours
+    let allowed = thread::available_parallelism().map_or(processors, NonZeroUsize::get);
+    if allowed < processors {
+        info!("the control group allows the time of {allowed} of {processors} processors");
+    }
+    processors.min(allowed)
 }
 
 /// What the budget needs to know of the listening sockets.

@@ -172,20 +172,6 @@ fn workers_share_the_load() {
 }
 
 #[test]
-fn one_worker_per_processor_on_demand() {
-    bounded(|| {
-        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "auto"]);
-        // not `available_parallelism`, which counts by the quota of a control group, too
-        let status = std::fs::read_to_string("/proc/self/status").expect("our status");
-        let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).expect("a mask");
-        let digits = mask.chars().filter_map(|digit| digit.to_digit(16));
-        assert_eq!(server.worker_threads().len(), digits.map(u32::count_ones).sum::<u32>() as usize);
-        all_answer(&server);
-        server.stop();
-    });
-}
-
-#[test]
 fn a_second_instance_is_refused() {
     bounded(|| {
         let first = Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"]);
