@@ -16,6 +16,7 @@ use clap::builder::NonEmptyStringValueParser;
 use ipnet::IpNet;
 
 use crate::pidfd::{self, PidFd};
+use crate::sys;
 use report::{CutShort, Findings, Report, Wishes, report};
 use walk::{Aborted, Found, sockets_beyond, walk};
 
@@ -134,8 +135,7 @@ fn other_namespace(pid: u32) -> bool {
 fn foreign_tags() -> bool {
     match pidfd::kernel_program_tag() {
         Ok(tag) => tag != pidfd::TAG_BY_SHA1,
-        Err(_) => fs::read_to_string("/proc/sys/kernel/osrelease")
-            .is_ok_and(|release| kernel_version(&release) >= Some((6, 18))),
+        Err(_) => kernel_version(&sys::kernel_release()) >= Some((6, 18)),
     }
 }
 

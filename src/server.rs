@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -398,7 +399,7 @@ fn rules(
     reserved: &Ports,
     bound: &mut Sockets,
 ) -> Rules {
-    let rules = Rules::new(listening, sys::local_ports(), pairs).reserving(reserved);
+    let rules = Rules::new(listening, local_ports(), pairs).reserving(reserved);
     let told = bound.warnings.len();
     bound.set_hops(rules.needs_hops());
     bound.warnings[told..].iter().for_each(|warning| warn!("{warning}"));
@@ -555,6 +556,20 @@ fn fixed(shares: &[Vec<Listening>]) -> Fixed {
         listeners: shares.iter().map(listeners).max().unwrap_or(0),
         all_sockets: shares.iter().map(Vec::len).sum(),
     }
+}
+
+/// The ports that the kernel gives to clients; its default where it does not say, with a warning.
+fn local_ports() -> RangeInclusive<u16> {
+    sys::local_ports().unwrap_or_else(|error| {
+        let default = sys::LOCAL_PORTS_DEFAULT;
+        warn!(
+            "net.ipv4.ip_local_port_range can't be read: {error}; taking {}-{} for the ports of clients: a client on \
+             the server's own port is answered only if it is one of those (ProcSubset= of a unit hides the file)",
+            default.start(),
+            default.end()
+        );
+        default
+    })
 }
 
 fn start_worker(

@@ -502,14 +502,17 @@ pub fn is_limited(limit: MemoryLimit) -> bool {
         && limit.rlim_cur != libc::RLIM_INFINITY
 }
 
-/// The ports that the kernel gives to clients (`net.ipv4.ip_local_port_range`, ip(7)), or its default
-/// where it doesn't say.
-pub fn local_ports() -> RangeInclusive<u16> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+/// The ports that the kernel gives to clients if nobody says otherwise (ip(7)).
+pub const LOCAL_PORTS_DEFAULT: RangeInclusive<u16> = 32_768..=60_999;
+
+/// The ports that the kernel gives to clients (`net.ipv4.ip_local_port_range`, ip(7)). Only a file tells: there is no
+/// system call for it.
+pub fn local_ports() -> io::Result<RangeInclusive<u16>> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
     let mut ports = text.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => first..=last,
-        _ => 32_768..=60_999,
+        (Some(Ok(first)), Some(Ok(last))) => Ok(first..=last),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -518,6 +521,27 @@ pub fn local_ports() -> RangeInclusive<u16> {
 pub fn reserved_ports() -> io::Result<Ports> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?;
     text.parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// A name of this system (uname(2)).
+fn system_name(of: impl Fn(&libc::utsname) -> &[libc::c_char]) -> String {
+    // SAFETY: utsname is plain data
+    let mut name: libc::utsname = unsafe { zeroed() };
+    // SAFETY: uname(2) writes to a live utsname; it can't fail otherwise
+    unsafe { libc::uname(&raw mut name) };
+    let bytes: Vec<u8> =
+        of(&name).iter().map(|&letter| letter as u8).take_while(|&letter| letter != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The kernel's release, such as `6.1.0-49-cloud-amd64`.
+pub fn kernel_release() -> String {
+    system_name(|name| &name.release)
+}
+
+/// The host's name.
+pub fn host_name() -> String {
+    system_name(|name| &name.nodename)
 }
 
 /// The processors that this process may run on (sched_getaffinity(2)).

@@ -1,10 +1,10 @@
 //! Hosts that are not like ours: only one address family, addresses and links that come late, few descriptors, a quota
-//! of processor time and an instance that is about to leave. What can be served is served there.
+//! of processor time, an instance that is about to leave, files that are hidden. What can be served is served there.
 
 mod support;
 
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -674,5 +674,54 @@ fn metrics_are_taken_over_from_an_instance_that_leaves() {
         old.stop();
         assert!(new.log.wait_for(PATIENCE, told), "{:?}", new.log.all());
         new.stop();
+    });
+}
+
+// The sandbox hides what we read ----------------------------------------------------------------------------
+
+/// A client that sends from the port that the server listens on.
+fn client_on_the_same_port() -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.2:1234").expect("a port of a private network");
+    client.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    client.send_to(b"from the server's own port", "127.0.0.1:1234").expect("sent");
+    client
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_ports_of_clients_are_told_by_a_file_and_its_absence_is_told() {
+    private_network(|| {
+        setting("ipv4/ip_local_port_range", "1200 1300");
+        let server = Server::start(&["--listen=127.0.0.1:1234"]);
+        client_on_the_same_port().recv(&mut [0; 64]).expect("answered: it may be a client's");
+        server.stop();
+
+        let script = "mount -t tmpfs tmpfs /proc/sys; exec \"$0\" --listen=127.0.0.1:1234";
+        let (mut server, log) = in_own_mounts(script);
+        let ready = |lines: &[String]| lines.iter().any(|line| line.ends_with(" ready"));
+        assert!(log.wait_for(PATIENCE, ready), "{:?}", log.all());
+        client_on_the_same_port().recv(&mut [0; 64]).expect_err("not answered: another server's");
+        let lines = log.all();
+        let warnings = warnings(&lines);
+        let told = warnings.iter().filter(|line| line.contains("ip_local_port_range")).count();
+        assert_eq!(told, 1, "{lines:#?}");
+        server.kill().expect("end it");
+        server.wait().expect("its end");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn blaster_says_what_it_can_not_see() {
+    private_network(|| {
+        let server = Server::start(&["--listen=127.0.0.1:1234"]);
+        let script = "mount -t tmpfs tmpfs /proc; exec \"$0\" udp 127.0.0.1:1234 --count 100";
+        let blaster = env!("CARGO_BIN_EXE_blaster");
+        let output = Command::new("unshare").args(["--mount", "sh", "-ec", script, blaster]).output();
+        let output = output.expect("run unshare");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("schedstat") && text.contains("unseen"), "{text}");
+        server.stop();
     });
 }

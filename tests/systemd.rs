@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use support::server::worker_threads_of;
 use support::steer::Dispatcher;
 use support::unit::{Unit, run, succeeded, systemctl};
 use support::walkthrough::{DESTINATIONS, walk_through};
-use support::{metrics, rig, stuck, tcp, until};
+use support::{PATIENCE, metrics, rig, stuck, tcp, until};
 use tubular_echo::check::walk::walk;
 use tubular_echo::pidfd::PidFd;
 
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             ("the sockets of dist/", sockets_of_dist),
             ("a host without IPv6, a host without IPv4", hosts_with_one_family),
             ("a start that has to be tried again and again", restarts_without_limit),
+            ("the sandbox lets the server read the ports of clients", ports_of_clients),
         ],
     )
 }
@@ -327,6 +328,19 @@ fn restarts_without_limit(dispatcher: &Dispatcher) -> String {
     fs::remove_file("/etc/default/tubular-echo").expect("remove the settings");
     unit.forget();
     format!("served after {restarts} restarts; wrong usage is told once")
+}
+
+/// A client may have the server's own port number if the kernel gives it to clients.
+fn ports_of_clients(_: &Dispatcher) -> String {
+    setting("ipv4/ip_local_port_range", "1200 1300");
+    let unit = Unit::start("tubular-echo").expect("the service starts");
+    let client = UdpSocket::bind("127.0.0.2:1234").expect("a port");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client.send_to(b"a client", "127.0.0.1:1234").expect("sent");
+    client.recv(&mut [0; 64]).expect("answered");
+    unit.stop();
+    setting("ipv4/ip_local_port_range", "32768 60999");
+    "a client on the server's port number is answered".into()
 }
 
 /// The unit answers filtered system calls with an error, and the server would pass over most of those.

@@ -28,10 +28,22 @@ impl Clock {
     }
 }
 
-/// How long this thread has waited for a processor since it began, and how often it got one (proc(5), schedstat).
-/// Nothing where the kernel does not count.
+/// Only this file tells how long a thread has waited for a processor (proc(5)).
+const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
+
+/// Why nobody knows how long threads wait for a processor; `None` if it is known.
+pub(crate) fn waits_unknown() -> Option<String> {
+    let error = std::fs::read_to_string(SCHEDSTAT).err()?;
+    Some(format!(
+        "how long blaster waited for processors is unknown ({SCHEDSTAT}: {error}): it may have been the bottleneck \
+         unseen"
+    ))
+}
+
+/// How long this thread has waited for a processor since it began, and how often it got one. Nothing where the kernel
+/// does not count.
 pub(crate) fn waits() -> Waits {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let text = std::fs::read_to_string(SCHEDSTAT).unwrap_or_default();
     let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
     match (numbers.next(), numbers.next()) {
         (Some(waited_ns), Some(times)) => Waits { waited_ns, times },

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use rand::random;
 use tubular_echo::sys;
 
+use crate::clock;
 use crate::compile::Preface;
 use crate::crew::{self, Moment};
 use crate::live::Stop;
@@ -106,6 +107,7 @@ impl Session {
             return Err(LoadError::NothingSent(reasons.join(", ")));
         }
         report.warnings = warnings::warnings(&report);
+        report.warnings.extend(clock::waits_unknown());
         Ok(report)
     }
 }
@@ -230,12 +232,12 @@ fn name(mode: impl clap::ValueEnum) -> String {
 
 /// Where this runs, as far as the kernel tells.
 fn host() -> Host {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu_info = read("/proc/cpuinfo");
+    // only the file tells the model: without it the report has none
+    let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Host {
-        name: read("/proc/sys/kernel/hostname").trim().into(),
-        kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+        name: sys::host_name(),
+        kernel: sys::kernel_release(),
         cpu: model.map_or(String::new(), |(_, model)| model.into()),
         processors: sys::processors().map_or(0, |processors| processors.len()),
     }
