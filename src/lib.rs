@@ -16,7 +16,7 @@
 //!                          udp/drops.rs  what the kernel drops
 //!                          reply_sockets.rs  other ports
 //! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
-//!                          adopt.rs   those that systemd passes  listen_addr.rs  where, as people write it
+//!                          adopt.rs   those that systemd passes
 //!                          flow.rs    who asked whom             verdict.rs  errno → what is done
 //!                          refuse.rs  what is not answered       pairs.rs    what we answer from
 //!                          keepalive.rs  when a quiet peer is asked
