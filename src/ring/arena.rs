@@ -5,12 +5,18 @@ use super::memory::{Mapping, Span};
 use super::poison;
 use super::{RingError, Step};
 
+/// So much of an empty arena is given back to the system: who stalls now and then keeps its pages.
+const GIVE_BACK_BYTES: u32 = 1 << 20;
+
 /// A fixed store of equal chunks for bytes that have to outlive the buffer they were received into.
 #[derive(Debug)]
 pub struct Arena {
     memory: Mapping,
     chunk_bytes: u32,
+    chunks: u32,
     free: Vec<u32>,
+    /// So many of the first chunks were written since the memory was given back, at the most.
+    touched: u32,
 }
 
 /// Bytes kept in an [`Arena`].
@@ -29,13 +35,14 @@ impl Arena {
         // the kernel reads chunks, nobody here does: they are allowed for as long as they are written
         #[cfg(ring_poison)]
         poison::forbid(memory.span(0, chunks as usize * chunk_bytes as usize));
-        Ok(Self { memory, chunk_bytes, free: (0..chunks).rev().collect() })
+        Ok(Self { memory, chunk_bytes, chunks, free: (0..chunks).rev().collect(), touched: 0 })
     }
 
     /// Copies the head of `bytes`, as much as a chunk holds; the chunk knows how much that was. `None`
     /// when no chunk is free.
     pub fn keep(&mut self, bytes: &[u8]) -> Option<Chunk> {
         let index = self.free.pop()?;
+        self.touched = self.touched.max(index + 1);
         let len = bytes.len().min(self.chunk_bytes as usize);
         #[cfg(ring_poison)]
         poison::allow(self.span(&Chunk { index, bytes: len as u32 }));
@@ -57,10 +64,19 @@ impl Arena {
         self.memory.span(chunk.index as usize * self.chunk_bytes as usize, chunk.bytes as usize)
     }
 
-    /// Takes a chunk back; no send from it may be in flight.
+    /// Takes a chunk back; no send from it may be in flight. With the last one the memory goes back to the system, if
+    /// it is worth while.
     pub fn release(&mut self, chunk: Chunk) {
         let Chunk { index, .. } = chunk;
         self.free.push(index);
+        let is_empty = self.free.len() == self.chunks as usize;
+        if is_empty && self.touched >= GIVE_BACK_BYTES / self.chunk_bytes {
+            self.memory.give_back();
+            self.touched = 0;
+            // the first ones first, as at the start: or a single one that is far behind would count as all before it
+            self.free.clear();
+            self.free.extend((0..self.chunks).rev());
+        }
     }
 }
 
