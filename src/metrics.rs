@@ -17,7 +17,7 @@ mod process;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ use crate::sys;
 /// looks at it.
 pub const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether the end was asked for, while the address is waited for.
-const HEAR_INTERVAL: Duration = Duration::from_millis(20);
+/// How often an address that another process has is tried again.
+const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What is told, and of whom.
 #[derive(Clone, Debug)]
@@ -64,9 +64,6 @@ pub enum MetricsError {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// The end of the process was asked for meanwhile.
-    #[error("the address of the metrics is waited for")]
-    Interrupted,
     /// The thread can't run.
     #[error("cannot serve metrics: {step}: {error}")]
     Thread {
@@ -90,14 +87,8 @@ fn cure(errno: Errno, addr: ListenAddr) -> String {
 }
 
 /// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own, which logs where. With
-/// `join` whoever has the address may keep it: it is taken over when it is free. `pause` lets time pass; false: the end
-/// of the process was asked for.
-pub fn start(
-    addr: ListenAddr,
-    join: bool,
-    source: Source,
-    pause: &dyn Fn(Duration) -> bool,
-) -> Result<(), MetricsError> {
+/// `join` whoever has the address may keep it: it is taken over when it is free.
+pub fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), MetricsError> {
     let (told, hear) = mpsc::channel();
     let failed = |step| move |error| MetricsError::Thread { step, error };
     let serve = move || {
@@ -119,7 +110,7 @@ pub fn start(
                     if let Ok(server) = http::Server::bind(addr) {
                         break server;
                     }
-                    thread::sleep(HEAR_INTERVAL);
+                    thread::sleep(TRY_INTERVAL);
                 }
             }
             Err(error) => return tell(Err(error)),
@@ -130,14 +121,5 @@ pub fn start(
         server.serve(source);
     };
     thread::Builder::new().name("metrics".into()).spawn(serve).map_err(failed("start a thread"))?;
-    loop {
-        match hear.recv_timeout(HEAR_INTERVAL) {
-            Ok(outcome) => return outcome,
-            Err(RecvTimeoutError::Timeout) if pause(Duration::ZERO) => {}
-            Err(RecvTimeoutError::Timeout) => return Err(MetricsError::Interrupted),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into()));
-            }
-        }
-    }
+    hear.recv().unwrap_or_else(|_| Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into())))
 }

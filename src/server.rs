@@ -174,17 +174,6 @@ pub enum ServerError {
     },
 }
 
-impl ServerError {
-    /// It is no error: the end was asked for while an address was waited for.
-    fn is_interrupted(&self) -> bool {
-        match self {
-            Self::Socket(error) => error.is_interrupted(),
-            Self::Metrics(error) => matches!(error, MetricsError::Interrupted),
-            _ => false,
-        }
-    }
-}
-
 fn system(step: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |error| ServerError::System { step, error }
 }
@@ -217,11 +206,6 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let unheard = Unheard { log_lines: Arc::clone(log.dropped()), ..Unheard::default() };
     let (events, inbox) = mpsc::channel();
     let begun = listen_for_signals(signals, events.clone(), log.clone())?;
-    // a signal ends the process meanwhile
-    let pause = |duration| {
-        thread::sleep(duration);
-        true
-    };
     let open_files = sys::raise_open_files()
         .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
         .ok();
@@ -232,7 +216,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     });
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
-    let mut bound = bind(config, adopted, processors.len(), limit, &pause)?;
+    let mut bound = bind(config, adopted, processors.len(), limit)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -268,7 +252,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
         let (workers, phase, label) = (counters.clone(), Arc::clone(&phase), config.label.clone());
         let unheard = unheard.clone();
         let source = metrics::Source { workers, unheard, phase, label, open_files_max: open_files };
-        metrics::start(addr, config.join, source, &pause)?;
+        metrics::start(addr, config.join, source)?;
     }
     begun.note();
     let mut handles = Vec::new();
@@ -349,7 +333,6 @@ fn bind(
     adopted: Vec<Adopted>,
     processors: usize,
     limit: usize,
-    pause: &dyn Fn(Duration) -> bool,
 ) -> Result<Sockets, ServerError> {
     // the kernel refuses some of these, and what it says of them tells nothing
     for addr in config.endpoints.iter().map(|endpoint| endpoint.addr).chain(config.metrics) {
@@ -368,7 +351,7 @@ fn bind(
     .min(WORKERS_MAX);
     budget::check_sockets(workers, sockets_each, limit)?;
     let ServerConfig { endpoints, named, join, .. } = config;
-    let binding = Binding { endpoints, named: *named, workers, join: *join, pause };
+    let binding = Binding { endpoints, named: *named, workers, join: *join };
     let mut bound = sockets::bind_all(binding, adopted)?;
     // passed ones as well, and those whose network has come meanwhile
     for socket in bound.shares.iter().flatten() {

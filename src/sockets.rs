@@ -4,10 +4,10 @@
 //! each worker, so that `tubectl register-pid`, which walks the descriptors from 0 and gives up after a
 //! gap of 32, finds them.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use tracing::warn;
 
@@ -118,8 +118,6 @@ pub struct Binding<'a> {
     pub workers: usize,
     /// Share ports with whoever lets us.
     pub join: bool,
-    /// Lets so much time pass; false if the end of the process was asked for meanwhile.
-    pub pause: &'a dyn Fn(Duration) -> bool,
 }
 
 /// Why an address can't be served: the step, the address, the kernel's answer, the cure.
@@ -136,8 +134,6 @@ pub struct SocketError {
     covering: Option<Box<Covering>>,
     /// The port was to be shared.
     join: bool,
-    /// The end of the process was asked for while the address was waited for.
-    is_interrupted: bool,
 }
 
 /// Two addresses of ours that can't both have their port.
@@ -165,11 +161,6 @@ impl Covering {
 impl SocketError {
     fn is(&self, errno: i32) -> bool {
         self.errno.0 == errno
-    }
-
-    /// The end of the process was asked for while the address was waited for.
-    pub fn is_interrupted(&self) -> bool {
-        self.is_interrupted
     }
 
     /// The address may come: it is tentative, or its interface is not there yet.
@@ -246,14 +237,14 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
 /// What a host with only one address family can't have is left out, as long as anything is left. An address that is
 /// not there yet is waited for.
 pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, SocketError> {
-    let mut patience = Patience::new(binding.pause);
+    let mut patience = Patience::new();
     bind_patiently(binding, adopted, &mut patience)
 }
 
 fn bind_patiently(
     binding: Binding<'_>,
     adopted: Vec<Adopted>,
-    patience: &mut Patience<'_>,
+    patience: &mut Patience,
 ) -> Result<Sockets, SocketError> {
     let Binding { named, workers, join, .. } = binding;
     let mut sockets = Sockets { shares: (0..workers).map(|_| Vec::new()).collect(), warnings: Vec::new() };
@@ -274,7 +265,7 @@ fn bind_patiently(
         for (endpoint, _) in std::mem::take(&mut absent) {
             match sockets.bind_endpoint(&endpoint, join, &mut stored, patience) {
                 Ok(()) => patience.loopback = false,
-                Err(error) if error.lacks_family() && !error.is_interrupted => {
+                Err(error) if error.lacks_family() => {
                     absent.push((endpoint, error));
                 }
                 Err(error) => return Err(error),
@@ -322,7 +313,7 @@ impl Sockets {
         endpoint: &Endpoint,
         join: bool,
         stored: &mut Vec<Adopted>,
-        patience: &mut Patience<'_>,
+        patience: &mut Patience,
     ) -> Result<(), SocketError> {
         let protocol = if endpoint.tcp { Protocol::Tcp } else { Protocol::Udp };
         let addr = patience.wait(Duration::ZERO, || {
@@ -428,7 +419,7 @@ fn bind_wanted(
     join: bool,
     stored: &mut Vec<Adopted>,
     warnings: &mut Vec<String>,
-    patience: &mut Patience<'_>,
+    patience: &mut Patience,
 ) -> Result<Vec<Vec<Listening>>, SocketError> {
     let mut tries = PORT_TRIES;
     let mut addr = wanted.addr;
@@ -496,7 +487,7 @@ fn bind_new(
     wanted: Wanted,
     workers: usize,
     join: bool,
-    patience: &mut Patience<'_>,
+    patience: &mut Patience,
 ) -> Result<Vec<Vec<Listening>>, SocketError> {
     let mut addr = wanted.addr;
     let mut bound = Vec::new();
@@ -539,15 +530,7 @@ fn failed(
     addr: impl Into<ListenAddr>,
 ) -> impl Fn(io::Error) -> SocketError {
     let addr = addr.into();
-    move |error| SocketError {
-        step,
-        protocol,
-        addr,
-        errno: errno_of(&error),
-        covering: None,
-        join: false,
-        is_interrupted: false,
-    }
+    move |error| SocketError { step, protocol, addr, errno: errno_of(&error), covering: None, join: false }
 }
 
 fn errno_of(error: &io::Error) -> Errno {
@@ -716,8 +699,7 @@ fn forget_errors(fd: BorrowedFd<'_>, addr: SocketAddr) {
 }
 
 /// How long is waited for what may come, and for what of it.
-struct Patience<'a> {
-    pause: &'a dyn Fn(Duration) -> bool,
+struct Patience {
     /// Until when an address that is not there is waited for; told once.
     addresses_until: Option<Instant>,
     /// For how long, from the first one on.
@@ -726,9 +708,9 @@ struct Patience<'a> {
     loopback: bool,
 }
 
-impl<'a> Patience<'a> {
-    fn new(pause: &'a dyn Fn(Duration) -> bool) -> Self {
-        Self { pause, addresses_until: None, addresses: ADDRESS_PATIENCE, loopback: false }
+impl Patience {
+    fn new() -> Self {
+        Self { addresses_until: None, addresses: ADDRESS_PATIENCE, loopback: false }
     }
 
     /// Tries again while the address is not there, and for `for_port` while its port is taken.
@@ -739,7 +721,7 @@ impl<'a> Patience<'a> {
     ) -> Result<T, SocketError> {
         let port_until = Instant::now() + for_port;
         loop {
-            let mut error = match attempt() {
+            let error = match attempt() {
                 Err(error) => error,
                 outcome => return outcome,
             };
@@ -758,10 +740,7 @@ impl<'a> Patience<'a> {
             if Instant::now() >= until {
                 return Err(error);
             }
-            if !(self.pause)(TRY_INTERVAL) {
-                error.is_interrupted = true;
-                return Err(error);
-            }
+            thread::sleep(TRY_INTERVAL);
         }
     }
 }
@@ -899,12 +878,8 @@ mod tests {
     use super::*;
 
     fn bind(endpoints: &[Endpoint], workers: usize, join: bool) -> Result<Sockets, SocketError> {
-        let pause = |duration| {
-            std::thread::sleep(duration);
-            true
-        };
-        let binding = Binding { endpoints, named: true, workers, join, pause: &pause };
-        let mut patience = Patience { addresses: Duration::from_millis(50), ..Patience::new(&pause) };
+        let binding = Binding { endpoints, named: true, workers, join };
+        let mut patience = Patience { addresses: Duration::from_millis(50), ..Patience::new() };
         bind_patiently(binding, Vec::new(), &mut patience)
     }
 
@@ -942,17 +917,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_host_is_told_when_patience_is_over_or_the_end_is_wanted() {
+    fn an_address_of_another_host_is_told_when_patience_is_over() {
         let foreign = endpoint("192.0.2.1:0");
         let begun = Instant::now();
         let error = bind(&[endpoint("127.0.0.1:0"), foreign], 1, false).unwrap_err();
-        assert!(begun.elapsed() >= Duration::from_millis(50) && !error.is_interrupted());
+        assert!(begun.elapsed() >= Duration::from_millis(50));
         let text = error.to_string();
         assert!(text.contains("192.0.2.1:0") && text.contains("ip address"), "{text}");
-
-        let binding =
-            Binding { endpoints: &[foreign], named: true, workers: 1, join: false, pause: &|_| false };
-        assert!(bind_all(binding, Vec::new()).unwrap_err().is_interrupted());
     }
 
     #[test]
