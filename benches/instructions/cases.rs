@@ -195,6 +195,6 @@ fn target(calls: u32) {
     let all = ["192.0.2.0/24:any", "127.0.0.0/8:5000-5999"].map(|target| target.parse().expect("a target"));
     let targets = Targets::new(all.into(), 1, true).expect("one family");
     for call in 0..calls {
-        black_box(targets.of_datagram(black_box(7), call.into()));
+        black_box(targets.of_datagram(black_box(7), call.into(), 0));
     }
 }

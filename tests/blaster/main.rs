@@ -1,5 +1,6 @@
 //! The load tester against servers whose every fault is known, and against the real one.
 
+mod draws;
 mod misbehaving;
 mod reports;
 mod steps;

@@ -77,13 +77,25 @@ fn is_nobodys(ip: IpAddr) -> bool {
 }
 
 fn is_nobodys_v4(ip: Ipv4Addr) -> bool {
-    let benchmarking = ip.octets()[0] == 198 && ip.octets()[1] & 0xfe == 18;
-    ip.is_loopback() || ip.is_link_local() || ip.is_private() || ip.is_documentation() || benchmarking
+    let [first, second, third, fourth] = ip.octets();
+    let benchmarking = first == 198 && second & 0xfe == 18;
+    let shared = first == 100 && second & 0xc0 == 64;
+    let assigned = [first, second, third] == [192, 0, 0] && !matches!(fourth, 9 | 10);
+    let of_networks = ip.is_loopback() || ip.is_link_local() || ip.is_private() || shared || assigned;
+    of_networks || ip.is_documentation() || benchmarking || first >= 240 || ip.octets() == [192, 88, 99, 2]
 }
 
 fn is_nobodys_v6(ip: Ipv6Addr) -> bool {
     let groups = ip.segments();
     let documentation = groups[..2] == [0x2001, 0xdb8] || groups[0] == 0x3fff && groups[1] < 0x1000;
-    let benchmarking = groups[..3] == [0x2001, 2, 0];
-    ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unique_local() || documentation || benchmarking
+    // 2001::/23, but for what was assigned to protocols of the Internet
+    let anycast = groups[1..7] == [1, 0, 0, 0, 0, 0] && matches!(groups[7], 1..=3);
+    let as112 = groups[1..3] == [4, 0x112];
+    let assigned = anycast || as112 || matches!(groups[1], 0 | 3 | 0x20..=0x3f);
+    let protocols = groups[0] == 0x2001 && groups[1] < 0x200 && !assigned;
+    let discarded = groups[..3] == [0x100, 0, 0] && groups[3] <= 1;
+    let translated = groups[..3] == [0x64, 0xff9b, 1];
+    let of_networks = ip.is_unicast_link_local() || ip.is_unique_local() || groups[0] & 0xffc0 == 0xfec0;
+    let of_routers = discarded || translated || groups[0] == 0x5f00;
+    ip.is_loopback() || of_networks || of_routers || documentation || protocols
 }

@@ -112,6 +112,10 @@ fn meaning(errno: i32) -> String {
             "{error}; the MTU of the way to the target is smaller (`ip link`, `ip route get`): use a smaller --size, \
              and with --gso one that fits the MTU with its IP and UDP headers (28 bytes, IPv6: 48)"
         ),
+        libc::EACCES => format!(
+            "{error}; the target has addresses that are broadcast here, or prohibited by a route: leave them out \
+             (`ip route show table all` lists both)"
+        ),
         _ => error.to_string(),
     }
 }

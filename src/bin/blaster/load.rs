@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::Ipv4Net;
 use rand::random;
 use tubular_echo::sys;
 
@@ -17,7 +18,7 @@ use crate::quantity;
 use crate::schema::{self, Host, Report};
 use crate::signals;
 use crate::tally::Tally;
-use crate::target::{TargetError, Targets};
+use crate::target::{Nobodys, TargetError, Targets};
 use crate::view::{self, Goal};
 use crate::warnings;
 use crate::{tcp, udp};
@@ -129,7 +130,7 @@ fn run_udp(
     };
     let sizes = udp.sizes();
     let workers = common.threads.min(udp.flows);
-    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?;
+    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?.sparing(nobodys())?;
     let about = schema::Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
@@ -184,7 +185,7 @@ fn run_tcp(
     let load = tcp::Load {
         run_id,
         seed,
-        targets: Targets::new(common.targets.clone(), seed, false)?,
+        targets: Targets::new(common.targets.clone(), seed, false)?.sparing(nobodys())?,
         source: common.source.clone(),
         sizes,
         bodies: Bodies::new(),
@@ -228,6 +229,17 @@ fn about(
 /// The name of a mode as it is given on the command line.
 fn name(mode: impl clap::ValueEnum) -> String {
     mode.to_possible_value().map_or(String::new(), |value| value.get_name().into())
+}
+
+/// What is no host's in the networks of this one (getifaddrs(3)). Where the kernel tells of none, it refuses what is
+/// sent there.
+fn nobodys() -> Nobodys {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    Nobodys::of(interfaces.filter_map(|interface| {
+        let [address, mask] =
+            [interface.address?, interface.netmask?].map(|addr| addr.as_sockaddr_in().map(|addr| addr.ip()));
+        Ipv4Net::with_netmask(address?, mask?).ok()
+    }))
 }
 
 /// Where this runs, as far as the kernel tells.

@@ -9,7 +9,8 @@ TARGETS
   PREFIX:any        192.0.2.0/24:any (ports 1024-65535)
   Several targets take turns. Each flow or connection draws its own address and
   port; with --spray each datagram does. What is drawn depends on --seed alone.
-  Names are not looked up.
+  Not drawn are addresses that mean a whole network of this host (broadcast), nor
+  the port that the flow itself sends from. Names are not looked up.
 
 MODES OF UDP
   open     by a schedule that does not care for replies (--rate). Latency counts

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
@@ -35,6 +36,11 @@ pub(crate) enum TargetError {
          link-local, documentation and the like) are loaded without --allow-public; load belongs on hosts that are yours"
     )]
     Public { target: String },
+    #[error(
+        "target {target} has no address but those that mean a whole network of this host, which are never loaded: \
+         `ip address` shows the networks"
+    )]
+    Broadcast { target: String },
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
     Forbidden { target: String, kind: &'static str, net: String },
     #[error(
@@ -80,6 +86,19 @@ impl Target {
     /// IPv4?
     pub(crate) fn is_ipv4(&self) -> bool {
         self.net.addr().is_ipv4()
+    }
+
+    /// Draws again while `is_unwanted`; after a thousand draws whatever comes.
+    fn draw_wanted(&self, rng: &mut SmallRng, is_unwanted: impl Fn(SocketAddr) -> bool) -> SocketAddr {
+        const DRAWS_MAX: u32 = 1_000;
+        let mut drawn = self.draw(rng);
+        for _ in 1..DRAWS_MAX {
+            if self.is_single() || !is_unwanted(drawn) {
+                break;
+            }
+            drawn = self.draw(rng);
+        }
+        drawn
     }
 
     /// Draws an address and a port, each as likely as the next.
@@ -244,11 +263,37 @@ impl Source {
     }
 
     /// The address of `flow`, with a port of the kernel's choice; `peer` is where the flow goes first.
-    pub(crate) fn of_flow(&self, seed: u64, flow: u32, peer: SocketAddr) -> SocketAddr {
+    pub(crate) fn of_flow(&self, seed: u64, flow: u32, peer: SocketAddr, nobodys: &Nobodys) -> SocketAddr {
         // a link-local address is one of the interface that leads to the peer
         let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
         let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
-        all.draw(&mut draw::rng(seed, flow, u64::MAX - 1))
+        all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| nobodys.has(drawn.ip()))
+    }
+}
+
+/// Addresses inside the networks of this host that no host has: they mean the network, or all its hosts (broadcast).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nobodys(Arc<[Ipv4Addr]>);
+
+impl Nobodys {
+    /// Those of these networks. Networks of two addresses or one have none (RFC 3021).
+    pub(crate) fn of(networks: impl IntoIterator<Item = Ipv4Net>) -> Self {
+        let large = networks.into_iter().filter(|network| network.prefix_len() < 31);
+        let mut all: Vec<_> = large.flat_map(|network| [network.network(), network.broadcast()]).collect();
+        all.sort_unstable();
+        all.dedup();
+        Self(all.into())
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.0.binary_search(&ip).is_ok())
+    }
+
+    /// Whether there are as many of them in `net` as there are addresses.
+    fn has_all_of(&self, net: IpNet) -> bool {
+        let IpNet::V4(net) = net else { return false };
+        let known = self.0.iter().filter(|ip| net.contains(*ip)).count() as u64;
+        known == 1 << (32 - net.prefix_len())
     }
 }
 
@@ -283,6 +328,7 @@ pub(crate) struct Targets {
     all: Vec<Target>,
     seed: u64,
     spray: bool,
+    nobodys: Nobodys,
 }
 
 impl Targets {
@@ -294,7 +340,28 @@ impl Targets {
                 return Err(TargetError::MixedSpray { target: other.to_string() });
             }
         }
-        Ok(Self { all: targets, seed, spray })
+        Ok(Self { all: targets, seed, spray, nobodys: Nobodys::default() })
+    }
+
+    /// The same, but nothing goes to `nobodys`.
+    pub(crate) fn sparing(self, nobodys: Nobodys) -> Result<Self, TargetError> {
+        match self.all.iter().find(|target| nobodys.has_all_of(target.net)) {
+            Some(target) => Err(TargetError::Broadcast { target: target.to_string() }),
+            None => Ok(Self { nobodys, ..self }),
+        }
+    }
+
+    /// What nothing goes to.
+    pub(crate) fn nobodys(&self) -> &Nobodys {
+        &self.nobodys
+    }
+
+    /// Whether a flow whose datagrams come from `port` would be drawn to that port again and again. A server does not
+    /// answer what comes from its own port: it might be another echo server. And a datagram to its own sender answers
+    /// itself.
+    pub(crate) fn meets(&self, flow: u32, port: u16) -> bool {
+        let is_here = |target: &Target| target.port_min == port && target.port_max == port;
+        if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
     }
 
     /// Whether every datagram draws its own destination.
@@ -305,14 +372,15 @@ impl Targets {
     /// The destination of `flow`: the targets take turns, each flow draws within its own.
     pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
         let nth = flow as usize % self.all.len();
-        self.all[nth].draw(&mut draw::rng(self.seed, flow, u64::MAX))
+        let mut rng = draw::rng(self.seed, flow, u64::MAX);
+        self.all[nth].draw_wanted(&mut rng, |drawn| self.nobodys.has(drawn.ip()))
     }
 
-    /// The destination of one datagram when sprayed.
-    pub(crate) fn of_datagram(&self, flow: u32, sequence: u64) -> SocketAddr {
+    /// The destination of one datagram when sprayed, which comes from `own_port`.
+    pub(crate) fn of_datagram(&self, flow: u32, sequence: u64, own_port: u16) -> SocketAddr {
         let mut rng = draw::rng(self.seed, flow, sequence);
         let nth = rng.random_range(0..self.all.len());
-        self.all[nth].draw(&mut rng)
+        self.all[nth].draw_wanted(&mut rng, |drawn| drawn.port() == own_port || self.nobodys.has(drawn.ip()))
     }
 }
 
@@ -328,9 +396,9 @@ mod tests {
             let peer = if source.is_ipv4() { "127.0.0.1:7" } else { "[fe80::1%3]:7" };
             let peer =
                 peer.parse().unwrap_or_else(|_| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, 3).into());
-            let drawn = source.of_flow(5, 2, peer);
+            let drawn = source.of_flow(5, 2, peer, &Nobodys::default());
             assert!(source.net.contains(&drawn.ip()) && drawn.port() == 0, "{text}: {drawn}");
-            assert_eq!(drawn, source.of_flow(5, 2, peer));
+            assert_eq!(drawn, source.of_flow(5, 2, peer, &Nobodys::default()));
         }
         for text in ["", "localhost", "127.0.0.1:7", "[::1]", "127.0.0.1/33", "127.0.0.1/8"] {
             assert!(text.parse::<Source>().is_err(), "{text}");
@@ -472,13 +540,13 @@ mod tests {
             let targets = Targets::new(vec![target.clone()], 42, true).unwrap();
             let mut seen = std::collections::BTreeSet::new();
             for sequence in 0..1_000 {
-                let addr = targets.of_datagram(3, sequence);
+                let addr = targets.of_datagram(3, sequence, 0);
                 assert!(target.net.contains(&addr.ip()), "{addr} is not in {text}");
                 assert!(
                     (target.port_min..=target.port_max).contains(&addr.port()),
                     "{addr} is not in {text}"
                 );
-                assert_eq!(addr, targets.of_datagram(3, sequence));
+                assert_eq!(addr, targets.of_datagram(3, sequence, 0));
                 seen.insert(addr);
             }
             assert_eq!(seen.len() == 1, target.is_single(), "{text}");
@@ -490,6 +558,34 @@ mod tests {
         let targets = Targets::new(vec!["192.0.2.0/30:7".parse().unwrap()], 1, false).unwrap();
         let seen: std::collections::BTreeSet<_> = (0..100).map(|flow| targets.of_flow(flow)).collect();
         assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn nobody_and_the_own_port_are_not_drawn() {
+        let nobodys =
+            Nobodys::of(["10.1.0.1/30", "10.2.0.1/31", "10.3.0.1/32"].map(|net| net.parse().unwrap()));
+        assert_eq!(nobodys.0.len(), 2, "{nobodys:?}");
+        let targets = |text: &str, spray| {
+            Targets::new(vec![text.parse().unwrap()], 1, spray).unwrap().sparing(nobodys.clone())
+        };
+        for spray in [false, true] {
+            let targets = targets("10.1.0.0/29:5000-5001", spray).unwrap();
+            let drawn: std::collections::BTreeSet<_> = (0..500)
+                .map(
+                    |nth| {
+                        if spray { targets.of_datagram(3, nth, 5_001) } else { targets.of_flow(nth as u32) }
+                    },
+                )
+                .collect();
+            // of eight addresses two are nobody's, and of two ports one is the sprayer's own
+            assert_eq!(drawn.len(), if spray { 6 } else { 12 }, "{drawn:?}");
+        }
+        for text in ["10.1.0.0:7", "10.1.0.3/32:7"] {
+            assert!(matches!(targets(text, false), Err(TargetError::Broadcast { .. })), "{text}");
+        }
+        assert!(targets("10.2.0.0/31:7", false).is_ok());
+        assert!(targets("127.0.0.0/8:7", true).unwrap().meets(0, 7));
+        assert!(!targets("127.0.0.0/8:7-8", true).unwrap().meets(0, 7));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Load {
     /// Where connection `id` goes, and comes from if that was asked for.
     fn ends(&self, id: u32) -> (SocketAddr, Option<SocketAddr>) {
         let peer = self.targets.of_flow(id);
-        (peer, self.source.as_ref().map(|source| source.of_flow(self.seed, id, peer)))
+        (peer, self.source.as_ref().map(|source| source.of_flow(self.seed, id, peer, self.targets.nobodys())))
     }
 }
 
@@ -249,6 +249,7 @@ fn prepare(runtime: &Runtime, load: &Load, ids: &[u32], stop: &Stop) -> Result<V
             runtime.block_on(bound::connect(socket, peer, load.timeout))
         } else {
             StdStream::connect_timeout(&peer, load.timeout)
+                .and_then(|stream| bound::check_other_end(&stream, peer).map(|()| stream))
         };
         connected.map_err(|error| TcpError::Connect { peer, error })
     };

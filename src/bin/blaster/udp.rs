@@ -34,6 +34,17 @@ pub(crate) enum UdpError {
     Socket { step: &'static str, error: io::Error },
     #[error("no way to {peer}: {error}; see `ip route get {}`", peer.ip())]
     NoRoute { peer: SocketAddr, error: io::Error },
+    #[error(
+        "{peer} is broadcast here, or prohibited by a route: {error}; leave it out of the target (`ip route get {}` shows \
+         it)",
+        peer.ip()
+    )]
+    Broadcast { peer: SocketAddr, error: io::Error },
+    #[error(
+        "no local port is free for a flow to {peer}: {error}; use fewer --flows, or come from several addresses \
+         (--source), or widen net.ipv4.ip_local_port_range"
+    )]
+    NoPort { peer: SocketAddr, error: io::Error },
     #[error("ended by a signal")]
     Stopped,
     #[error(transparent)]

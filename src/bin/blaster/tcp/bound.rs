@@ -1,10 +1,12 @@
-//! Connections from a local address of our choice, which std and tokio-uring leave to the kernel.
+//! The local end of connections: from an address of our choice, which std and tokio-uring leave to the kernel, and never
+//! the other end as well.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use nix::sys::socket::{self, SockaddrStorage};
 use tokio::net::TcpSocket;
 use tubular_echo::sys::{self, IntOption};
 
@@ -20,7 +22,21 @@ pub(super) fn bind(local: SocketAddr) -> io::Result<TcpSocket> {
 pub(super) async fn connect(socket: TcpSocket, peer: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let connected = tokio::time::timeout(timeout, socket.connect(peer)).await;
     let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.into_std()?;
+    check_other_end(&stream, peer)?;
     // operations on the ring would not wait for one that must not block
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+/// Refuses a connection to itself, which comes about where nobody listens and the kernel chooses the very port that is
+/// connected to: it echoes everything, and no server has done so.
+pub(super) fn check_other_end(stream: &impl AsRawFd, peer: SocketAddr) -> io::Result<()> {
+    let local: SockaddrStorage = socket::getsockname(stream.as_raw_fd())?;
+    let is_itself = match peer {
+        SocketAddr::V4(peer) => local.as_sockaddr_in().is_some_and(|local| peer == (*local).into()),
+        SocketAddr::V6(peer) => local
+            .as_sockaddr_in6()
+            .is_some_and(|local| (local.ip(), local.port()) == (*peer.ip(), peer.port())),
+    };
+    if is_itself { Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)) } else { Ok(()) }
 }

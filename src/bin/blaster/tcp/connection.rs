@@ -98,7 +98,9 @@ impl Connection {
         }
         let connected = TcpStream::connect(peer);
         let connected = tokio::time::timeout(load.timeout, connected).await;
-        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        bound::check_other_end(&stream, peer)?;
+        Ok(stream)
     }
 
     /// No message waits for more bytes to travel with, and the end of the run finds the stream.

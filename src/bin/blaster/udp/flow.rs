@@ -50,6 +50,8 @@ pub(crate) struct Train {
 pub(crate) struct Flow {
     id: u32,
     home: SocketAddr,
+    /// The port that it sends from; 0 until it has one.
+    own_port: u16,
     /// The size of every datagram, unless each draws its own.
     size_bytes: Option<u32>,
     ledger: Ledger,
@@ -63,12 +65,24 @@ impl Flow {
             None if plan.train > 1 => Some(plan.sizes.of_message(plan.seed, id, u64::MAX)),
             fixed => fixed,
         };
-        Self { id, home: plan.targets.of_flow(id), size_bytes, ledger: Ledger::new(window) }
+        Self { id, home: plan.targets.of_flow(id), own_port: 0, size_bytes, ledger: Ledger::new(window) }
     }
 
     /// The address, with port 0, that it is to send from. `None`: that is left to the routing table.
     pub(crate) fn source(&self, plan: &Plan) -> Option<SocketAddr> {
-        plan.source.as_ref().map(|source| source.of_flow(plan.seed, self.id, self.home))
+        plan.source
+            .as_ref()
+            .map(|source| source.of_flow(plan.seed, self.id, self.home, plan.targets.nobodys()))
+    }
+
+    /// Whether `port` is one that it can send from: not one that its datagrams go to.
+    pub(crate) fn can_send_from(&self, plan: &Plan, port: u16) -> bool {
+        !plan.targets.meets(self.id, port)
+    }
+
+    /// It sends from `port`.
+    pub(crate) fn sends_from(&mut self, port: u16) {
+        self.own_port = port;
     }
 
     /// Where it sends, if that does not change with each datagram.
@@ -94,7 +108,7 @@ impl Flow {
     fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
         if plan.targets.spray() {
             // a train has one destination: that of its first datagram
-            plan.targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train))
+            plan.targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train), self.own_port)
         } else {
             self.home
         }

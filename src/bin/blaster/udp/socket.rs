@@ -14,11 +14,29 @@ use crate::warnings::RECEIVE_BUFFER_BYTES;
 /// A socket and what it got.
 pub(super) struct Made {
     pub(super) socket: UdpSocket,
+    pub(super) port: u16,
     pub(super) receive_buffer_bytes: u64,
 }
 
-/// Opens the socket of `flow` on a port of the kernel's choice.
+/// Opens the socket of `flow` on a port of the kernel's choice, but for those that the flow sends to.
 pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
+    // of so many ports in a row one is another; those before it are kept until then, or they would come again
+    const TRIES_MAX: usize = 8;
+    let mut unfit = Vec::new();
+    loop {
+        let made = open_once(flow, plan, gro)?;
+        if flow.can_send_from(plan, made.port) {
+            return Ok(made);
+        }
+        if unfit.len() == TRIES_MAX {
+            let error = io::ErrorKind::AddrInUse.into();
+            return Err(UdpError::NoPort { peer: flow.home(), error });
+        }
+        unfit.push(made);
+    }
+}
+
+fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
     let peer = flow.home();
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
     let local = match flow.source(plan) {
@@ -43,10 +61,12 @@ pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError
     }
     let receive_buffer_bytes = enlarge(fd).map_err(failed("reading SO_RCVBUF"))?;
     sys::bind(fd, local).map_err(|error| match &plan.source {
+        _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
         Some(_) => NotOurs { local: local.ip(), error }.into(),
         None => failed("binding a socket to a free port")(error),
     })?;
-    Ok(Made { socket: socket.into(), receive_buffer_bytes })
+    let port = sys::local_addr(fd).map_err(failed("reading a socket's address"))?.port();
+    Ok(Made { socket: socket.into(), port, receive_buffer_bytes })
 }
 
 /// The address, with port 0, that the routing table sends to `peer` from. Bound to it, a socket saves the
@@ -57,9 +77,19 @@ fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
         socket.connect(peer)?;
         socket.local_addr()
     };
-    let mut local = ask().map_err(|error| UdpError::NoRoute { peer, error })?;
+    let mut local = ask().map_err(|error| match error.raw_os_error() {
+        _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
+        // connect(2): a broadcast address, and the socket has not asked to use any
+        Some(libc::EACCES) => UdpError::Broadcast { peer, error },
+        _ => UdpError::NoRoute { peer, error },
+    })?;
     local.set_port(0);
     Ok(local)
+}
+
+/// Whether the kernel has no port left to choose: bind(2) and connect(2) say so in two ways.
+fn is_out_of_ports(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EAGAIN))
 }
 
 /// Any address of the family of `peer`, any port.

@@ -110,14 +110,15 @@ impl Worker {
     pub(super) fn new(number: u32, load: &Load, stop: Arc<Stop>, live: Arc<Live>) -> Result<Self, UdpError> {
         let plan = Arc::clone(&load.plan);
         let ids: Vec<u32> = (number..load.flows).step_by(load.workers as usize).collect();
-        let flows: Vec<Flow> = ids.iter().map(|&id| Flow::new(&plan, id, load.window)).collect();
+        let mut flows: Vec<Flow> = ids.iter().map(|&id| Flow::new(&plan, id, load.window)).collect();
         let mut tally = Tally::new(load.warmup);
         let mut sockets = Vec::with_capacity(flows.len());
-        for flow in &flows {
+        for flow in &mut flows {
             if stop.is_asked() {
                 return Err(UdpError::Stopped);
             }
             let made = socket::open(flow, &plan, load.gro)?;
+            flow.sends_from(made.port);
             tally.receive_buffer_bytes = tally.receive_buffer_bytes.min(made.receive_buffer_bytes);
             sockets.push(made.socket);
         }
