@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::{env, fs, process};
 
 use hdrhistogram::Histogram;
@@ -12,6 +13,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 
 use crate::misbehaving::{Conduct, UdpServer};
+use crate::support::bounded;
 use crate::{BLASTER, blaster, counts, number, parse, stderr};
 
 /// A directory that goes away with the test.
@@ -273,4 +275,140 @@ fn a_file_s_name_need_not_be_utf_8() {
     let copy = scratch.0.join(OsStr::from_bytes(b"copy\xff.json"));
     fs::copy(&json, &copy).unwrap();
     files(Command::new(BLASTER).arg("report").arg(copy));
+}
+
+/// Runs `script` with a directory that has room for nothing more than what `before` makes there, in the variable DISK. Needs
+/// root.
+fn on_a_full_disk(before: &str, script: &str) -> Output {
+    let prepare = format!(
+        "set -eu; mount -t tmpfs -o size=64k tmpfs /mnt; export DISK=/mnt; {before}; \
+         dd if=/dev/zero of=/mnt/rest bs=4k >/dev/null 2>&1 || true; {script}"
+    );
+    Command::new("unshare").args(["--mount", "sh", "-c", &prepare]).env("BLASTER", BLASTER).output().unwrap()
+}
+
+/// What was there outlives a run whose report finds no room, and the run is not lost either.
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_costs_neither_the_older_report_nor_the_run() {
+    bounded(|| {
+        let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+        let target = server.addr;
+        // more than a page of the disk, also as JSON
+        let judged = vec!["ok<1"; 100].join(",");
+        for option in ["--json", "--html", "--hdr"] {
+            // a file by itself, one with a second name, one behind a link
+            for prepare in
+                ["true", "ln $DISK/run $DISK/second", "mv $DISK/run $DISK/file; ln -s file $DISK/run"]
+            {
+                // a second name is for the same contents, whose room is room for others: a log fits in there
+                if option == "--hdr" && prepare.starts_with("ln") {
+                    continue;
+                }
+                let before = format!("seq 300 >$DISK/run; {prepare}");
+                let run = format!(
+                    "status=0; $BLASTER udp {target} --count 10 --quiet --fail-if '{judged}' {option} $DISK/run || status=$?; \
+                     seq 300 | cmp - $DISK/run && echo whole; ls -A $DISK; exit $status"
+                );
+                let output = on_a_full_disk(&before, &run);
+                let (out, err) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+                assert_eq!(output.status.code(), Some(1), "{option}, {prepare}: {err}");
+                assert!(
+                    err.contains("No space left on device") && err.contains("ok                        10"),
+                    "{err}"
+                );
+                assert!(out.starts_with("whole\n"), "{option}, {prepare}: {out}");
+                assert!(!out.contains("blaster-"), "left behind: {out}");
+            }
+            // a new file comes whole or not at all, and a device that is full is no file
+            let new = format!("$BLASTER udp {target} --count 10 --quiet {option} $DISK/new || ls -A $DISK");
+            let output = on_a_full_disk("true", &new);
+            assert_eq!(output.stdout, b"rest\n", "{}", stderr(&output));
+            let output = blaster(&format!("udp {target} --count 10 --quiet {option} /dev/full"));
+            let err = stderr(&output);
+            assert!(output.status.code() == Some(1) && err.contains("No space left on device"), "{err}");
+        }
+    });
+}
+
+/// Permissions, owner, links, other names, devices, pipes.
+#[test]
+#[ignore = "needs root"]
+fn what_a_report_is_written_to_stays_what_it_is() {
+    bounded(|| {
+        let scratch = Scratch::new("destination");
+        let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+        let run = |path: &Path| {
+            let mut command = Command::new(BLASTER);
+            command.args(["udp", &server.addr.to_string(), "--count", "10", "--quiet", "--json"]).arg(path);
+            let output = command.current_dir(&scratch.0).output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+            output
+        };
+        let is_report = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).is_ok();
+        let file = scratch.0.join("file");
+        fs::write(&file, "older").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        chown(&file, Some(1234), Some(5678)).unwrap();
+        run(&file);
+        let now = fs::metadata(&file).unwrap();
+        assert_eq!((now.mode() & 0o7777, now.uid(), now.gid()), (0o640, 1234, 5678));
+        assert!(is_report(&file));
+
+        // by its name alone, through links, one of them to nothing yet
+        for (name, target) in [("link", "file"), ("second", "link"), ("dangling", "new")] {
+            symlink(target, scratch.0.join(name)).unwrap();
+            fs::write(&file, "older").unwrap();
+            run(Path::new(name));
+            assert!(scratch.0.join(name).is_symlink() && is_report(&scratch.0.join(name)), "{name}");
+            assert_eq!(is_report(&file), target != "new", "{name}");
+        }
+
+        let other = scratch.0.join("other");
+        fs::hard_link(&file, &other).unwrap();
+        fs::write(&file, "longer than any report, ".repeat(1_000)).unwrap();
+        run(&file);
+        assert!(fs::metadata(&file).unwrap().nlink() == 2 && is_report(&other));
+
+        run(Path::new("/dev/null"));
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let output = run(Path::new("/dev/stdout"));
+        assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+        // what a shell has redirected is appended to
+        let log = scratch.0.join("log");
+        let script = format!("echo before; $BLASTER udp {} --count 10 --json /dev/stdout", server.addr);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env("BLASTER", BLASTER).stdout(fs::File::create(&log).unwrap());
+        assert!(command.status().unwrap().success());
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.starts_with("before\n") && text.contains("\"blaster-report\""), "{text}");
+
+        let fifo = scratch.0.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let reader = {
+            let fifo = fifo.clone();
+            std::thread::spawn(move || fs::read(fifo).unwrap())
+        };
+        run(&fifo);
+        assert!(serde_json::from_slice::<Value>(&reader.join().unwrap()).is_ok());
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+
+        let mut left: Vec<_> =
+            fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["dangling", "fifo", "file", "link", "log", "new", "other", "second"]);
+    });
+}
+
+/// Where a report can't be written is told before anything is sent.
+#[test]
+fn a_wrong_path_costs_no_run() {
+    let scratch = Scratch::new("wrong");
+    symlink("itself", scratch.0.join("itself")).unwrap();
+    for path in ["missing/run.json", "itself", "."] {
+        let output = blaster(&format!("udp 127.0.0.1:9 --json {}", scratch.file(path)));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{path}: {text}");
+        assert!(text.starts_with("blaster: writing the report to") && text.lines().count() == 1, "{text}");
+    }
 }

@@ -5,7 +5,7 @@
 //! pure      quantity  target  draw  pacer  payload  ledger  books  latency  timeline  tally
 //!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
 //!           objective  search
-//! showing   report  compare (tables)  page/{plots, plot, facts} (HTML)  hdr (histogram log)
+//! showing   report  compare (tables)  page/{plots, plot, facts} (HTML)  hdr (histogram log)  destination (files)
 //! running   load  steps  crew (threads)  live  view (terminal)  clock  signals  patience (who does not read)
 //! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
 //!           tcp: tcp/{echo (pure), connection}, on tokio-uring
@@ -16,6 +16,7 @@ mod clock;
 mod compare;
 mod compile;
 mod crew;
+mod destination;
 mod draw;
 #[cfg(test)]
 mod extremes;

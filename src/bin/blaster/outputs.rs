@@ -1,6 +1,5 @@
 //! Where reports go: the table, and the files of --json, --hdr and --html.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use tubular_echo::printer::Printer;
 use tubular_echo::terminal;
 
+use crate::destination::Destination;
 use crate::hdr;
 use crate::options;
 use crate::page;
@@ -35,7 +35,7 @@ struct Sink {
 
 enum Target {
     Stdout,
-    File(File),
+    File(Destination),
 }
 
 impl Sink {
@@ -44,9 +44,8 @@ impl Sink {
         let to = if path == Path::new("-") {
             Target::Stdout
         } else {
-            // what an earlier run left there stays until there is something to take its place
-            let file = patience::open(OpenOptions::new().write(true).create(true).truncate(false), path);
-            Target::File(file.map_err(|error| OutputError::File { path: path.clone(), error })?)
+            let to = Destination::new(path, patience::open);
+            Target::File(to.map_err(|error| OutputError::File { path: path.clone(), error })?)
         };
         Ok(Some(Self { path: path.clone(), to }))
     }
@@ -57,15 +56,10 @@ impl Sink {
                 out().print_bytes(bytes);
                 patience::finish(out())
             }
-            Target::File(file) => empty(file).and_then(|()| patience::write_all(file, bytes)),
+            Target::File(to) => to.write(bytes, patience::write_all),
         };
         written.map_err(|error| OutputError::File { path: self.path.clone(), error })
     }
-}
-
-/// Only a regular file has something to be emptied of.
-fn empty(file: &File) -> io::Result<()> {
-    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 /// There is more on standard error than what may be dropped.
