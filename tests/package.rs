@@ -13,6 +13,7 @@ use support::walkthrough::{DESTINATIONS, walk_through};
 use support::{metrics, rig, until};
 
 const SERVICE: &str = "tubular-echo";
+const UNITS: [&str; 3] = ["tubular-echo.service", "tubular-echo.socket", "tubular-echo-register.service"];
 const DEFAULTS: &str = "/etc/default/tubular-echo";
 const METRICS: &str = "127.0.0.1:9469";
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         &[
             ("the package installs, serves, and leaves nothing", life_of_the_package),
             ("an administrator's decisions outlive an upgrade", upgrades),
+            ("installed, removed, installed, upgraded and purged", whole_circle),
         ],
     )
 }
@@ -102,14 +104,87 @@ fn upgrades(_: &Dispatcher) -> String {
     "settings kept, new program running, disabled stays disabled".into()
 }
 
+/// No unit is left masked, or lost, on the way, and nothing at its end. Twice: by itself, and with a socket unit that the
+/// administrator has put in the service's place.
+fn whole_circle(_: &Dispatcher) -> String {
+    let before = files();
+    let states = || UNITS.map(is_enabled_unit);
+    let service = Unit(SERVICE.into());
+    for socket in [false, true] {
+        // as an earlier version of the package left it, its units in another directory and, removed, masked
+        let older = older_package();
+        succeeded(&run("dpkg", &["--install", &older])).expect("installed");
+        assert_eq!(states(), ["enabled", "disabled", "disabled"]);
+        succeeded(&run("dpkg", &["--remove", SERVICE])).expect("removed");
+        assert!(states().iter().all(|state| state == "masked"), "{:?}", states());
+
+        install();
+        assert_eq!(states(), ["enabled", "disabled", "disabled"], "after what an earlier version has masked");
+        assert_eq!(service.show("ActiveState"), "active");
+        if socket {
+            succeeded(&systemctl(&["disable", "--now", SERVICE])).expect("disabled");
+            succeeded(&systemctl(&["enable", "--now", "tubular-echo.socket"])).expect("enabled");
+        }
+        let wanted =
+            if socket { ["disabled", "enabled", "disabled"] } else { ["enabled", "disabled", "disabled"] };
+        succeeded(&run("dpkg", &["--remove", SERVICE])).expect("removed");
+        assert!(!fs::exists(format!("/usr/lib/systemd/system/{SERVICE}.service")).unwrap());
+        assert!(states().iter().all(|state| state != "masked"), "{:?}", states());
+        install();
+        assert_eq!(states(), wanted, "removed and installed again");
+        for unit in ["tubular-echo.service", "tubular-echo.socket"] {
+            succeeded(&systemctl(&["stop", unit])).expect("stopped");
+        }
+        succeeded(&systemctl(&["start", "tubular-echo.socket"])).expect("its sockets can be had");
+        let load = ["udp", "127.0.0.1:1234", "--count", "10", "--quiet", "--fail-if", "ok<10"];
+        succeeded(&run("/usr/bin/blaster", &load)).expect("every echo is right");
+
+        // from the other directory to this one: what is unpacked must not go with what was there
+        succeeded(&run("dpkg", &["--install", "--force-downgrade", &older])).expect("an older one");
+        install();
+        assert_eq!(states(), wanted, "upgraded");
+        for unit in UNITS {
+            assert!(fs::exists(format!("/usr/lib/systemd/system/{unit}")).unwrap(), "{unit}");
+        }
+        succeeded(&run("dpkg", &["--purge", SERVICE])).expect("purged");
+        succeeded(&systemctl(&["daemon-reload"])).expect("the manager forgets");
+        assert_eq!(states(), ["not-found"; 3], "purged");
+        fs::remove_file(&older).expect("remove the older package");
+        let left: Vec<_> = files().difference(&before).cloned().collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+    "no unit masked, none lost, nothing left, with the service and with the socket".into()
+}
+
+/// The package as it was when units were in /lib, and masked when it was removed.
+fn older_package() -> String {
+    let (root, package) = ("/tmp/older-package", "/tmp/older-package.deb");
+    let units = UNITS.join(" ");
+    let build = format!(
+        "set -e; rm -rf {root}; dpkg-deb --raw-extract \"$PACKAGE\" {root}; mkdir -p {root}/lib; \
+         mv {root}/usr/lib/systemd {root}/lib/; rmdir --ignore-fail-on-non-empty {root}/usr/lib; \
+         sed -i 's/^Version: .*/Version: 0.0.1/' {root}/DEBIAN/control; rm {root}/DEBIAN/md5sums; \
+         echo '[ $1 != remove ] || deb-systemd-helper mask {units}' >>{root}/DEBIAN/postrm; \
+         dpkg-deb --root-owner-group -Znone --build {root} {package}; rm -r {root}"
+    );
+    succeeded(&run("sh", &["-c", &build])).expect("an older package");
+    package.into()
+}
+
 fn install() {
     let package = std::env::var("PACKAGE").expect("PACKAGE names the package; ci/package builds it");
     succeeded(&run("dpkg", &["--install", "--force-confdef", &package])).expect("installed");
 }
 
 fn is_enabled() -> String {
-    let output = systemctl(&["is-enabled", SERVICE]);
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    is_enabled_unit(UNITS[0])
+}
+
+/// `not-found` also where older versions of systemd say so in words only.
+fn is_enabled_unit(unit: &str) -> String {
+    let output = systemctl(&["is-enabled", unit]);
+    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if state.is_empty() { "not-found".into() } else { state }
 }
 
 fn pages_are_found() {
