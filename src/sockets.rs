@@ -202,9 +202,17 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
              with --join",
             addr.port()
         ),
-        libc::EADDRNOTAVAIL => "it is no address of this host: `ip address` lists them, and an AnyIP route \
-                                (`ip route add local PREFIX dev lo`) adds a whole prefix"
-            .into(),
+        libc::EADDRNOTAVAIL if addr.is_ipv4() => {
+            "it is no address of this host: `ip address` lists them, and an AnyIP route (`ip route add local PREFIX dev \
+             lo`) adds a whole prefix"
+                .into()
+        }
+        // there a route is no address
+        libc::EADDRNOTAVAIL => {
+            "it is no address of this host: `ip address` lists them, and `ip address add ADDR/128 dev lo` adds one; for a \
+             prefix listen on [::]"
+                .into()
+        }
         libc::EACCES => "ports below net.ipv4.ip_unprivileged_port_start take CAP_NET_BIND_SERVICE \
                          (AmbientCapabilities= in a unit, `setcap` on the binary)"
             .into(),

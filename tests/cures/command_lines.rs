@@ -1,0 +1,286 @@
+//! What is wrong with a command line. A condition that is none stands behind each value: what is told is the first mistake,
+//! so the value is right when that one is told.
+
+use super::support::{Launch, Server, bounded, private_network};
+use super::{blaster, cured, number_behind, refused, stderr};
+
+/// What stands behind each value.
+const NEXT_MISTAKE: &str = "--fail-if nonsense";
+
+/// The complaint about a value, which is one line.
+fn complaint(flags: &str) -> String {
+    let output = blaster(flags);
+    let text = stderr(&output);
+    assert!(output.status.code() == Some(2) && text.lines().count() == 1, "{flags}: {text}");
+    text
+}
+
+/// What a message gives as examples.
+fn examples(text: &str) -> Vec<String> {
+    let (_, rest) = text.split_once("(example").expect("examples");
+    let (list, _) = rest.split_once(": ").and_then(|(_, list)| list.split_once(')')).expect("examples");
+    list.split(", ").map(|example| example.replace(' ', "\u{a0}")).collect()
+}
+
+/// A value by its option, what is said of it, and what is right then; `…` for what the message gives as examples.
+const VALUES: [(&str, &str, &str, &str); 22] = [
+    ("--rate", "x", "is not a number", "…"),
+    ("--timeout", "soon", "is not a duration", "…"),
+    ("--steps", "1k", "is not RATE:TIME", "…"),
+    ("--find-max --loss", "much", "is not a percentage", "…"),
+    ("--source", "here", "is no source", "…"),
+    ("--count", "1.5", "a whole number is wanted", "2"),
+    ("--flows", "0", "at least 1 is wanted", "1"),
+    ("--duration", "0s", "longer than nothing is wanted", "1ms"),
+    ("--duration", "11years", "ten years is the most", "10years"),
+    ("--rate", "0", "more than nothing is wanted", "0.001"),
+    ("--rate", "2G", "1G per second is the most", "1G"),
+    ("--rate", "0.0001", "thousandths are the finest", "0.001"),
+    ("--find-max --precision", "0%", "more than nothing is wanted", "1%"),
+    ("--count", "99999999999999999999", "is not a number", "1000000"),
+    ("--flows", "5G", "too large", "5M"),
+    ("--size", "31", "has no room for the header of 32 bytes", "32"),
+    ("--size", "65528", "is more than one message carries (65527)", "65527"),
+    ("--size", "100-50", "the size range 100-50 is empty", "50-100"),
+    ("--source", "127.0.0.1/8", "has bits behind its prefix: say 127.0.0.0/8 for", "127.0.0.0/8"),
+    ("--gro", "maybe", "possible values: on, off", "on"),
+    ("--mode", "fast", "possible values: open, closed, flood", "flood"),
+    ("--threads", "-1", "is not a number", "2"),
+];
+
+#[test]
+fn values_of_blaster() {
+    for (option, wrong, words, right) in VALUES {
+        let with = |value: &str| complaint(&format!("udp 127.0.0.1:9 {option}={value} {NEXT_MISTAKE}"));
+        let text = with(wrong);
+        assert!(text.contains(words), "{option}={wrong}: {text}");
+        let rights = if right == "…" { examples(&text) } else { vec![right.to_owned()] };
+        assert!(!rights.is_empty(), "{text}");
+        for right in rights {
+            let text = with(&right);
+            assert!(text.contains("is not NAME>VALUE"), "{option}={right}, as told: {text}");
+        }
+    }
+}
+
+#[test]
+fn conditions_of_blaster() {
+    for (wrong, words, right) in [
+        ("p99", "is not NAME>VALUE (or >=, <, <=)", "p99>1ms"),
+        ("p98>1ms", "is no measure: one of", "…"),
+        ("loss>much%", "number before %", "loss>1%"),
+        ("ok>much", "whole number, or a percentage", "ok>1"),
+        ("loss>-1%", "percentage of at least 0", "loss>0%"),
+        ("p99>soon", "duration, as in 500us or 1ms", "p99>500us"),
+    ] {
+        let text = complaint(&format!("udp 127.0.0.1:9 --fail-if={wrong} --flows 0"));
+        assert!(text.contains(words), "{wrong}: {text}");
+        let (_, measures) = text.split_once("one of ").unwrap_or(("", ""));
+        let first = measures.split([',', ' ']).next().unwrap_or_default();
+        let right = if right == "…" { format!("{first}>1") } else { right.to_owned() };
+        let text = complaint(&format!("udp 127.0.0.1:9 --fail-if={right} --flows 0"));
+        assert!(text.contains("at least 1 is wanted"), "{right}, as told: {text}");
+    }
+}
+
+/// Runs as told against a server that is there.
+fn runs(flags: &str, words: &str) {
+    let output = blaster(&format!("{flags} --quiet"));
+    let text = stderr(&output);
+    assert!(output.status.success() && !text.contains(words), "{flags}: {text}");
+}
+
+#[test]
+fn options_of_blaster_that_do_not_go_together() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let target = format!("udp {}", server.udp());
+        let told = |flags: &str, words: &str| {
+            let text = complaint(&format!("{target} {flags}"));
+            assert!(text.contains(words), "{flags}: {text}");
+            text
+        };
+        for (wrong, words, right) in [
+            ("--mode open", "--mode open needs a --rate", "--mode open --rate 100 --duration 100ms"),
+            ("--mode flood --rate 1k", "--mode flood has no schedule", "--rate 1k --duration 100ms"),
+            ("--mode closed --rate 1k", "--rate makes an open loop", "--mode closed --count 10"),
+            ("--rate 1k --in-flight 2", "--in-flight is for the closed loop", "--in-flight 2 --count 10"),
+            ("--mode flood --in-flight 2", "with --mode flood nothing waits", "--in-flight 2 --count 10"),
+            ("--count 0", "--count 0 measures nothing", "--count 1"),
+            ("--source ::1", "can't reach", "--source 127.0.0.1 --count 1"),
+            (
+                "--gso 129",
+                "is more than the kernel cuts from one call: 128 (before Linux 6.9: 64)",
+                "--gso 64 --count 64",
+            ),
+        ] {
+            told(wrong, words);
+            runs(&format!("{target} {right}"), words);
+        }
+        let text = told("--gso 64 --size 1400", "a train of 64 datagrams of 1400 bytes");
+        let train = number_behind(&text, "one call carries") / 1400;
+        runs(&format!("{target} --gso {train} --size 1400 --count {train}"), "a train of");
+        let text = told("--size 65520", "a datagram of 65520 bytes");
+        let most = number_behind(&text, "IPv4 carries");
+        runs(&format!("{target} --size {most} --count 1"), "a datagram of");
+        let text = told("--in-flight 5M --flows 1", "datagrams in flight for each flow");
+        assert_eq!(number_behind(&text, "blaster remembers"), 1 << 22);
+        runs(&format!("{target} --in-flight 64 --flows 1 --count 100"), "in flight");
+        let tcp = format!("tcp {} --size 65528 {NEXT_MISTAKE}", server.tcp());
+        assert!(complaint(&tcp).contains("is more than one message carries"));
+        server.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn targets_of_blaster() {
+    private_network(|| {
+        let server = Launch::new(&["--listen", "127.0.0.1:1234", "--listen", "[::1]:1234"]).ready();
+        // behind "say" stands what is understood
+        for wrong in [
+            "127.0.0.1",
+            "::1",
+            "[::1]",
+            "::1:1234",
+            "[127.0.0.1]:1234",
+            "localhost:1234",
+            "udp://127.0.0.1:1234",
+        ] {
+            let text = complaint(&format!("udp {wrong} --count 1"));
+            let (_, advice) = text.split_once("say ").unwrap_or_else(|| panic!("{wrong}: {text}"));
+            for right in advice.split(' ').filter(|word| word.contains(':')) {
+                runs(&format!("udp {right} --count 1"), "target");
+            }
+        }
+        let text = complaint("udp 127.0.0.1/8:1234 --count 1");
+        let (_, advice) = text.split_once("say ").expect("advice");
+        let prefix = advice.split(' ').next().expect("a prefix");
+        assert!(complaint(&format!("udp {prefix} {NEXT_MISTAKE}")).contains("NAME>VALUE"), "{prefix}");
+        runs("udp 127.0.0.1:1234 --count 1", "bits behind its prefix"); // "or leave the length out"
+        for (wrong, words, right) in [
+            (
+                "udp 127.0.0.1:0 --count 1",
+                "is not a port (1-65535), a range LOW-HIGH or `any`",
+                "udp 127.0.0.1:1234 --count 1",
+            ),
+            ("udp 127.0.0.1:9-8 --count 1", "a range LOW-HIGH", "udp 127.0.0.1:1234-1234 --count 1"),
+            (
+                "udp example.net/24:7 --count 1",
+                "is neither an IP address nor a prefix",
+                "udp 127.0.0.1/32:1234 --count 1",
+            ),
+            ("udp 127.0.0.1:7:8 --count 1", "IPv6 goes in brackets, as in", "udp 127.0.0.1:1234 --count 1"),
+            (
+                "udp [::1%nosuch]:1234 --count 1",
+                "no interface is named \"nosuch\"",
+                "udp [::1%lo]:1234 --count 1",
+            ),
+            (
+                "udp 127.0.0.1:1234 [::1]:1234 --spray --count 2",
+                "draws within one address family",
+                "udp 127.0.0.1:1234 [::1]:1234 --count 2",
+            ),
+            ("udp 224.0.0.1:1234 --count 1", "which are never loaded", "udp 127.0.0.1:1234 --count 1"),
+            (
+                "udp 2001:db8::/64:1234 --count 1",
+                "IPv6 goes in brackets, as in [2001:db8::1]:1234",
+                "udp [::1/128]:1234 --count 1",
+            ),
+            (
+                "udp nonsense? --count 1",
+                "is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any",
+                "udp 127.0.0.1:1234 --count 1",
+            ),
+        ] {
+            let text = complaint(wrong);
+            assert!(text.contains(words), "{wrong}: {text}");
+            runs(right, words);
+        }
+        // what is asked for with --allow-public is sent, and here nobody but ourselves can be met
+        super::support::netns::ip("route add local 192.88.99.0/24 dev lo");
+        let all = Launch::new(&["--udp", "192.88.99.1:1234", "--public"]).ready();
+        assert!(complaint("udp 192.88.99.1:1234 --count 1").contains("is public"));
+        runs("udp 192.88.99.1:1234 --count 1 --allow-public", "is public");
+        all.stop();
+        server.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn addresses_of_the_server() {
+    private_network(|| {
+        for wrong in [
+            "127.0.0.1",
+            "::1",
+            "[::1]",
+            "::1:7",
+            "[127.0.0.1]:7",
+            "localhost:7",
+            "localhost",
+            ":7",
+            "7",
+            "*:7",
+            "127.0.0.1:echo",
+            "[::1]:70000",
+            "udp://127.0.0.1:7",
+            "\"127.0.0.1:7\"",
+            "192.0.2.0/24:7",
+            "",
+            "?",
+        ] {
+            for option in ["--listen", "--tcp", "--udp", "--metrics"] {
+                let text = refused(Launch::new(&[&format!("{option}={wrong}")]), "say ");
+                let (_, advice) = text.split_once("say ").expect("advice");
+                let rights: Vec<_> = advice.split([' ', ',']).filter(|word| word.contains(':')).collect();
+                assert!(!rights.is_empty(), "{text}");
+                for right in rights {
+                    // metrics are beside what is served
+                    let served: &[&str] = if option == "--metrics" { &["--udp", "127.0.0.1:9"] } else { &[] };
+                    cured(Launch::new(&[served, &[option, right]].concat()), "say ");
+                }
+            }
+        }
+        let text = refused(Launch::new(&["--listen", "lo.example:7"]), "names are not looked up");
+        assert!(super::command_in(&text, "getent ahosts").ends_with("lo.example"), "{text}");
+        // a host's own name is in its /etc/hosts, as this one
+        let found = super::shell("getent ahosts localhost");
+        let address = found.split_whitespace().next().expect("an address");
+        let address = if address.contains(':') { format!("[{address}]:7") } else { format!("{address}:7") };
+        cured(Launch::new(&["--listen", &address]), "say ");
+        // the number that `ip -6 address` shows
+        let text = refused(Launch::new(&["--listen", "[::1%nosuch]:7"]), "of an interface");
+        assert!(text.contains("say [::1%"), "{text}");
+        super::shell(super::command_in(&text, "ip -6 address"));
+        cured(Launch::new(&["--listen", "[::1%1]:7"]), "of an interface");
+        let twice = ["--listen", "127.0.0.1:7", "--tcp", "127.0.0.1:7"];
+        refused(Launch::new(&twice), "named twice for the same protocol; name each address once");
+        cured(Launch::new(&twice[..2]), "named twice");
+    });
+}
+
+#[test]
+fn values_of_the_server() {
+    bounded(|| {
+        let with = |option: &str, value: &str| Launch::new(&["--listen", "127.0.0.1:0", option, value]);
+        let text = refused(with("--workers", "4097"), "must be a number from 1 to");
+        assert_eq!(number_behind(&text, "from 1 to"), 4096);
+        for (option, wrong, words, rights) in [
+            ("--workers", "0", "must be a number from 1 to 4096, or `auto`", &["1", "auto"][..]),
+            ("--busy-poll", "2ms", "must be at most 1ms", &["1ms"]),
+            ("--stats-interval", "1ms", "must be at least 10ms", &["10ms"]),
+            ("--idle-timeout", "1ms", "must be at least 10ms, or 0s", &["10ms", "0s"]),
+            ("--drain-timeout", "101years", "must be at most 100 years", &["100years"]),
+        ] {
+            refused(with(option, wrong), words);
+            for right in rights {
+                cured(with(option, right), words);
+            }
+        }
+        // the variable that a value comes from is named
+        let variable = |value| Launch::new(&["--listen", "127.0.0.1:0"]).env("TUBULAR_ECHO_WORKERS", value);
+        refused(variable("many"), "The value is that of TUBULAR_ECHO_WORKERS in the environment.");
+        cured(variable("1"), "The value");
+    });
+}

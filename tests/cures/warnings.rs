@@ -1,0 +1,173 @@
+//! What the server warns of, at its start and while it serves.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use super::support::netns::{ip, setting};
+use super::support::{Launch, PATIENCE, Server, private_network};
+use super::{cured, number_behind, warned};
+
+#[test]
+#[ignore = "needs root"]
+fn at_the_start() {
+    private_network(|| {
+        let launch = || Launch::new(&["--listen", "127.0.0.1:1234"]);
+        setting("core/somaxconn", "128");
+        let text = warned(launch(), "TCP accept queues hold 128 connections");
+        let wanted = number_behind(&text, "instead of");
+        assert!(text.contains("raise net.core.somaxconn and restart"), "{text}");
+        setting("core/somaxconn", &wanted.to_string());
+        cured(launch(), "accept queues");
+
+        // net.core.rmem_max is the whole machine's, so a filter stands for it here
+        let text = warned(launch_without(libc::SOL_SOCKET as u32), "UDP receive buffers are");
+        assert_eq!(number_behind(&text, "net.core.rmem_max to"), 4 << 20);
+        assert!(text.contains("or grant CAP_NET_ADMIN, and restart"), "{text}");
+        cured(launch(), "receive buffers");
+
+        let launch = || Launch::new(&["--listen", "127.0.0.1:1234", "--fd-store"]);
+        warned(launch().notify_nobody(None), "--fd-store has no effect: NOTIFY_SOCKET is not set");
+        cured(Launch::new(&["--listen", "127.0.0.1:1234"]).notify_nobody(None), "--fd-store");
+        let text = warned(launch().env("FDSTORE", "1"), "sockets will not survive a restart");
+        let kept = number_behind(&text, "the service manager keeps only");
+        let all = number_behind(&text, "WARN") + kept;
+        cured(launch().env("FDSTORE", &all.to_string()), "survive a restart");
+
+        setting("ipv6/conf/lo/disable_ipv6", "1");
+        warned(Launch::new::<&str>(&[]), "not serving [::1]:1234");
+        setting("ipv6/conf/lo/disable_ipv6", "0");
+        cured(Launch::new::<&str>(&[]), "not serving");
+
+        for (denied, words) in [
+            (launch_without(libc::IPPROTO_TCP as u32), "serving without TCP_NODELAY"),
+            (launch_without(libc::SOL_UDP as u32), "serving without UDP_GRO"),
+            (launch_without(libc::SOL_SOCKET as u32), "serving without SO_REUSEADDR"),
+        ] {
+            warned(denied, words);
+        }
+        cured(Launch::new::<&str>(&[]), "serving without");
+    });
+}
+
+/// A filter that refuses all options of a level.
+fn launch_without(level: u32) -> Launch {
+    Launch::new(&["--listen", "127.0.0.1:0"]).deny_second(libc::SYS_setsockopt, level, libc::EPERM)
+}
+
+/// What comes back of `count` datagrams to `target` from `local`, which are sent one by one.
+fn answered(local: &str, target: &str, count: usize) -> usize {
+    let socket = UdpSocket::bind(local).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    let target: SocketAddr = target.parse().expect("an address");
+    let exchange = |_: &usize| {
+        socket.send_to(b"a datagram", target).expect("send");
+        socket.recv_from(&mut [0; 100]).is_ok()
+    };
+    (0..count).filter(exchange).count()
+}
+
+/// The line of a trouble that `provoke` makes with these arguments, and not with those.
+fn trouble(words: &str, wrong: &[&str], right: &[&str], provoke: impl Fn()) -> String {
+    let server = Launch::new(wrong).ready();
+    provoke();
+    let is_told = |lines: &[String]| lines.iter().any(|line| line.contains(words));
+    assert!(server.log.wait_for(PATIENCE, is_told), "{words:?} is not told: {:?}", server.log.all());
+    let end = server.stop();
+    let text = end.stderr.into_iter().find(|line| line.contains(words)).expect("it was told");
+    let server = Launch::new(right).ready();
+    provoke();
+    quiet(server, words);
+    text
+}
+
+/// Ends a server that says nothing with these words. Troubles are looked for each second: this one has had its time.
+fn quiet(server: Server, words: &str) {
+    let name = words.split(['(', ')']).nth(1).expect("the counter in parentheses").to_owned();
+    assert_eq!(server.stop().counter(&name), 0, "{words}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_not_answered() {
+    private_network(|| {
+        ip("route add local 192.88.99.0/24 dev lo");
+        let limited = |option: &str, value: &str| -> Vec<String> {
+            ["--listen", "127.0.0.1:1234", option, value].map(str::to_owned).into()
+        };
+        let case = |words: &str, option: &str, wrong: &str, right: &str, provoke: &dyn Fn()| {
+            let [wrong, right] = [limited(option, wrong), limited(option, right)];
+            let refs =
+                |words: &[String]| words.iter().map(String::as_str).map(str::to_owned).collect::<Vec<_>>();
+            let (wrong, right) = (refs(&wrong), refs(&right));
+            let wrong: Vec<&str> = wrong.iter().map(String::as_str).collect();
+            let right: Vec<&str> = right.iter().map(String::as_str).collect();
+            let text = trouble(words, &wrong, &right, provoke);
+            assert!(text.contains(option), "{text}");
+        };
+        let many = || {
+            answered("127.0.0.1:0", "127.0.0.1:1234", 5);
+        };
+        case("(udp_refused_prefix_rate)", "--udp-prefix-rate", "1", "0", &many);
+        case("(udp_refused_reply_rate)", "--udp-reply-rate", "1", "0", &many);
+        let two_connections = || {
+            let all = [0; 2].map(|_| std::net::TcpStream::connect("127.0.0.1:1234").expect("connect"));
+            for mut stream in all {
+                use std::io::{Read, Write};
+                let _ = stream.write_all(b"x");
+                let _ = stream.read(&mut [0]);
+            }
+        };
+        // both are open at a time: the second is closed at once
+        case("(tcp_closed_prefix_limit)", "--max-connections-per-prefix", "1", "0", &two_connections);
+
+        let everywhere = ["--udp", "0.0.0.0:1234"];
+        let text = trouble("(udp_exposed)", &everywhere, &["--udp", "0.0.0.0:1234", "--public"], || {
+            assert_eq!(answered("127.0.0.1:0", "192.88.99.1:1234", 1), 1);
+        });
+        assert!(text.contains("--public limits"), "{text}");
+
+        // nothing to do but to send from another port
+        for (words, bad, good) in [
+            ("(udp_refused_system_port)", "127.0.0.1:53", "127.0.0.1:5300"),
+            ("(udp_refused_own_port)", "127.0.0.2:1234", "127.0.0.2:1235"),
+        ] {
+            let server = Launch::new(&["--udp", "127.0.0.1:1234"]).ready();
+            assert_eq!(answered(bad, "127.0.0.1:1234", 1), 0, "{bad}");
+            let is_told = |lines: &[String]| lines.iter().any(|line| line.contains(words));
+            assert!(server.log.wait_for(PATIENCE, is_told), "{words}");
+            assert_eq!(answered(good, "127.0.0.1:1234", 1), 1, "{good}");
+            server.stop();
+        }
+        let reflector = |public: &[&str]| {
+            let server = Launch::new(&[&["--udp", "127.0.0.1:1234"], public].concat()).ready();
+            let answers = answered("127.0.0.1:1900", "127.0.0.1:1234", 1);
+            (answers, server.stop().counter("udp_refused_reflector_port"))
+        };
+        assert_eq!((reflector(&["--public"]), reflector(&[])), ((0, 1), (1, 0)));
+    });
+}
+
+/// A reply that has no route, or no source, gets one.
+#[test]
+#[ignore = "needs root"]
+fn what_can_not_be_sent() {
+    private_network(|| {
+        // in by loopback, and out by no way: its source is known here only as long as it is sent
+        ip("address add 192.0.2.1/32 dev lo");
+        let server = Launch::new(&["--udp", "127.0.0.1:1234"]).ready();
+        let socket = UdpSocket::bind("192.0.2.1:0").expect("bind");
+        server.pause();
+        socket.send_to(b"a datagram", "127.0.0.1:1234").expect("send");
+        ip("address del 192.0.2.1/32 dev lo");
+        server.resume();
+        let words = "there was no route for a reply, it was dropped (udp_send_unreachable)";
+        let is_told = |lines: &[String]| lines.iter().any(|line| line.contains(words));
+        assert!(server.log.wait_for(PATIENCE, is_told), "{:?}", server.log.all());
+        ip("address add 192.0.2.1/32 dev lo");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send_to(b"a datagram", "127.0.0.1:1234").expect("send");
+        socket.recv_from(&mut [0; 100]).expect("with a route it is answered");
+        let end = server.stop();
+        assert_eq!(end.counter("udp_send_unreachable"), 1);
+    });
+}
