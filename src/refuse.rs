@@ -17,7 +17,8 @@ use crate::pairs::{Lately, Pairs};
 use crate::ports::Ports;
 use crate::stats::{Counter, Traffic};
 
-/// Ports below are servers' (RFC 6335, system ports): no client sends from them.
+/// Ports below are servers' (RFC 6335, system ports): the kernel gives no client one. Tools that choose one of them for
+/// themselves (`nping --udp`: 53) are not answered either.
 const SYSTEM_PORTS_END: u16 = 1024;
 
 /// Why a datagram is not answered.

@@ -33,7 +33,8 @@ fn files_of(module: &str) -> Vec<PathBuf> {
 /// Whether a function of this name is a test, or a case of a test program that has its own order.
 fn is_test(file: &Path, test: &str) -> bool {
     let text = fs::read_to_string(file).expect("a source file");
-    let is_program = ["restart", "systemd"].iter().any(|program| file.to_string_lossy().contains(program));
+    let is_program =
+        ["restart", "systemd", "package"].iter().any(|program| file.to_string_lossy().contains(program));
     let mut before = Vec::new();
     for line in text.lines() {
         if line.trim_start().trim_start_matches("pub ").starts_with(&format!("fn {test}(")) {
@@ -89,4 +90,9 @@ fn each_command_of_the_figures_exists() {
             assert!(!file.is_empty(), "{command}: no test program {}", pair[1]);
         }
     }
+}
+
+#[test]
+fn each_test_of_a_cure_exists() {
+    assert!(tests_in(&read("tests/docs/cures.txt")) > 100);
 }

@@ -543,7 +543,7 @@ fn bad_command_lines_get_one_clear_line() {
         ("udp", "<TARGET>"),
         ("udp localhost:7", "names are not looked up"),
         ("udp ::1:7", "brackets"),
-        ("udp 127.0.0.1", "ADDR:PORT"),
+        ("udp 127.0.0.1", "say 127.0.0.1:1234"),
         ("udp 127.0.0.1:0", "not a port"),
         ("udp 192.0.2.1/24:7", "192.0.2.0/24"),
         ("udp 127.0.0.1:7 --size 31", "header of 32 bytes"),

@@ -60,11 +60,8 @@ fn number_behind(text: &str, words: &str) -> u64 {
 
 /// What stands in backticks, a command.
 fn command_in<'a>(text: &'a str, beginning: &str) -> &'a str {
-    let commands = text.split('`').skip(1).step_by(2);
-    commands
-        .filter(|command| command.starts_with(beginning))
-        .next()
-        .unwrap_or_else(|| panic!("{beginning} in {text}"))
+    let mut commands = text.split('`').skip(1).step_by(2);
+    commands.find(|command| command.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning} in {text}"))
 }
 
 /// Has a shell run a command of a message.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::support::netns::{ip, setting};
 use super::support::{Launch, PATIENCE, Server, private_network};
-use super::{cured, number_behind, warned};
+use super::{command_in, cured, number_behind, shell, warned};
 
 #[test]
 #[ignore = "needs root"]
@@ -169,5 +169,23 @@ fn what_can_not_be_sent() {
         socket.recv_from(&mut [0; 100]).expect("with a route it is answered");
         let end = server.stop();
         assert_eq!(end.counter("udp_send_unreachable"), 1);
+
+        // an IPv4 address that is ours only as long as it is asked
+        ip("route add local 198.51.100.0/24 dev lo");
+        let server = Launch::new(&["--udp", "0.0.0.0:1234"]).ready();
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        server.pause();
+        socket.send_to(b"a datagram", "198.51.100.7:1234").expect("send");
+        ip("route del local 198.51.100.0/24 dev lo");
+        server.resume();
+        let is_told = |lines: &[String]| lines.iter().any(|line| line.contains("(udp_send_bad_source)"));
+        assert!(server.log.wait_for(PATIENCE, is_told), "{:?}", server.log.all());
+        let told =
+            server.log.all().into_iter().find(|line| line.contains("bad_source")).expect("it was told");
+        shell(&command_in(&told, "ip route add local").replace("PREFIX", "198.51.100.0/24"));
+        socket.send_to(b"a datagram", "198.51.100.7:1234").expect("send");
+        socket.recv_from(&mut [0; 100]).expect("with the route it is answered");
+        assert_eq!(server.stop().counter("udp_send_bad_source"), 1);
     });
 }

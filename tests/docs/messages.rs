@@ -14,6 +14,9 @@ use super::ROOT;
 
 const DOCUMENT: &str = "docs/troubleshooting.md";
 
+/// Where each message has a test that follows its advice, or a reason why there is none.
+const CURES: &str = "tests/docs/cures.txt";
+
 /// Words before parentheses whose text no user sees.
 const FOR_DEVELOPERS: [&str; 8] =
     ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
@@ -38,6 +41,8 @@ pub fn complaints() -> Vec<String> {
         .filter(|(name, _)| !document.contains(name))
         .map(|(name, _)| format!("src/stats.rs: {DOCUMENT} does not tell what {name} counts"))
         .collect();
+    let cures = fs::read_to_string(format!("{ROOT}/{CURES}")).expect(CURES);
+    let mut cures: Vec<Cure> = cures.lines().filter_map(Cure::read).collect();
     let mut sources = Vec::new();
     collect(Path::new(ROOT).join("src").as_path(), &mut sources);
     sources.sort();
@@ -50,13 +55,41 @@ pub fn complaints() -> Vec<String> {
         let tokens: TokenStream = text.parse().expect("the source is Rust");
         let mut texts = Vec::new();
         walk(tokens, &mut texts);
-        for words in texts.iter().flat_map(|text| fragments(text)) {
-            if !document.contains(&words) {
+        for fragments in texts.iter().map(|text| fragments(text)).filter(|fragments| !fragments.is_empty()) {
+            for words in fragments.iter().filter(|words| !document.contains(*words)) {
                 complaints.push(format!("{path}: {DOCUMENT} does not tell what to do about: {words}"));
             }
+            let message = fragments.join(" … ");
+            let mut known = cures.iter_mut().filter(|cure| message.contains(&cure.words)).peekable();
+            if known.peek().is_none() {
+                complaints.push(format!("{path}: {CURES} has no test, and no reason, for: {message}"));
+            }
+            known.for_each(|cure| cure.is_used = true);
         }
     }
+    let unused = cures.iter().filter(|cure| !cure.is_used);
+    complaints.extend(unused.map(|cure| format!("{CURES}: nobody says: {}", cure.words)));
     complaints
+}
+
+/// A line of [`CURES`]: words of a message, and behind an arrow a test in backticks or `nothing:` with a reason.
+/// tests/promise.rs looks whether the tests exist.
+struct Cure {
+    words: String,
+    is_used: bool,
+}
+
+impl Cure {
+    /// `None` for an empty line, or a comment.
+    fn read(line: &str) -> Option<Self> {
+        if line.trim().is_empty() || line.starts_with('#') {
+            return None;
+        }
+        let (words, cure) = line.split_once(" => ").unwrap_or_else(|| panic!("{CURES}: no arrow: {line}"));
+        let is_reason = cure.strip_prefix("nothing: ").is_some_and(|reason| reason.split(' ').count() > 2);
+        assert!(is_reason || (cure.starts_with('`') && cure.contains("::")), "{CURES}: {line}");
+        Some(Self { words: plain(words), is_used: false })
+    }
 }
 
 fn collect(directory: &Path, sources: &mut Vec<PathBuf>) {

@@ -236,9 +236,8 @@ fn name(mode: impl clap::ValueEnum) -> String {
 fn nobodys() -> Nobodys {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     Nobodys::of(interfaces.filter_map(|interface| {
-        let [address, mask] =
-            [interface.address?, interface.netmask?].map(|addr| addr.as_sockaddr_in().map(|addr| addr.ip()));
-        Ipv4Net::with_netmask(address?, mask?).ok()
+        let (address, mask) = (interface.address?, interface.netmask?);
+        Ipv4Net::with_netmask(address.as_sockaddr_in()?.ip(), mask.as_sockaddr_in()?.ip()).ok()
     }))
 }
 
