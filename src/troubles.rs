@@ -129,7 +129,11 @@ const TROUBLES: [Trouble; 31] = [
         "a reply could not leave from the address that was asked and was dropped (udp_send_bad_source): an IPv4 \
          prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
     ),
-    (|now| now.udp_send_unreachable, "there was no route for a reply, it was dropped (udp_send_unreachable)"),
+    (
+        |now| now.udp_send_unreachable,
+        "there was no route for a reply, it was dropped (udp_send_unreachable): `ip route get CLIENT from ADDRESS` shows \
+         why, and an IPv4 prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
+    ),
     (
         |now| now.udp_send_forbidden,
         "a filter forbade a reply, it was dropped (udp_send_forbidden): see nftables, iptables, tc and cgroup filters",

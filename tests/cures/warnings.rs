@@ -1,6 +1,7 @@
 //! What the server warns of, at its start and while it serves.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use super::support::netns::{ip, setting};
@@ -163,7 +164,15 @@ fn what_can_not_be_sent() {
         let words = "there was no route for a reply, it was dropped (udp_send_unreachable)";
         let is_told = |lines: &[String]| lines.iter().any(|line| line.contains(words));
         assert!(server.log.wait_for(PATIENCE, is_told), "{:?}", server.log.all());
+        let told = server.log.all().into_iter().find(|line| line.contains(words)).expect("it was told");
+        let ask =
+            command_in(&told, "ip route get").replace("CLIENT", "192.0.2.1").replace("ADDRESS", "127.0.0.1");
+        assert!(
+            !Command::new("sh").args(["-c", &ask]).status().expect("run a shell").success(),
+            "{ask} shows why"
+        );
         ip("address add 192.0.2.1/32 dev lo");
+        shell(&ask);
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.send_to(b"a datagram", "127.0.0.1:1234").expect("send");
         socket.recv_from(&mut [0; 100]).expect("with a route it is answered");
@@ -179,13 +188,13 @@ fn what_can_not_be_sent() {
         socket.send_to(b"a datagram", "198.51.100.7:1234").expect("send");
         ip("route del local 198.51.100.0/24 dev lo");
         server.resume();
-        let is_told = |lines: &[String]| lines.iter().any(|line| line.contains("(udp_send_bad_source)"));
+        let is_told = |lines: &[String]| lines.iter().any(|line| line.contains("(udp_send_unreachable)"));
         assert!(server.log.wait_for(PATIENCE, is_told), "{:?}", server.log.all());
         let told =
-            server.log.all().into_iter().find(|line| line.contains("bad_source")).expect("it was told");
+            server.log.all().into_iter().find(|line| line.contains("unreachable)")).expect("it was told");
         shell(&command_in(&told, "ip route add local").replace("PREFIX", "198.51.100.0/24"));
         socket.send_to(b"a datagram", "198.51.100.7:1234").expect("send");
         socket.recv_from(&mut [0; 100]).expect("with the route it is answered");
-        assert_eq!(server.stop().counter("udp_send_bad_source"), 1);
+        assert_eq!(server.stop().counter("udp_send_unreachable"), 1);
     });
 }
