@@ -64,6 +64,16 @@ fn values_of_blaster() {
 }
 
 #[test]
+fn lists_have_spaces_behind_their_commas_or_not() {
+    for list in
+        ["--size=64,\u{a0}512", "--steps=1k:1s,\u{a0}2k:1s", "--fail-if=ok>1,\u{a0}lost>2", "--size=64,512"]
+    {
+        let text = complaint(&format!("udp 127.0.0.1:9 {list} --flows 0"));
+        assert!(text.contains("at least 1 is wanted"), "{list}: {text}");
+    }
+}
+
+#[test]
 fn conditions_of_blaster() {
     for (wrong, words, right) in [
         ("p99", "is not NAME>VALUE (or >=, <, <=)", "p99>1ms"),

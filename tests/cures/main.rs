@@ -2,6 +2,7 @@
 //! and addresses are taken out of the message where it names some. `tests/docs/cures.txt` lists the messages with their tests,
 //! and those for which there is nothing to do.
 
+mod check;
 mod command_lines;
 #[path = "../support/mod.rs"]
 mod support;
