@@ -370,18 +370,28 @@ fn what_a_report_is_written_to_stays_what_it_is() {
         run(&file);
         assert!(fs::metadata(&file).unwrap().nlink() == 2 && is_report(&other));
 
+        // the longest name that there may be
+        let long = "x".repeat(255);
+        run(Path::new(&long));
+        assert!(is_report(&scratch.0.join(&long)));
+        fs::remove_file(scratch.0.join(&long)).unwrap();
+
         run(Path::new("/dev/null"));
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
         let output = run(Path::new("/dev/stdout"));
         assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
-        // what a shell has redirected is appended to
+        // what a shell has redirected goes on, whatever comes before the report and behind it
         let log = scratch.0.join("log");
-        let script = format!("echo before; $BLASTER udp {} --count 10 --json /dev/stdout", server.addr);
+        let script =
+            format!("echo before; $BLASTER udp {} --count 10 --json /dev/stdout; echo after", server.addr);
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env("BLASTER", BLASTER).stdout(fs::File::create(&log).unwrap());
         assert!(command.status().unwrap().success());
         let text = fs::read_to_string(&log).unwrap();
-        assert!(text.starts_with("before\n") && text.contains("\"blaster-report\""), "{text}");
+        assert!(text.starts_with("before\n") && text.ends_with("after\n"), "{text}");
+        let (from, to) = (text.find("{\n").unwrap(), text.rfind("}\n").unwrap());
+        assert!(serde_json::from_str::<Value>(&text[from..=to]).is_ok(), "{text}");
+        assert!(text.contains("  ok                        10"), "{text}");
 
         let fifo = scratch.0.join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

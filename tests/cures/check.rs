@@ -103,7 +103,7 @@ fn descriptors_that_are_refused() {
         });
         let reusing = || {
             bound(SockType::Datagram, HERE, |socket| {
-                setsockopt(socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR")
+                setsockopt(socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
             })
         };
         refused_and_cured(

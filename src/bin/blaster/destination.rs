@@ -3,9 +3,11 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::process;
+
+use rand::random;
 
 /// What a path leads to.
 pub(crate) enum Destination {
@@ -26,9 +28,17 @@ impl Destination {
     ) -> io::Result<Self> {
         let mut write = OpenOptions::new();
         write.write(true);
-        let Some(path) = behind_links(path)? else {
+        let path = match behind_links(path)? {
+            Behind::File(path) => path,
+            // the very same, with what was written to it before: what is opened anew would begin anew
+            Behind::Descriptor(1) => {
+                return Ok(Self::Stream(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
+            }
+            Behind::Descriptor(2) => {
+                return Ok(Self::Stream(File::from(io::stderr().as_fd().try_clone_to_owned()?)));
+            }
             // what is there already, of a log for instance, is not ours
-            return Ok(Self::Stream(open(OpenOptions::new().append(true), path)?));
+            Behind::Descriptor(_) => return Ok(Self::Stream(open(OpenOptions::new().append(true), path)?)),
         };
         let before = match fs::metadata(&path) {
             Ok(metadata) if !metadata.is_file() => return Ok(Self::Stream(open(&write, &path)?)),
@@ -108,23 +118,27 @@ fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o666).open(path)
 }
 
-/// A name in the same directory that nobody else uses.
+/// A name in the same directory that nobody else uses, and that is never too long.
 fn beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".blaster-{}", process::id()));
-    path.with_file_name(name)
+    path.with_file_name(format!(".blaster-{:016x}", random::<u64>()))
 }
 
-/// What `path` means when its last part is a link, which stays. `None`: a descriptor of ours, by a name that the kernel
-/// keeps for it (proc(5)).
-fn behind_links(path: &Path) -> io::Result<Option<PathBuf>> {
+/// What a path leads to.
+enum Behind {
+    /// A file, or what is none, by its own name.
+    File(PathBuf),
+    /// A descriptor of ours, by a name that the kernel keeps for it (proc(5)).
+    Descriptor(u32),
+}
+
+/// What `path` means when its last part is a link, which stays.
+fn behind_links(path: &Path) -> io::Result<Behind> {
     /// As many as the kernel follows.
     const LINKS_MAX: u32 = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
-            return Ok(Some(path));
+            return Ok(Behind::File(path));
         }
         let directory = match path.parent() {
             Some(directory) if directory != Path::new("") => directory,
@@ -132,7 +146,9 @@ fn behind_links(path: &Path) -> io::Result<Option<PathBuf>> {
         };
         let directory = directory.canonicalize()?;
         if directory.starts_with("/proc") {
-            return Ok(None);
+            let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let is_ours = Path::new("/proc/self/fd").canonicalize().is_ok_and(|ours| ours == directory);
+            return Ok(Behind::Descriptor(number.filter(|_| is_ours).unwrap_or(u32::MAX)));
         }
         path = directory.join(fs::read_link(&path)?);
     }
