@@ -280,6 +280,7 @@ fn values_of_the_server() {
             ("--workers", "0", "must be a number from 1 to 4096, or `auto`", &["1", "auto"][..]),
             ("--busy-poll", "2ms", "must be at most 1ms", &["1ms"]),
             ("--stats-interval", "1ms", "must be at least 10ms", &["10ms"]),
+            ("--tcp-keepalive", "1ms", "must be at least 1s and at most 9h, or 0s", &["1s", "0s"]),
             ("--idle-timeout", "1ms", "must be at least 10ms, or 0s", &["10ms", "0s"]),
             ("--drain-timeout", "101years", "must be at most 100 years", &["100years"]),
         ] {
@@ -287,6 +288,16 @@ fn values_of_the_server() {
             for right in rights {
                 cured(with(option, right), words);
             }
+        }
+        let both = |keepalive, timeout| {
+            let options =
+                ["--listen", "127.0.0.1:0", "--tcp-keepalive", keepalive, "--tcp-user-timeout", timeout];
+            Launch::new(&options)
+        };
+        let words = "is not shorter than --tcp-user-timeout";
+        refused(both("3min", "2min"), words);
+        for (keepalive, timeout) in [("1min", "2min"), ("3min", "4min"), ("3min", "0s")] {
+            cured(both(keepalive, timeout), words);
         }
         // the variable that a value comes from is named
         let variable = |value| Launch::new(&["--listen", "127.0.0.1:0"]).env("TUBULAR_ECHO_WORKERS", value);

@@ -3,7 +3,7 @@
 use std::net::{TcpListener, UdpSocket};
 
 use super::support::netns::{ip, setting};
-use super::support::{Launch, Server, bounded, private_network};
+use super::support::{Launch, Server, bounded, private_network, until};
 use super::{blaster, command_in, cured, number_behind, refused, shell, stderr};
 
 #[test]
@@ -46,6 +46,7 @@ fn an_address_that_is_not_here() {
         let text = refused(Launch::new(&["--listen", "[2001:db8::7]:7"]), "it is no address of this host");
         let command = command_in(&text, "ip address add").replace("ADDR", "2001:db8::7");
         shell(&command);
+        until("the address is no longer tentative", || shell("ip -6 address show tentative").is_empty());
         cured(Launch::new(&["--listen", "[2001:db8::7]:7"]), "no address");
         // of the interfaces there is but loopback, number 1
         ip("address add fe80::1/64 dev lo nodad");
