@@ -289,6 +289,10 @@ fn values_of_the_server() {
                 cured(with(option, right), words);
             }
         }
+        let text =
+            refused(with("--reply-ports-except", "0"), "is neither a port (1-65535) nor a range of them");
+        let (_, example) = text.split_once("as in ").expect("an example");
+        cured(with("--reply-ports-except", example.trim()), "neither a port");
         let both = |keepalive, timeout| {
             let options =
                 ["--listen", "127.0.0.1:0", "--tcp-keepalive", keepalive, "--tcp-user-timeout", timeout];

@@ -34,6 +34,14 @@ fn at_the_start() {
         let all = number_behind(&text, "WARN") + kept;
         cured(launch().env("FDSTORE", &all.to_string()), "survive a restart");
 
+        let launch = || Launch::new(&["--listen", "127.0.0.1:40000"]);
+        let words = "is one that clients have, too";
+        assert!(warned(launch(), words).contains("choose another one, or reserve it on every host"));
+        setting("ipv4/ip_local_reserved_ports", "40000");
+        cured(launch(), words);
+        setting("ipv4/ip_local_reserved_ports", "");
+        cured(Launch::new(&["--listen", "127.0.0.1:1234"]), words);
+
         setting("ipv6/conf/lo/disable_ipv6", "1");
         warned(Launch::new::<&str>(&[]), "not serving [::1]:1234");
         setting("ipv6/conf/lo/disable_ipv6", "0");
