@@ -160,10 +160,10 @@ pub enum ServerError {
     Budget(#[from] BudgetError),
     /// There are too many threads.
     #[error(
-        "cannot start a worker's thread: {0}; allow more threads or memory (TasksMax= in a unit, `ulimit -u`, `ulimit -v`) \
-         or lower --workers"
+        "cannot start a thread ({0}): {1}; allow more threads or memory (TasksMax= in a unit, `ulimit -u`, `ulimit -v`) or \
+         lower --workers"
     )]
-    Thread(io::Error),
+    Thread(&'static str, io::Error),
     /// Something that every process may do was refused.
     #[error("cannot {step}: {error}")]
     System {
@@ -323,7 +323,7 @@ fn listen_for_signals(
         .name("signals".into())
         .stack_size(SIGNALS_STACK_BYTES)
         .spawn(listen)
-        .map_err(system("start the thread that waits for signals"))?;
+        .map_err(|error| ServerError::Thread("signals", error))?;
     Ok(Begun(begun))
 }
 
@@ -582,7 +582,10 @@ fn start_worker(
             Err(error) => Event::Failed(index, error),
         });
     };
-    thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(ServerError::Thread)?;
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(body)
+        .map_err(|error| ServerError::Thread("worker", error))?;
     Ok(handle)
 }
 

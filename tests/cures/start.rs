@@ -128,7 +128,7 @@ fn too_much_of_it() {
         cured(launch("2", "1000"), "reply sockets");
         // no thread more for this user: as many as allowed are there with the first
         let launch = || Launch::new(&["--listen", "127.0.0.1:0", "--workers", "8"]).unprivileged();
-        let text = refused(launch().limit(libc::RLIMIT_NPROC, 1), "cannot start a worker's thread");
+        let text = refused(launch().limit(libc::RLIMIT_NPROC, 1), "cannot start a thread");
         assert!(text.contains("`ulimit -u`"), "{text}");
         cured(launch(), "thread");
         for (limit, flag) in [(libc::RLIMIT_AS, "-v"), (libc::RLIMIT_DATA, "-d")] {
