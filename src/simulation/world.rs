@@ -477,10 +477,8 @@ impl World {
         assert_eq!(now.tcp_open, tcp.accepted - tcp.closed, "connections open");
         assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
         // by error: where the kernel can't say when there is room, nobody waits for it
-        let given_up = now.tcp_closed_stalled
-            + now.tcp_closed_idle
-            + now.tcp_closed_prefix_limit
-            + now.tcp_closed_error;
+        let given_up =
+            now.tcp_closed_stalled + now.tcp_closed_idle + now.tcp_closed_prefix_limit + now.tcp_closed_error;
         // one that is given up may break, or have its last byte sent, meanwhile
         assert!(given_up >= tcp.given_up, "{} connections were not served to their end: {now}", tcp.given_up);
         let causes = now.entries().filter(|(name, _)| name.starts_with("tcp_closed_"));

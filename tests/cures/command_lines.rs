@@ -259,11 +259,14 @@ fn addresses_of_the_server() {
         let address = found.split_whitespace().next().expect("an address");
         let address = if address.contains(':') { format!("[{address}]:7") } else { format!("{address}:7") };
         cured(Launch::new(&["--listen", &address]), "say ");
-        // the number that `ip -6 address` shows
-        let text = refused(Launch::new(&["--listen", "[::1%nosuch]:7"]), "of an interface");
-        assert!(text.contains("say [::1%"), "{text}");
-        super::shell(super::command_in(&text, "ip -6 address"));
-        cured(Launch::new(&["--listen", "[::1%1]:7"]), "of an interface");
+        // a name that `ip -6 address` shows
+        for wrong in ["[::1%]:7", "[::1%a/b]:7"] {
+            let text = refused(Launch::new(&["--listen", wrong]), "of an interface");
+            assert!(text.contains("say [::1"), "{text}");
+            let shown = super::shell(super::command_in(&text, "ip -6 address"));
+            assert!(shown.contains("1: lo:"), "{shown}");
+        }
+        cured(Launch::new(&["--listen", "[::1%lo]:7"]), "of an interface");
         let twice = ["--listen", "127.0.0.1:7", "--tcp", "127.0.0.1:7"];
         refused(Launch::new(&twice), "named twice for the same protocol; name each address once");
         cured(Launch::new(&twice[..2]), "named twice");
