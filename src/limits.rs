@@ -316,6 +316,48 @@ mod tests {
         }
     }
 
+    /// Sources that have a set to themselves and more than it has places: one more than [`WAYS`].
+    fn sources_of_one_set(prefixes: &PrefixRates) -> Vec<IpAddr> {
+        let set = |ip: IpAddr| prefixes.key.of_word(rate_prefix(ip)) as usize % SETS;
+        let all = (0..1_000_000).map(|number: u32| IpAddr::from(Ipv4Addr::from_bits((number + 1) << 8)));
+        let wanted = set(ip("192.0.2.1"));
+        all.filter(|&ip| set(ip) == wanted).take(WAYS + 1).collect()
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_who_has_the_least_ahead_and_what_that_has() {
+        let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));
+        let sources = sources_of_one_set(&prefixes);
+        let newcomer = sources[WAYS];
+        // a tenth, a fifth, …: the second has the least
+        for (place, taken) in [(0, 100), (1, 10), (2, 80), (3, 50)] {
+            assert!(prefixes.take(sources[place], taken, SECOND_NS));
+        }
+        assert_eq!(answered(|| prefixes.take(newcomer, 1, SECOND_NS)), 90, "it has what the second had");
+        for (place, left) in [(0, 0), (2, 20), (3, 50)] {
+            assert_eq!(
+                answered(|| prefixes.take(sources[place], 1, SECOND_NS)),
+                left,
+                "{place} was not forgotten"
+            );
+        }
+    }
+
+    #[test]
+    fn sources_that_fit_know_nothing_of_each_other() {
+        const SOURCES: u32 = 5000;
+        let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));
+        let each = |round: &mut dyn FnMut(IpAddr) -> bool| {
+            let all = (0..SOURCES).map(|number| IpAddr::from(Ipv4Addr::from_bits((number + 1) << 8)));
+            all.filter(|&ip| round(ip)).count()
+        };
+        // of 5,000 in 16,384 sets of 4 next to none share a full one
+        let first = each(&mut |ip| prefixes.take(ip, 100, SECOND_NS));
+        assert!(first > SOURCES as usize * 99 / 100, "{first} were answered");
+        let second = each(&mut |ip| prefixes.take(ip, 1, SECOND_NS));
+        assert!(second < SOURCES as usize / 100, "{second} had more than their share");
+    }
+
     #[test]
     fn a_spray_of_sources_makes_no_room_for_one() {
         let mut prefixes = PrefixRates::new(rate(100, PREFIX_BURST));

@@ -267,6 +267,45 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_that_goes_leaves_its_place_to_the_next() {
+        let pair = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let pairs = Pairs::new(4);
+        for port in 1..=1000 {
+            assert!(pairs.insert(pair(port)), "no room for {port}");
+            assert!(pairs.contains(pair(port)));
+            pairs.remove(pair(port));
+            assert!(!pairs.contains(pair(port)), "{port} is left");
+        }
+        assert!(pairs.users().by_pair.is_empty());
+    }
+
+    #[test]
+    fn what_finds_no_place_is_not_in() {
+        let pair = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let pairs = Pairs::new(4);
+        let inserted: Vec<_> = (1..=100).filter(|&port| pairs.insert(pair(port))).collect();
+        assert_eq!(inserted, [1, 2, 3, 4], "as many as announced");
+        assert!(!(5..=100).any(|port| pairs.contains(pair(port))));
+        pairs.remove(pair(5));
+        assert!((1..=4).all(|port| pairs.contains(pair(port))), "who was refused has nothing to take away");
+    }
+
+    #[test]
+    fn lately_are_the_last_ones_and_a_newer_one_takes_the_place() {
+        let pair = |number: u32| SocketAddr::from((number.to_be_bytes(), 40_000));
+        let lately = Lately::default();
+        assert!(!lately.contains(pair(1)));
+        (1..=100).for_each(|number| lately.insert(pair(number)));
+        let kept = (1..=100).filter(|&number| lately.contains(pair(number))).count();
+        assert!(kept > 80, "{kept} of 100 in {LATELY} places");
+        assert!(!(101..=10_000).any(|number| lately.contains(pair(number))), "nobody else is");
+        (101..=100_000).for_each(|number| lately.insert(pair(number)));
+        assert!(lately.contains(pair(100_000)), "the last one always is");
+        assert!(!(1..=100).any(|number| lately.contains(pair(number))), "100,000 pushed all out");
+        assert!(!lately.contains(SocketAddr::new(pair(100_000).ip(), 40_001)), "the port counts");
+    }
+
+    #[test]
     fn any_number_of_workers_may_use_a_pair() {
         let pairs = Pairs::new(1);
         let pair: SocketAddr = "127.0.0.1:9".parse().unwrap();

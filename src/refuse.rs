@@ -311,6 +311,83 @@ mod tests {
     }
 
     #[test]
+    fn only_other_pairs_on_a_port_like_a_clients_are_remembered() {
+        let rules = rules();
+        let peer = "192.0.2.1:50000".parse().unwrap();
+        for (origdst, remembered) in
+            [("127.0.0.2:40000", true), ("127.0.0.1:40000", false), ("127.0.0.2:1234", false)]
+        {
+            let origdst = origdst.parse().unwrap();
+            assert_eq!(rules.refuse(&Flow { peer, origdst }), None);
+            assert_eq!(rules.answered.contains(origdst), remembered, "{origdst} takes a place");
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_the_counter_of_its_name_and_no_other() {
+        for refusal in [
+            Refusal::SystemPort,
+            Refusal::BadSource,
+            Refusal::BadDestination,
+            Refusal::OwnPair,
+            Refusal::OwnPort,
+            Refusal::HopLimit,
+            Refusal::ReflectorPort,
+            Refusal::PrefixRate,
+            Refusal::ReplyRate,
+        ] {
+            let counters = Traffic::default();
+            refusal.counter(&counters).add(3);
+            let counted: Vec<_> = counters.entries().filter(|entry| entry.value > 0).collect();
+            let name: String = format!("{refusal:?}")
+                .chars()
+                .flat_map(|c| c.is_uppercase().then_some('_').into_iter().chain(c.to_lowercase()))
+                .collect();
+            assert_eq!(counted.len(), 1);
+            assert_eq!((counted[0].name, counted[0].value), (&*format!("udp_refused{name}"), 3));
+        }
+    }
+
+    #[test]
+    fn what_came_to_the_open_internet_unasked_is_told() {
+        let flow = |origdst: &str| Flow {
+            peer: "192.0.2.1:5000".parse().unwrap(),
+            origdst: origdst.parse().unwrap(),
+        };
+        for (origdst, exposed) in [
+            ("8.8.8.8:1234", true),
+            ("127.0.0.1:1234", false),
+            ("[2600::1]:1234", true),
+            ("[::1]:1234", false),
+        ] {
+            assert_eq!(rules().is_exposed(&flow(origdst)), exposed, "{origdst}");
+            assert!(!rules().public().is_exposed(&flow(origdst)), "{origdst}: on purpose");
+        }
+    }
+
+    #[test]
+    fn both_rates_are_told_apart_and_each_turn_has_its_own_time() {
+        let flow = |ip: u8| Flow {
+            peer: SocketAddr::from(([192, 0, ip, 1], 5000)),
+            origdst: "127.0.0.1:1234".parse().unwrap(),
+        };
+        let rates = Rates { per_prefix: NonZeroU32::new(1), replies: NonZeroU32::new(20) };
+        let mut gate = Gate::new(rules(), rates);
+        assert_eq!(gate.refuse(&flow(1), 1), None);
+        assert_eq!(gate.refuse(&flow(1), 1), Some(Refusal::PrefixRate));
+        assert_eq!(gate.refuse(&flow(2), 1), None);
+        assert_eq!(gate.refuse(&flow(3), 1), Some(Refusal::ReplyRate), "two at once");
+        // the clock was read for the turn; the next one reads it again
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(60) {
+            std::thread::yield_now();
+        }
+        assert_eq!(gate.refuse(&flow(4), 1), Some(Refusal::ReplyRate));
+        gate.end_turn();
+        assert_eq!(gate.refuse(&flow(5), 1), None);
+    }
+
+    #[test]
     fn on_the_internet_ports_that_reflect_are_not_answered() {
         assert!(REFLECTOR_PORTS.is_sorted());
         assert!(

@@ -191,6 +191,44 @@ mod tests {
     }
 
     #[test]
+    fn each_errno_has_its_meaning() {
+        let each = |errnos: &[i32], of: fn(Errno) -> Receive, wanted: Receive| {
+            for &errno in errnos {
+                assert_eq!(of(Errno(errno)), wanted, "{}", Errno(errno));
+            }
+        };
+        let of_datagrams = |errno| of_datagrams(errno, Stage::Serving);
+        let of_accept = |errno| of_accept(errno, Stage::Serving);
+        let broken = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT];
+        each(&[libc::ENOBUFS], of_datagrams, Receive::Starved);
+        each(&[libc::ECANCELED], of_datagrams, Receive::Cancelled);
+        each(&broken, of_datagrams, Receive::Fatal);
+        each(&[libc::ECANCELED], of_accept, Receive::Cancelled);
+        each(&broken, of_accept, Receive::Fatal);
+        each(&[libc::EAGAIN], of_stream, Receive::Dry);
+        each(&[libc::EINTR], of_stream, Receive::Rearm);
+        each(&[libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH], of_stream, Receive::Reset);
+    }
+
+    #[test]
+    fn each_errno_of_a_reply_has_its_counter() {
+        let each = |errnos: &[i32], wanted: Send| {
+            for &errno in errnos {
+                assert_eq!(of_reply(Errno(errno), false), wanted, "{}", Errno(errno));
+            }
+        };
+        each(&[libc::EAGAIN], Send::Wait);
+        each(&[libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENETDOWN, libc::EHOSTDOWN], Send::Unreachable);
+        each(&[libc::ECONNREFUSED], Send::Unreachable);
+        each(&[libc::EPERM, libc::EACCES], Send::Forbidden);
+        each(&[libc::EINVAL, libc::EADDRNOTAVAIL], Send::BadSource);
+        each(&[libc::EMSGSIZE, libc::EIO, libc::ENOBUFS, libc::ENOMEM], Send::Drop);
+        for errno in [libc::EINTR, libc::ENOMEM, libc::ENOBUFS] {
+            assert_eq!(of_stream_send(Errno(errno)), StreamSend::Again, "{errno}");
+        }
+    }
+
+    #[test]
     fn an_accept_waits_for_what_is_short_and_for_nothing_else() {
         for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
             assert_eq!(of_accept(Errno(errno), Stage::Serving), Receive::Starved, "{errno}");
