@@ -13,6 +13,7 @@
 //! peer.rs      the other end of a connection            scene.rs    what a world is furnished with
 //! streams.rs   streams inside the process
 //! chance.rs    dice, and how often what goes wrong      content.rs  bytes that say which they are
+//! ledger.rs    what each counter has to say
 //! abi.rs       raw memory, read as the kernel does
 //! ```
 //!
@@ -32,6 +33,7 @@ mod buffers;
 mod chance;
 mod content;
 mod kernel;
+mod ledger;
 mod peer;
 mod scene;
 mod streams;

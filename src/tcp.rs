@@ -46,11 +46,20 @@ use crate::sys;
 use crate::verdict::{self, Stage, StreamSend};
 
 /// Receive buffers of all connections together: large messages whole, small ones side by side, and all
-/// of it in the cache.
-const BUFFERS: BufferConfig = BufferConfig { group: 0, count: 16, buffer_bytes: 64 << 10, incremental: true };
+/// of it in the cache. So few in tests that they run out.
+const BUFFERS: BufferConfig = BufferConfig {
+    group: 0,
+    count: if cfg!(test) { 2 } else { 16 },
+    buffer_bytes: 64 << 10,
+    incremental: true,
+};
 /// The same where a buffer is used up by one receive, however short.
-const WHOLE_BUFFERS: BufferConfig =
-    BufferConfig { group: 0, count: 128, buffer_bytes: 32 << 10, incremental: false };
+const WHOLE_BUFFERS: BufferConfig = BufferConfig {
+    group: 0,
+    count: if cfg!(test) { 8 } else { 128 },
+    buffer_bytes: 32 << 10,
+    incremental: false,
+};
 /// A receive of more bytes shows a peer that streams.
 const STREAMING_BYTES: u32 = 16 << 10;
 /// What such a peer's receives are limited to. The next one begins when all of it is out, so that no more
@@ -769,5 +778,17 @@ impl Tcp {
             connection.listed = true;
             self.listed.push(file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_room_for_what_is_accepted_beyond_the_limit() {
+        assert_eq!(Tcp::files(100, 0, false), 100);
+        assert_eq!(Tcp::files(100, 3, true), 103);
+        assert_eq!(Tcp::files(100, 3, false), 100 + 3 * (LISTEN_BACKLOG as usize + 1));
     }
 }

@@ -13,7 +13,7 @@ fn as_test(name: &str) -> Option<(&str, &str)> {
     let (module, test) = name.rsplit_once("::")?;
     let is_name =
         |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c));
-    (is_name(module) && is_name(test)).then_some((module, test))
+    (!module.is_empty() && is_name(module) && is_name(test)).then_some((module, test))
 }
 
 /// The files that a test program or a module consists of.

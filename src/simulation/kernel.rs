@@ -11,6 +11,7 @@ use io_uring::opcode;
 use super::abi::{self, F_MORE, FIXED_FILE, Message, SKIP_SUCCESS, Sqe};
 use super::buffers::Group;
 use super::chance::{Chance, Faults, Persistent};
+use super::ledger::Ledger;
 use crate::ring::RingConfig;
 
 /// Turns in a row that brought nothing to anybody: the process spins.
@@ -91,6 +92,7 @@ pub(crate) struct Kernel {
     pub(super) now: Duration,
     /// The worker has shown that everything works.
     pub(super) started: bool,
+    pub(super) ledger: Ledger,
     /// Completions, and turns.
     pub(super) steps: u64,
     queued: VecDeque<Operation>,
@@ -133,6 +135,7 @@ impl Kernel {
             faults,
             now: Duration::ZERO,
             started: false,
+            ledger: Ledger::default(),
             steps: 0,
             queued: VecDeque::new(),
             queue_room,
@@ -174,6 +177,7 @@ impl Kernel {
         let object = if fd < 0 {
             None
         } else if self.chance.happens(self.faults.bind) && matches!(self.fds[&fd], Object::Reply(_)) {
+            self.ledger.count("udp_reply_socket_no_memory", 1);
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         } else {
             Some(self.fds[&fd])
@@ -181,6 +185,7 @@ impl Kernel {
         let queued = self.queued.iter().any(|queued| is_fixed(&queued.sqe) && queued.sqe.fd == file as i32);
         assert!(!queued, "file {file} changes under an operation that is queued for it");
         self.files[file] = object;
+        self.ledger.count("udp_reply_sockets_made", matches!(object, Some(Object::Reply(_))).into());
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub(super) type Flow = (SocketAddr, SocketAddr, usize, Expected, Option<i32>);
 
 /// The furniture, and how lively it is.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Scene {
     pub(super) udp: Vec<Endpoint>,
     pub(super) tcp: Vec<Endpoint>,
@@ -54,6 +55,8 @@ pub(super) struct Scene {
     pub(super) drain_timeout: Duration,
     /// The worker is told to end while there is still work.
     pub(super) drain_early: bool,
+    /// When all is quiet time goes on for a while, so that what comes with time comes.
+    pub(super) lingers: bool,
     /// Some peers never leave, so that the drain ends at its deadline.
     pub(super) cuts: bool,
     /// And send buffers that are full stay full.
@@ -97,6 +100,7 @@ impl Scene {
             busy_poll: chance.pick(&[Duration::ZERO, Duration::from_micros(20)]),
             drain_timeout: Duration::from_mins(1),
             drain_early: chance.one_in(3),
+            lingers: chance.one_in(4),
             cuts: chance.one_in(6),
             stuck: chance.one_in(2),
             unanswered: 0,
@@ -130,17 +134,35 @@ fn draw_flows(chance: &mut Chance, sockets: &[Endpoint]) -> Vec<Flow> {
         } else {
             (format!("[2001:db8::7]:{}", 40_000 + number), format!("[2001:db8::{}]:{port}", number % 2))
         };
-        let (mut peer, origdst): (SocketAddr, SocketAddr) =
+        let (mut peer, mut origdst): (SocketAddr, SocketAddr) =
             (peer.parse().expect("an address"), origdst.parse().expect("an address"));
-        let mut expected = Expected::Refused;
-        match chance.below(20) {
-            0 => peer.set_port(7 + number as u16),
-            1 => peer.set_ip([224, 0, 0, 1].into()),
-            2..6 => {
-                peer.set_port(CLIENT_LIKE_PORT);
-                expected = Expected::Echoed;
-            }
-            _ => expected = Expected::Echoed,
+        let mut expected = Expected::Echoed;
+        if chance.one_in(5) {
+            peer.set_port(CLIENT_LIKE_PORT);
+        } else if chance.one_in(8) {
+            let many = if bound.is_ipv4() { "224.0.0.1" } else { "ff02::1" }.parse().expect("an address");
+            let counter = match chance.below(4) {
+                0 => {
+                    peer.set_port(7 + number as u16);
+                    "udp_refused_system_port"
+                }
+                1 => {
+                    peer.set_ip(many);
+                    "udp_refused_bad_source"
+                }
+                2 => {
+                    origdst.set_ip(many);
+                    "udp_refused_bad_destination"
+                }
+                // another one of us, or we ourselves, where no client has that port
+                _ if bound.port() == CLIENT_LIKE_PORT => continue,
+                _ if flows.iter().any(|(other, ..)| other.port() == bound.port()) => continue,
+                _ => {
+                    peer.set_port(bound.port());
+                    "udp_refused_own_port"
+                }
+            };
+            expected = Expected::Refused(counter);
         }
         if flows.iter().any(|&(other, asked, ..)| (other, asked) == (peer, origdst)) {
             continue;

@@ -12,6 +12,8 @@ use crate::addr::RawAddr;
 
 /// Bytes that a receive queue holds.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// Who sends more at a time is received from once for each send.
+const STREAMING_BYTES: u64 = 16 << 10;
 /// What a process may have received of a connection and not sent back: what its buffers hold.
 const HELD_BYTES_MAX: u64 = 5 << 20;
 
@@ -57,6 +59,10 @@ pub(super) struct Connection {
     writable: Option<InFlight>,
     /// What the poll for room has not told yet, should it come to be.
     untold: i16,
+    /// What one receive has brought at the most.
+    largest: u64,
+    /// A send has come short, if only once.
+    stalled: bool,
     shutdown: Option<InFlight>,
 }
 
@@ -76,6 +82,8 @@ pub(super) struct Tcp {
     pub(super) listeners: Vec<Listener>,
     pub(super) connections: Vec<Connection>,
     pub(super) books: Books,
+    /// The process may close connections that owe nobody anything.
+    pub(super) may_close_idle: bool,
 }
 
 impl Tcp {
@@ -114,6 +122,8 @@ impl Tcp {
             readable: None,
             writable: None,
             untold: 0,
+            largest: 0,
+            stalled: false,
             shutdown: None,
         });
         let connection = self.connections.len() - 1;
@@ -162,6 +172,7 @@ impl Tcp {
                 Some(file) => {
                     self.connections[connection].accepted = true;
                     self.books.accepted += 1;
+                    kernel.ledger.count("tcp_closed_prefix_limit", (sqe.addr != 0).into());
                     if sqe.addr != 0 {
                         let name = RawAddr::from(self.connections[connection].peer.addr);
                         assert_eq!(sqe.ioprio & abi::ACCEPT_MULTISHOT, 0, "one place for many names");
@@ -183,6 +194,12 @@ impl Tcp {
             None
         };
         if let Some(result) = end {
+            if result == -libc::ECANCELED {
+                let cancelled = kernel.get(accept).cancelled;
+                kernel.ledger.count_perhaps("tcp_accept_errors", (!cancelled).into());
+            } else {
+                kernel.ledger.count("tcp_accept_errors", (result < 0).into());
+            }
             self.listeners[listener].accept = None;
             kernel.end(accept);
             kernel.complete(&sqe, result, 0);
@@ -201,7 +218,10 @@ impl Tcp {
         assert!(this.receive.is_none(), "two receives on one connection");
         let multishot = sqe.ioprio & abi::RECV_MULTISHOT != 0;
         assert!(multishot || operation.is_inline(), "a receive that could end up in a thread of the kernel");
+        let streams = this.largest > STREAMING_BYTES;
+        assert!(multishot != streams || this.owed.is_some(), "{} bytes at a time: {multishot}", this.largest);
         if kernel.group(sqe.buf_group).is_empty() {
+            kernel.ledger.count("tcp_no_buffers", 1);
             kernel.complete(&sqe, -libc::ENOBUFS, 0);
         } else if multishot {
             this.receive = Some(kernel.begin(operation));
@@ -228,6 +248,9 @@ impl Tcp {
             this.untold |= libc::POLLOUT;
             -libc::EAGAIN
         });
+        let stalls = result < sqe.len as i32;
+        kernel.ledger.count("tcp_stalls", stalls.into());
+        this.stalled |= stalls;
         kernel.end(send);
         kernel.complete(&sqe, result, 0);
         kernel.activate(Object::Peer(connection));
@@ -347,6 +370,8 @@ impl Tcp {
         let complete = this.finished || this.echoed == this.sent;
         let orderly = this.ended && complete;
         if !this.told && !orderly {
+            let excused = this.stalled || this.owed.is_some() || self.may_close_idle;
+            assert!(excused, "connection {connection} is given up, and its peer has always read");
             self.books.given_up += 1;
         }
         self.books.closed += 1;
@@ -372,6 +397,10 @@ impl Tcp {
         for Listener { addr, queue, accept, served, .. } in &self.listeners {
             assert!(!served || full || accept.is_some(), "nobody accepts on {addr}");
             assert!(full || queue.is_empty(), "somebody waits to be accepted on {addr}");
+            assert!(
+                !full || accept.is_none(),
+                "who comes to {addr} above the limit does not wait in the queue"
+            );
         }
         for (number, this) in self.connections.iter().enumerate() {
             if this.accepted && !this.closed && !full {
@@ -430,9 +459,13 @@ impl Connection {
         if bytes == 0 {
             if let Some(errno) = self.error.take() {
                 self.told = true;
+                kernel.ledger.count_told(errno);
                 kernel.progress();
                 return Some((-errno, 0));
             } else if self.fin || self.broken {
+                if !self.ended {
+                    kernel.ledger.count("tcp_closed_finished", 1);
+                }
                 self.ended = true;
                 self.told |= self.broken;
                 kernel.progress();
@@ -440,6 +473,7 @@ impl Connection {
             }
             return None;
         } else if group.is_empty() {
+            kernel.ledger.count("tcp_no_buffers", 1);
             return Some((-libc::ENOBUFS, 0));
         }
         let limit = if sqe.len == 0 { u32::MAX } else { sqe.len };
@@ -448,6 +482,8 @@ impl Connection {
         let bytes = if kernel.chance.one_in(4) { kernel.chance.between(1, most) } else { most };
         let flags = kernel.group(sqe.buf_group).fill(content::stream(self.salt, self.received, bytes));
         self.received += bytes as u64;
+        self.largest = self.largest.max(bytes as u64);
+        kernel.ledger.count("tcp_bytes_in", bytes as u64);
         assert!(self.received - self.echoed <= HELD_BYTES_MAX || self.finished, "too much is kept");
         kernel.progress();
         Some((bytes as i32, flags))
@@ -457,7 +493,9 @@ impl Connection {
     fn give(&mut self, sqe: &Sqe, kernel: &mut Kernel, books: &mut Books) -> Option<i32> {
         if self.broken {
             self.told = true;
-            return Some(-self.error.take().unwrap_or(libc::EPIPE));
+            let errno = self.error.take().unwrap_or(libc::EPIPE);
+            kernel.ledger.count_told(errno);
+            return Some(-errno);
         }
         let passing = kernel.chance.happens(kernel.faults.passing);
         if passing || kernel.persists(|persistent| persistent.send) {

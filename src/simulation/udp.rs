@@ -19,7 +19,8 @@ const SEGMENTS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     Echoed,
-    Refused,
+    /// Counted here.
+    Refused(&'static str),
 }
 
 /// Who asks whom, and what was not answered yet.
@@ -223,10 +224,8 @@ impl Udp {
         let room = (abi::read_u32(addr + 8), abi::read_u64(addr + 40));
         assert_eq!(room, (32, 512), "room for a name and for control messages");
         assert!(self.sockets[socket].receive.is_none(), "a socket is armed twice");
-        if kernel.group(operation.sqe.buf_group).is_empty() {
-            kernel.complete(&operation.sqe, -libc::ENOBUFS, 0);
-            return;
-        }
+        // nobody else takes of this group's
+        assert!(!kernel.group(operation.sqe.buf_group).is_empty(), "a receive that has to fail at once");
         self.sockets[socket].receive = Some(kernel.begin(operation));
         kernel.activate(Object::Udp(socket));
         // what is there comes during the submission, as a rule
@@ -259,6 +258,14 @@ impl Udp {
                 None
             };
             if let Some(errno) = end {
+                let cancelled = kernel.get(receive).cancelled;
+                match errno {
+                    libc::ECANCELED if cancelled => {}
+                    // the process may have been about to cancel it
+                    libc::ECANCELED => kernel.ledger.count_perhaps("udp_receive_errors", 1),
+                    libc::ENOBUFS => kernel.ledger.count("udp_no_buffers", 1),
+                    _ => kernel.ledger.count("udp_receive_errors", 1),
+                }
                 self.sockets[socket].receive = None;
                 kernel.end(receive);
                 kernel.complete(&sqe, -errno, 0);
@@ -285,11 +292,18 @@ impl Udp {
         }
     }
 
+    /// A peer's port is one that we listen on, and that a client may have, too.
+    fn is_like_ours(&self, peer: SocketAddr) -> bool {
+        peer.port() == CLIENT_LIKE_PORT
+            && self.sockets.iter().any(|socket| socket.addr.port() == CLIENT_LIKE_PORT)
+    }
+
     /// Hands over what is first in the queue. False if the multishot has ended with it.
     fn deliver(&mut self, socket: usize, sqe: &Sqe, kernel: &mut Kernel) -> bool {
         let Arrival { flow, datagrams, flaw } =
             self.sockets[socket].queue.pop_front().expect("the queue is not empty");
-        let Flow { peer, origdst, unanswered, .. } = &mut self.flows[flow];
+        let is_like_ours = self.is_like_ours(self.flows[flow].peer);
+        let Flow { peer, origdst, unanswered, expected, .. } = &mut self.flows[flow];
         let mut payload = Vec::with_capacity(datagrams.iter().map(|datagram| datagram.bytes).sum());
         for datagram in &datagrams {
             content::write_datagram(&mut payload, datagram.id, datagram.bytes);
@@ -341,10 +355,23 @@ impl Udp {
         match flaw {
             None => {
                 self.books.delivered += count;
+                kernel.ledger.count("udp_bytes_in", payload.len() as u64);
+                kernel.ledger.count("udp_trains_in", (count > 1).into());
+                if let Expected::Refused(counter) = expected {
+                    kernel.ledger.count(counter, count);
+                } else if is_like_ours && datagrams[0].hops <= 1 {
+                    kernel.ledger.count("udp_refused_hop_limit", count);
+                }
                 unanswered.extend(datagrams);
             }
-            Some(Flaw::NoDestination) => self.books.flawed += count,
-            Some(_) => self.books.flawed += 1,
+            Some(Flaw::NoDestination) => {
+                self.books.flawed += count;
+                kernel.ledger.count("udp_unaddressed", count);
+            }
+            Some(_) => {
+                self.books.flawed += 1;
+                kernel.ledger.count("udp_truncated", 1);
+            }
         }
         kernel.progress();
         let result = received.len() as i32;
@@ -375,7 +402,8 @@ impl Udp {
     }
 
     /// An inline send finds no room. If that is news, what was queued before the process sees it may overtake.
-    fn find_full(&mut self, from: Object, operation: &Operation, kernel: &Kernel) {
+    fn find_full(&mut self, from: Object, operation: &Operation, kernel: &mut Kernel) {
+        kernel.ledger.count("udp_send_waits", 1);
         let message = operation.message.as_ref().expect("a message");
         let (flow, segment_bytes, marks) = self.decode(from, message);
         let careful = self
@@ -450,12 +478,14 @@ impl Udp {
         kernel.progress();
         if let Some(errno) = refusal {
             self.mark_failed(from, message);
+            kernel.ledger.count_refused(errno, segments(&message.payload(), segment_bytes).len() as u64);
             kernel.complete(&operation.sqe, -errno, 0);
             return;
         }
         let payload = message.payload();
         self.books.echoed += self.flows[flow].take(&payload, segment_bytes, marks, operation.turn);
         self.books.echoed_bytes += bytes;
+        kernel.ledger.count("udp_trains_out", train.into());
         kernel.complete(&operation.sqe, bytes as i32, 0);
     }
 
@@ -481,9 +511,8 @@ impl Udp {
             let scope = addr::scope_id(peer).max(addr::scope_id(self.flows[flow].origdst));
             assert_eq!(interface, scope, "a reply to {peer} leaves by another interface");
         }
-        assert_ne!(self.flows[flow].expected, Expected::Refused, "{source} must not answer {peer}");
-        let is_like_ours = peer.port() == CLIENT_LIKE_PORT
-            && self.sockets.iter().any(|socket| socket.addr.port() == CLIENT_LIKE_PORT);
+        assert_eq!(self.flows[flow].expected, Expected::Echoed, "{source} must not answer {peer}");
+        let is_like_ours = self.is_like_ours(peer);
         assert_eq!(marks.hops != 0, is_like_ours, "a reply to {peer} has {marks:?}");
         (flow, segment_bytes, marks)
     }

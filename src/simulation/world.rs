@@ -14,11 +14,12 @@ use super::buffers::Group;
 use super::chance::Chance;
 use super::kernel::{Cqe, InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
-use super::scene::Scene;
+use super::scene::{Endpoint, Scene};
 use super::streams::Streams;
 use super::tcp::Tcp;
 use super::udp::{Flaw, Udp};
 use crate::ring::Wait;
+use crate::sockets::Fate;
 use crate::stats::{Counters, Snapshot};
 use crate::sys;
 
@@ -47,7 +48,13 @@ pub(crate) struct World {
     counters: Arc<Counters>,
     wake_poll: Option<InFlight>,
     woken: bool,
+    /// When all was quiet for the first time, and when the worker was told to end.
+    settled: Option<Duration>,
+    told: Duration,
 }
+
+/// How long time goes on when all is quiet: longer than anything is to be kept that nothing happens to.
+const LINGER: Duration = Duration::from_secs(4);
 
 impl World {
     pub(super) fn new(seed: u64, counters: Arc<Counters>) -> Self {
@@ -56,13 +63,18 @@ impl World {
         Self {
             kernel,
             udp: Udp::default(),
-            tcp: Tcp::default(),
+            tcp: Tcp {
+                may_close_idle: !scene.idle_timeout.is_zero() || scene.per_prefix.is_some(),
+                ..Tcp::default()
+            },
             streams: Streams::default(),
             scene,
             phase: Phase::Busy,
             counters,
             wake_poll: None,
             woken: false,
+            settled: None,
+            told: Duration::ZERO,
         }
     }
 
@@ -151,6 +163,7 @@ impl World {
         };
         assert_ne!(pair.port(), 5001, "a port that was excepted is bound");
         if let Some(error) = error {
+            self.kernel.ledger.count_unbound(error, pair.port());
             return Err(io::Error::from_raw_os_error(error));
         }
         let object = self.udp.bind(pair);
@@ -260,12 +273,14 @@ impl World {
             }
             // whoever looks again so soon waits for something to pass
             let paused = matches!(wait, Wait::Timeout(timeout) if timeout <= PAUSE_MAX);
-            if !paused && self.next_phase() {
+            let lingers = self.lingers();
+            if !paused && !lingers && self.next_phase() {
                 continue;
             }
             let end = match wait {
                 Wait::Timeout(timeout) => self.kernel.now + timeout,
                 _ if self.kernel.has_timers() => Duration::MAX,
+                _ if lingers => self.kernel.now + LINGER,
                 _ => panic!("the worker sleeps for ever: {:?}", self.phase),
             };
             self.kernel.progress();
@@ -420,6 +435,7 @@ impl World {
 
     fn drain(&mut self) {
         self.phase = Phase::Draining;
+        self.told = self.kernel.now;
         self.woken = true;
         self.kernel.stuck = self.scene.cuts && self.scene.stuck;
         self.kernel.activate(Object::Wake);
@@ -431,6 +447,15 @@ impl World {
             }
             self.kernel.activate(Object::Peer(connection));
         }
+    }
+
+    /// Nothing is left to happen, and time goes on all the same.
+    fn lingers(&mut self) -> bool {
+        if self.phase != Phase::Settling || !self.scene.lingers {
+            return false;
+        }
+        let settled = *self.settled.get_or_insert(self.kernel.now);
+        self.kernel.now < settled + LINGER
     }
 
     /// Nothing is left to happen: what comes next. False at the end.
@@ -463,9 +488,30 @@ impl World {
         let files = self.kernel.files();
         let connections = files.filter(|object| matches!(object, Object::Connection(_))).count();
         assert_eq!(connections as u64, Snapshot::of([&*self.counters]).tcp_open, "connections in the table");
+        if self.scene.lingers {
+            self.check_what_comes_with_time();
+        }
         // a buffer may wait at a connection that nobody serves
         if self.tcp.listeners.is_empty() || self.tcp.open() < self.scene.connections_limit {
             assert!(self.kernel.groups().all(Group::is_full), "a buffer was lost");
+        }
+    }
+
+    /// What the kernel has dropped is counted, what nobody uses or wants is closed.
+    fn check_what_comes_with_time(&self) {
+        let drops = Snapshot::of([&*self.counters]).udp_receive_buffer_drops;
+        assert_eq!(drops, self.udp.books.dropped, "datagrams that the kernel dropped, with time");
+        let closes_idle = !self.scene.idle_timeout.is_zero();
+        let all_served = self.tcp.connections.len() <= self.scene.connections_limit;
+        for object in self.kernel.files() {
+            let is_wanted = match object {
+                Object::Reply(_) | Object::Stream(_) | Object::StreamEnd(_) => false,
+                Object::Udp(socket) => self.scene.udp[socket].fate != Fate::Retires,
+                Object::Listener(listener) => self.scene.tcp[listener].fate != Fate::Retires,
+                Object::Connection(_) => !closes_idle || !all_served,
+                Object::Wake | Object::Peer(_) => true,
+            };
+            assert!(is_wanted, "{object:?} is still open");
         }
     }
 
@@ -476,6 +522,16 @@ impl World {
         assert_eq!(now.tcp_accepted, tcp.accepted, "connections accepted");
         assert_eq!(now.tcp_open, tcp.accepted - tcp.closed, "connections open");
         assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
+        assert!(now.tcp_bytes_in >= tcp.echoed_bytes, "bytes of streams received");
+        self.kernel.ledger.check(&now);
+        let never = |is_on: bool, count: u64| is_on || count == 0;
+        assert!(never(self.scene.rates.per_prefix.is_some(), now.udp_refused_prefix_rate), "a rate: {now}");
+        assert!(never(self.scene.rates.replies.is_some(), now.udp_refused_reply_rate), "a rate: {now}");
+        assert!(never(!self.scene.idle_timeout.is_zero(), now.tcp_closed_idle), "closed: {now}");
+        assert!(never(self.scene.per_prefix.is_some(), now.tcp_closed_prefix_limit), "closed: {now}");
+        assert!(never(self.phase == Phase::Draining, now.tcp_closed_drained), "closed: {now}");
+        // one worker has memory for all that these connections can want
+        assert!(never(self.scene.workers > 1, now.tcp_closed_stalled), "closed: {now}");
         // by error: where the kernel can't say when there is room, nobody waits for it
         let given_up =
             now.tcp_closed_stalled + now.tcp_closed_idle + now.tcp_closed_prefix_limit + now.tcp_closed_error;
@@ -536,16 +592,27 @@ impl World {
     pub(super) fn check_end(&mut self) {
         assert!(self.phase == Phase::Draining, "the worker ends although nobody asked it to");
         assert_eq!(self.kernel.files().count(), 0, "files are left open");
+        let udp = self.udp.sockets.iter().map(|socket| socket.filtered).zip(&self.scene.udp);
+        let tcp = self.tcp.listeners.iter().map(|listener| listener.filtered).zip(&self.scene.tcp);
+        for (filtered, Endpoint { addr, fate }) in udp.chain(tcp) {
+            assert_eq!(filtered, *fate != Fate::Outlives, "nothing new comes to {addr}, which {fate:?}");
+        }
         if self.scene.cuts {
             // what waits at the deadline is lost, and counted
             self.check_datagrams();
             return;
         }
+        let took = self.kernel.now.saturating_sub(self.told);
+        assert!(took < self.scene.drain_timeout, "the worker has ended at its deadline");
         self.check_books();
         let drops = Snapshot::of([&*self.counters]).udp_receive_buffer_drops;
         assert_eq!(drops, self.udp.books.dropped, "datagrams that the kernel dropped");
         for (number, this) in self.tcp.connections.iter().enumerate() {
             assert!(!this.accepted || this.closed, "connection {number} was cut");
+        }
+        for (listener, Endpoint { addr, fate }) in self.tcp.listeners.iter().zip(&self.scene.tcp) {
+            let accepted = listener.queue.is_empty() || *fate == Fate::Outlives;
+            assert!(accepted, "connections to {addr} were left in the queue");
         }
         for (number, socket) in self.udp.sockets.iter().enumerate() {
             let answered = self.udp.is_queue_empty(number) || self.scene.outlives(socket.addr);

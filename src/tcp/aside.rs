@@ -33,10 +33,6 @@ impl Tcp {
     /// for its peer. What finds no room is tried again at the end of each turn, see [`Self::make_room`].
     pub(super) fn set_aside(&mut self, file: File, counters: &Counters) {
         let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
-        if connection.aside.is_empty() {
-            connection.stalled_turn = self.turn;
-            counters[connection.domain].tcp_stalls.add(1);
-        }
         while let Some(piece) = connection.pieces.front() {
             let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];
             let Some(chunk) = self.aside.keep(rest) else {
@@ -46,6 +42,10 @@ impl Tcp {
                 }
                 return;
             };
+            if connection.aside.is_empty() {
+                connection.stalled_turn = self.turn;
+                counters[connection.domain].tcp_stalls.add(1);
+            }
             connection.piece_bytes_done += chunk.bytes();
             connection.aside.push_back(chunk);
             if connection.piece_bytes_done == piece.bytes() {

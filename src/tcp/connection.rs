@@ -202,3 +202,39 @@ impl Connection {
         self.sending || self.receiving != Receiving::Off || polled
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_has_its_cause_and_its_counter() {
+        for (errno, cause) in [
+            (libc::ECONNRESET, Cause::Reset),
+            (libc::EPIPE, Cause::Reset),
+            (libc::ETIMEDOUT, Cause::Vanished),
+            (libc::EIO, Cause::Error),
+        ] {
+            assert_eq!(Cause::of(Errno(errno)), cause, "{errno}");
+        }
+        for cause in [
+            Cause::Finished,
+            Cause::Reset,
+            Cause::Error,
+            Cause::Vanished,
+            Cause::Stalled,
+            Cause::Idle,
+            Cause::PrefixLimit,
+            Cause::Drained,
+        ] {
+            let counters = Traffic::default();
+            cause.counter(&counters).add(3);
+            let counted: Vec<_> = counters.entries().filter(|entry| entry.value > 0).collect();
+            let name: String = format!("{cause:?}")
+                .chars()
+                .flat_map(|c| c.is_uppercase().then_some('_').into_iter().chain(c.to_lowercase()))
+                .collect();
+            assert_eq!((counted.len(), counted[0].name), (1, &*format!("tcp_closed{name}")));
+        }
+    }
+}
