@@ -1,5 +1,10 @@
-//! The README's promise and docs/reliability.md name tests and commands: each of them exists.
+//! The README's promise and docs/reliability.md name tests and commands: each of them exists, and each test of the
+//! promise is known to turn red by a mistake that breaks its sentence.
 
+#[path = "mistakes/list.rs"]
+mod mistakes;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +75,36 @@ fn each_sentence_of_the_promise_is_held_by_a_test() {
         // what follows the list's last item is no part of it
         let item = item.split("\n\n").next().expect("a sentence");
         assert!(tests_in(item) > 0, "nothing holds: {item}");
+    }
+}
+
+/// `ci/mistakes` makes them; here it is seen that they can be made.
+#[test]
+fn each_test_of_the_promise_has_a_mistake_to_see() {
+    let readme = read("README.md");
+    let (_, promise) = readme.split_once("\n## Promise\n").expect("the promise");
+    let promise = promise.split_once("\n## ").expect("a section behind it").0;
+    let promised: BTreeSet<_> = quoted(promise).filter(|name| as_test(name).is_some()).collect();
+    let mistakes = mistakes::all();
+    let seen: BTreeSet<_> =
+        mistakes.iter().flat_map(|mistake| mistake.tests.iter().map(String::as_str)).collect();
+    let difference: Vec<_> = promised.symmetric_difference(&seen).collect();
+    assert!(difference.is_empty(), "named by README or by tests/mistakes/promise.txt alone: {difference:?}");
+    let figures = read("docs/reliability.md");
+    for mistake in mistakes {
+        assert!(figures.contains(&mistake.title), "docs/reliability.md has no \"{}\"", mistake.title);
+        assert!(!mistake.changes.is_empty(), "\"{}\" changes nothing", mistake.title);
+        let mut changed = std::collections::BTreeMap::new();
+        for change in &mistake.changes {
+            let text = changed.entry(&change.file).or_insert_with(|| read(&change.file));
+            let applied = change.apply(text);
+            *text = applied.unwrap_or_else(|why| {
+                panic!(
+                    "\"{}\" can't be made any more; say it anew in tests/mistakes/promise.txt: {why}",
+                    mistake.title
+                )
+            });
+        }
     }
 }
 

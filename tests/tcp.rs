@@ -6,11 +6,13 @@ use std::env;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 use support::forge::forge_urgent_behind_a_gap;
 use support::netns::{ip, setting};
 use support::random::Random;
+use support::server::parse_counters;
 use support::tcp::{Conversation, connect, converse, echo, expect_end, send_until_full};
 use support::{Launch, Server, bounded, private_network, sys, until};
 
@@ -282,33 +284,54 @@ fn peers_that_never_read_beside_peers_that_do() {
 #[test]
 #[ignore = "needs root"]
 fn peers_that_never_read_beyond_the_memory_for_them() {
+    /// These have stopped reading before any other.
+    const FIRST: usize = 100;
     private_network(|| {
         // Datagrams of 1,500 bytes let TCP work with buffers so small that thousands of connections fit.
         ip("link set lo mtu 1500");
         setting("ipv4/tcp_rmem", "4096 16384 16384");
         setting("ipv4/tcp_wmem", "4096 16384 16384");
-        let server = on_one_address(&[]);
-        let mut silent: Vec<_> = (0..3000).map(|_| connect(server.tcp())).collect();
-        for stream in &silent {
-            stream.set_nonblocking(true).expect("a connection that does not block");
-        }
-        let mut closed = 0;
-        loop {
-            let before = silent.len();
-            silent.retain_mut(takes_no_more);
-            closed += before - silent.len();
-            let mut entries: Vec<_> = silent.iter().map(|s| sys::poll_entry(s, libc::POLLOUT)).collect();
-            if sys::poll(&mut entries, Duration::from_millis(300)) == 0 {
-                break;
-            }
-        }
+        let server = on_one_address(&["--stats-interval", "20ms"]);
+        let mut silent = Vec::new();
+        let mut closed = fill(&mut silent, 0..FIRST, server.tcp());
+        assert!(closed.is_empty(), "{closed:?} were closed before there was need");
+        let stalls = |lines: &[String]| {
+            let last = lines.iter().rev().find_map(|line| line.split_once("counters: "));
+            last.is_some_and(|(_, counters)| parse_counters(counters)["tcp_stalls"] >= FIRST as u64)
+        };
+        assert!(server.log.wait_for(support::PATIENCE, stalls), "not all of the first are waited for");
+        closed.extend(fill(&mut silent, FIRST..3000, server.tcp()));
         let mut lively = [Conversation::open(server.tcp(), 1, 1 << 20, 1 << 15)];
         converse(&mut lively);
         drop((silent, lively));
         let end = server.stop();
-        assert!(closed > 0, "the memory was enough for everybody");
-        assert!(end.counter("tcp_closed_stalled") >= closed as u64);
+        assert!(!closed.is_empty(), "the memory was enough for everybody");
+        assert!(end.counter("tcp_closed_stalled") >= closed.len() as u64);
+        let of_the_first = closed.iter().filter(|&&number| number < FIRST).count();
+        println!("{} closed, {of_the_first} of the first {FIRST}", closed.len());
+        assert_eq!(of_the_first, closed.len().min(FIRST), "who has not read for the longest time has to go");
     });
+}
+
+/// More connections, and then as many bytes on all of them as each takes; the numbers of those that were closed.
+fn fill(silent: &mut Vec<(usize, TcpStream)>, numbers: Range<usize>, target: SocketAddr) -> Vec<usize> {
+    silent.extend(numbers.map(|number| (number, connect(target))));
+    for (_, stream) in &*silent {
+        stream.set_nonblocking(true).expect("a connection that does not block");
+    }
+    let mut closed = Vec::new();
+    loop {
+        silent.retain_mut(|(number, stream)| {
+            let stays = takes_no_more(stream);
+            closed.extend((!stays).then_some(*number));
+            stays
+        });
+        let mut entries: Vec<_> =
+            silent.iter().map(|(_, stream)| sys::poll_entry(stream, libc::POLLOUT)).collect();
+        if sys::poll(&mut entries, Duration::from_millis(300)) == 0 {
+            return closed;
+        }
+    }
 }
 
 /// Sends until the socket takes no more; false when the server has closed the connection.

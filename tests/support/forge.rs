@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "std has no raw sockets")]
 
 use std::io::{Error, Result};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use tubular_echo::sys::{self as server_sys, IntOption};
@@ -65,6 +65,14 @@ pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
     }
     let sent = socket.send_to(&packet, SocketAddr::new(to.ip(), 0)).expect("send an ICMP error");
     assert_eq!(sent, packet.len());
+}
+
+/// Sends a whole IPv4 packet, header and all, as it is: the kernel fills in its length, its checksum and, where they
+/// are zero, its source and its identification (raw(7)). What the kernel refuses to send is no packet.
+pub fn send_packet(to: Ipv4Addr, packet: &[u8]) {
+    let to = SocketAddr::new(to.into(), 0);
+    let socket = raw_socket(to, libc::IPPROTO_RAW, 0).expect("a raw socket");
+    let _ = UdpSocket::from(socket).send_to(packet, to);
 }
 
 /// Sends an urgent byte on an IPv6 connection, and leaves a gap of one byte before it that is never filled: its
