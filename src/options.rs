@@ -79,8 +79,9 @@ pub struct Options {
     pub command: Option<Command>,
 
     /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
-    /// address: port 1234 on loopback, IPv4 and IPv6. Loopback and 0.0.0.0 or [::] of a family that the host
-    /// lacks are left out with a warning; an address that is not there yet is waited for, 5 seconds at most.
+    /// address: port 1234 on loopback, IPv4 and IPv6. Loopback, and the address that stands for all, of a
+    /// family that the host lacks are left out with a warning; an address that is not there yet is waited
+    /// for, 5 seconds at most.
     /// A link-local one with its interface: [fe80::1%eth0]:1234
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<ListenAddr>,

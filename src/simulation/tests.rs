@@ -219,7 +219,10 @@ fn completions_out_of_order_are_found_by_the_trial_and_fatal_without_it() {
         match said(&*cause) {
             text if text.contains("other bytes than were received") => wrong_bytes += 1,
             text if text.contains("the kernel contradicts itself") => ended += 1,
-            _ => panic::resume_unwind(cause),
+            _ => {
+                println!("SIMULATION_SEED={seed} is the world that fails otherwise");
+                panic::resume_unwind(cause);
+            }
         }
         println!("SIMULATION_SEED={seed} has just failed, and must not with the trial");
         run_on(seed, late(Order::Late));
