@@ -438,7 +438,8 @@ impl Tcp {
                     self.set_aside(file, counters);
                 }
                 StreamSend::Again => {
-                    connection.blocked = true;
+                    // a poll would tell at once that there is room: that is not what it lacked
+                    connection.pausing = true;
                     self.retries.push_back(file);
                     self.set_aside(file, counters);
                 }
@@ -567,12 +568,14 @@ impl Tcp {
         for _ in 0..RETRIES_MAX {
             let Some(file) = self.retries.pop_front() else { break };
             let connection = self.connection(file);
-            // the connection may have gone, and its file be another one's: that finds no room once more
+            // the connection may have gone, and its file be another one's: that one tries a little early
+            let mut waited = std::mem::take(&mut connection.pausing);
             if connection.writable == Writable::Failed {
                 connection.writable = Writable::Off;
-            }
-            if connection.blocked && connection.phase.echoes() {
                 connection.blocked = false;
+                waited = true;
+            }
+            if waited && connection.phase.echoes() {
                 self.list(file);
             }
         }
@@ -669,7 +672,8 @@ impl Tcp {
         let writable = Token::new(operations.writable, connection.generation, file.0);
 
         // bytes that wait for room would only be refused again
-        let waits = connection.blocked || connection.crowded && connection.aside.is_empty();
+        let waits =
+            connection.blocked || connection.pausing || connection.crowded && connection.aside.is_empty();
         if !connection.sending && !waits && connection.phase.echoes() && connection.has_to_send() {
             connection.sending = true;
             let bytes = if let Some(chunk) = connection.aside.front() {

@@ -115,6 +115,8 @@ pub(super) struct Connection {
     pub(super) sending: bool,
     /// The last send found no room.
     pub(super) blocked: bool,
+    /// Its last send failed for another reason than room: it is tried again after a pause.
+    pub(super) pausing: bool,
     pub(super) writable: Writable,
     /// Receives in a row that ended without a byte.
     pub(super) failures: Failures,
@@ -152,6 +154,7 @@ impl Connection {
             dry: false,
             sending: false,
             blocked: false,
+            pausing: false,
             writable: Writable::Off,
             failures: Failures::default(),
             listed: false,
