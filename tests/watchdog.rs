@@ -108,7 +108,8 @@ fn a_stall_that_ends_in_time_is_no_end() {
                 stall(server);
             });
             assert!(gap < WATCHDOG, "{gap:?} between two signs of life, phase {phase}");
-            assert!(gap >= STALL, "the stall did nothing");
+            // a look that comes just after the stall has begun still finds a turn from before it
+            assert!(gap >= STALL - WATCHDOG / 10, "the stall did nothing: {gap:?}");
             watched.server.stop();
         };
         let hold_worker = |server: &Server| {
