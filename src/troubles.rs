@@ -136,7 +136,8 @@ const TROUBLES: [Trouble; 31] = [
     ),
     (
         |now| now.udp_send_forbidden,
-        "a filter forbade a reply, it was dropped (udp_send_forbidden): see nftables, iptables, tc and cgroup filters",
+        "a filter forbade a reply, it was dropped (udp_send_forbidden): see nftables, iptables, tc and cgroup filters, and \
+         dmesg for a full nf_conntrack table",
     ),
     (|now| now.udp_send_errors, "a reply could not be sent and was dropped (udp_send_errors)"),
     (
