@@ -23,7 +23,7 @@ fn examples(text: &str) -> Vec<String> {
 }
 
 /// A value by its option, what is said of it, and what is right then; `…` for what the message gives as examples.
-const VALUES: [(&str, &str, &str, &str); 22] = [
+const VALUES: [(&str, &str, &str, &str); 25] = [
     ("--rate", "x", "is not a number", "…"),
     ("--timeout", "soon", "is not a duration", "…"),
     ("--steps", "1k", "is not RATE:TIME", "…"),
@@ -42,6 +42,9 @@ const VALUES: [(&str, &str, &str, &str); 22] = [
     ("--size", "31", "has no room for the header of 32 bytes", "32"),
     ("--size", "65528", "is more than one message carries (65527)", "65527"),
     ("--size", "100-50", "the size range 100-50 is empty", "50-100"),
+    ("--source", "224.0.0.1", "stands for many hosts", "127.0.0.1"),
+    ("--source", "ff02::/64", "stands for many hosts", "::1"),
+    ("--source", "255.255.255.255", "stands for many hosts", "127.0.0.1"),
     ("--source", "127.0.0.1/8", "has bits behind its prefix: say 127.0.0.0/8 for", "127.0.0.0/8"),
     ("--gro", "maybe", "possible values: on, off", "on"),
     ("--mode", "fast", "possible values: open, closed, flood", "flood"),

@@ -11,6 +11,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tubular_echo::address_blocks::{self, Reach};
 use tubular_echo::listen_addr::{self, Interface, ListenAddrError};
+use tubular_echo::many_hosts::ManyHosts;
 
 use crate::draw;
 
@@ -58,6 +59,10 @@ pub(crate) enum SourceError {
     Shape(String),
     #[error("source {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
     HostBits(String, IpNet),
+    #[error(
+        "source {0:?} stands for many hosts, and no reply goes there: name an address of this host, or a prefix of them"
+    )]
+    ManyHosts(String),
 }
 
 /// Nothing can be bound to a source that was asked for.
@@ -303,10 +308,12 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let net: IpNet = net.map_err(|_| SourceError::Shape(text.into()))?;
-        if net.trunc() == net {
-            Ok(Self { net })
-        } else {
+        if net.trunc() != net {
             Err(SourceError::HostBits(text.into(), net.trunc()))
+        } else if ManyHosts::by_number(net.addr()).is_some() {
+            Err(SourceError::ManyHosts(text.into()))
+        } else {
+            Ok(Self { net })
         }
     }
 }
