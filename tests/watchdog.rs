@@ -87,6 +87,7 @@ fn signs_of_life_come_far_more_often_than_they_must() {
                 before = now;
             }
         }
+        drop(connection);
         idle.server.stop();
         busy.server.stop();
     });
