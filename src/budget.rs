@@ -9,6 +9,8 @@ use std::num::NonZeroUsize;
 use crate::ring::FileTable;
 use crate::tcp::Tcp;
 
+/// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
+pub const WORKERS_MAX: usize = 4096;
 /// Connections served at a time if nobody says how many and the limit of open files allows it.
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 /// The same for reply sockets, of each worker.
@@ -274,8 +276,7 @@ pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Re
         if let Some(connections) = wishes.connections {
             let each = ring_room.saturating_sub(Tcp::files(0, listeners, true) + reply_sockets_min);
             let more = connections.get().div_ceil(each.max(1));
-            if more <= crate::server::WORKERS_MAX && table == FileTable::Registered && limit > RING_FILES_MAX
-            {
+            if more <= WORKERS_MAX && table == FileTable::Registered && limit > RING_FILES_MAX {
                 cures.push(format!("raise --workers to {more}"));
             }
         }

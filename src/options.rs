@@ -11,12 +11,13 @@ use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::budget::WORKERS_MAX;
 use crate::check::CheckOptions;
 use crate::duration;
 use crate::keepalive;
 use crate::listen_addr::ListenAddr;
 use crate::ports::PortsExcept;
-use crate::server::{ServerConfig, WORKERS_MAX, Workers};
+use crate::server::{ServerConfig, Workers};
 use crate::sockets::{self, Endpoint};
 
 const AFTER_HELP: &str = "\

@@ -39,8 +39,6 @@ use crate::tcp;
 use crate::troubles::Troubles;
 use crate::worker::{Worker, WorkerConfig, WorkerError};
 
-/// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
-pub const WORKERS_MAX: usize = 4096;
 /// How often the counters are searched for losses that were not told yet.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
@@ -348,7 +346,7 @@ fn bind(
         Workers::Auto => budget::workers(processors_allowed(processors), sockets_each, limit),
         Workers::Fixed(count) => count.get(),
     }
-    .min(WORKERS_MAX);
+    .min(budget::WORKERS_MAX);
     budget::check_sockets(workers, sockets_each, limit)?;
     let ServerConfig { endpoints, named, join, .. } = config;
     let binding = Binding { endpoints, named: *named, workers, join: *join };

@@ -46,7 +46,9 @@ mod verdict;
 #[path = "../../src/bin/blaster/warnings.rs"]
 mod warnings;
 // where those modules look for the library's
-use tubular_echo::{addr, check, cmsg, duration, flow, keepalive, listen_addr, ports, ring, server, sockets};
+use tubular_echo::{
+    addr, budget, check, cmsg, duration, flow, keepalive, listen_addr, ports, ring, server, sockets,
+};
 
 mod input;
 
