@@ -47,7 +47,7 @@ pub struct Ancillary {
 pub fn decode(control: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
     let mut rest = control;
-    while let Some((level, kind, data, next)) = first(rest) {
+    while let Some(Message { level, kind, data, rest: next }) = Message::first_of(rest) {
         match (level, kind) {
             (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
                 found.origdst = addr::decode(data);
@@ -93,7 +93,7 @@ pub fn decode_error(control: &[u8]) -> Option<NetworkError> {
     // u32 ee_errno; u8 ee_origin, ee_type, ee_code, ee_pad; u32 ee_info, ee_data; then the offender
     const OFFENDER_AT: usize = size_of::<libc::sock_extended_err>();
     let mut rest = control;
-    while let Some((level, kind, data, next)) = first(rest) {
+    while let Some(Message { level, kind, data, rest: next }) = Message::first_of(rest) {
         if matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
             let errno = u32::from_ne_bytes(*data.first_chunk()?) as i32;
             let [origin, icmp_type, icmp_code] = *data.get(4..)?.first_chunk()?;
@@ -106,15 +106,26 @@ pub fn decode_error(control: &[u8]) -> Option<NetworkError> {
     None
 }
 
-/// The first control message of `bytes`: level, type, data, and what follows it.
-fn first(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
-    let len = usize::from_ne_bytes(*bytes.first_chunk()?);
-    let level = i32::from_ne_bytes(*bytes.get(LEVEL_AT..)?.first_chunk()?);
-    let kind = i32::from_ne_bytes(*bytes.get(TYPE_AT..)?.first_chunk()?);
-    let data = bytes.get(HEADER_BYTES..len)?;
-    // the last one need not be padded
-    let next = bytes.get(len.checked_next_multiple_of(size_of::<usize>())?..).unwrap_or_default();
-    Some((level, kind, data, next))
+/// One control message as it lies in a received control area.
+struct Message<'a> {
+    level: i32,
+    kind: i32,
+    data: &'a [u8],
+    /// The area behind it.
+    rest: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The first control message of `bytes`; none where it is cut short.
+    fn first_of(bytes: &'a [u8]) -> Option<Self> {
+        let len = usize::from_ne_bytes(*bytes.first_chunk()?);
+        let level = i32::from_ne_bytes(*bytes.get(LEVEL_AT..)?.first_chunk()?);
+        let kind = i32::from_ne_bytes(*bytes.get(TYPE_AT..)?.first_chunk()?);
+        let data = bytes.get(HEADER_BYTES..len)?;
+        // the last one need not be padded
+        let rest = bytes.get(len.checked_next_multiple_of(size_of::<usize>())?..).unwrap_or_default();
+        Some(Self { level, kind, data, rest })
+    }
 }
 
 /// The control area of one outgoing message.
@@ -307,7 +318,7 @@ mod tests {
         assert_eq!(control.as_bytes(), wanted);
 
         control.encode(Some("fe80::9".parse().unwrap()), 3, None);
-        let (_, _, data, rest) = first(control.as_bytes()).unwrap();
+        let Message { data, rest, .. } = Message::first_of(control.as_bytes()).unwrap();
         assert_eq!((data[15], data[16], rest.len()), (9, 3, 0));
         control.encode(Some("fe80::9".parse().unwrap()), 3, Some(1200));
         control.push_dscp(Domain::Ipv6, 0x28);
