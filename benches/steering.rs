@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use support::netns::Netns;
 use support::registry::register_pid;
 use support::steer::{Binding, Dispatcher};
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 use crate::load::Result;
 

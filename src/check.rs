@@ -15,8 +15,8 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use ipnet::IpNet;
 
-use crate::pidfd::{self, PidFd};
-use crate::sys;
+use crate::kernel::pidfd::{self, PidFd};
+use crate::kernel::sys;
 use report::{CutShort, Findings, Report, Wishes, report};
 use walk::{Aborted, Found, sockets_beyond, walk};
 

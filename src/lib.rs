@@ -41,39 +41,67 @@
 //!
 //! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms, `simulation`'s `abi`; the lint denies it everywhere else.
 
-pub mod addr;
-pub mod address_blocks;
-pub mod adopt;
-pub mod budget;
+/// The main thread: from the command line to the last line of the log.
+pub mod service {
+    pub mod budget;
+    pub mod first_losses;
+    pub mod metrics;
+    pub mod notify;
+    pub mod options;
+    pub mod server;
+}
+
+/// One worker: what comes in by its ring goes out again.
+pub mod echo {
+    pub mod idle;
+    pub mod tcp;
+    pub mod udp;
+    pub mod worker;
+}
+
 pub mod check;
-pub mod cmsg;
-pub mod duration;
-pub mod flow;
-pub mod idle;
-pub mod keepalive;
-pub mod limits;
-pub mod listen_addr;
-pub mod many_hosts;
-pub mod metrics;
-pub mod notify;
-pub mod options;
-pub mod pairs;
-pub mod pause;
-pub mod pidfd;
-pub mod ports;
-pub mod printer;
-pub mod refuse;
-pub mod reply_sockets;
-pub mod ring;
-pub mod server;
 #[cfg(test)]
 mod simulation;
-pub mod sockets;
-pub mod stats;
-pub mod sys;
-pub mod tcp;
-pub mod terminal;
-pub mod troubles;
-pub mod udp;
-pub mod verdict;
-pub mod worker;
+
+/// Decisions, without sockets and without operations of a ring.
+pub mod policy {
+    pub mod address_blocks;
+    pub mod counters;
+    pub mod errno_policy;
+    pub mod flow;
+    pub mod limits;
+    pub mod many_hosts;
+    pub mod pairs;
+    pub mod refuse;
+}
+
+/// Listening sockets: which, where from, and their options.
+pub mod sockets {
+    pub mod adopt;
+    pub mod keepalive;
+    pub mod listen_addr;
+    pub mod listening;
+}
+
+/// Linux as safe Rust. Nothing here knows of echo.
+pub mod kernel {
+    pub mod addr;
+    pub mod cmsg;
+    pub mod pause;
+    pub mod pidfd;
+    pub mod ring;
+    pub mod sys;
+}
+
+/// Lines for people.
+pub mod console {
+    pub mod printer;
+    pub mod terminal;
+}
+
+/// Plain values.
+pub mod values {
+    pub mod counter;
+    pub mod duration;
+    pub mod ports;
+}

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
-use tubular_echo::options::{Command, Options};
-use tubular_echo::printer::Printer;
-use tubular_echo::server::LAST_LINES_TIMEOUT;
-use tubular_echo::sys::EndSignals;
-use tubular_echo::{check, server, terminal};
+use tubular_echo::check;
+use tubular_echo::console::printer::Printer;
+use tubular_echo::console::terminal;
+use tubular_echo::kernel::sys::EndSignals;
+use tubular_echo::service::options::{Command, Options};
+use tubular_echo::service::server;
+use tubular_echo::service::server::LAST_LINES_TIMEOUT;
 
 /// A start that has failed waits so long for somebody to read why.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,6 +88,6 @@ mod pages;
 mod tests {
     #[test]
     fn pages_tell_every_option() {
-        super::pages::make(tubular_echo::options::command());
+        super::pages::make(tubular_echo::service::options::command());
     }
 }

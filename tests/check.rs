@@ -15,7 +15,7 @@ use support::registry::{Failure, Registered, register_pid};
 use support::steer::{Binding, Dispatcher};
 use support::{netns, private_network, sys};
 use tubular_echo::check::walk::Refusal;
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 const HERE: &str = "127.0.0.1:1234";
 

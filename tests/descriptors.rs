@@ -15,7 +15,7 @@ use support::sys::{self, Pidfd};
 use support::tcp::{connect, echo, expect_end};
 use support::udp::UdpClient;
 use support::{Server, bounded, until};
-use tubular_echo::ring::FileTable;
+use tubular_echo::kernel::ring::FileTable;
 
 /// `register-pid` gives up after so many closed descriptors in a row.
 const CLOSED_IN_A_ROW_MAX: usize = 32;

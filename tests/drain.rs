@@ -17,7 +17,7 @@ use support::server::End;
 use support::tcp::{connect, echo};
 use support::udp::{UdpClient, datagrams};
 use support::{Launch, PATIENCE, Server, private_network, sys, until};
-use tubular_echo::sys::{accept_queue_len, receive_queue_bytes, socket_drops};
+use tubular_echo::kernel::sys::{accept_queue_len, receive_queue_bytes, socket_drops};
 
 /// Bytes of one datagram of a train, and of a whole one.
 const SEGMENT_BYTES: u16 = 64;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use support::lines::Stored;
 use support::udp::UdpClient;
 use support::{Launch, Server, forge, private_network, sys};
-use tubular_echo::sys::{self as server_sys, IntOption};
+use tubular_echo::kernel::sys::{self as server_sys, IntOption};
 
 /// Types and how many codes each has: destination unreachable, source quench, time exceeded, parameter problem (IANA,
 /// ICMP parameters).

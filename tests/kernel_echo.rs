@@ -15,7 +15,7 @@ use support::steered::{LISTENING, Steered, User};
 use support::tcp::echo;
 use support::udp::{UdpClient, datagrams};
 use support::{Launch, PATIENCE, Server, private_network, sys};
-use tubular_echo::sys::{self as server_sys, Protocol};
+use tubular_echo::kernel::sys::{self as server_sys, Protocol};
 
 /// Where the server listens, behind the router.
 const SERVER: [&str; 2] = ["192.0.2.1:1234", "[2001:db8::1]:1234"];

@@ -13,7 +13,7 @@ use support::lines::Stored;
 use support::netns::{Netns, ip, setting};
 use support::tcp::{connect, echo, expect_end};
 use support::{Launch, PATIENCE, Server, bounded, private_network, sys};
-use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
+use tubular_echo::kernel::sys::{self as server_sys, IntOption, Protocol};
 
 // Connections that stand still ---------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ use support::server::Protocol;
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, bounded, private_network, stuck, tcp, until};
 use tubular_echo::check::walk::walk;
-use tubular_echo::pidfd::PidFd;
+use tubular_echo::kernel::pidfd::PidFd;
 
 const EVERYWHERE: [&str; 6] = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--metrics", "127.0.0.1:0"];
 

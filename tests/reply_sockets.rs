@@ -19,7 +19,7 @@ use support::steered::{PORT, PREFIXES, Steered, User};
 use support::sys::{set_option_bytes, set_soft_limit};
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, private_network, until};
-use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
+use tubular_echo::kernel::sys::{self as server_sys, IntOption, Protocol};
 
 fn times_told(end: &End, text: &str) -> usize {
     end.stderr.iter().filter(|line| line.contains(text) && !line.contains("counters:")).count()

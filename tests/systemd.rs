@@ -15,7 +15,7 @@ use support::unit::{Unit, run, succeeded, systemctl};
 use support::walkthrough::{DESTINATIONS, walk_through};
 use support::{PATIENCE, metrics, rig, stuck, tcp, until};
 use tubular_echo::check::walk::walk;
-use tubular_echo::pidfd::PidFd;
+use tubular_echo::kernel::pidfd::PidFd;
 
 /// The four registrations of the walk-through.
 const REGISTER: [&str; 4] = [

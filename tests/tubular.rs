@@ -12,7 +12,7 @@ use support::registry::register_pid;
 use support::steer::{Binding, Dispatcher};
 use support::walkthrough::{DESTINATIONS, dispatcher, exchange, steered, walk_through};
 use support::{PATIENCE, Server, netns, private_network, tcp, until};
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 /// Where a server listens, in the order of [`DESTINATIONS`].
 type Addresses = [&'static str; 4];

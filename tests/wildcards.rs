@@ -20,7 +20,7 @@ use support::steered::Family::{self, V4, V6};
 use support::steered::{FREE_PORTS, LISTENING, PORT, Steered, User};
 use support::udp::UdpClient;
 use support::{PATIENCE, Server, netns, private_network, sys, until};
-use tubular_echo::sys::{self as server_sys, IntOption, Protocol};
+use tubular_echo::kernel::sys::{self as server_sys, IntOption, Protocol};
 
 /// `nobody` has one account of locked memory, so those who use it take turns.
 fn nobody_alone() -> MutexGuard<'static, ()> {

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tubular_echo::addr::{self, RawAddr};
-use tubular_echo::cmsg::{self, Control};
-use tubular_echo::flow::{Flow, HashKey, Refusals};
-use tubular_echo::pairs::Pairs;
-use tubular_echo::refuse::Rules;
-use tubular_echo::reply_sockets::{Inherited, Limits, ReplySockets};
-use tubular_echo::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
+use tubular_echo::echo::udp::reply_sockets::{Inherited, Limits, ReplySockets};
+use tubular_echo::kernel::addr::{self, RawAddr};
+use tubular_echo::kernel::cmsg::{self, Control};
+use tubular_echo::kernel::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
+use tubular_echo::policy::flow::{Flow, HashKey, Refusals};
+use tubular_echo::policy::pairs::Pairs;
+use tubular_echo::policy::refuse::Rules;
 
 use crate::group::{Arrival, Group};
 use crate::pacer::Pacer;

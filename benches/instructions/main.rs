@@ -9,7 +9,7 @@
 
 #[path = "../../src/bin/blaster/draw.rs"]
 mod draw;
-#[path = "../../src/udp/group.rs"]
+#[path = "../../src/echo/udp/group.rs"]
 mod group;
 #[path = "../../src/bin/blaster/pacer.rs"]
 mod pacer;
@@ -20,7 +20,7 @@ mod quantity;
 #[path = "../../src/bin/blaster/target.rs"]
 mod target;
 // where those modules look for the library's
-use tubular_echo::{addr, cmsg, flow, ring};
+use tubular_echo::{kernel, policy};
 
 mod cases;
 

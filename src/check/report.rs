@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::walk::{CLOSED_IN_A_ROW_MAX, Refusal, receives, register};
-use crate::pidfd::InetSocket;
-use crate::sys::Protocol;
+use crate::kernel::pidfd::InetSocket;
+use crate::kernel::sys::Protocol;
 
 /// Everything that the report is made of.
 #[derive(Debug)]

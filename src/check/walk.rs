@@ -8,8 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::pidfd::{Descriptor, InetSocket, PidFd, Unanswered, describe};
-use crate::sys::Protocol;
+use crate::kernel::pidfd::{Descriptor, InetSocket, PidFd, Unanswered, describe};
+use crate::kernel::sys::Protocol;
 
 /// register-pid gives up after this many closed descriptors in a row (tubular, `internal/pidfd`).
 pub const CLOSED_IN_A_ROW_MAX: u32 = 32;

@@ -12,7 +12,7 @@ use super::abi::{self, F_MORE, FIXED_FILE, Message, SKIP_SUCCESS, Sqe};
 use super::buffers::Group;
 use super::chance::{Chance, Faults, Persistent};
 use super::ledger::Ledger;
-use crate::ring::RingConfig;
+use crate::kernel::ring::RingConfig;
 
 /// Turns in a row that brought nothing to anybody: the process spins.
 const IDLE_TURNS_MAX: u32 = 3000;

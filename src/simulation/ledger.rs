@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::stats::Snapshot;
+use crate::policy::counters::Snapshot;
 
 /// How far the kernel knows a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

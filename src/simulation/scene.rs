@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::udp::Expected;
-use crate::limits::Rates;
-use crate::sockets::Fate;
+use crate::policy::limits::Rates;
+use crate::sockets::listening::Fate;
 
 /// What a path may answer to a train (udp(7)).
 const TRAIN_REFUSALS: [i32; 3] = [libc::EMSGSIZE, libc::EINVAL, libc::EIO];

@@ -8,7 +8,7 @@ use super::abi::{self, FILE_INDEX_ALLOC, Sqe};
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
-use crate::addr::RawAddr;
+use crate::kernel::addr::RawAddr;
 
 /// Bytes that a receive queue holds.
 const WINDOW_BYTES: u64 = 256 << 10;

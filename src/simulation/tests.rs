@@ -15,16 +15,16 @@ use super::kernel::{Kernel, Order};
 use super::scene::{CLIENT_LIKE_PORT, Endpoint};
 use super::world::World;
 use super::{WORLD, ask};
-use crate::limits::ConnectionsPerPrefix;
-use crate::pairs::Pairs;
-use crate::refuse::Rules;
-use crate::reply_sockets;
-use crate::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
-use crate::sockets::{Fate, Listening};
-use crate::stats::Counters;
-use crate::sys::Protocol;
-use crate::tcp;
-use crate::worker::{Worker, WorkerConfig};
+use crate::echo::tcp;
+use crate::echo::udp::reply_sockets;
+use crate::echo::worker::{Worker, WorkerConfig};
+use crate::kernel::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
+use crate::kernel::sys::Protocol;
+use crate::policy::counters::Counters;
+use crate::policy::limits::ConnectionsPerPrefix;
+use crate::policy::pairs::Pairs;
+use crate::policy::refuse::Rules;
+use crate::sockets::listening::{Fate, Listening};
 
 /// Completions and turns that a run is made of.
 const STEPS: u64 = 1_000_000;

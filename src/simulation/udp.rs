@@ -8,7 +8,7 @@ use super::abi::{self, Marks, Message, Sqe};
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
 use super::scene::CLIENT_LIKE_PORT;
-use crate::addr::{self, RawAddr};
+use crate::kernel::addr::{self, RawAddr};
 
 /// Datagrams that a receive queue holds.
 const QUEUE_MAX: usize = 400;

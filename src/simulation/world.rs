@@ -18,10 +18,10 @@ use super::scene::{Endpoint, Scene};
 use super::streams::Streams;
 use super::tcp::Tcp;
 use super::udp::{Flaw, Udp};
-use crate::ring::Wait;
-use crate::sockets::Fate;
-use crate::stats::{Counters, Snapshot};
-use crate::sys;
+use crate::kernel::ring::Wait;
+use crate::kernel::sys;
+use crate::policy::counters::{Counters, Snapshot};
+use crate::sockets::listening::Fate;
 
 /// The longest that the worker waits for what fails again and again.
 const PAUSE_MAX: Duration = Duration::from_millis(100);

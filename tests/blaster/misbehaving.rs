@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tubular_echo::sys::{self, IntOption};
+use tubular_echo::kernel::sys::{self, IntOption};
 
 /// How often a server looks whether it is to end, and whether a delayed reply is due.
 const LOOK_EVERY: Duration = Duration::from_millis(1);

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
-use tubular_echo::stats::Snapshot;
+use tubular_echo::policy::counters::Snapshot;
 
 use super::ROOT;
 
@@ -25,13 +25,13 @@ const FOR_DEVELOPERS: [&str; 8] =
 const NO_MESSAGES: [&str; 9] = [
     "src/bin/blaster/report",
     "src/bin/blaster/progress",
-    "src/bin/blaster/page",      // the report as a page
-    "src/bin/blaster/compare",   // the report of several runs
-    "src/bin/blaster/objective", // the same
-    "src/metrics/families",      // what Prometheus shows as help
-    "src/metrics/process",       // the same
-    "src/address_blocks",        // names of blocks of addresses
-    "src/simulation",            // a test that stands beside what it tests
+    "src/bin/blaster/page",         // the report as a page
+    "src/bin/blaster/compare",      // the report of several runs
+    "src/bin/blaster/objective",    // the same
+    "src/service/metrics/families", // what Prometheus shows as help
+    "src/service/metrics/process",  // the same
+    "src/address_blocks",           // names of blocks of addresses
+    "src/simulation",               // a test that stands beside what it tests
 ];
 
 pub fn complaints() -> Vec<String> {
@@ -39,7 +39,7 @@ pub fn complaints() -> Vec<String> {
     let mut complaints: Vec<String> = Snapshot::default()
         .entries()
         .filter(|(name, _)| !document.contains(name))
-        .map(|(name, _)| format!("src/stats.rs: {DOCUMENT} does not tell what {name} counts"))
+        .map(|(name, _)| format!("src/policy/counters.rs: {DOCUMENT} does not tell what {name} counts"))
         .collect();
     let cures = fs::read_to_string(format!("{ROOT}/{CURES}")).expect(CURES);
     let mut cures: Vec<Cure> = cures.lines().filter_map(Cure::read).collect();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use tubular_echo::stats::Snapshot;
+use tubular_echo::policy::counters::Snapshot;
 
 use super::ROOT;
 use super::markdown::{Directive, Document};

@@ -3,7 +3,7 @@
 //! ```text
 //! ## the mistake, in words
 //! red udp::sizes_from_nothing_to_the_largest, sources::from_every_address_asked
-//! in src/udp/socket.rs
+//! in src/echo/udp/socket.rs
 //! - the lines that are taken out, which stand there once
 //! + the lines that take their place
 //! ```

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use tubular_echo::addr::{self, Domain, RawAddr};
-use tubular_echo::cmsg::{self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError};
+use tubular_echo::kernel::addr::{self, Domain, RawAddr};
+use tubular_echo::kernel::cmsg::{self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError};
 
 /// Any bytes as the control area of a received datagram, and as a socket address.
 pub fn check(data: &[u8]) {

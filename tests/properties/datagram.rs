@@ -1,7 +1,7 @@
 //! The head of a received datagram: lengths, name, control messages, payload.
 
-use tubular_echo::cmsg::CONTROL_IN_BYTES;
-use tubular_echo::ring::{DATAGRAM_HEADER_BYTES, Datagram, Unusable};
+use tubular_echo::kernel::cmsg::CONTROL_IN_BYTES;
+use tubular_echo::kernel::ring::{DATAGRAM_HEADER_BYTES, Datagram, Unusable};
 
 /// Four numbers: bytes of the name, of the control messages, of the payload, and flags.
 const LENGTHS_BYTES: usize = 16;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tubular_echo::budget::WORKERS_MAX;
-use tubular_echo::duration;
-use tubular_echo::server::Workers;
+use tubular_echo::service::budget::WORKERS_MAX;
+use tubular_echo::service::server::Workers;
+use tubular_echo::values::duration;
 
 use crate::options::{parse_busy_poll, parse_interval, parse_timeout, parse_workers};
 

@@ -6,9 +6,9 @@ use clap::Parser;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use tubular_echo::flow::Address;
-use tubular_echo::pairs::{Lately, Pairs};
-use tubular_echo::sockets::Endpoint;
+use tubular_echo::policy::flow::Address;
+use tubular_echo::policy::pairs::{Lately, Pairs};
+use tubular_echo::sockets::listening::Endpoint;
 
 use crate::options::Options;
 

@@ -12,13 +12,13 @@ mod books;
 mod compile;
 #[path = "../../src/bin/blaster/draw.rs"]
 mod draw;
-#[path = "../../src/udp/group.rs"]
+#[path = "../../src/echo/udp/group.rs"]
 mod group;
 #[path = "../../src/bin/blaster/latency.rs"]
 mod latency;
 #[path = "../../src/bin/blaster/objective.rs"]
 mod objective;
-#[path = "../../src/options.rs"]
+#[path = "../../src/service/options.rs"]
 mod options;
 #[path = "../../src/bin/blaster/pacer.rs"]
 mod pacer;
@@ -46,9 +46,7 @@ mod verdict;
 #[path = "../../src/bin/blaster/warnings.rs"]
 mod warnings;
 // where those modules look for the library's
-use tubular_echo::{
-    addr, budget, check, cmsg, duration, flow, keepalive, listen_addr, ports, ring, server, sockets,
-};
+use tubular_echo::{check, kernel, policy, service, sockets, values};
 
 mod input;
 

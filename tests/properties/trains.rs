@@ -1,7 +1,7 @@
 //! Groups of datagrams: what leaves in one GSO send is cut by the kernel into what had come in.
 
-use tubular_echo::flow::Flow;
-use tubular_echo::ring::SEGMENTS_MAX;
+use tubular_echo::kernel::ring::SEGMENTS_MAX;
+use tubular_echo::policy::flow::Flow;
 
 use crate::group::{Arrival, Group};
 use crate::input::Input;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use tubular_echo::check::walk::{Found, receives, walk};
-use tubular_echo::pidfd::PidFd;
-use tubular_echo::sys::{Protocol, socket_drops};
+use tubular_echo::kernel::pidfd::PidFd;
+use tubular_echo::kernel::sys::{Protocol, socket_drops};
 
 use crate::support::registry::register_pid;
 use crate::support::steer::Dispatcher;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use tubular_echo::sys::{IntOption, Protocol, option};
+use tubular_echo::kernel::sys::{IntOption, Protocol, option};
 
 use crate::load::Load;
 use crate::service::{

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 use crate::oddities::Refused;
 use crate::site::{LISTENING, Site};

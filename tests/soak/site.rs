@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 use crate::support::netns::{self, Netns, ip};
 use crate::support::random::Random;

@@ -6,7 +6,7 @@ use std::io::{Error, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-use tubular_echo::sys::{self as server_sys, IntOption};
+use tubular_echo::kernel::sys::{self as server_sys, IntOption};
 
 use super::sys;
 

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::{fs, io};
 
 use tubular_echo::check::walk::{Refusal, register, walk};
-use tubular_echo::pidfd::{Descriptor, PidFd, describe};
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::pidfd::{Descriptor, PidFd, describe};
+use tubular_echo::kernel::sys::Protocol;
 
 use super::steer::SocketMap;
 

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ipnet::IpNet;
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 /// Traffic to steer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 use super::random::Random;
 use super::registry::register_pid;

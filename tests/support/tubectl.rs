@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::{env, fmt, fs};
 
 use sendfd::SendWithFd;
-use tubular_echo::sys::{self, Protocol};
+use tubular_echo::kernel::sys::{self, Protocol};
 
 use super::registry::{Registered, register_passed, register_pid};
 use super::steer::{Binding, Dispatcher, SocketMap};

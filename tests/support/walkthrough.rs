@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 
-use tubular_echo::sys::Protocol;
+use tubular_echo::kernel::sys::Protocol;
 
 use super::random::{Random, payload};
 use super::steer::{Binding, Dispatcher};

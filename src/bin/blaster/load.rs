@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use ipnet::Ipv4Net;
 use rand::random;
-use tubular_echo::sys;
+use tubular_echo::kernel::sys;
 
 use crate::clock;
 use crate::compile::Preface;

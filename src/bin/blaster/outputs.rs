@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tubular_echo::printer::Printer;
-use tubular_echo::terminal;
+use tubular_echo::console::printer::Printer;
+use tubular_echo::console::terminal;
 
 use crate::destination::Destination;
 use crate::hdr;

@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tubular_echo::printer::Printer;
+use tubular_echo::console::printer::Printer;
 
 use crate::signals;
 

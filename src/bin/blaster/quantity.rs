@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tubular_echo::duration;
+use tubular_echo::values::duration;
 
 use crate::draw;
 use crate::payload::HEADER_BYTES;

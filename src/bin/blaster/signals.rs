@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::{io, process, thread};
 
-use tubular_echo::sys::EndSignals;
+use tubular_echo::kernel::sys::EndSignals;
 
 use crate::live::Stop;
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tubular_echo::address_blocks::{self, Reach};
-use tubular_echo::listen_addr::{self, Interface, ListenAddrError};
-use tubular_echo::many_hosts::ManyHosts;
+use tubular_echo::policy::address_blocks::{self, Reach};
+use tubular_echo::policy::many_hosts::ManyHosts;
+use tubular_echo::sockets::listen_addr::{self, Interface, ListenAddrError};
 
 use crate::draw;
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio_uring::Runtime;
 use tokio_uring::net::TcpStream;
-use tubular_echo::ring::{RingError, Step};
-use tubular_echo::sys;
+use tubular_echo::kernel::ring::{RingError, Step};
+use tubular_echo::kernel::sys;
 
 use self::connection::Connection;
 use crate::clock::{self, Clock};

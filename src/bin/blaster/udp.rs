@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tubular_echo::ring::{Errno, RingError};
-use tubular_echo::sys;
+use tubular_echo::kernel::ring::{Errno, RingError};
+use tubular_echo::kernel::sys;
 
 pub(crate) use self::flow::Plan;
 use self::worker::Worker;

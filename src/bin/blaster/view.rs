@@ -18,7 +18,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tubular_echo::terminal;
+use tubular_echo::console::terminal;
 
 use crate::live::{Coarse, Live, Shown};
 use crate::outputs::mention;

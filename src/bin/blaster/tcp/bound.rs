@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{self, SockaddrStorage};
 use tokio::net::TcpSocket;
-use tubular_echo::sys::{self, IntOption};
+use tubular_echo::kernel::sys::{self, IntOption};
 
 /// A socket at this address, with no port yet.
 pub(super) fn bind(local: SocketAddr) -> io::Result<TcpSocket> {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use tubular_echo::sys::{self, IntOption, Protocol};
+use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
 use super::UdpError;
 use super::flow::{Flow, Plan};

@@ -9,12 +9,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tubular_echo::ring::{
+use tubular_echo::kernel::ring::{
     BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing, Piece,
     Ring, RingConfig, RingError, Step, Token, Wait,
 };
-use tubular_echo::sys;
-use tubular_echo::{addr, cmsg};
+use tubular_echo::kernel::sys;
+use tubular_echo::kernel::{addr, cmsg};
 
 use super::flow::{Flow, Plan, Train};
 use super::socket;

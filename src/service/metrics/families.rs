@@ -1,0 +1,240 @@
+//! The counters as Prometheus's metrics: names, labels, text.
+//!
+//! What both protocols count is one family with a label `protocol`; what counts reasons is one family with a
+//! label `reason`. `domain`, `protocol` and `label` are tubular's own names, and mean the same here, so that
+//! its metrics and these can be joined on them.
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::{Source, process};
+use crate::kernel::addr::Domain;
+use crate::policy::counters::Entry;
+
+/// All metrics begin with this, but those of every process.
+const PREFIX: &str = "tubular_echo_";
+
+/// Where a counter belongs.
+#[derive(Debug, PartialEq, Eq)]
+struct Place<'a> {
+    /// Without prefix and `_total`.
+    family: &'a str,
+    help: &'a str,
+    protocol: &'a str,
+    reason: Option<&'a str>,
+    /// Goes down, too.
+    gauge: bool,
+}
+
+const DROPPED: &str = "Datagrams received and not answered.";
+
+/// A counter's place, from its name in the log. One that nobody named here is a family of its own.
+fn place<'a>(entry: &Entry) -> Place<'a>
+where
+    'static: 'a,
+{
+    let (protocol, rest) = entry.name.split_once('_').unwrap_or(("", entry.name));
+    let (family, help, reason) = match rest {
+        "bytes_in" => ("received_bytes", "Payload received.", None),
+        "bytes_out" => ("sent_bytes", "Payload sent.", None),
+        "datagrams_in" => ("received_datagrams", entry.meaning, None),
+        "datagrams_out" => ("sent_datagrams", entry.meaning, None),
+        "trains_in" => ("received_trains", entry.meaning, None),
+        "trains_out" => ("sent_trains", entry.meaning, None),
+        "no_buffers" => ("receive_buffers_exhausted", "Times all receive buffers were in use.", None),
+        "accepted" => ("accepted_connections", entry.meaning, None),
+        "open" => ("open_connections", entry.meaning, None),
+        "truncated"
+        | "unaddressed"
+        | "reply_sockets_limited"
+        | "reply_port_privileged"
+        | "reply_port_taken"
+        | "reply_port_excepted"
+        | "reply_address_missing"
+        | "reply_socket_forbidden"
+        | "reply_socket_no_files"
+        | "reply_socket_no_memory"
+        | "reply_socket_errors"
+        | "send_unreachable"
+        | "send_forbidden"
+        | "send_bad_source"
+        | "send_errors" => ("dropped_datagrams", DROPPED, Some(rest)),
+        _ => match rest.split_once('_') {
+            Some(("closed", reason)) => ("closed_connections", "Connections closed.", Some(reason)),
+            Some(("refused", reason)) => ("dropped_datagrams", DROPPED, Some(reason)),
+            _ => (rest, entry.meaning, None),
+        },
+    };
+    Place { family, help: help.trim(), protocol, reason, gauge: rest == "open" }
+}
+
+/// Families in the order in which they were first met, as the format demands all of a family in one piece.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn add(&mut self, name: String, help: &str, is_counter: bool, labels: &[(&str, &str)], value: f64) {
+        let mut metric = Metric::default();
+        metric.set_label(labels.iter().map(|(name, value)| label(name, value)).collect());
+        if is_counter {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        if let Some(family) = self.0.iter_mut().find(|family| family.name() == name) {
+            family.mut_metric().push(metric);
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name);
+        family.set_help(help.into());
+        family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
+        family.set_metric(vec![metric]);
+        self.0.push(family);
+    }
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.into());
+    pair.set_value(value.into());
+    pair
+}
+
+/// Everything at this moment, in Prometheus's text format (version 0.0.4). The process started at `start_s`,
+/// seconds since 1970.
+pub(super) fn text(source: &Source, start_s: f64) -> String {
+    let mut families = Families::default();
+    for domain in Domain::ALL {
+        let mut sums: Vec<Entry> = Vec::new();
+        for counters in &source.workers {
+            for (index, entry) in counters[domain].entries().enumerate() {
+                match sums.get_mut(index) {
+                    Some(sum) => sum.value += entry.value,
+                    None => sums.push(entry),
+                }
+            }
+        }
+        for sum in sums {
+            let place = place(&sum);
+            let ending = if place.gauge { "" } else { "_total" };
+            let labels: Vec<_> = source
+                .label
+                .as_deref()
+                .map(|label| ("label", label))
+                .into_iter()
+                .chain([("domain", domain.name()), ("protocol", place.protocol)])
+                .chain(place.reason.map(|reason| ("reason", reason)))
+                .collect();
+            let name = format!("{PREFIX}{}{ending}", place.family);
+            families.add(name, place.help, !place.gauge, &labels, sum.value as f64);
+        }
+    }
+    for (worker, counters) in source.workers.iter().enumerate() {
+        let (name, help) = (format!("{PREFIX}worker_turns_total"), "Turns of a worker's ring.");
+        families.add(name, help, true, &[("worker", &worker.to_string())], counters.turns.get() as f64);
+    }
+    for (name, help, counter) in [
+        ("log_lines_dropped", "Lines of the log that nobody took.", &source.unheard.log_lines),
+        (
+            "notifications_dropped",
+            "Messages that the service manager did not take.",
+            &source.unheard.notifications,
+        ),
+    ] {
+        families.add(format!("{PREFIX}{name}_total"), help, true, &[], counter.get() as f64);
+    }
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    families.add(format!("{PREFIX}build_info"), "What is running; always 1.", false, &version, 1.0);
+    for metric in process::metrics(start_s, source.open_files_max) {
+        families.add(metric.name.into(), metric.help, metric.is_counter, &[], metric.value);
+    }
+    TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::counters::{Counters, Unheard};
+
+    fn source() -> Source {
+        let workers = vec![Arc::new(Counters::default()), Arc::default()];
+        Source {
+            workers,
+            unheard: Unheard::default(),
+            phase: Arc::default(),
+            label: Some("echo".into()),
+            open_files_max: Some(20),
+        }
+    }
+
+    #[test]
+    fn workers_are_summed_and_domains_are_told_apart() {
+        let source = source();
+        source.workers[0][Domain::Ipv4].udp_bytes_in.add(3);
+        source.workers[1][Domain::Ipv4].udp_bytes_in.add(4);
+        source.workers[1][Domain::Ipv6].tcp_open.add(2);
+        source.workers[1][Domain::Ipv6].udp_refused_own_pair.add(5);
+        source.workers[1].turns.add(6);
+        source.unheard.log_lines.add(8);
+        source.unheard.notifications.add(9);
+        let text = text(&source, 0.0);
+        for line in [
+            r#"tubular_echo_received_bytes_total{label="echo",domain="ipv4",protocol="udp"} 7"#,
+            r#"tubular_echo_received_bytes_total{label="echo",domain="ipv6",protocol="udp"} 0"#,
+            r#"tubular_echo_open_connections{label="echo",domain="ipv6",protocol="tcp"} 2"#,
+            r#"tubular_echo_dropped_datagrams_total{label="echo",domain="ipv6",protocol="udp",reason="own_pair"} 5"#,
+            r#"tubular_echo_worker_turns_total{worker="1"} 6"#,
+            "tubular_echo_log_lines_dropped_total 8",
+            "tubular_echo_notifications_dropped_total 9",
+            concat!(r#"tubular_echo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+            "# TYPE tubular_echo_open_connections gauge",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_label_there_is_none() {
+        let source = Source { label: None, ..source() };
+        assert!(text(&source, 0.0).contains(r#"sent_bytes_total{domain="ipv4",protocol="tcp"} 0"#));
+    }
+
+    #[test]
+    fn every_sample_is_there_once_and_every_family_in_one_piece_with_help() {
+        let text = text(&source(), 0.0);
+        let (mut samples, mut families, mut helped) = (HashSet::new(), HashSet::new(), String::new());
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                helped = help.split_once(' ').expect("a name and a text").0.into();
+            } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+                family = typed.split_once(' ').expect("a name and a type").0.into();
+                assert_eq!(family, helped);
+                assert!(families.insert(family.clone()), "{family} twice");
+                assert_eq!(typed.ends_with(" counter"), family.ends_with("_total"), "{typed}");
+            } else {
+                let (sample, value) = line.rsplit_once(' ').expect("a sample");
+                assert_eq!(sample.split('{').next(), Some(family.as_str()));
+                assert!(samples.insert(sample.to_owned()), "{sample} twice");
+                value.parse::<f64>().expect("a number");
+            }
+        }
+        assert!(families.len() > 20, "{families:?}");
+    }
+
+    #[test]
+    fn what_has_no_place_is_a_family_of_its_own() {
+        let entry = Entry { name: "udp_new_things", meaning: " New things.", value: 1 };
+        let expected =
+            Place { family: "new_things", help: "New things.", protocol: "udp", reason: None, gauge: false };
+        assert_eq!(place(&entry), expected);
+    }
+}

@@ -1,0 +1,492 @@
+//! The server's command line.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::process;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::check::CheckOptions;
+use crate::service::budget::WORKERS_MAX;
+use crate::service::server::{ServerConfig, Workers};
+use crate::sockets::keepalive;
+use crate::sockets::listen_addr::ListenAddr;
+use crate::sockets::listening::{self, Endpoint};
+use crate::values::duration;
+use crate::values::ports::PortsExcept;
+
+const AFTER_HELP: &str = "\
+Examples:
+  tubular-echo                                    loopback, port 1234, TCP and UDP, IPv4 and IPv6
+  tubular-echo --listen 192.0.2.1:7 --workers auto
+  tubular-echo --listen 192.0.2.1:7 --public      on the open Internet
+  tubular-echo check 4242                         what tubectl would make of process 4242
+  tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
+  systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
+
+Environment:
+  TUBULAR_ECHO_…   each option by its name: TUBULAR_ECHO_DRAIN_TIMEOUT=5s is --drain-timeout 5s, and
+                   TUBULAR_ECHO_PIN=true is --pin; several addresses are separated by commas. An option
+                   on the command line comes first, then its variable, unless that is empty, then the
+                   default
+  RUST_LOG         what is logged to stderr: error, warn, info (default), debug
+  NO_COLOR         if set to anything, no colors on a terminal; nor with TERM=dumb
+  LISTEN_FDS       sockets passed by systemd; without --listen, --tcp and --udp they replace the default
+  NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
+  WATCHDOG_USEC    how often systemd wants a sign of life
+
+Signals:
+  SIGTERM, SIGINT, SIGHUP  drain and exit 0; a second SIGTERM or SIGINT ends at once. A SIGHUP that is
+                           ignored at the start, as by nohup(1), stays ignored
+
+Exit status:
+  0 ended by a signal   1 could not start, or a worker failed   2 wrong usage";
+
+/// Limits that nobody has given; zero for none.
+struct Limits {
+    udp_prefix_rate: u32,
+    udp_reply_rate: u32,
+    connections_per_prefix: usize,
+    idle_timeout: Duration,
+}
+
+/// Without `--public` there are none: an echo server among friends is there to be loaded.
+const ELSEWHERE: Limits =
+    Limits { udp_prefix_rate: 0, udp_reply_rate: 0, connections_per_prefix: 0, idle_timeout: Duration::ZERO };
+
+/// With `--public`: enough for people who try things out, and too little to harm whoever's address is forged:
+/// 2.4 Mbit/s of full-sized datagrams to one victim, 240 Mbit/s altogether.
+const ON_THE_INTERNET: Limits = Limits {
+    udp_prefix_rate: 200,
+    udp_reply_rate: 20_000,
+    connections_per_prefix: 100,
+    idle_timeout: Duration::from_mins(1),
+};
+
+/// A TCP and UDP echo server on io_uring that answers from the very address that was asked, anywhere in
+/// a prefix that tubular (BPF sk_lookup) steers to it. What comes in goes back byte for byte.
+#[derive(Parser, Debug)]
+#[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
+pub struct Options {
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
+    /// address: port 1234 on loopback, IPv4 and IPv6. Loopback, and the address that stands for all, of a
+    /// family that the host lacks are left out with a warning; an address that is not there yet is waited
+    /// for, 5 seconds at most.
+    /// A link-local one with its interface: [fe80::1%eth0]:1234
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<ListenAddr>,
+
+    /// Serve TCP here; repeatable
+    #[arg(long, value_name = "ADDR:PORT")]
+    tcp: Vec<ListenAddr>,
+
+    /// Serve UDP here; repeatable
+    #[arg(long, value_name = "ADDR:PORT")]
+    udp: Vec<ListenAddr>,
+
+    /// Share the ports with other processes of this user that have opened them to sharing
+    /// (SO_REUSEPORT). Without it a port that anybody holds is an error. The address of --metrics is taken
+    /// over when its holder has left
+    #[arg(long)]
+    join: bool,
+
+    /// Threads that serve, each with a ring and sockets of its own: a number up to 4096, or `auto` for
+    /// one per processor that the process may run on, no more than the quota of its control group allows
+    #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_workers)]
+    workers: Workers,
+
+    /// Keep each worker on a processor of its own
+    #[arg(long)]
+    pin: bool,
+
+    /// Look for work for so long before sleeping, like 20us: several times as many echoes for a client
+    /// that waits for each reply, at the price of processor time. Bounded, and off by itself while it
+    /// bears no fruit or there is more than a little to do. 0s: never
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_busy_poll)]
+    busy_poll: Duration,
+
+    /// TCP connections served at a time, shared evenly by the workers; more wait to be accepted.
+    /// Default: 10000, or what the limit of open files allows
+    #[arg(long, value_name = "N")]
+    max_connections: Option<NonZeroUsize>,
+
+    /// Serve the open Internet, where sources are forged every day. Sets the limits below, unless they are
+    /// given: --idle-timeout 1min, --max-connections-per-prefix 100, --udp-prefix-rate 200,
+    /// --udp-reply-rate 20000; and datagrams from ports of services that are known to reflect are not
+    /// answered
+    #[arg(long)]
+    public: bool,
+
+    /// Datagrams that one source, an IPv4 /24 or an IPv6 /56, is answered per second, by each worker; it
+    /// may have a second's worth at once. What is over is dropped and counted. 0: any number
+    #[arg(long, value_name = "N")]
+    udp_prefix_rate: Option<u32>,
+
+    /// Datagrams that are answered per second, shared evenly by the workers. 0: any number
+    #[arg(long, value_name = "N")]
+    udp_reply_rate: Option<u32>,
+
+    /// TCP connections served for one source, an IPv4 address or an IPv6 /64; more from there are closed
+    /// at once. 0: any number
+    #[arg(long, value_name = "N")]
+    max_connections_per_prefix: Option<usize>,
+
+    /// Close TCP connections on which nothing was sent or received for so long, or up to an eighth longer,
+    /// like 1min. 0s: never
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    idle_timeout: Option<Duration>,
+
+    /// Give up TCP connections whose peer acknowledges nothing, or takes nothing, for so long while its
+    /// echo waits (TCP_USER_TIMEOUT). 0s: the system's own patience, about 15 minutes
+    #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = parse_timeout)]
+    tcp_user_timeout: Duration,
+
+    /// Ask the peer of a TCP connection for a sign of life when it has said nothing for so long, like 30s (keepalive):
+    /// one that is there answers by itself, one that gives none is given up at --tcp-user-timeout, or where
+    /// that is 0s after as long again. 0s: never. Default: half of --tcp-user-timeout, or 1min
+    #[arg(long, value_name = "DURATION", value_parser = parse_keepalive)]
+    tcp_keepalive: Option<Duration>,
+
+    /// The DSCP that UDP replies leave with: `reflect`, that of the datagram they answer, as the kernel answers a ping;
+    /// `none`, the socket's own, which is 0. The ECN bits are 0 either way
+    #[arg(long, value_name = "HOW", default_value = "reflect")]
+    dscp: Dscp,
+
+    /// Log all counters so often, like 10s or 1min. Default: at the end only
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
+    stats_interval: Option<Duration>,
+
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz, which answers 200 while every
+    /// worker turns and 503 before that, after that and during the end. Only for whom you trust: there is
+    /// no password
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<ListenAddr>,
+
+    /// What tubular's bindings call these sockets: a label on the metrics, to join them with tubular's
+    #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
+    label: Option<String>,
+
+    /// How long the end may take, from SIGTERM on
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    drain_timeout: Duration,
+
+    /// Have systemd keep the listening sockets for the next process (FileDescriptorStoreMax=), so that a
+    /// restart loses nothing. On by itself where systemd sets FDSTORE (254 and later)
+    #[arg(long)]
+    fd_store: bool,
+
+    /// Sockets kept, per worker, to answer from the UDP port that was asked when that is not the bound
+    /// one (a tubular binding of all ports). 0: such datagrams are dropped. Default: 1000, or what the limit of
+    /// open files allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=30000))]
+    reply_sockets: Option<u16>,
+
+    /// How many of those each worker makes per second at the most; what is over is dropped and counted
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    reply_socket_rate: u32,
+
+    /// Close such a socket after so long without a reply: until then nobody else can bind its port
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_interval)]
+    reply_socket_idle: Duration,
+
+    /// Ports that are never bound to answer from them, like reserved,5353,8000-8099; datagrams to them are
+    /// dropped and counted. `reserved` stands for net.ipv4.ip_local_reserved_ports, as it is at the start;
+    /// `none`: any port may be bound. Ports that are listened on are not concerned
+    #[arg(long, value_name = "PORTS", default_value = "reserved")]
+    reply_ports_except: PortsExcept,
+}
+
+/// Which DSCP replies have.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Dscp {
+    /// That of what they answer.
+    Reflect,
+    /// The socket's.
+    None,
+}
+
+/// What to do instead of serving.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show what `tubectl register-pid` would make of a process, and the commands that register it
+    Check(CheckOptions),
+}
+
+/// The options contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// An address.
+    #[error("{0} is named twice for the same protocol; name each address once")]
+    Twice(ListenAddr),
+    /// The kernel would end connections for one lost segment.
+    #[error(
+        "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}, at which a connection ends whose peer has left a \
+         single question unanswered, lost ones included; make it shorter, or --tcp-user-timeout longer or 0s",
+        humantime::format_duration(*.keepalive),
+        humantime::format_duration(*.user_timeout)
+    )]
+    Keepalive {
+        /// Silence before the first question.
+        keepalive: Duration,
+        /// When the kernel gives a peer up.
+        user_timeout: Duration,
+    },
+}
+
+/// What begins the name of each option's variable.
+const VARIABLE_PREFIX: &str = "TUBULAR_ECHO_";
+
+/// The variable that stands for an option, such as `TUBULAR_ECHO_FD_STORE` for `--fd-store`.
+fn variable(long: &str) -> String {
+    VARIABLE_PREFIX.to_owned() + &long.replace('-', "_").to_uppercase()
+}
+
+/// The definition of the command line, where each option may come from its variable in the environment.
+pub fn command() -> clap::Command {
+    Options::command().mut_args(|arg| {
+        let Some(variable) = arg.get_long().map(variable) else { return arg };
+        let arg = match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            ArgAction::Append => arg.value_delimiter(','),
+            _ => arg,
+        };
+        let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
+        // one rule tells all the names
+        let name: &'static str = variable.leak();
+        if is_empty { arg } else { arg.env(name).hide_env(true) }
+    })
+}
+
+impl Options {
+    /// Reads the command line and the environment; ends the process where they are wrong, or ask for help.
+    pub fn read() -> Self {
+        let read = || Self::from_arg_matches(&command().try_get_matches()?);
+        read().unwrap_or_else(|error| {
+            // standard output or error may be closed, or full; then nobody is told, as nobody listens
+            let _ = error.print();
+            if let Some(variable) = culprit(&error, env::args_os()) {
+                let _ = writeln!(io::stderr(), "The value is that of {variable} in the environment.");
+            }
+            process::exit(error.exit_code())
+        })
+    }
+
+    /// What the server is to do.
+    pub fn server(self) -> Result<ServerConfig, Contradiction> {
+        let named =
+            |addrs: Vec<ListenAddr>, tcp, udp| addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp });
+        let endpoints: Vec<_> = named(self.listen, true, true)
+            .chain(named(self.tcp, true, false))
+            .chain(named(self.udp, false, true))
+            .collect();
+        let named = !endpoints.is_empty();
+        let (keepalive, user_timeout) = (self.tcp_keepalive.unwrap_or_default(), self.tcp_user_timeout);
+        if !user_timeout.is_zero() && keepalive >= user_timeout {
+            return Err(Contradiction::Keepalive { keepalive, user_timeout });
+        }
+        let limits = if self.public { ON_THE_INTERNET } else { ELSEWHERE };
+        let endpoints = if named { endpoints } else { listening::default_endpoints() };
+        Ok(ServerConfig {
+            endpoints: listening::merge(endpoints).map_err(Contradiction::Twice)?,
+            named,
+            join: self.join,
+            fd_store: self.fd_store,
+            workers: self.workers,
+            pin: self.pin,
+            max_connections: self.max_connections,
+            public: self.public,
+            udp_prefix_rate: NonZeroU32::new(self.udp_prefix_rate.unwrap_or(limits.udp_prefix_rate)),
+            udp_reply_rate: NonZeroU32::new(self.udp_reply_rate.unwrap_or(limits.udp_reply_rate)),
+            max_connections_per_prefix: NonZeroUsize::new(
+                self.max_connections_per_prefix.unwrap_or(limits.connections_per_prefix),
+            ),
+            idle_timeout: self.idle_timeout.unwrap_or(limits.idle_timeout),
+            tcp_user_timeout: self.tcp_user_timeout,
+            tcp_keepalive: self.tcp_keepalive,
+            reflect_dscp: self.dscp == Dscp::Reflect,
+            stats_interval: self.stats_interval,
+            busy_poll: self.busy_poll,
+            drain_timeout: self.drain_timeout,
+            reply_sockets: self.reply_sockets.map(usize::from),
+            reply_socket_rate: self.reply_socket_rate,
+            reply_socket_idle: self.reply_socket_idle,
+            reply_ports_except: self.reply_ports_except,
+            metrics: self.metrics,
+            label: self.label,
+        })
+    }
+}
+
+/// The variable that brought a wrong value; `None` if it was the command line.
+fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
+    let option = option.split_whitespace().next()?;
+    let has_value = |argument: OsString| argument.to_string_lossy().split('=').next() == Some(option);
+    let variable = variable(option.strip_prefix("--")?);
+    (!arguments.any(has_value) && env::var_os(&variable).is_some()).then_some(variable)
+}
+
+pub(crate) fn parse_workers(text: &str) -> Result<Workers, String> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= WORKERS_MAX => Ok(Workers::Fixed(count)),
+        _ => Err(format!("must be a number from 1 to {WORKERS_MAX}, or `auto`")),
+    }
+}
+
+pub(crate) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(duration) if duration <= Duration::from_millis(1) => Ok(duration),
+        Ok(_) => Err("must be at most 1ms: it is time that a processor burns".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(interval) if interval >= Duration::from_millis(10) => Ok(interval),
+        Ok(_) => Err("must be at least 10ms".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Zero for never.
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(timeout) if timeout.is_zero() || timeout >= Duration::from_millis(10) => Ok(timeout),
+        Ok(_) => Err("must be at least 10ms, or 0s".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Zero for never; what the kernel takes otherwise.
+pub(crate) fn parse_keepalive(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(keepalive::SECONDS_MAX as u64));
+    match duration::parse(text) {
+        Ok(after) if after.is_zero() || (least..=most).contains(&after) => Ok(after),
+        Ok(_) => Err("must be at least 1s and at most 9h, or 0s".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Arg;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<ServerConfig, String> {
+        let words = std::iter::once("tubular-echo").chain(line.split_whitespace());
+        let matches = command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+        let options = Options::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+        options.server().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn each_option_has_a_variable_named_after_it() {
+        let command = command();
+        let options: Vec<&Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
+        assert!(options.len() > 10);
+        for option in options {
+            let name = format!("TUBULAR_ECHO_{}", option.get_id().as_str().to_uppercase());
+            assert_eq!(option.get_env(), Some(name.as_ref()), "{}", option.get_id());
+        }
+    }
+
+    #[test]
+    fn addresses_are_separated_by_commas_too() {
+        let config = parse("--listen 127.0.0.2:7,[::1]:7 --listen 127.0.0.3:7").unwrap();
+        assert_eq!(config.endpoints.len(), 3);
+        let words = ["tubular-echo", "--listen", "127.0.0.2:7, [::1]:7 ,127.0.0.3:7"];
+        let matches = command().try_get_matches_from(words).unwrap();
+        assert_eq!(Options::from_arg_matches(&matches).unwrap().listen.len(), 3, "and a space");
+    }
+
+    #[test]
+    fn the_default_is_loopback_of_both_families() {
+        let config = parse("").unwrap();
+        let addrs: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
+        assert_eq!(addrs, ["127.0.0.1:1234", "[::1]:1234"]);
+        assert!(config.endpoints.iter().all(|endpoint| endpoint.tcp && endpoint.udp) && !config.named);
+        assert_eq!(config.workers, Workers::Fixed(NonZeroUsize::MIN));
+    }
+
+    #[test]
+    fn named_addresses_replace_the_default() {
+        let config = parse("--tcp 127.0.0.2:7 --udp [::1]:8 --listen 127.0.0.3:9").unwrap();
+        let found: Vec<_> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.addr.addr().port(), endpoint.tcp, endpoint.udp))
+            .collect();
+        assert_eq!(found, [(9, true, true), (7, true, false), (8, false, true)]);
+        assert!(config.named);
+    }
+
+    #[test]
+    fn on_the_internet_there_are_limits_unless_they_are_given() {
+        let limits = |line| {
+            let config = parse(line).unwrap();
+            (
+                config.udp_prefix_rate.map(NonZeroU32::get),
+                config.udp_reply_rate.map(NonZeroU32::get),
+                config.max_connections_per_prefix.map(NonZeroUsize::get),
+                config.idle_timeout.as_secs(),
+            )
+        };
+        assert_eq!(limits(""), (None, None, None, 0));
+        assert_eq!(limits("--public"), (Some(200), Some(20_000), Some(100), 60));
+        assert_eq!(
+            limits("--public --udp-prefix-rate 5 --idle-timeout 0s"),
+            (Some(5), Some(20_000), Some(100), 0)
+        );
+        assert_eq!(limits("--udp-reply-rate 7 --max-connections-per-prefix 8"), (None, Some(7), Some(8), 0));
+    }
+
+    #[test]
+    fn wrong_options_are_told() {
+        for (line, part) in [
+            ("--listen 127.0.0.1", "--listen <ADDR:PORT>': the port is missing: say 127.0.0.1:1234"),
+            ("--metrics *:9469", "say 0.0.0.0:9469"),
+            ("--workers 0", "must be a number from 1 to 4096"),
+            ("--workers 4097", "must be a number from 1 to 4096"),
+            ("--workers two", "must be a number from 1 to 4096"),
+            ("--stats-interval 1ms", "at least 10ms"),
+            ("--stats-interval 101years", "at most 100 years"),
+            ("--drain-timeout 101years", "at most 100 years"),
+            ("--reply-socket-idle 101years", "at most 100 years"),
+            ("--idle-timeout 9ms", "at least 10ms, or 0s"),
+            ("--tcp-user-timeout 101years", "at most 100 years"),
+            ("--busy-poll 2ms", "at most 1ms"),
+            ("--reply-ports-except 5353,0", "0 is neither a port (1-65535) nor a range"),
+            ("--max-connections 0", "--max-connections"),
+            ("--tcp-keepalive 500ms", "at least 1s and at most 9h, or 0s"),
+            ("--tcp-keepalive 10h", "at least 1s and at most 9h, or 0s"),
+            ("--tcp-keepalive 2min", "--tcp-keepalive 2m is not shorter than --tcp-user-timeout 2m"),
+            ("--dscp 46", "reflect, none"),
+            ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
+            ("--nonsense", "--nonsense"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}
