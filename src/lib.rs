@@ -44,11 +44,19 @@
 /// The main thread: from the command line to the last line of the log.
 pub mod service {
     pub mod budget;
+    pub mod config;
+    pub mod error;
     pub mod first_losses;
     pub mod metrics;
     pub mod notify;
     pub mod options;
-    pub mod server;
+    mod rules;
+    pub mod run;
+    mod schedule;
+    pub mod signals;
+    pub mod store;
+    pub mod threads;
+    pub mod workers;
 }
 
 /// One worker: what comes in by its ring goes out again.

@@ -12,8 +12,8 @@ use tubular_echo::console::printer::Printer;
 use tubular_echo::console::terminal;
 use tubular_echo::kernel::sys::EndSignals;
 use tubular_echo::service::options::{Command, Options};
-use tubular_echo::service::server;
-use tubular_echo::service::server::LAST_LINES_TIMEOUT;
+use tubular_echo::service::run;
+use tubular_echo::service::signals::LAST_LINES_TIMEOUT;
 
 /// A start that has failed waits so long for somebody to read why.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     };
     let log = start_log();
     let (error, status, patience) = match options.server() {
-        Ok(config) => match server::run(&config, signals, &log) {
+        Ok(config) => match run::run(&config, signals, &log) {
             Ok(()) => (None, ExitCode::SUCCESS, LAST_LINES_TIMEOUT),
             Err(error) => (Some(error.to_string()), ExitCode::FAILURE, ERROR_TIMEOUT),
         },

@@ -4,7 +4,7 @@
 use crate::policy::counters::Snapshot;
 
 /// How a kind of loss is read off the counters, and what is said of it.
-type Trouble = (fn(&Snapshot) -> u64, &'static str);
+type Loss = (fn(&Snapshot) -> u64, &'static str);
 
 const SHORT_BUFFERS: &str = "the kernel drops datagrams, mostly because a receive buffer is full \
      (udp_receive_buffer_drops): raise net.core.rmem_max to 4194304 or grant CAP_NET_ADMIN, and restart, or ask for more \
@@ -14,7 +14,7 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const TROUBLES: [Trouble; 31] = [
+const LOSSES: [Loss; 31] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -158,12 +158,12 @@ const TROUBLES: [Trouble; 31] = [
 
 /// Remembers what was said already.
 #[derive(Debug, Default)]
-pub struct Troubles {
-    told: [bool; TROUBLES.len()],
+pub struct FirstLosses {
+    told: [bool; LOSSES.len()],
     has_whole_buffers: bool,
 }
 
-impl Troubles {
+impl FirstLosses {
     /// Nothing was said; `has_whole_buffers`: the receive buffers are as large as was asked for.
     pub fn new(has_whole_buffers: bool) -> Self {
         Self { has_whole_buffers, ..Self::default() }
@@ -171,7 +171,7 @@ impl Troubles {
 
     /// What there is to say for the first time.
     pub fn news(&mut self, now: &Snapshot) -> impl Iterator<Item = &'static str> {
-        self.told.iter_mut().zip(TROUBLES).filter_map(|(told, (count, text))| {
+        self.told.iter_mut().zip(LOSSES).filter_map(|(told, (count, text))| {
             let first = !*told && count(now) > 0;
             *told |= first;
             let text = if text == SHORT_BUFFERS && self.has_whole_buffers { WHOLE_BUFFERS } else { text };
@@ -186,14 +186,14 @@ mod tests {
 
     #[test]
     fn the_first_of_a_kind_is_told_once() {
-        let mut troubles = Troubles::default();
+        let mut losses = FirstLosses::default();
         let mut now = Snapshot::default();
-        assert_eq!(troubles.news(&now).count(), 0);
+        assert_eq!(losses.news(&now).count(), 0);
         now.udp_truncated = 3;
-        assert_eq!(troubles.news(&now).count(), 1);
+        assert_eq!(losses.news(&now).count(), 1);
         now.udp_truncated = 9;
         now.tcp_closed_stalled = 1;
-        let news: Vec<_> = troubles.news(&now).collect();
+        let news: Vec<_> = losses.news(&now).collect();
         assert!(news.len() == 1 && news[0].contains("tcp_closed_stalled"), "{news:?}");
     }
 
@@ -201,7 +201,7 @@ mod tests {
     fn a_buffer_that_is_as_large_as_was_asked_for_need_not_be_raised() {
         let now = Snapshot { udp_receive_buffer_drops: 1, ..Snapshot::default() };
         for (has_whole_buffers, wanted) in [(false, true), (true, false)] {
-            let news = Troubles::new(has_whole_buffers).news(&now).next().unwrap();
+            let news = FirstLosses::new(has_whole_buffers).news(&now).next().unwrap();
             assert_eq!(news.contains("net.core.rmem_max"), wanted, "{news}");
             assert!(news.contains("--workers"), "{news}");
         }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn each_text_names_its_counter() {
-        for (count, text) in TROUBLES.into_iter().chain([(TROUBLES[1].0, WHOLE_BUFFERS)]) {
+        for (count, text) in LOSSES.into_iter().chain([(LOSSES[1].0, WHOLE_BUFFERS)]) {
             let entries = Snapshot::default();
             let name =
                 entries.entries().map(|(name, _)| name).find(|name| text.contains(&format!("({name})")));

@@ -24,7 +24,7 @@ use sd_notify::NotifyState;
 use sendfd::SendWithFd;
 
 use crate::kernel::sys;
-use crate::service::server::Armed;
+use crate::service::workers::Armed;
 use crate::values::counter::Counter;
 
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";

@@ -13,7 +13,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
 use crate::service::budget::WORKERS_MAX;
-use crate::service::server::{ServerConfig, Workers};
+use crate::service::config::{ServerConfig, Workers};
 use crate::sockets::keepalive;
 use crate::sockets::listen_addr::ListenAddr;
 use crate::sockets::listening::{self, Endpoint};

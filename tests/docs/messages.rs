@@ -30,7 +30,7 @@ const NO_MESSAGES: [&str; 9] = [
     "src/bin/blaster/objective",    // the same
     "src/service/metrics/families", // what Prometheus shows as help
     "src/service/metrics/process",  // the same
-    "src/address_blocks",           // names of blocks of addresses
+    "src/policy/address_blocks",    // names of blocks of addresses
     "src/simulation",               // a test that stands beside what it tests
 ];
 

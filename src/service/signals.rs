@@ -1,0 +1,62 @@
+//! The thread that waits for signals, so that nothing that holds up the main thread holds up the end.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::{self, Builder};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::threads::{self, ThreadError};
+use super::workers::Event;
+use crate::console::printer::Printer;
+use crate::kernel::sys::EndSignals;
+
+/// Time that the end allows a reader to take the last lines of the log.
+pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Stack of the thread: enough for it, and little where memory is limited.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Nothing is served yet. Ends with [`Starting::done`], or when a failed start drops it: then the main thread tells
+/// why, and a signal must not end the process before that.
+pub(super) struct Starting(Arc<AtomicBool>);
+
+impl Starting {
+    /// From now on a signal starts a drain.
+    pub(super) fn done(self) {}
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Starts the thread. While the server starts, the first signal ends the process. Later the first one is an event and
+/// the second one ends the process, whether the main thread reacts or not.
+pub(super) fn listen(
+    mut signals: EndSignals,
+    events: Sender<Event>,
+    log: Printer,
+) -> Result<Starting, ThreadError> {
+    let started = Arc::new(AtomicBool::new(false));
+    let has_started = Arc::clone(&started);
+    let listen = move || {
+        signals.wait();
+        if !has_started.load(Ordering::Relaxed) {
+            warn!("ended by a signal before it was ready");
+            log.is_done_within(LAST_LINES_TIMEOUT);
+            process::exit(0);
+        }
+        let _ = events.send(Event::Signal);
+        signals.wait();
+        let _ = events.send(Event::Signal);
+        // the main thread waits this long for the last lines
+        thread::sleep(LAST_LINES_TIMEOUT);
+        process::exit(0);
+    };
+    threads::start("signals", Builder::new().name("signals".into()).stack_size(STACK_BYTES), listen)?;
+    Ok(Starting(started))
+}
