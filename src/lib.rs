@@ -86,9 +86,13 @@ pub mod policy {
 /// Listening sockets: which, where from, and their options.
 pub mod sockets {
     pub mod adopt;
+    pub mod bind;
+    pub mod endpoint;
+    pub mod error;
     pub mod keepalive;
     pub mod listen_addr;
     pub mod listening;
+    pub mod shares;
 }
 
 /// Linux as safe Rust. Nothing here knows of echo.

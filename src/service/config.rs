@@ -3,8 +3,8 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use crate::sockets::endpoint::Endpoint;
 use crate::sockets::listen_addr::ListenAddr;
-use crate::sockets::listening::Endpoint;
 use crate::values::ports::PortsExcept;
 
 /// Number of workers.

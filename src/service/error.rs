@@ -8,7 +8,7 @@ use super::threads::ThreadError;
 use super::workers::WorkersError;
 use crate::policy::many_hosts::ManyHostsError;
 use crate::sockets::adopt::AdoptError;
-use crate::sockets::listening::SocketError;
+use crate::sockets::error::SocketError;
 
 /// Why the server did not start, or ended early.
 #[derive(Debug, thiserror::Error)]

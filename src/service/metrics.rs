@@ -28,8 +28,8 @@ use tracing::{info, warn};
 use crate::kernel::ring::Errno;
 use crate::kernel::sys;
 use crate::policy::counters::{Counters, Unheard};
+use crate::sockets::error;
 use crate::sockets::listen_addr::ListenAddr;
-use crate::sockets::listening;
 
 /// A worker's turn may sleep for so long at the most, so that a live worker's count of turns moves between two
 /// looks at it.
@@ -82,7 +82,7 @@ fn cure(errno: Errno, addr: ListenAddr) -> String {
              holder has left",
             addr.addr().port()
         ),
-        _ => listening::cure(errno, addr.addr(), false),
+        _ => error::cure(errno, addr.addr(), false),
     }
 }
 

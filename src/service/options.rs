@@ -14,9 +14,9 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::check::CheckOptions;
 use crate::service::budget::WORKERS_MAX;
 use crate::service::config::{ServerConfig, Workers};
+use crate::sockets::endpoint::{self, Endpoint};
 use crate::sockets::keepalive;
 use crate::sockets::listen_addr::ListenAddr;
-use crate::sockets::listening::{self, Endpoint};
 use crate::values::duration;
 use crate::values::ports::PortsExcept;
 
@@ -296,9 +296,9 @@ impl Options {
             return Err(Contradiction::Keepalive { keepalive, user_timeout });
         }
         let limits = if self.public { ON_THE_INTERNET } else { ELSEWHERE };
-        let endpoints = if named { endpoints } else { listening::default_endpoints() };
+        let endpoints = if named { endpoints } else { endpoint::default_endpoints() };
         Ok(ServerConfig {
-            endpoints: listening::merge(endpoints).map_err(Contradiction::Twice)?,
+            endpoints: endpoint::merge(endpoints).map_err(Contradiction::Twice)?,
             named,
             join: self.join,
             fd_store: self.fd_store,

@@ -11,7 +11,9 @@ use super::config::ServerConfig;
 use crate::kernel::sys::{self, Protocol};
 use crate::policy::pairs::Pairs;
 use crate::policy::refuse::Rules;
-use crate::sockets::listening::{Endpoint, Listening, Sockets};
+use crate::sockets::endpoint::Endpoint;
+use crate::sockets::listening::Listening;
+use crate::sockets::shares::Sockets;
 use crate::values::ports::Ports;
 
 /// Builds the rules, and has the sockets report what the rules need to know of each datagram.

@@ -38,8 +38,12 @@ use crate::policy::many_hosts;
 use crate::policy::pairs::Pairs;
 use crate::policy::refuse::Rules;
 use crate::sockets::adopt;
+use crate::sockets::adopt::Origin;
+use crate::sockets::bind::{Binding, bind_all};
+use crate::sockets::endpoint::Endpoint;
 use crate::sockets::keepalive::Keepalive;
-use crate::sockets::listening::{self, Binding, Endpoint, Fate, Listening, Origin, Sockets};
+use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::shares::Sockets;
 use crate::values::ports::Ports;
 
 /// A drain may take this much longer than its time limit before the process ends without its workers.
@@ -167,7 +171,7 @@ fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     budget::check_sockets(workers, sockets_each, host.open_files_max())?;
     let ServerConfig { endpoints, named, join, .. } = config;
     let binding = Binding { endpoints, named: *named, workers, join: *join };
-    let mut sockets = listening::bind_all(binding, adopted)?;
+    let mut sockets = bind_all(binding, adopted)?;
     // again: passed sockets as well, and addresses whose network has come meanwhile
     for socket in sockets.shares.iter().flatten() {
         many_hosts::check(socket.addr)?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::kernel::sys::{self, IntOption, Protocol, SocketKind};
-use crate::sockets::listening::{Adopted, Listening, Origin};
+use crate::sockets::listening::Listening;
 
 /// Names in the store begin with this; names of .socket units end in ".socket" or are the user's.
 const STORE_PREFIX: &str = "stored-";
@@ -14,6 +14,24 @@ const STORE_PREFIX: &str = "stored-";
 /// have no colon (sd_pid_notify_with_fds(3)).
 pub fn store_name(socket: &Listening) -> String {
     format!("{STORE_PREFIX}{}-{}", socket.protocol, socket.addr).replace(':', "_")
+}
+
+/// Where an adopted socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A .socket unit.
+    Unit,
+    /// The service manager's store, where an earlier process of ours put it.
+    Store,
+}
+
+/// A socket that the service manager passed.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The socket.
+    pub listening: Listening,
 }
 
 /// Why a passed socket can't be served.

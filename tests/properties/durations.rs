@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tubular_echo::service::budget::WORKERS_MAX;
-use tubular_echo::service::server::Workers;
+use tubular_echo::service::config::Workers;
 use tubular_echo::values::duration;
 
 use crate::options::{parse_busy_poll, parse_interval, parse_timeout, parse_workers};

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tubular_echo::policy::flow::Address;
 use tubular_echo::policy::pairs::{Lately, Pairs};
-use tubular_echo::sockets::listening::Endpoint;
+use tubular_echo::sockets::endpoint::Endpoint;
 
 use crate::options::Options;
 

@@ -25,8 +25,8 @@ use tokio::time::{self, MissedTickBehavior};
 use super::health::{self, Health};
 use super::{MetricsError, Source, families, process};
 use crate::kernel::ring::Errno;
+use crate::sockets::bind;
 use crate::sockets::listen_addr::ListenAddr;
-use crate::sockets::listening;
 
 /// Connections at a time; one more closes the oldest.
 const CONNECTIONS_MAX: usize = 32;
@@ -72,7 +72,7 @@ impl Server {
                     Ok(listening) => return Ok(listening),
                 };
                 let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
-                let patience = listening::patience(errno);
+                let patience = bind::patience(errno);
                 if patience.is_none_or(|patience| begun.elapsed() >= patience) {
                     return Err(MetricsError::Listen { addr, errno });
                 }

@@ -1,0 +1,137 @@
+//! All listening sockets, each worker's own, and the options that are set on all of them alike.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use crate::kernel::sys::{self, IntOption, Protocol};
+use crate::sockets::keepalive::{self, Keepalive};
+use crate::sockets::listening::{LISTEN_BACKLOG, Listening, MissingOption, SOCKET_BUFFER_BYTES};
+
+/// All listening sockets.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For each worker its own sockets, in the order of the endpoints.
+    pub shares: Vec<Vec<Listening>>,
+    /// What the operator should know although it stops nobody, a line each.
+    pub warnings: Vec<String>,
+}
+
+impl Sockets {
+    /// Has the kernel tell, or not, with which DSCP datagrams came, so that their replies leave with it. Stored sockets
+    /// may have been set otherwise.
+    pub fn set_dscp(&mut self, reflected: bool) {
+        let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
+        let set = udp.map(|socket| {
+            let v4 = socket.addr.is_ipv4();
+            let option = if v4 { IntOption::RECEIVE_TOS_V4 } else { IntOption::RECEIVE_CLASS_V6 };
+            sys::set_option(socket.as_fd(), option, reflected.into())
+        });
+        let failed = set.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+        let missing =
+            MissingOption::of(failed, "IP_RECVTOS", "replies leave without the DSCP of what they answer");
+        self.warnings.extend(missing.filter(|_| reflected).map(|missing| missing.to_string()));
+    }
+
+    /// Has the kernel tell, or not, with which hop limit datagrams came. Stored sockets may have been set otherwise.
+    pub fn set_hops(&mut self, wanted: bool) {
+        let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
+        let set = udp.map(|socket| {
+            let v4 = socket.addr.is_ipv4();
+            let option = if v4 { IntOption::RECEIVE_HOPS_V4 } else { IntOption::RECEIVE_HOPS_V6 };
+            sys::set_option(socket.as_fd(), option, wanted.into())
+        });
+        let failed = set.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+        let missing =
+            MissingOption::of(failed, "IP_RECVTTL", "no client on the server's own port is answered");
+        self.warnings.extend(missing.filter(|_| wanted).map(|missing| missing.to_string()));
+    }
+
+    /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
+    /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
+    pub fn set_user_timeout(&mut self, timeout: Duration) {
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let listeners = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp);
+        let set = listeners
+            .map(|listener| sys::set_option(listener.as_fd(), IntOption::USER_TIMEOUT, timeout_ms))
+            .find(Result::is_err);
+        let loss = "peers that vanished are given up when the system gives them up";
+        self.warnings.extend(
+            MissingOption::of(set.unwrap_or(Ok(())), "TCP_USER_TIMEOUT", loss)
+                .map(|missing| missing.to_string()),
+        );
+    }
+
+    /// Has the kernel ask quiet peers for a sign of life, or not (tcp(7), `SO_KEEPALIVE`). What a .socket unit said of
+    /// that is overruled: its numbers would have to fit the user timeout, which is ours.
+    pub fn set_keepalive(&mut self, keepalive: Option<Keepalive>) {
+        let set = |listener: &Listening| {
+            let set = |option, value| sys::set_option(listener.as_fd(), option, value);
+            if let Some(Keepalive { after_s, interval_s }) = keepalive {
+                set(IntOption::KEEP_ALIVE_IDLE, after_s)?;
+                set(IntOption::KEEP_ALIVE_INTERVAL, interval_s)?;
+                set(IntOption::KEEP_ALIVE_COUNT, keepalive::QUESTIONS)?;
+            }
+            set(IntOption::KEEP_ALIVE, keepalive.is_some().into())
+        };
+        let listeners = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp);
+        let set = listeners.map(set).find(Result::is_err).unwrap_or(Ok(()));
+        let loss = "idle connections of peers that vanished are kept";
+        self.warnings.extend(MissingOption::of(set, "SO_KEEPALIVE", loss).map(|missing| missing.to_string()));
+    }
+}
+
+impl Sockets {
+    /// Collects what the operator should know of sockets that serve, but got less than was asked for.
+    pub(super) fn warn(&mut self) {
+        let mut warnings: Vec<String> =
+            receive_buffer_warning(self).into_iter().chain(accept_queue_warning(self)).collect();
+        let mut told: Vec<&'static str> = Vec::new();
+        for missing in self.shares.iter().flatten().flat_map(|socket| &socket.missing_options) {
+            if !told.contains(&missing.option) {
+                told.push(missing.option);
+                warnings.push(missing.to_string());
+            }
+        }
+        self.warnings.extend(warnings);
+    }
+
+    /// Whether the kernel gave UDP sockets the receive buffers that were asked for.
+    pub fn has_whole_buffers(&self) -> bool {
+        receive_buffer_bytes(self).is_none_or(|bytes| bytes >= SOCKET_BUFFER_BYTES)
+    }
+}
+
+/// The smallest receive buffer of a UDP socket.
+fn receive_buffer_bytes(sockets: &Sockets) -> Option<i32> {
+    sockets
+        .shares
+        .iter()
+        .flatten()
+        .filter(|listening| listening.protocol == Protocol::Udp)
+        .filter_map(|listening| sys::option(listening.as_fd(), IntOption::RECEIVE_BUFFER).ok())
+        .map(|doubled| doubled / 2) // socket(7): the kernel doubles what was asked for
+        .min()
+}
+
+/// One line if the kernel gave smaller receive buffers than asked for.
+fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
+    let smallest = receive_buffer_bytes(sockets)?;
+    (smallest < SOCKET_BUFFER_BYTES).then(|| {
+        format!(
+            "UDP receive buffers are {smallest} bytes instead of {SOCKET_BUFFER_BYTES}: bursts may be dropped; \
+             raise net.core.rmem_max to {SOCKET_BUFFER_BYTES} or grant CAP_NET_ADMIN, and restart"
+        )
+    })
+}
+
+/// One line if the kernel gave shorter accept queues than asked for: it tells nobody else.
+fn accept_queue_warning(sockets: &Sockets) -> Option<String> {
+    let listeners = sockets.shares.iter().flatten().filter(|listening| listening.protocol == Protocol::Tcp);
+    let shortest = listeners.filter_map(|listening| sys::accept_queue_max(listening.as_fd()).ok()).min()?;
+    (shortest < LISTEN_BACKLOG).then(|| {
+        format!(
+            "TCP accept queues hold {shortest} connections instead of {LISTEN_BACKLOG}: in a burst of more, some wait \
+             a second or longer; raise net.core.somaxconn and restart"
+        )
+    })
+}
