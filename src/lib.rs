@@ -1,119 +1,107 @@
-//! The house of `tubular-echo`: a TCP and UDP echo server on `io_uring` that answers from the very
-//! address that was asked, and the floor that its load tester `blaster` stands on too.
+//! `tubular-echo`: a TCP and UDP echo server on `io_uring`. Each reply leaves from the address and port that the client
+//! contacted. This library is the server; `main.rs` starts it. The load tester `blaster` has a map of its own, in
+//! `src/bin/blaster/main.rs`, and uses the lower floors.
+//!
+//! This file is the map. Each folder is a floor, declared here from the top to the bottom. A module uses only its own
+//! floor and those below, and no imports form a circle: `tests/layers.rs` reads this file and all imports.
 //!
 //! ```text
-//! floor 3  the life        main.rs    log and exit code           options.rs  the command line
-//!                          server.rs  bind → arm → ready → serve → drain
-//!                          budget.rs  what the limit of open files allows
-//!                          notify.rs  what the service manager hears
-//!                          metrics.rs what Prometheus sees; metrics/{families, health, http, process}.rs
-//!                          troubles.rs  what the operator hears once
-//! floor 2  the datapaths   worker.rs  one turn of the ring
-//!                          udp.rs     datagram in → reply out    tcp.rs      stream in → stream out
-//!                          udp/socket.rs what is received        tcp/{connection, listener, aside}.rs
-//!                          udp/group.rs  what one send carries
-//!                          udp/waiting.rs  what waits for room
-//!                          udp/drops.rs  what the kernel drops
-//!                          reply_sockets.rs  other ports
-//! floor 1  kernel objects  sockets.rs listening sockets          stats.rs    counters
-//!                          adopt.rs   those that systemd passes
-//!                          flow.rs    who asked whom             verdict.rs  errno → what is done
-//!                          refuse.rs  what is not answered       pairs.rs    what we answer from
-//!                          keepalive.rs  when a quiet peer is asked
-//!                          many_hosts.rs  which addresses are not one host's
-//!                          idle.rs    a coarse clock             limits.rs   how much one source may have
-//!                          pause.rs   before the next try
-//!                          ports.rs   sets of ports
-//!                          ring.rs    one ring; ring/{token, buffers, files, message,
-//!                          name, memory, arena, order, outgoing, poison, poll, restrictions, uring}.rs
-//! floor 0  libc, once      sys.rs     system calls               addr.rs     socket addresses
-//!                          cmsg.rs    control messages           address_blocks.rs  which addresses are public
-//!                          pidfd.rs   another process's descriptors
-//! beside                   duration.rs  durations as people write them; listen_addr.rs  addresses; terminal.rs  colors
-//! beside                   printer.rs   lines for whoever reads, on a thread of its own
-//! beside                   check.rs   the walk of `tubectl register-pid`, replayed: uses floor 0 only
-//! beside                   simulation.rs  in tests, another kernel under the worker: all from one seed
-//! beside                   src/bin/blaster/  the load tester: uses ring, floor 0 and what is beside only
+//! a datagram   kernel::ring ─► echo::udp::socket ─► policy::refuse ─► echo::udp (which way out) ─► kernel::ring
+//! a stream     kernel::ring ─► echo::tcp (which connection) ─► echo::tcp::connection (its state) ─► kernel::ring
+//! a worker     echo::worker (one turn: submit, wait, collect, hand to udp and tcp)
+//! the process  service::run (budget → bind → start → serve → drain)
 //! ```
 //!
-//! Arrows point down only. Each dependency has one door: `io_uring` in `ring`, `sd_notify` in
-//! `notify`, `hyper` in `metrics::http`, `prometheus` in `metrics::families`. `libc` is called on floor 0 and in `ring`; elsewhere it lends its error numbers only.
+//! | where does … live? | |
+//! |---|---|
+//! | an option, its help, its default | `service::options`, then `service::config` |
+//! | an error before the server is ready | the module of its step; all are listed in `service::error` |
+//! | a warning about a loss, said once | `service::first_losses` |
+//! | what an errno of an operation means | `policy::errno_policy` |
+//! | a counter, its name and help | `policy::counters` |
+//! | a system call | `kernel::sys`; of the ring: `kernel::ring` |
 //!
-//! `unsafe` lives in `sys`, `pidfd`, `ring` and its rooms, `simulation`'s `abi`; the lint denies it everywhere else.
+//! Each dependency has one door: `io_uring` in `kernel::ring`, `sd_notify` in `service::notify`, `hyper` in
+//! `service::metrics::http`, `prometheus` in `service::metrics::families`. `libc` is called in `kernel` only; elsewhere it
+//! lends its error numbers. `unsafe` is allowed in `kernel::sys`, `kernel::pidfd`, `kernel::ring` and, in tests,
+//! `simulation::abi`; the lint denies it everywhere else.
 
 /// The main thread: from the command line to the last line of the log.
 pub mod service {
-    pub mod budget;
-    pub mod config;
-    pub mod error;
-    pub mod first_losses;
-    pub mod metrics;
-    pub mod notify;
-    pub mod options;
-    mod rules;
-    pub mod run;
-    mod schedule;
-    pub mod signals;
-    pub mod store;
-    pub mod threads;
-    pub mod workers;
+    pub mod budget; // open files → workers, connections, reply sockets
+    pub mod config; // the settings
+    pub mod error; // why it did not start, or ended early
+    pub mod first_losses; // the first loss of each kind, for the log
+    pub mod metrics; // Prometheus and health, over HTTP
+    pub mod notify; // messages to the service manager
+    pub mod options; // the command line
+    mod rules; // the settings → which datagrams are answered
+    pub mod run; // the server from start to end
+    mod schedule; // what is due when
+    pub mod signals; // the thread that waits for signals
+    pub mod store; // sockets that the service manager keeps
+    pub mod threads; // starting a thread
+    pub mod workers; // start of the workers, proof that they are armed, their end
 }
 
-/// One worker: what comes in by its ring goes out again.
-pub mod echo {
-    pub mod idle;
-    pub mod tcp;
-    pub mod udp;
-    pub mod worker;
-}
-
+// `tubular-echo check`: the walk of `tubectl register-pid`, replayed
 pub mod check;
+
+/// One worker: its ring, and the two datapaths on it.
+pub mod echo {
+    pub mod idle; // a coarse clock for timeouts
+    pub mod tcp; // a stream comes in and goes out
+    pub mod udp; // a datagram comes in and goes out
+    pub mod worker; // one turn of the ring
+}
+
+// in tests: another kernel under a worker, all from one seed
 #[cfg(test)]
 mod simulation;
 
-/// Decisions, without sockets and without operations of a ring.
-pub mod policy {
-    pub mod address_blocks;
-    pub mod counters;
-    pub mod errno_policy;
-    pub mod flow;
-    pub mod limits;
-    pub mod many_hosts;
-    pub mod pairs;
-    pub mod refuse;
-}
-
-/// Listening sockets: which, where from, and their options.
+/// Listening sockets: which addresses, where the sockets come from, their options.
 pub mod sockets {
-    pub mod adopt;
-    pub mod bind;
-    pub mod endpoint;
-    pub mod error;
-    pub mod keepalive;
-    pub mod listen_addr;
-    pub mod listening;
-    pub mod shares;
+    pub mod adopt; // sockets that the service manager passed
+    pub mod bind; // who gets which address
+    pub mod endpoint; // what to listen on
+    pub mod error; // why an address can't be served, and the cure
+    pub mod keepalive; // when a quiet TCP peer is probed
+    pub mod listen_addr; // addresses as people write them
+    pub mod listening; // one socket and its options
+    pub mod shares; // all sockets, by worker, and their options
 }
 
-/// Linux as safe Rust. Nothing here knows of echo.
-pub mod kernel {
-    pub mod addr;
-    pub mod cmsg;
-    pub mod pause;
-    pub mod pidfd;
-    pub mod ring;
-    pub mod sys;
+/// Decisions. Nothing here has a socket or an operation of a ring.
+pub mod policy {
+    pub mod address_blocks; // which addresses are public
+    pub mod counters; // what is counted
+    pub mod errno_policy; // what an errno means after the start
+    pub mod flow; // client and destination of a datagram
+    pub mod limits; // how much one source may have
+    pub mod many_hosts; // addresses that stand for many hosts
+    pub mod pairs; // addresses and ports that this process answers from
+    pub mod refuse; // which datagrams are not answered
 }
 
 /// Lines for people.
 pub mod console {
-    pub mod printer;
-    pub mod terminal;
+    pub mod printer; // a thread that waits for readers, so that no other has to
+    pub mod terminal; // colors
+}
+
+/// Linux as safe Rust. Nothing here knows of echo.
+pub mod kernel {
+    pub mod addr; // socket addresses
+    pub mod cmsg; // control messages
+    pub mod pause; // time before the next try
+    pub mod pidfd; // descriptors of another process
+    pub mod ring; // one io_uring
+    pub mod sys; // system calls
 }
 
 /// Plain values.
 pub mod values {
-    pub mod counter;
-    pub mod duration;
-    pub mod ports;
+    pub mod counter; // a number with one writer
+    pub mod duration; // 500ms, 1h 30m
+    pub mod ports; // 5353,8000-8099
 }
