@@ -20,7 +20,7 @@ pub struct Entry {
 
 macro_rules! counters {
     ($(#[doc = $meaning:literal] $name:ident,)+) => {
-        /// What one worker has done for the addresses of one family.
+        /// The counters of one worker for one address family.
         #[derive(Debug, Default)]
         pub struct Traffic {
             $(#[doc = $meaning] pub $name: Counter,)+
@@ -38,9 +38,9 @@ macro_rules! counters {
         pub struct Snapshot {
             /// Turns of the rings.
             pub turns: u64,
-            /// Lines of the log that nobody took.
+            /// Lines of the log that were lost because nobody read them.
             pub log_lines_dropped: u64,
-            /// Messages that the service manager did not take.
+            /// Messages that the service manager did not read.
             pub notifications_dropped: u64,
             $(#[doc = $meaning] pub $name: u64,)+
         }
@@ -58,7 +58,7 @@ macro_rules! counters {
                 sum
             }
 
-            /// With what the process said and nobody took.
+            /// The same with the process's lost messages.
             #[must_use]
             pub fn with(self, unheard: &Unheard) -> Self {
                 Self {
@@ -82,7 +82,7 @@ macro_rules! counters {
     };
 }
 
-/// What the process said and nobody took; it went on all the same.
+/// Messages of the process that were lost because nobody read them.
 #[derive(Clone, Debug, Default)]
 pub struct Unheard {
     /// Lines of the log.
@@ -91,7 +91,7 @@ pub struct Unheard {
     pub notifications: Arc<Counter>,
 }
 
-/// What one worker has done. Aligned so that two workers' counters share no cache line.
+/// The counters of one worker, aligned so that two workers' counters share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Counters {
@@ -113,111 +113,111 @@ counters! {
     tcp_accepted,
     /// Connections open now.
     tcp_open,
-    /// Bytes received on connections; what comes after our FIN is not counted.
+    /// Bytes received on connections, except those that come after our FIN.
     tcp_bytes_in,
-    /// Bytes that the kernel took to send on connections.
+    /// Bytes that the kernel accepted for sending on connections.
     tcp_bytes_out,
-    /// Connections closed after the peer had finished and had everything sent back.
+    /// Connections that ended normally: the peer finished and its echo was complete.
     tcp_closed_finished,
-    /// Connections that their peer reset.
+    /// Connections that the peer reset.
     tcp_closed_reset,
-    /// Connections closed for another error.
+    /// Connections closed by any other error.
     tcp_closed_error,
-    /// Connections whose peer gave no sign of life for too long (--tcp-user-timeout, --tcp-keepalive).
+    /// Connections closed because the peer did not respond in time (--tcp-user-timeout, --tcp-keepalive).
     tcp_closed_vanished,
-    /// Connections closed because nothing was sent or received on them for too long (--idle-timeout).
+    /// Connections closed after too long without traffic (--idle-timeout).
     tcp_closed_idle,
-    /// Connections closed at once because their source has as many as it may have (--max-connections-per-prefix).
+    /// Connections closed at once because their source had reached its limit (--max-connections-per-prefix).
     tcp_closed_prefix_limit,
-    /// Connections closed because their peer did not read and memory for its echo ran out.
+    /// Connections closed because the peer did not read and the memory for its echo ran out.
     tcp_closed_stalled,
-    /// Connections that the end of the server closed.
+    /// Connections that the drain of the server closed.
     tcp_closed_drained,
-    /// Times a connection's peer did not read fast enough, so that its echo was set aside.
+    /// Times a connection's peer read too slowly, so that its echo was copied to spill memory.
     tcp_stalls,
-    /// Times the receive buffers of the connections were used up.
+    /// Times all receive buffers of the connections were in use.
     tcp_no_buffers,
-    /// Times the limit of connections stopped accepting for a while.
+    /// Times the limit of connections paused accepting.
     tcp_limit_reached,
-    /// Accepts that failed.
+    /// Failed accepts.
     tcp_accept_errors,
-    /// Times accepting paused after that: a tenth of a second each.
+    /// Pauses of 100 ms after a failed accept.
     tcp_accept_pauses,
-    /// Datagrams received; a train counts each of its own.
+    /// Datagrams received; each datagram of a train counts.
     udp_datagrams_in,
     /// Bytes of their payload.
     udp_bytes_in,
-    /// Trains received in one piece (GRO).
+    /// Trains received in one message (GRO).
     udp_trains_in,
     /// Datagrams sent.
     udp_datagrams_out,
     /// Bytes of their payload.
     udp_bytes_out,
-    /// Trains sent in one piece (GSO).
+    /// Trains sent in one message (GSO).
     udp_trains_out,
-    /// Received payload or control messages did not fit: dropped.
+    /// Dropped: the payload or the control messages did not fit the buffer.
     udp_truncated,
-    /// No original destination to answer from: dropped.
+    /// Dropped: the kernel did not report the original destination.
     udp_unaddressed,
-    /// Not answered: came from a port below 1024.
+    /// Not answered: sent from a port below 1024.
     udp_refused_system_port,
-    /// Not answered: came from an address that is not one host's.
+    /// Not answered: sent from an address that is not that of a single host.
     udp_refused_bad_source,
-    /// Not answered: was sent to a multicast or broadcast address.
+    /// Not answered: sent to a multicast or broadcast address.
     udp_refused_bad_destination,
-    /// Not answered: came from one of our own address and port pairs.
+    /// Not answered: sent from an address and port of this server.
     udp_refused_own_pair,
-    /// Not answered: came from a port that we listen on.
+    /// Not answered: sent from a port that this server listens on.
     udp_refused_own_port,
-    /// Not answered: came from a port that we listen on, and may have gone round in a loop, for all its hops.
+    /// Not answered: sent from a port that this server listens on, with a hop limit so low that it may be in a loop.
     udp_refused_hop_limit,
-    /// Not answered: came from the port of a service that is known to reflect (--public).
+    /// Not answered: sent from the port of a service that reflects (--public).
     udp_refused_reflector_port,
-    /// Not answered: its source had as many answers as it may have (--udp-prefix-rate).
+    /// Not answered: its source exceeded --udp-prefix-rate.
     udp_refused_prefix_rate,
-    /// Not answered: there were as many answers as there may be (--udp-reply-rate).
+    /// Not answered: all sources together exceeded --udp-reply-rate.
     udp_refused_reply_rate,
-    /// Datagrams to a public address without --public, answered or not.
+    /// Datagrams to a public address while --public is off, answered or not.
     udp_exposed,
-    /// Reply sockets made, to answer from another port than the bound one.
+    /// Reply sockets opened, to answer from a port other than the bound one.
     udp_reply_sockets_made,
-    /// Dropped: too many new reply sockets at that moment.
+    /// Dropped: --reply-socket-rate allowed no further reply socket.
     udp_reply_sockets_limited,
-    /// Dropped: the port to answer from takes CAP_NET_BIND_SERVICE.
+    /// Dropped: the reply's port needs CAP_NET_BIND_SERVICE.
     udp_reply_port_privileged,
-    /// Dropped: the port to answer from is somebody else's.
+    /// Dropped: another process is bound to the reply's port.
     udp_reply_port_taken,
-    /// Dropped: the port to answer from is one that no reply socket may take (--reply-ports-except).
+    /// Dropped: --reply-ports-except excludes the reply's port.
     udp_reply_port_excepted,
-    /// Dropped: the address to answer from is not this host's.
+    /// Dropped: the reply's address does not belong to this host.
     udp_reply_address_missing,
     /// Dropped: a filter forbade the reply socket.
     udp_reply_socket_forbidden,
-    /// Dropped: there were no open files left for a reply socket.
+    /// Dropped: the limit of open files left none for a reply socket.
     udp_reply_socket_no_files,
-    /// Dropped: there was no memory left for a reply socket.
+    /// Dropped: there was no memory for a reply socket.
     udp_reply_socket_no_memory,
-    /// Dropped: no reply socket for another reason.
+    /// Dropped: the reply socket failed for another reason.
     udp_reply_socket_errors,
-    /// Times the receive buffers of a UDP socket were used up; what is queued stays queued.
+    /// Times all receive buffers of a UDP socket were in use; queued datagrams stay queued.
     udp_no_buffers,
-    /// Drops at our sockets by the kernel's count, mostly since the receive buffer was full; of a train it may count one.
+    /// Drops at our sockets as the kernel counts them, mostly because the receive buffer was full; a dropped train may count once.
     udp_receive_buffer_drops,
-    /// Receives that failed.
+    /// Failed receives.
     udp_receive_errors,
-    /// Times receiving on a UDP socket paused since it had failed again and again: 10 ms each.
+    /// Pauses of 10 ms because receiving on a UDP socket failed repeatedly.
     udp_receive_pauses,
-    /// Times a reply found the send buffer full and had to wait.
+    /// Times a reply waited because the send buffer was full.
     udp_send_waits,
-    /// Trains that the path refused, sent singly instead.
+    /// Trains that the path refused, sent as single datagrams instead.
     udp_trains_refused,
-    /// Replies with no route to their peer: dropped.
+    /// Replies dropped because there was no route to the peer.
     udp_send_unreachable,
-    /// Replies that a filter forbade: dropped.
+    /// Replies dropped because a filter forbade them.
     udp_send_forbidden,
-    /// Replies whose source address this host may not use: dropped.
+    /// Replies dropped because the host may not use their source address.
     udp_send_bad_source,
-    /// Replies that failed otherwise: dropped.
+    /// Replies dropped because of another error.
     udp_send_errors,
 }
 
@@ -256,6 +256,6 @@ mod tests {
         let found = |domain: Domain| counters[domain].entries().find(|entry| entry.name == "udp_send_waits");
         let (ipv4, ipv6) = (found(Domain::Ipv4).unwrap(), found(Domain::Ipv6).unwrap());
         assert_eq!((ipv4.value, ipv6.value), (0, 2));
-        assert_eq!(ipv6.meaning.trim(), "Times a reply found the send buffer full and had to wait.");
+        assert_eq!(ipv6.meaning.trim(), "Times a reply waited because the send buffer was full.");
     }
 }

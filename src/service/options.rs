@@ -25,201 +25,202 @@ Examples:
   tubular-echo                                    loopback, port 1234, TCP and UDP, IPv4 and IPv6
   tubular-echo --listen 192.0.2.1:7 --workers auto
   tubular-echo --listen 192.0.2.1:7 --public      on the open Internet
-  tubular-echo check 4242                         what tubectl would make of process 4242
+  tubular-echo check 4242                         can tubectl register process 4242, and how
   tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
   systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
 
 Environment:
-  TUBULAR_ECHO_…   each option by its name: TUBULAR_ECHO_DRAIN_TIMEOUT=5s is --drain-timeout 5s, and
-                   TUBULAR_ECHO_PIN=true is --pin; several addresses are separated by commas. An option
-                   on the command line comes first, then its variable, unless that is empty, then the
-                   default
-  RUST_LOG         what is logged to stderr: error, warn, info (default), debug
-  NO_COLOR         if set to anything, no colors on a terminal; nor with TERM=dumb
+  TUBULAR_ECHO_…   sets an option: TUBULAR_ECHO_DRAIN_TIMEOUT=5s is --drain-timeout 5s,
+                   TUBULAR_ECHO_PIN=true is --pin. Commas separate several addresses. The command line
+                   wins over the variable, and the variable, unless it is empty, over the default
+  RUST_LOG         level of the log on stderr: error, warn, info (default), debug
+  NO_COLOR         any value switches colors on a terminal off, and so does TERM=dumb
   LISTEN_FDS       sockets passed by systemd; without --listen, --tcp and --udp they replace the default
-  NOTIFY_SOCKET    where READY=1 and STATUS= go (set by systemd)
-  WATCHDOG_USEC    how often systemd wants a sign of life
+  NOTIFY_SOCKET    socket of the service manager for READY=1 and STATUS= (set by systemd)
+  WATCHDOG_USEC    time that systemd allows between two signs of life
 
 Signals:
-  SIGTERM, SIGINT, SIGHUP  drain and exit 0; a second SIGTERM or SIGINT ends at once. A SIGHUP that is
-                           ignored at the start, as by nohup(1), stays ignored
+  SIGTERM, SIGINT, SIGHUP  drain and exit with status 0; a second SIGTERM or SIGINT ends the server at
+                           once. A SIGHUP that is ignored at the start (nohup(1)) stays ignored
 
 Exit status:
-  0 ended by a signal   1 could not start, or a worker failed   2 wrong usage";
+  0 ended by a signal   1 did not start, or a worker failed   2 wrong usage";
 
-/// Limits that nobody has given; zero for none.
-struct Limits {
+/// Defaults of the limits; zero for none.
+struct LimitDefaults {
     udp_prefix_rate: u32,
     udp_reply_rate: u32,
     connections_per_prefix: usize,
     idle_timeout: Duration,
 }
 
-/// Without `--public` there are none: an echo server among friends is there to be loaded.
-const ELSEWHERE: Limits =
-    Limits { udp_prefix_rate: 0, udp_reply_rate: 0, connections_per_prefix: 0, idle_timeout: Duration::ZERO };
+/// Without `--public` there are none: on a private network load is the purpose of an echo server.
+const PRIVATE_DEFAULTS: LimitDefaults = LimitDefaults {
+    udp_prefix_rate: 0,
+    udp_reply_rate: 0,
+    connections_per_prefix: 0,
+    idle_timeout: Duration::ZERO,
+};
 
-/// With `--public`: enough for people who try things out, and too little to harm whoever's address is forged:
-/// 2.4 Mbit/s of full-sized datagrams to one victim, 240 Mbit/s altogether.
-const ON_THE_INTERNET: Limits = Limits {
+/// With `--public`: enough for people who test, too little to harm the owner of a forged address. Full-sized
+/// datagrams make 2.4 Mbit/s to one victim, 240 Mbit/s to all.
+const PUBLIC_DEFAULTS: LimitDefaults = LimitDefaults {
     udp_prefix_rate: 200,
     udp_reply_rate: 20_000,
     connections_per_prefix: 100,
     idle_timeout: Duration::from_mins(1),
 };
 
-/// A TCP and UDP echo server on io_uring that answers from the very address that was asked, anywhere in
-/// a prefix that tubular (BPF sk_lookup) steers to it. What comes in goes back byte for byte.
+/// A TCP and UDP echo server on io_uring. It returns every TCP byte and UDP datagram unchanged, from the exact
+/// address and port that the client contacted, anywhere in a prefix that tubular (BPF sk_lookup) steers to it.
 #[derive(Parser, Debug)]
 #[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub struct Options {
-    /// What to do instead of serving
+    /// Do something else than serve
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Serve TCP and UDP here; repeatable. Port 0: one free port for both. IPv6 in brackets. Without any
-    /// address: port 1234 on loopback, IPv4 and IPv6. Loopback, and the address that stands for all, of a
-    /// family that the host lacks are left out with a warning; an address that is not there yet is waited
-    /// for, 5 seconds at most.
-    /// A link-local one with its interface: [fe80::1%eth0]:1234
+    /// Serve TCP and UDP on this address; repeatable. Default: port 1234 on loopback, IPv4 and IPv6. Port 0 takes
+    /// one free port for both protocols. IPv6 addresses stand in brackets, link-local ones with their interface:
+    /// [fe80::1%eth0]:1234. If the host lacks an address family, its loopback and wildcard addresses are left
+    /// out with a warning. The server waits up to 5 seconds for an address that does not exist yet
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<ListenAddr>,
 
-    /// Serve TCP here; repeatable
+    /// Serve TCP on this address; repeatable
     #[arg(long, value_name = "ADDR:PORT")]
     tcp: Vec<ListenAddr>,
 
-    /// Serve UDP here; repeatable
+    /// Serve UDP on this address; repeatable
     #[arg(long, value_name = "ADDR:PORT")]
     udp: Vec<ListenAddr>,
 
-    /// Share the ports with other processes of this user that have opened them to sharing
-    /// (SO_REUSEPORT). Without it a port that anybody holds is an error. The address of --metrics is taken
-    /// over when its holder has left
+    /// Share the ports with other processes of this user that allow it (SO_REUSEPORT). Without this option a
+    /// port in use is an error. The address of --metrics is not shared but taken over when its holder ends
     #[arg(long)]
     join: bool,
 
-    /// Threads that serve, each with a ring and sockets of its own: a number up to 4096, or `auto` for
-    /// one per processor that the process may run on, no more than the quota of its control group allows
+    /// Number of worker threads, each with its own ring and sockets, up to 4096. `auto` starts one for each
+    /// processor that the process may run on, but no more than the quota of its control group allows
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_workers)]
     workers: Workers,
 
-    /// Keep each worker on a processor of its own
+    /// Pin each worker to a processor
     #[arg(long)]
     pin: bool,
 
-    /// Look for work for so long before sleeping, like 20us: several times as many echoes for a client
-    /// that waits for each reply, at the price of processor time. Bounded, and off by itself while it
-    /// bears no fruit or there is more than a little to do. 0s: never
+    /// Poll for this long, like 20us, before a worker sleeps. A client that waits for each reply gets several
+    /// times as many echoes; the price is processor time. Polling stops by itself while it finds nothing, or
+    /// while there is much to do. 0s: never poll
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_busy_poll)]
     busy_poll: Duration,
 
-    /// TCP connections served at a time, shared evenly by the workers; more wait to be accepted.
-    /// Default: 10000, or what the limit of open files allows
+    /// TCP connections served at a time, divided evenly among the workers. Further connections wait to be
+    /// accepted. Default: 10000, or what the limit of open files allows
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
 
-    /// Serve the open Internet, where sources are forged every day. Sets the limits below, unless they are
-    /// given: --idle-timeout 1min, --max-connections-per-prefix 100, --udp-prefix-rate 200,
-    /// --udp-reply-rate 20000; and datagrams from ports of services that are known to reflect are not
-    /// answered
+    /// Serve the open Internet, where attackers forge source addresses. Sets these limits, unless they are given:
+    /// --idle-timeout 1min, --max-connections-per-prefix 100, --udp-prefix-rate 200, --udp-reply-rate 20000.
+    /// Datagrams from ports of services that reflect, such as DNS, get no answer
     #[arg(long)]
     public: bool,
 
-    /// Datagrams that one source, an IPv4 /24 or an IPv6 /56, is answered per second, by each worker; it
-    /// may have a second's worth at once. What is over is dropped and counted. 0: any number
+    /// Datagrams per second that each worker answers for one source (an IPv4 /24 or an IPv6 /56). A source may
+    /// send one second's worth at once. The rest is dropped and counted. 0: no limit
     #[arg(long, value_name = "N")]
     udp_prefix_rate: Option<u32>,
 
-    /// Datagrams that are answered per second, shared evenly by the workers. 0: any number
+    /// Datagrams per second that the server answers, divided evenly among the workers. 0: no limit
     #[arg(long, value_name = "N")]
     udp_reply_rate: Option<u32>,
 
-    /// TCP connections served for one source, an IPv4 address or an IPv6 /64; more from there are closed
-    /// at once. 0: any number
+    /// TCP connections of one source (an IPv4 address or an IPv6 /64) at a time. Further ones are closed at once.
+    /// 0: no limit
     #[arg(long, value_name = "N")]
     max_connections_per_prefix: Option<usize>,
 
-    /// Close TCP connections on which nothing was sent or received for so long, or up to an eighth longer,
-    /// like 1min. 0s: never
+    /// Close a TCP connection after this time without traffic, like 1min; it may take up to an eighth longer.
+    /// 0s: never
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     idle_timeout: Option<Duration>,
 
-    /// Give up TCP connections whose peer acknowledges nothing, or takes nothing, for so long while its
-    /// echo waits (TCP_USER_TIMEOUT). 0s: the system's own patience, about 15 minutes
+    /// Close a TCP connection when its peer acknowledges or accepts no data for this long while echo data is
+    /// waiting (TCP_USER_TIMEOUT). 0s: the system's default, about 15 minutes
     #[arg(long, value_name = "DURATION", default_value = "2min", value_parser = parse_timeout)]
     tcp_user_timeout: Duration,
 
-    /// Ask the peer of a TCP connection for a sign of life when it has said nothing for so long, like 30s (keepalive):
-    /// one that is there answers by itself, one that gives none is given up at --tcp-user-timeout, or where
-    /// that is 0s after as long again. 0s: never. Default: half of --tcp-user-timeout, or 1min
+    /// Probe the peer of a TCP connection after this time of silence, like 30s (keepalive). The system of a live
+    /// peer answers the probe. If no answer comes, the connection ends at --tcp-user-timeout, or, where that
+    /// is 0s, after the same time again. 0s: never. Default: half of --tcp-user-timeout, or 1min
     #[arg(long, value_name = "DURATION", value_parser = parse_keepalive)]
     tcp_keepalive: Option<Duration>,
 
-    /// The DSCP that UDP replies leave with: `reflect`, that of the datagram they answer, as the kernel answers a ping;
-    /// `none`, the socket's own, which is 0. The ECN bits are 0 either way
+    /// DSCP of UDP replies: `reflect` copies it from the datagram that is answered, as the kernel does for a ping;
+    /// `none` sends the socket's own, which is 0. The ECN bits are always 0
     #[arg(long, value_name = "HOW", default_value = "reflect")]
     dscp: Dscp,
 
-    /// Log all counters so often, like 10s or 1min. Default: at the end only
+    /// Log all counters at this interval, like 10s or 1min. Default: only at the end
     #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
     stats_interval: Option<Duration>,
 
-    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz, which answers 200 while every
-    /// worker turns and 503 before that, after that and during the end. Only for whom you trust: there is
-    /// no password
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and /healthz. That answers 200 while every worker
+    /// runs, and 503 before the server is ready, while a worker is stuck and during the drain. Use a trusted
+    /// network: there is no password
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<ListenAddr>,
 
-    /// What tubular's bindings call these sockets: a label on the metrics, to join them with tubular's
+    /// Label of these sockets in tubular's bindings. The metrics carry it, so that they can be joined with
+    /// tubular's
     #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
     label: Option<String>,
 
-    /// How long the end may take, from SIGTERM on
+    /// Time limit of the drain, from SIGTERM on
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     drain_timeout: Duration,
 
-    /// Have systemd keep the listening sockets for the next process (FileDescriptorStoreMax=), so that a
-    /// restart loses nothing. On by itself where systemd sets FDSTORE (254 and later)
+    /// Store the listening sockets at systemd for the next process (FileDescriptorStoreMax=), so that a restart
+    /// loses nothing. Switched on automatically where systemd sets FDSTORE (254 and later)
     #[arg(long)]
     fd_store: bool,
 
-    /// Sockets kept, per worker, to answer from the UDP port that was asked when that is not the bound
-    /// one (a tubular binding of all ports). 0: such datagrams are dropped. Default: 1000, or what the limit of
-    /// open files allows
+    /// Reply sockets per worker: sockets that answer from the UDP port that the client contacted where it is not
+    /// the bound port (a tubular binding of all ports). 0: such datagrams are dropped. Default: 1000, or what
+    /// the limit of open files allows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=30000))]
     reply_sockets: Option<u16>,
 
-    /// How many of those each worker makes per second at the most; what is over is dropped and counted
+    /// Reply sockets that each worker opens per second, at most. Datagrams beyond that are dropped and counted
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     reply_socket_rate: u32,
 
-    /// Close such a socket after so long without a reply: until then nobody else can bind its port
+    /// Close a reply socket after this time without a reply. Until then no other process can bind its port
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_interval)]
     reply_socket_idle: Duration,
 
-    /// Ports that are never bound to answer from them, like reserved,5353,8000-8099; datagrams to them are
-    /// dropped and counted. `reserved` stands for net.ipv4.ip_local_reserved_ports, as it is at the start;
-    /// `none`: any port may be bound. Ports that are listened on are not concerned
+    /// Ports that no reply socket binds, like reserved,5353,8000-8099. Datagrams to them are dropped and counted.
+    /// `reserved` stands for net.ipv4.ip_local_reserved_ports as it is at the start; `none` allows all ports.
+    /// Ports that the server listens on are not affected
     #[arg(long, value_name = "PORTS", default_value = "reserved")]
     reply_ports_except: PortsExcept,
 }
 
-/// Which DSCP replies have.
+/// DSCP of UDP replies.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Dscp {
-    /// That of what they answer.
+    /// The DSCP of the datagram that is answered.
     Reflect,
-    /// The socket's.
+    /// The socket's own.
     None,
 }
 
-/// What to do instead of serving.
+/// Things to do other than to serve.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Show what `tubectl register-pid` would make of a process, and the commands that register it
+    /// Show whether `tubectl register-pid` can register a process, and the commands that do it
     Check(CheckOptions),
 }
 
@@ -295,7 +296,7 @@ impl Options {
         if !user_timeout.is_zero() && keepalive >= user_timeout {
             return Err(Contradiction::Keepalive { keepalive, user_timeout });
         }
-        let limits = if self.public { ON_THE_INTERNET } else { ELSEWHERE };
+        let limits = if self.public { PUBLIC_DEFAULTS } else { PRIVATE_DEFAULTS };
         let endpoints = if named { endpoints } else { endpoint::default_endpoints() };
         Ok(ServerConfig {
             endpoints: endpoint::merge(endpoints).map_err(Contradiction::Twice)?,
