@@ -21,18 +21,31 @@ fn as_test(name: &str) -> Option<(&str, &str)> {
     (!module.is_empty() && is_name(module) && is_name(test)).then_some((module, test))
 }
 
-/// The files that a test program or a module consists of.
+/// The files that a test program consists of, or a module, on whichever floor.
 fn files_of(module: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = module.replace("::", "/");
+    let mut folders = vec![root.join("tests")];
+    folders_below(&root.join("src"), &mut folders);
     let mut files = Vec::new();
-    for place in ["tests", "src", "src/bin"] {
-        files.push(root.join(place).join(format!("{path}.rs")));
-        let rooms = fs::read_dir(root.join(place).join(&path)).into_iter().flatten();
+    for folder in folders {
+        files.push(folder.join(format!("{path}.rs")));
+        let rooms = fs::read_dir(folder.join(&path)).into_iter().flatten();
         files.extend(rooms.map(|entry| entry.expect("a file").path()));
     }
     files.retain(|file| file.extension().is_some_and(|extension| extension == "rs") && file.is_file());
     files
+}
+
+/// Collects a folder and all folders in it.
+fn folders_below(folder: &Path, folders: &mut Vec<PathBuf>) {
+    folders.push(folder.to_path_buf());
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            folders_below(&path, folders);
+        }
+    }
 }
 
 /// Whether a function of this name is a test, or a case of a test program that has its own order.
