@@ -199,9 +199,9 @@ pub fn check_sockets(workers: usize, sockets: usize, limit: usize) -> Result<(),
     Err(BudgetError::Sockets { workers, sockets, needed, limit, cures })
 }
 
-/// What each worker serves of what was wished for.
+/// Decides what each worker serves of what was asked for.
 pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Result<Budget, BudgetError> {
-    let Fixed { workers, sockets, listeners, all_sockets } = fixed;
+    let workers = fixed.workers;
     let reply_sockets_max = REPLY_SOCKETS_MAX / workers;
     let reply_sockets = wishes.reply_sockets.unwrap_or(REPLY_SOCKETS_DEFAULT.min(reply_sockets_max));
     if reply_sockets > reply_sockets_max {
@@ -213,31 +213,69 @@ pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Re
         return Err(BudgetError::ReplySockets { workers, each: reply_sockets, cures });
     }
     let connections = wishes.connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get).div_ceil(workers);
-    // besides the eventfd and the listening sockets
-    let ring_room = RING_FILES_MAX.saturating_sub(1 + sockets);
-    let room = match table {
-        // the limit holds for each ring's table by itself
-        FileTable::Registered => ring_room.min(limit.saturating_sub(1 + sockets)),
-        FileTable::Ordinary => {
-            let left = limit.saturating_sub(others(limit) + all_sockets + WORKER_DESCRIPTORS * workers);
-            ring_room.min(left / workers)
-        }
-    };
+    let room = Room::new(wishes, fixed, limit, table);
     let whole = Budget { connections, reply_sockets, one_by_one: wishes.one_by_one, less: None };
-    let fits =
-        |one_by_one| Tcp::files(connections, listeners, one_by_one).saturating_add(reply_sockets) <= room;
-    if fits(wishes.one_by_one) {
+    if room.fits(&whole) {
         return Ok(whole);
     }
-    if fits(true) {
-        return Ok(Budget { one_by_one: true, ..whole });
+    let one_by_one = Budget { one_by_one: true, ..whole };
+    if room.fits(&one_by_one) {
+        return Ok(one_by_one);
+    }
+    room.shrink(&one_by_one).ok_or_else(|| room.refusal(&one_by_one))
+}
+
+/// Files of each worker for connections and reply sockets, and what decides how they are divided.
+struct Room {
+    wishes: Wishes,
+    fixed: Fixed,
+    limit: usize,
+    table: FileTable,
+    /// Files that the limit allows.
+    files: usize,
+    /// Files that the ring's table has room for.
+    ring_files: usize,
+}
+
+impl Room {
+    fn new(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Self {
+        let Fixed { workers, sockets, all_sockets, .. } = fixed;
+        // besides the eventfd and the listening sockets
+        let ring_files = RING_FILES_MAX.saturating_sub(1 + sockets);
+        let files = match table {
+            // the limit holds for each ring's table by itself
+            FileTable::Registered => limit.saturating_sub(1 + sockets),
+            FileTable::Ordinary => {
+                limit.saturating_sub(others(limit) + all_sockets + WORKER_DESCRIPTORS * workers) / workers
+            }
+        };
+        Self { wishes, fixed, limit, table, files: files.min(ring_files), ring_files }
     }
 
-    let left = room.saturating_sub(Tcp::files(0, listeners, true));
-    let connections_min = wishes.connections.map_or(1, |_| connections);
-    let reply_sockets_min = wishes.reply_sockets.unwrap_or(0);
-    if connections_min.saturating_add(reply_sockets_min) <= left {
-        let (fewer, fewer_reply_sockets) = match (wishes.connections, wishes.reply_sockets) {
+    fn fits(&self, budget: &Budget) -> bool {
+        let Budget { connections, reply_sockets, one_by_one, .. } = *budget;
+        Tcp::files(connections, self.fixed.listeners, one_by_one).saturating_add(reply_sockets) <= self.files
+    }
+
+    /// Files that TCP takes before it has a connection, if connections are accepted one by one.
+    fn tcp_files(&self) -> usize {
+        Tcp::files(0, self.fixed.listeners, true)
+    }
+
+    /// Connections and reply sockets that are the least to serve: what was named, and otherwise one connection.
+    fn least(&self, wanted: &Budget) -> (usize, usize) {
+        (self.wishes.connections.map_or(1, |_| wanted.connections), self.wishes.reply_sockets.unwrap_or(0))
+    }
+
+    /// As much as fits, without taking from what was named; `None` if that alone does not fit.
+    fn shrink(&self, wanted: &Budget) -> Option<Budget> {
+        let Budget { connections, reply_sockets, .. } = *wanted;
+        let left = self.files.saturating_sub(self.tcp_files());
+        let (connections_min, reply_sockets_min) = self.least(wanted);
+        if connections_min.saturating_add(reply_sockets_min) > left {
+            return None;
+        }
+        let (fewer, fewer_reply_sockets) = match (self.wishes.connections, self.wishes.reply_sockets) {
             (None, None) => {
                 let reply_sockets = reply_sockets.min(left / 4);
                 (connections.min(left - reply_sockets), reply_sockets)
@@ -249,58 +287,58 @@ pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Re
             connections: fewer,
             reply_sockets: fewer_reply_sockets,
             instead_of: (connections, reply_sockets),
-            limit,
+            limit: self.limit,
         };
-        return Ok(Budget {
-            connections: fewer,
-            reply_sockets: fewer_reply_sockets,
-            one_by_one: true,
-            less: Some(less),
-        });
+        let (connections, reply_sockets) = (fewer, fewer_reply_sockets);
+        Some(Budget { connections, reply_sockets, less: Some(less), ..*wanted })
     }
 
-    let mut cures = Vec::new();
-    if wishes.connections.is_some() && left > reply_sockets_min {
-        cures.push(format!("lower --max-connections to {}", (left - reply_sockets_min) * workers));
-    }
-    if wishes.reply_sockets.is_some() && left >= connections_min {
-        cures.push(format!("lower --reply-sockets to {}", left - connections_min));
-    }
-    if cures.is_empty() && wishes.connections.is_some() && wishes.reply_sockets.is_some() && left > 0 {
-        cures.push(format!("lower --max-connections to {workers} and --reply-sockets to {}", left - 1));
-    }
-    let places =
-        Tcp::files(0, listeners, true).saturating_add(connections_min).saturating_add(reply_sockets_min);
-    let table_files = places.saturating_add(1 + sockets);
-    if table_files > RING_FILES_MAX {
-        if let Some(connections) = wishes.connections {
-            let each = ring_room.saturating_sub(Tcp::files(0, listeners, true) + reply_sockets_min);
-            let more = connections.get().div_ceil(each.max(1));
-            if more <= WORKERS_MAX && table == FileTable::Registered && limit > RING_FILES_MAX {
-                cures.push(format!("raise --workers to {more}"));
+    /// Why what was named does not fit, and what helps.
+    fn refusal(&self, wanted: &Budget) -> BudgetError {
+        let Fixed { workers, sockets, all_sockets, .. } = self.fixed;
+        let (connections, reply_sockets) = self.least(wanted);
+        let mut cures = self.fewer(connections, reply_sockets);
+        let places = self.tcp_files().saturating_add(connections).saturating_add(reply_sockets);
+        let table_files = places.saturating_add(1 + sockets);
+        if table_files > RING_FILES_MAX {
+            cures.extend(self.more_workers(reply_sockets));
+            return BudgetError::RingFiles { connections, reply_sockets, needed: table_files, cures };
+        }
+        let needed = match self.table {
+            FileTable::Registered => table_files,
+            FileTable::Ordinary => {
+                OTHERS_MAX + all_sockets + (WORKER_DESCRIPTORS * workers) + places.saturating_mul(workers)
             }
-        }
-        return Err(BudgetError::RingFiles {
-            connections: connections_min,
-            reply_sockets: reply_sockets_min,
-            needed: table_files,
-            cures,
-        });
+        };
+        cures.insert(0, raise(needed));
+        BudgetError::OpenFiles { connections, reply_sockets, needed, limit: self.limit, cures }
     }
-    let needed = match table {
-        FileTable::Registered => table_files,
-        FileTable::Ordinary => {
-            OTHERS_MAX + all_sockets + (WORKER_DESCRIPTORS * workers) + places.saturating_mul(workers)
+
+    /// Advice to ask for less, with numbers that fit.
+    fn fewer(&self, connections_min: usize, reply_sockets_min: usize) -> Vec<String> {
+        let (wishes, workers) = (&self.wishes, self.fixed.workers);
+        let left = self.files.saturating_sub(self.tcp_files());
+        let mut cures = Vec::new();
+        if wishes.connections.is_some() && left > reply_sockets_min {
+            cures.push(format!("lower --max-connections to {}", (left - reply_sockets_min) * workers));
         }
-    };
-    cures.insert(0, raise(needed));
-    Err(BudgetError::OpenFiles {
-        connections: connections_min,
-        reply_sockets: reply_sockets_min,
-        needed,
-        limit,
-        cures,
-    })
+        if wishes.reply_sockets.is_some() && left >= connections_min {
+            cures.push(format!("lower --reply-sockets to {}", left - connections_min));
+        }
+        if cures.is_empty() && wishes.connections.is_some() && wishes.reply_sockets.is_some() && left > 0 {
+            cures.push(format!("lower --max-connections to {workers} and --reply-sockets to {}", left - 1));
+        }
+        cures
+    }
+
+    /// Advice to start more workers, where each then has room for its connections.
+    fn more_workers(&self, reply_sockets_min: usize) -> Option<String> {
+        let connections = self.wishes.connections?.get();
+        let each = self.ring_files.saturating_sub(self.tcp_files() + reply_sockets_min);
+        let more = connections.div_ceil(each.max(1));
+        let helps = more <= WORKERS_MAX && self.table == FileTable::Registered && self.limit > RING_FILES_MAX;
+        helps.then(|| format!("raise --workers to {more}"))
+    }
 }
 
 #[cfg(test)]
