@@ -143,7 +143,10 @@ fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
                 path.push(ident.to_string());
                 at += 3;
             }
-            paths.push(path);
+            // a visibility such as `pub(super)` has nothing behind the word
+            if path.len() > 1 {
+                paths.push(path);
+            }
         } else {
             if let TokenTree::Group(group) = &tokens[at] {
                 read_paths(group.stream(), paths);

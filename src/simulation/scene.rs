@@ -5,15 +5,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::chance::Chance;
-use super::udp::Expected;
+use super::udp::{CLIENT_LIKE_PORT, Expected};
 use crate::policy::limits::Rates;
 use crate::sockets::listening::Fate;
 
 /// What a path may answer to a train (udp(7)).
 const TRAIN_REFUSALS: [i32; 3] = [libc::EMSGSIZE, libc::EINVAL, libc::EIO];
-
-/// A port that clients may have, too; in some worlds it is listened on.
-pub(super) const CLIENT_LIKE_PORT: u16 = 4321;
 
 /// A listening socket to be.
 #[derive(Clone, Copy, Debug)]

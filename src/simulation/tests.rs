@@ -12,7 +12,8 @@ use rand::random;
 
 use super::chance::Faults;
 use super::kernel::{Kernel, Order};
-use super::scene::{CLIENT_LIKE_PORT, Endpoint};
+use super::scene::Endpoint;
+use super::udp::CLIENT_LIKE_PORT;
 use super::world::World;
 use super::{WORLD, ask};
 use crate::echo::tcp;
