@@ -95,10 +95,10 @@ fn address_decode(calls: u32) {
 }
 
 fn datagram_parse(calls: u32) {
-    let mut piece = [28_u32, 64, 100, 0].map(u32::to_ne_bytes).concat();
-    piece.resize(DATAGRAM_HEADER_BYTES + 100, 0);
+    let mut part = [28_u32, 64, 100, 0].map(u32::to_ne_bytes).concat();
+    part.resize(DATAGRAM_HEADER_BYTES + 100, 0);
     for _ in 0..calls {
-        let _ = black_box(Datagram::parse(black_box(&piece)));
+        let _ = black_box(Datagram::parse(black_box(&part)));
     }
 }
 

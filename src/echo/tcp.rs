@@ -1,7 +1,7 @@
 //! The TCP datapath: what a connection sends comes back on it, in order, byte for byte.
 //!
 //! ```text
-//! accept ─► direct descriptor ─► receive (multishot) ─► piece of a provided buffer ─► send, inline
+//! accept ─► direct descriptor ─► receive (multishot) ─► part of a provided buffer ─► send, inline
 //!                                      ▲                                               │ all out
 //!                                      └── buffer goes back to the kernel ◄────────────┤
 //!                                                                                      ▼ not all
@@ -345,10 +345,10 @@ impl Tcp {
 
     /// Handles the completion of a receive.
     pub fn received(&mut self, completion: &Completion, counters: &Counters) {
-        let piece = self.buffers.take(completion);
+        let part = self.buffers.take(completion);
         let Some(file) = self.file_of(completion.token()) else {
-            if let Some(piece) = piece {
-                self.buffers.recycle(piece);
+            if let Some(part) = part {
+                self.buffers.recycle(part);
             }
             return;
         };
@@ -405,17 +405,17 @@ impl Tcp {
                 }
             },
         }
-        let Some(piece) = piece else {
+        let Some(part) = part else {
             self.unbuffered |= starved;
             return;
         };
         self.buffered = true;
         let connection = self.connection(file);
-        if !connection.phase.echoes() || piece.bytes() == 0 {
-            self.buffers.recycle(piece);
+        if !connection.phase.echoes() || part.bytes() == 0 {
+            self.buffers.recycle(part);
             return;
         }
-        connection.pieces.push_back(piece);
+        connection.parts.push_back(part);
         if !connection.aside.is_empty() {
             self.set_aside(file, counters);
         }
@@ -677,9 +677,9 @@ impl Tcp {
         if !connection.sending && !waits && connection.phase.echoes() && connection.has_to_send() {
             connection.sending = true;
             let bytes = if let Some(chunk) = connection.aside.front() {
-                self.aside.span(chunk).skip(connection.chunk_bytes_done)
+                self.aside.pinned(chunk).skip(connection.chunk_bytes_done)
             } else {
-                self.buffers.span(&connection.pieces[0]).skip(connection.piece_bytes_done)
+                self.buffers.pinned(&connection.parts[0]).skip(connection.part_bytes_done)
             };
             ring.send(file, bytes, send);
         }
@@ -745,8 +745,8 @@ impl Tcp {
         let index = (file.0 - self.first_connection) as usize;
         let Connection { generation, domain, .. } = self.connections[index];
         let closed = std::mem::replace(&mut self.connections[index], Connection::new(generation, domain));
-        for piece in closed.pieces {
-            self.buffers.recycle(piece);
+        for part in closed.parts {
+            self.buffers.recycle(part);
         }
         for chunk in closed.aside {
             self.aside.release(chunk);

@@ -1,7 +1,7 @@
 //! The UDP datapath: a datagram in, the same bytes out, from the address that was asked.
 //!
 //! ```text
-//! completion ─► piece of a provided buffer ─► flow: peer, original destination
+//! completion ─► part of a provided buffer ─► flow: peer, original destination
 //!                                               │ join: same flow, same size, this turn
 //!                                               ▼
 //!                     group of buffers ─► one SENDMSG: PKTINFO, UDP_SEGMENT if more than one datagram;
@@ -196,18 +196,18 @@ impl Udp {
             socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
         }
         match (completion.result(), socket.buffers.take(completion)) {
-            (Ok(_), Some(piece)) => {
+            (Ok(_), Some(part)) => {
                 socket.failures.forget();
-                socket.arrived(piece, self.turn, &mut self.gate, &mut self.refusals, counters);
+                socket.arrived(part, self.turn, &mut self.gate, &mut self.refusals, counters);
             }
             // no result without a buffer: nothing was received
             (Ok(_), None) => {
                 counters.udp_receive_errors.add(1);
                 socket.fail(counters);
             }
-            (Err(errno), piece) => {
-                if let Some(piece) = piece {
-                    socket.buffers.recycle(piece);
+            (Err(errno), part) => {
+                if let Some(part) = part {
+                    socket.buffers.recycle(part);
                 }
                 match errno_policy::of_datagrams(errno, self.stage) {
                     errno_policy::Receive::Starved => counters.udp_no_buffers.add(1),

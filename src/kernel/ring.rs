@@ -3,7 +3,7 @@
 //! A turn: submit what was queued, wait, copy the completions out. Whoever owns the ring then handles
 //! them, which queues new operations; nothing runs from inside the reap.
 //!
-//! Operations point only at memory that is never unmapped (see [`Span`], [`Message`]), so queueing
+//! Operations point only at memory that is never unmapped (see [`PinnedBytes`], [`Message`]), so queueing
 //! one is safe whatever happens to its result. A ring lives as long as the process.
 
 #![allow(unsafe_code)]
@@ -34,10 +34,10 @@ use io_uring::types::{DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
 pub use self::arena::{Arena, Chunk};
-pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, Piece, Unusable};
+pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, ReceivedPart, Unusable};
 use self::files::Descriptors;
 pub use self::files::FileTable;
-pub use self::memory::Span;
+pub use self::memory::PinnedBytes;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::name::PeerName;
 pub use self::order::{WholeBuffers, try_order};
@@ -541,7 +541,7 @@ impl Ring {
     }
 
     /// Sends bytes of a stream. It ends during its submission, with `EAGAIN` if there is no room.
-    pub fn send(&mut self, file: File, bytes: Span, token: Token) {
+    pub fn send(&mut self, file: File, bytes: PinnedBytes, token: Token) {
         let entry = on!(self, file, |target| opcode::Send::new(target, bytes.as_ptr(), bytes.bytes())
             .flags(Patience::Inline.flags()));
         self.push(&entry.user_data(token.user_data()));

@@ -17,12 +17,12 @@ impl Tcp {
                 let chunk = connection.aside.pop_front().expect("it is there");
                 self.aside.release(chunk);
             }
-        } else if let Some(piece) = connection.pieces.front() {
-            connection.piece_bytes_done += bytes;
-            if connection.piece_bytes_done == piece.bytes() {
-                connection.piece_bytes_done = 0;
-                let piece = connection.pieces.pop_front().expect("it is there");
-                self.buffers.recycle(piece);
+        } else if let Some(part) = connection.parts.front() {
+            connection.part_bytes_done += bytes;
+            if connection.part_bytes_done == part.bytes() {
+                connection.part_bytes_done = 0;
+                let part = connection.parts.pop_front().expect("it is there");
+                self.buffers.recycle(part);
             } else {
                 self.set_aside(file, counters);
             }
@@ -33,8 +33,8 @@ impl Tcp {
     /// for its peer. What finds no room is tried again at the end of each turn, see [`Self::make_room`].
     pub(super) fn set_aside(&mut self, file: File, counters: &Counters) {
         let connection = &mut self.connections[(file.0 - self.first_connection) as usize];
-        while let Some(piece) = connection.pieces.front() {
-            let rest = &self.buffers.bytes(piece)[connection.piece_bytes_done as usize..];
+        while let Some(part) = connection.parts.front() {
+            let rest = &self.buffers.bytes(part)[connection.part_bytes_done as usize..];
             let Some(chunk) = self.aside.keep(rest) else {
                 if !connection.crowded {
                     connection.crowded = true;
@@ -46,12 +46,12 @@ impl Tcp {
                 connection.stalled_turn = self.turn;
                 counters[connection.domain].tcp_stalls.add(1);
             }
-            connection.piece_bytes_done += chunk.bytes();
+            connection.part_bytes_done += chunk.bytes();
             connection.aside.push_back(chunk);
-            if connection.piece_bytes_done == piece.bytes() {
-                connection.piece_bytes_done = 0;
-                let piece = connection.pieces.pop_front().expect("it is there");
-                self.buffers.recycle(piece);
+            if connection.part_bytes_done == part.bytes() {
+                connection.part_bytes_done = 0;
+                let part = connection.parts.pop_front().expect("it is there");
+                self.buffers.recycle(part);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::kernel::addr::Domain;
 use crate::kernel::pause::Failures;
-use crate::kernel::ring::{Chunk, Errno, Piece};
+use crate::kernel::ring::{Chunk, Errno, ReceivedPart};
 use crate::policy::counters::Traffic;
 use crate::values::counter::Counter;
 
@@ -130,10 +130,10 @@ pub(super) struct Connection {
     /// Receives one by one, since its peer sends much at a time.
     pub(super) streaming: bool,
     /// Received and not yet sent, still in provided buffers.
-    pub(super) pieces: VecDeque<Piece>,
-    /// Bytes of the first piece that need not be sent any more.
-    pub(super) piece_bytes_done: u32,
-    /// Received before the pieces and not yet sent, set aside.
+    pub(super) parts: VecDeque<ReceivedPart>,
+    /// Bytes of the first part that need not be sent any more.
+    pub(super) part_bytes_done: u32,
+    /// Received before the parts and not yet sent, set aside.
     pub(super) aside: VecDeque<Chunk>,
     /// Bytes of the first chunk that are out already.
     pub(super) chunk_bytes_done: u32,
@@ -162,8 +162,8 @@ impl Connection {
             starved: false,
             crowded: false,
             streaming: false,
-            pieces: VecDeque::new(),
-            piece_bytes_done: 0,
+            parts: VecDeque::new(),
+            part_bytes_done: 0,
             aside: VecDeque::new(),
             chunk_bytes_done: 0,
             stalled_turn: 0,
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     pub(super) fn has_to_send(&self) -> bool {
-        !self.pieces.is_empty() || !self.aside.is_empty()
+        !self.parts.is_empty() || !self.aside.is_empty()
     }
 
     /// How it receives next, if it may.

@@ -16,8 +16,8 @@ use crate::kernel::addr::{self, Domain};
 use crate::kernel::cmsg;
 use crate::kernel::pause::Failures;
 use crate::kernel::ring::{
-    BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, File, Messages, Piece, Quiet, Ring, RingError,
-    SEGMENTS_MAX, Span, Token, Transmit, Unusable,
+    BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, File, Messages, PinnedBytes, Quiet, ReceivedPart, Ring,
+    RingError, SEGMENTS_MAX, Token, Transmit, Unusable,
 };
 use crate::kernel::sys;
 use crate::policy::counters::Traffic;
@@ -64,9 +64,9 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Reply {
     /// The buffer, until it goes back.
-    piece: Option<Piece>,
+    part: Option<ReceivedPart>,
     /// Where its payload is.
-    payload: Option<Span>,
+    payload: Option<PinnedBytes>,
     /// The next buffer of the same group.
     next: u16,
     /// What the group is, if this buffer is its first.
@@ -149,7 +149,7 @@ impl Socket {
             buffers: ring_of_buffers,
             messages: Messages::new(buffers.into()),
             replies: (0..buffers)
-                .map(|_| Reply { piece: None, payload: None, next: NONE, group: empty })
+                .map(|_| Reply { part: None, payload: None, next: NONE, group: empty })
                 .collect(),
             receiving: Receiving::Ended,
             failures: Failures::default(),
@@ -162,20 +162,20 @@ impl Socket {
     /// Reads what came in, and puts it where it will be sent from.
     pub(super) fn arrived(
         &mut self,
-        piece: Piece,
+        part: ReceivedPart,
         turn: u64,
         gate: &mut Gate,
         refusals: &mut Refusals,
         counters: &Traffic,
     ) {
-        let datagram = match self.buffers.datagram(&piece) {
+        let datagram = match self.buffers.datagram(&part) {
             Ok(datagram) => datagram,
             Err(unusable) => {
                 match unusable {
                     Unusable::PayloadTruncated | Unusable::ControlTruncated => counters.udp_truncated.add(1),
                     Unusable::Malformed => counters.udp_receive_errors.add(1),
                 }
-                self.buffers.recycle(piece);
+                self.buffers.recycle(part);
                 return;
             }
         };
@@ -184,10 +184,10 @@ impl Socket {
             Arrival::new(datagram.payload_bytes, ancillary.segment_bytes, ancillary.traffic_class);
         let (Some(peer), Some(origdst)) = (addr::decode(datagram.name), ancillary.origdst) else {
             counters.udp_unaddressed.add(arrival.segments.into());
-            self.buffers.recycle(piece);
+            self.buffers.recycle(part);
             return;
         };
-        let payload = self.buffers.span(&piece).part(datagram.payload_offset, datagram.payload_bytes);
+        let payload = self.buffers.pinned(&part).part(datagram.payload_offset, datagram.payload_bytes);
         counters.udp_datagrams_in.add(arrival.segments.into());
         counters.udp_bytes_in.add(arrival.bytes.into());
         counters.udp_trains_in.add((arrival.segments > 1).into());
@@ -201,14 +201,14 @@ impl Socket {
             Ok(hops) => arrival.hops = hops,
             Err(refusal) => {
                 refusal.counter(counters).add(arrival.segments.into());
-                self.buffers.recycle(piece);
+                self.buffers.recycle(part);
                 return;
             }
         }
-        let buffer = piece.buffer();
+        let buffer = part.buffer();
         let place = &mut self.places[flow.hash(&self.places_key) as usize % FLOW_PLACES];
         let reply = &mut self.replies[usize::from(buffer)];
-        reply.piece = Some(piece);
+        reply.part = Some(part);
         reply.payload = Some(payload);
         reply.next = NONE;
         if place.0 == turn {
@@ -345,7 +345,7 @@ impl Socket {
     }
 
     /// Gives each datagram of a group to `send`, in order.
-    pub(super) fn for_each_datagram(&self, first: u16, mut send: impl FnMut(Span)) {
+    pub(super) fn for_each_datagram(&self, first: u16, mut send: impl FnMut(PinnedBytes)) {
         let segment_bytes = self.replies[usize::from(first)].group.segment_bytes;
         let mut buffer = first;
         while buffer != NONE {
@@ -365,7 +365,7 @@ impl Socket {
         let mut buffer = first;
         while buffer != NONE {
             let reply = &mut self.replies[usize::from(buffer)];
-            self.buffers.recycle(reply.piece.take().expect("a buffer of a group is out"));
+            self.buffers.recycle(reply.part.take().expect("a buffer of a group is out"));
             buffer = reply.next;
         }
     }

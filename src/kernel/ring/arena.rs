@@ -1,6 +1,6 @@
 //! A store for bytes that have to outlive the buffer they were received into.
 
-use super::memory::{Mapping, Span};
+use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
 use super::poison;
 use super::{RingError, Step};
@@ -34,7 +34,7 @@ impl Arena {
             .map_err(|error| RingError::new(Step::ReserveMemory, &error))?;
         // the kernel reads chunks, nobody here does: they are allowed for as long as they are written
         #[cfg(ring_poison)]
-        poison::forbid(memory.span(0, chunks as usize * chunk_bytes as usize));
+        poison::forbid(memory.pinned(0, chunks as usize * chunk_bytes as usize));
         Ok(Self { memory, chunk_bytes, chunks, free: (0..chunks).rev().collect(), touched: 0 })
     }
 
@@ -45,7 +45,7 @@ impl Arena {
         self.touched = self.touched.max(index + 1);
         let len = bytes.len().min(self.chunk_bytes as usize);
         #[cfg(ring_poison)]
-        poison::allow(self.span(&Chunk { index, bytes: len as u32 }));
+        poison::allow(self.pinned(&Chunk { index, bytes: len as u32 }));
         let place = self.memory.base();
         // SAFETY: the chunk is inside the mapping and free, so nobody else refers to it; source and
         // destination are different memory
@@ -55,13 +55,13 @@ impl Arena {
         }
         let chunk = Chunk { index, bytes: len as u32 };
         #[cfg(ring_poison)]
-        poison::forbid(self.span(&chunk));
+        poison::forbid(self.pinned(&chunk));
         Some(chunk)
     }
 
     /// Where the chunk's bytes are, to send from.
-    pub fn span(&self, chunk: &Chunk) -> Span {
-        self.memory.span(chunk.index as usize * self.chunk_bytes as usize, chunk.bytes as usize)
+    pub fn pinned(&self, chunk: &Chunk) -> PinnedBytes {
+        self.memory.pinned(chunk.index as usize * self.chunk_bytes as usize, chunk.bytes as usize)
     }
 
     /// Takes a chunk back; no send from it may be in flight. With the last one the memory goes back to the system, if

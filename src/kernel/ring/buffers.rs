@@ -1,14 +1,14 @@
 //! Provided buffers: a buffer ring, and the parts of it that completions bring.
 //!
 //! A buffer is in exactly one place. The kernel's: it is in the ring and may be written at any moment.
-//! Ours: every byte received into it is held by a [`Piece`], which is neither `Clone` nor `Copy`.
-//! [`BufferRing::recycle`] takes the piece back by value; with the last one the buffer returns to the
+//! Ours: every byte received into it is held by a [`ReceivedPart`], which is neither `Clone` nor `Copy`.
+//! [`BufferRing::recycle`] takes the part back by value; with the last one the buffer returns to the
 //! kernel. So bytes can't be read after they were given back, nor given back twice.
 //!
-//! Where a piece of an incremental buffer lies is not told: it follows what was taken of the buffer before, so
+//! Where a part of an incremental buffer lies is not told: it follows what was taken of the buffer before, so
 //! completions must come in the order in which the buffer was filled. [`super::order`] tries whether they do
 //! before such a ring is used. What contradicts that order ends the process ([`Contradiction`]): a peer must not
-//! get another peer's bytes. Two pieces of one buffer that change places, neither of them its last, contradict
+//! get another peer's bytes. Two parts of one buffer that change places, neither of them its last, contradict
 //! nothing and would go unseen; only the trial stands against that.
 
 use std::io;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::cqueue;
 use io_uring::types::{BufRingEntry, RecvMsgOut};
 
-use super::memory::{Mapping, Span};
+use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
 use super::poison;
 use super::{Completion, Quiet, Ring, RingError, Step};
@@ -54,14 +54,14 @@ pub struct BufferConfig {
 
 /// A part of a provided buffer that the kernel has filled and handed over.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "a piece that is not recycled is a buffer lost"]
-pub struct Piece {
+#[must_use = "a part that is not recycled is a buffer lost"]
+pub struct ReceivedPart {
     buffer: u16,
     offset: u32,
     bytes: u32,
 }
 
-impl Piece {
+impl ReceivedPart {
     /// Which buffer it is part of: below the ring's count.
     pub fn buffer(&self) -> u16 {
         self.buffer
@@ -80,16 +80,16 @@ pub struct Datagram<'a> {
     pub name: &'a [u8],
     /// Control messages, for [`crate::kernel::cmsg::decode`].
     pub control: &'a [u8],
-    /// Where the payload begins in the piece.
+    /// Where the payload begins in the part.
     pub payload_offset: u32,
     /// Bytes of payload.
     pub payload_bytes: u32,
 }
 
 impl<'a> Datagram<'a> {
-    /// Reads `bytes`, the whole piece that a multishot RECVMSG brought: name and control messages stand where
+    /// Reads `bytes`, the whole part that a multishot RECVMSG brought: name and control messages stand where
     /// [`BufferRing`] made room for them, the lengths before them say how much of that room was used
-    /// (io_uring_recvmsg_out(3)). Lengths beyond the room or the piece count as all of it.
+    /// (io_uring_recvmsg_out(3)). Lengths beyond the room or the part count as all of it.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Unusable> {
         let out = RecvMsgOut::parse(bytes, &layout()).map_err(|()| Unusable::Malformed)?;
         if out.is_payload_truncated() {
@@ -149,8 +149,8 @@ pub(super) enum Contradiction {
 struct Usage {
     /// Bytes that the kernel has filled.
     filled_bytes: u32,
-    /// Pieces of it that are out.
-    pieces: u32,
+    /// Parts of it that are out.
+    parts: u32,
     /// The kernel may still write to it.
     kernel: bool,
 }
@@ -255,9 +255,9 @@ impl BufferRing {
         all_there
     }
 
-    /// The piece that `completion` brought, if it used a buffer of this ring. Ends the process if that piece may be
+    /// The part that `completion` brought, if it used a buffer of this ring. Ends the process if that part may be
     /// another one than the kernel means.
-    pub fn take(&mut self, completion: &Completion) -> Option<Piece> {
+    pub fn take(&mut self, completion: &Completion) -> Option<ReceivedPart> {
         self.try_take(completion).unwrap_or_else(|contradiction| {
             panic!(
                 "the kernel contradicts itself: {contradiction}, says {completion:?} of a provided buffer; ended \
@@ -267,7 +267,10 @@ impl BufferRing {
     }
 
     /// The same, but a contradiction changes nothing and is told.
-    pub(super) fn try_take(&mut self, completion: &Completion) -> Result<Option<Piece>, Contradiction> {
+    pub(super) fn try_take(
+        &mut self,
+        completion: &Completion,
+    ) -> Result<Option<ReceivedPart>, Contradiction> {
         let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return Ok(None) };
         let bytes = match completion.result() {
             Ok(bytes) => bytes,
@@ -294,56 +297,56 @@ impl BufferRing {
             _ => {}
         }
         usage.filled_bytes += bytes;
-        usage.pieces += 1;
+        usage.parts += 1;
         if !more {
             usage.kernel = false;
             self.available -= 1;
             self.head = self.head.wrapping_add(1);
         }
-        let piece = Piece { buffer, offset, bytes };
+        let part = ReceivedPart { buffer, offset, bytes };
         #[cfg(ring_poison)]
-        poison::allow(self.span(&piece));
-        Ok(Some(piece))
+        poison::allow(self.pinned(&part));
+        Ok(Some(part))
     }
 
     /// The received bytes.
-    pub fn bytes(&self, piece: &Piece) -> &[u8] {
-        let span = self.span(piece);
-        // SAFETY: the span lies in a mapping that is never unmapped, and the kernel wrote it before the
-        // completion that made this piece. Until the piece is recycled, which takes it by value while
+    pub fn bytes(&self, part: &ReceivedPart) -> &[u8] {
+        let pinned = self.pinned(part);
+        // SAFETY: the bytes lie in a mapping that is never unmapped, and the kernel wrote it before the
+        // completion that made this part. Until the part is recycled, which takes it by value while
         // no such borrow lives, the kernel writes only behind it
-        unsafe { std::slice::from_raw_parts(span.as_ptr(), span.bytes() as usize) }
+        unsafe { std::slice::from_raw_parts(pinned.as_ptr(), pinned.bytes() as usize) }
     }
 
     /// The received bytes' place, to send from.
-    pub fn span(&self, piece: &Piece) -> Span {
-        let start = usize::from(piece.buffer) * self.buffer_bytes as usize + piece.offset as usize;
-        self.buffers.span(start, piece.bytes as usize)
+    pub fn pinned(&self, part: &ReceivedPart) -> PinnedBytes {
+        let start = usize::from(part.buffer) * self.buffer_bytes as usize + part.offset as usize;
+        self.buffers.pinned(start, part.bytes as usize)
     }
 
-    /// Reads a piece that a multishot RECVMSG brought.
-    pub fn datagram(&self, piece: &Piece) -> Result<Datagram<'_>, Unusable> {
-        Datagram::parse(self.bytes(piece))
+    /// Reads a part that a multishot RECVMSG brought.
+    pub fn datagram(&self, part: &ReceivedPart) -> Result<Datagram<'_>, Unusable> {
+        Datagram::parse(self.bytes(part))
     }
 
-    /// Gives a piece back. With its last piece the buffer returns to the kernel.
-    pub fn recycle(&mut self, piece: Piece) {
+    /// Gives a part back. With its last part the buffer returns to the kernel.
+    pub fn recycle(&mut self, part: ReceivedPart) {
         #[cfg(ring_poison)]
-        poison::forbid(self.span(&piece));
-        let Piece { buffer, .. } = piece;
+        poison::forbid(self.pinned(&part));
+        let ReceivedPart { buffer, .. } = part;
         let usage = &mut self.usage[usize::from(buffer)];
-        usage.pieces = usage.pieces.checked_sub(1).expect("a piece of this ring");
-        if usage.pieces == 0 && !usage.kernel {
+        usage.parts = usage.parts.checked_sub(1).expect("a part of this ring");
+        if usage.parts == 0 && !usage.kernel {
             self.provide(buffer);
         }
     }
 
     fn provide(&mut self, buffer: u16) {
-        self.usage[usize::from(buffer)] = Usage { filled_bytes: 0, pieces: 0, kernel: true };
+        self.usage[usize::from(buffer)] = Usage { filled_bytes: 0, parts: 0, kernel: true };
         self.available += 1;
         self.provided[usize::from(self.tail & self.mask)] = buffer;
         let place =
-            self.buffers.span(usize::from(buffer) * self.buffer_bytes as usize, self.buffer_bytes as usize);
+            self.buffers.pinned(usize::from(buffer) * self.buffer_bytes as usize, self.buffer_bytes as usize);
         #[cfg(ring_poison)]
         poison::forbid(place);
         #[allow(clippy::cast_ptr_alignment)] // a mapping is aligned to a page
@@ -374,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_completion_that_can_not_be_true_is_no_piece() {
+    fn a_completion_that_can_not_be_true_is_no_part() {
         const RING: RingConfig = RingConfig {
             submission_entries: 8,
             completion_entries: 16,
@@ -393,7 +396,7 @@ mod tests {
         match BufferRing::new(&ring, config) {
             Err(_) => println!("this kernel has no incremental buffers (6.12)"),
             Ok(mut buffers) => {
-                let mut pieces = Vec::new();
+                let mut parts = Vec::new();
                 for (completion, expected) in [
                     (of(2, 10, MORE), Err(Contradiction::Unknown)),
                     (of(1, 10, MORE), Err(Contradiction::NotItsTurn)),
@@ -411,24 +414,24 @@ mod tests {
                     (of(1, 1, MORE), Err(Contradiction::NotTheKernels)),
                 ] {
                     let taken = buffers.try_take(&completion);
-                    let seen = taken.map(|piece| {
-                        piece.map(|piece| {
-                            let place = (piece.offset, piece.bytes);
-                            pieces.push(piece);
+                    let seen = taken.map(|part| {
+                        part.map(|part| {
+                            let place = (part.offset, part.bytes);
+                            parts.push(part);
                             place
                         })
                     });
                     assert_eq!(seen, expected, "{completion:?}");
                 }
                 // they come back in the order in which they are given back
-                let last = pieces.pop().unwrap();
+                let last = parts.pop().unwrap();
                 buffers.recycle(last);
-                for piece in pieces {
-                    buffers.recycle(piece);
+                for part in parts {
+                    buffers.recycle(part);
                 }
                 assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotItsTurn));
-                let piece = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
-                buffers.recycle(piece);
+                let part = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
+                buffers.recycle(part);
             }
         }
         let mut buffers =
@@ -436,15 +439,15 @@ mod tests {
         assert_eq!(buffers.try_take(&of(2, 1, 0)), Err(Contradiction::Unknown));
         assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotUsedUp));
         assert_eq!(buffers.try_take(&of(0, 4097, 0)), Err(Contradiction::BeyondItsEnd));
-        let pieces =
+        let parts =
             [of(1, 1, 0), of(0, 1, 0)].map(|completion| buffers.try_take(&completion).unwrap().unwrap());
         assert_eq!(
             buffers.try_take(&of(1, 1, 0)),
             Err(Contradiction::NotTheKernels),
             "whole ones come in any order"
         );
-        for piece in pieces {
-            buffers.recycle(piece);
+        for part in parts {
+            buffers.recycle(part);
         }
         let ended = catch_unwind(AssertUnwindSafe(|| buffers.take(&of(2, 1, 0))));
         ended.expect_err("the process ends rather than guess");

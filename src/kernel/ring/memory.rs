@@ -35,10 +35,13 @@ impl Mapping {
     }
 
     /// The place of `bytes` bytes from `offset` on.
-    pub(super) fn span(&self, offset: usize, bytes: usize) -> Span {
-        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "span outside its mapping");
+    pub(super) fn pinned(&self, offset: usize, bytes: usize) -> PinnedBytes {
+        assert!(
+            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            "bytes outside their mapping"
+        );
         // SAFETY: the assertion keeps the result inside the mapping
-        Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes: bytes as u32 }
+        PinnedBytes { base: unsafe { self.base.as_ptr().add(offset) }, bytes: bytes as u32 }
     }
 }
 
@@ -74,12 +77,12 @@ pub(super) fn is_used_up() -> bool {
 
 /// Bytes that stay mapped for the life of the process: what an operation may point at.
 #[derive(Clone, Copy, Debug)]
-pub struct Span {
+pub struct PinnedBytes {
     base: *const u8,
     bytes: u32,
 }
 
-impl Span {
+impl PinnedBytes {
     /// How many bytes.
     pub fn bytes(&self) -> u32 {
         self.bytes
@@ -94,8 +97,8 @@ impl Span {
     /// `bytes` bytes from `offset` on.
     #[must_use]
     pub fn part(self, offset: u32, bytes: u32) -> Self {
-        assert!(offset <= self.bytes && bytes <= self.bytes - offset, "part outside its span");
-        // SAFETY: the assertion keeps the result inside the span, which is inside a mapping
+        assert!(offset <= self.bytes && bytes <= self.bytes - offset, "part outside the pinned bytes");
+        // SAFETY: the assertion keeps the result inside these bytes, which are inside a mapping
         Self { base: unsafe { self.base.add(offset as usize) }, bytes }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::memory::Span;
+use super::memory::PinnedBytes;
 use crate::kernel::addr::{self, Domain, RawAddr};
 use crate::kernel::cmsg::Control;
 
@@ -66,7 +66,7 @@ impl<const PARTS: usize> Messages<PARTS> {
     }
 
     /// Appends a part to the payload of `slot`, which has room for `PARTS`.
-    pub fn push(&mut self, slot: usize, part: Span) {
+    pub fn push(&mut self, slot: usize, part: PinnedBytes) {
         let slot = &mut self.slots[slot];
         slot.parts[slot.used] =
             libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.bytes() as usize };

@@ -4,7 +4,7 @@
 //! says where in it its bytes are: they follow those of the completion before. That holds only while completions come
 //! in the order in which the buffer is filled. Linux 6.12 to 6.12.28, 6.13, and 6.14 to 6.14.6 keep what ends by its
 //! own submission, as a receive does that may not wait, until everything is submitted, and post at once what a
-//! multishot brings: the later piece comes first, and each of two peers would get the other's bytes.
+//! multishot brings: the later part comes first, and each of two peers would get the other's bytes.
 //!
 //! So each worker tries its ring before it serves, with streams whose bytes it knows: receives of both kinds in one
 //! submission and in either order, receives that find nothing, multishots that are woken beside a submission, a
@@ -229,12 +229,12 @@ impl<'a> Trial<'a> {
             match self.buffers.try_take(&completion) {
                 Err(_) => in_order = false,
                 Ok(None) => {}
-                Ok(Some(piece)) => {
-                    let bytes = self.buffers.bytes(&piece);
+                Ok(Some(part)) => {
+                    let bytes = self.buffers.bytes(&part);
                     in_order &= bytes.iter().copied().eq(content(number, stream.received, bytes.len()));
                     stream.received += bytes.len();
                     stream.posted |= completion.more();
-                    self.buffers.recycle(piece);
+                    self.buffers.recycle(part);
                 }
             }
         }

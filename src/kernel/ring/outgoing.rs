@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::memory::{Mapping, Span};
+use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
 use super::poison;
 use crate::kernel::addr::RawAddr;
@@ -26,41 +26,41 @@ impl Outgoing {
     /// The room for the payload of `slot`, to be written. Leave it alone while a send from the slot is
     /// in flight: what it says meanwhile is what is sent.
     pub fn payload(&mut self, slot: u32) -> &mut [u8] {
-        let span = self.span(slot, self.payload_bytes);
+        let pinned = self.pinned(slot, self.payload_bytes);
         #[cfg(ring_poison)]
-        poison::allow(span);
-        // SAFETY: the span lies in a mapping that is never unmapped and that only this method gives out
+        poison::allow(pinned);
+        // SAFETY: the bytes lie in a mapping that is never unmapped and that only this method gives out
         // as Rust memory, for as long as `self` is borrowed. The kernel only ever reads it
-        unsafe { std::slice::from_raw_parts_mut(span.as_ptr().cast_mut(), self.payload_bytes as usize) }
+        unsafe { std::slice::from_raw_parts_mut(pinned.as_ptr().cast_mut(), self.payload_bytes as usize) }
     }
 
     /// Addresses the first `bytes` bytes of `slot` to `peer`.
     pub fn address(&mut self, slot: u32, peer: SocketAddr, bytes: u32) -> Addressed {
-        let payload = self.span(slot, bytes);
+        let payload = self.pinned(slot, bytes);
         #[cfg(ring_poison)]
-        poison::forbid(self.span(slot, self.payload_bytes)); // until it is to be written again
+        poison::forbid(self.pinned(slot, self.payload_bytes)); // until it is to be written again
         let name = &mut self.names[slot as usize];
         *name = RawAddr::from(peer);
         let name = name.as_bytes();
         Addressed { payload, name: name.as_ptr(), name_bytes: name.len() as u32 }
     }
 
-    fn span(&self, slot: u32, bytes: u32) -> Span {
+    fn pinned(&self, slot: u32, bytes: u32) -> PinnedBytes {
         assert!(bytes <= self.payload_bytes, "more than the slot holds");
-        self.memory.span(slot as usize * self.payload_bytes as usize, bytes as usize)
+        self.memory.pinned(slot as usize * self.payload_bytes as usize, bytes as usize)
     }
 }
 
 /// A payload and where it goes, both in memory that lives as long as the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Addressed {
-    payload: Span,
+    payload: PinnedBytes,
     name: *const u8,
     name_bytes: u32,
 }
 
 impl Addressed {
-    pub(super) fn payload(self) -> Span {
+    pub(super) fn payload(self) -> PinnedBytes {
         self.payload
     }
 

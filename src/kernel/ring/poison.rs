@@ -7,7 +7,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::memory::Span;
+use super::memory::PinnedBytes;
 
 unsafe extern "C" {
     // sanitizer/asan_interface.h
@@ -16,19 +16,19 @@ unsafe extern "C" {
 }
 
 /// From now on nothing here may touch these bytes.
-pub(super) fn forbid(span: Span) {
+pub(super) fn forbid(pinned: PinnedBytes) {
     #[cfg(test)]
     if crate::simulation::ask(|_| ()).is_some() {
         return; // there the kernel is in this process, and writes to what is its own
     }
     // SAFETY: the runtime marks its shadow of the bytes, which stay mapped for the life of the process
-    unsafe { __asan_poison_memory_region(span.as_ptr().cast(), span.bytes() as usize) };
+    unsafe { __asan_poison_memory_region(pinned.as_ptr().cast(), pinned.bytes() as usize) };
 }
 
 /// The bytes are ours again.
-pub(super) fn allow(span: Span) {
+pub(super) fn allow(pinned: PinnedBytes) {
     // SAFETY: as above
-    unsafe { __asan_unpoison_memory_region(span.as_ptr().cast(), span.bytes() as usize) };
+    unsafe { __asan_unpoison_memory_region(pinned.as_ptr().cast(), pinned.bytes() as usize) };
 }
 
 /// What the runtime asks for at the start of the process. What a ring knows of is never freed, which it would

@@ -62,13 +62,13 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
     peer.send(b"hello").unwrap();
     let completion = next(&mut ring, RECEIVE);
     assert!(completion.more());
-    let piece = buffers.take(&completion).unwrap();
-    let datagram = buffers.datagram(&piece).unwrap();
+    let part = buffers.take(&completion).unwrap();
+    let datagram = buffers.datagram(&part).unwrap();
     assert_eq!(crate::kernel::addr::decode(datagram.name), Some(peer.local_addr().unwrap()));
     assert_eq!(cmsg::decode(datagram.control).origdst, Some(socket.local_addr().unwrap()));
 
     let mut messages = Messages::<2>::new(1);
-    let payload = buffers.span(&piece).part(datagram.payload_offset, datagram.payload_bytes);
+    let payload = buffers.pinned(&part).part(datagram.payload_offset, datagram.payload_bytes);
     messages.push(0, payload);
     messages.push(0, payload);
     let transmit = Transmit {
@@ -81,7 +81,7 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
     let message = messages.finish(0, &transmit);
     ring.send_message(LISTENER, message, Patience::Inline, SEND);
     assert_eq!(next(&mut ring, SEND).result(), Ok(10));
-    buffers.recycle(piece);
+    buffers.recycle(part);
     assert_eq!(buffers.available(), 4);
     let mut received = [0; 16];
     let len = peer.recv(&mut received).unwrap();
@@ -98,16 +98,16 @@ fn touching_what_the_kernel_has_is_caught() {
         let (mut ring, mut buffers, _socket, peer) = datagrams(4);
         ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
         peer.send(b"hello").unwrap();
-        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-        let received = buffers.span(&piece).as_ptr();
-        let behind = u64::from(piece.bytes()) as usize + 64;
+        let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        let received = buffers.pinned(&part).as_ptr();
+        let behind = u64::from(part.bytes()) as usize + 64;
         // SAFETY: the whole buffer is mapped; that it is the kernel's to write is the mistake
         let byte = unsafe {
             match mistake.as_str() {
                 "none" => received.read_volatile(),
                 "beyond what was received" => received.add(behind).read_volatile(),
                 "recycled" => {
-                    buffers.recycle(piece);
+                    buffers.recycle(part);
                     received.read_volatile()
                 }
                 _ => panic!("{mistake}?"),
@@ -135,9 +135,9 @@ fn an_empty_datagram_is_valid_and_ends_the_multishot() {
     peer.send(b"").unwrap();
     let completion = next(&mut ring, RECEIVE);
     assert!(!completion.more());
-    let piece = buffers.take(&completion).unwrap();
-    assert_eq!(buffers.datagram(&piece).unwrap().payload_bytes, 0);
-    buffers.recycle(piece);
+    let part = buffers.take(&completion).unwrap();
+    assert_eq!(buffers.datagram(&part).unwrap().payload_bytes, 0);
+    buffers.recycle(part);
 }
 
 #[test]
@@ -148,17 +148,17 @@ fn no_buffers_end_the_multishot_and_lose_nothing() {
     }
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
     let completions = until(&mut ring, RECEIVE);
-    let pieces: Vec<_> = completions.iter().filter_map(|completion| buffers.take(completion)).collect();
-    assert_eq!((pieces.len(), buffers.available()), (2, 0));
+    let parts: Vec<_> = completions.iter().filter_map(|completion| buffers.take(completion)).collect();
+    assert_eq!((parts.len(), buffers.available()), (2, 0));
     let last = completions.last().unwrap();
     assert_eq!((last.result(), last.more()), (Err(Errno(libc::ENOBUFS)), false));
-    for piece in pieces {
-        buffers.recycle(piece);
+    for part in parts {
+        buffers.recycle(part);
     }
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
-    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-    assert_eq!(buffers.bytes(&piece)[DATAGRAM_HEADER_BYTES..], [2]);
-    buffers.recycle(piece);
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    assert_eq!(buffers.bytes(&part)[DATAGRAM_HEADER_BYTES..], [2]);
+    buffers.recycle(part);
 }
 
 #[test]
@@ -169,18 +169,18 @@ fn buffers_are_given_back_only_while_nothing_received_is_untold() {
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
     ring.flush();
     assert!(ring.quiet().is_none());
-    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
     let payload =
-        |buffers: &BufferRing, piece: &Piece| buffers.bytes(piece)[DATAGRAM_HEADER_BYTES..].to_vec();
+        |buffers: &BufferRing, part: &ReceivedPart| buffers.bytes(part)[DATAGRAM_HEADER_BYTES..].to_vec();
     assert!(!buffers.give_back(ring.quiet().unwrap()), "a buffer is out");
-    assert_eq!(payload(&buffers, &piece), b"filled, and not told of");
-    buffers.recycle(piece);
+    assert_eq!(payload(&buffers, &part), b"filled, and not told of");
+    buffers.recycle(part);
     assert!(buffers.give_back(ring.quiet().unwrap()));
     for text in ["into new pages", "and again"] {
         peer.send(text.as_bytes()).unwrap();
-        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-        assert_eq!(payload(&buffers, &piece), text.as_bytes());
-        buffers.recycle(piece);
+        let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        assert_eq!(payload(&buffers, &part), text.as_bytes());
+        buffers.recycle(part);
     }
 }
 
@@ -189,9 +189,9 @@ fn a_payload_larger_than_its_buffer_is_told() {
     let (mut ring, mut buffers, _socket, peer) = datagrams(2);
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
     peer.send(&[0; 4096]).unwrap();
-    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-    assert_eq!(buffers.datagram(&piece).unwrap_err(), Unusable::PayloadTruncated);
-    buffers.recycle(piece);
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    assert_eq!(buffers.datagram(&part).unwrap_err(), Unusable::PayloadTruncated);
+    buffers.recycle(part);
 }
 
 /// `None` on a kernel without incremental buffers (6.12).
@@ -217,10 +217,10 @@ fn connection(incremental: bool) -> Option<(Ring, BufferRing, File, TcpStream)> 
 fn a_stream_goes_out_from_its_buffer_and_ends_with_a_fin() {
     let (mut ring, mut buffers, file, mut peer) = connection(false).unwrap();
     peer.write_all(b"stream").unwrap();
-    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-    ring.send(file, buffers.span(&piece), SEND);
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    ring.send(file, buffers.pinned(&part), SEND);
     assert_eq!(next(&mut ring, SEND).result(), Ok(6));
-    buffers.recycle(piece);
+    buffers.recycle(part);
     ring.shutdown(file, SEND);
     assert_eq!(next(&mut ring, SEND).result(), Ok(0));
     let mut received = String::new();
@@ -234,17 +234,17 @@ fn parts_of_an_incremental_buffer_do_not_overlap_and_return_it_together() {
         println!("this kernel has no incremental buffers (6.12): nothing to test");
         return;
     };
-    let mut pieces = Vec::new();
+    let mut parts = Vec::new();
     for text in [b"one".as_slice(), b"two", &[3; 4090], b"four"] {
         peer.write_all(text).unwrap();
-        let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-        assert_eq!(buffers.bytes(&piece), text);
-        pieces.push(piece);
+        let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+        assert_eq!(buffers.bytes(&part), text);
+        parts.push(part);
     }
     // the first buffer is used up to the last byte, the second one is in use by the kernel as well
     assert_eq!(buffers.available(), 1);
-    for (piece, available) in pieces.into_iter().zip([1, 1, 2, 2]) {
-        buffers.recycle(piece);
+    for (part, available) in parts.into_iter().zip([1, 1, 2, 2]) {
+        buffers.recycle(part);
         assert_eq!(buffers.available(), available);
     }
 }
@@ -265,8 +265,8 @@ fn more_operations_than_the_queue_holds_are_all_submitted() {
     let (mut ring, mut buffers, _socket, peer) = datagrams(4);
     peer.send(b"x").unwrap();
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
-    let piece = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
-    let payload = buffers.span(&piece).part(DATAGRAM_HEADER_BYTES as u32, 1);
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    let payload = buffers.pinned(&part).part(DATAGRAM_HEADER_BYTES as u32, 1);
     let mut messages = Messages::<1>::new(1);
     messages.push(0, payload);
     let transmit =
@@ -280,7 +280,7 @@ fn more_operations_than_the_queue_holds_are_all_submitted() {
         until(&mut ring, Token::new(2, 0, 199)).iter().map(|completion| completion.token().index()).collect();
     seen.sort_unstable();
     assert_eq!(seen, (0..200).collect::<Vec<_>>());
-    buffers.recycle(piece);
+    buffers.recycle(part);
 }
 
 #[test]

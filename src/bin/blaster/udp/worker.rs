@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tubular_echo::kernel::ring::{
-    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing, Piece,
-    Ring, RingConfig, RingError, Step, Token, Wait,
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing,
+    ReceivedPart, Ring, RingConfig, RingError, Step, Token, Wait,
 };
 use tubular_echo::kernel::sys;
 use tubular_echo::kernel::{addr, cmsg};
@@ -409,10 +409,10 @@ impl Worker {
         }
         match completion.result() {
             Ok(_) => {
-                if let Some(piece) = self.buffers.take(completion) {
+                if let Some(part) = self.buffers.take(completion) {
                     self.last_received_ns = now_ns;
-                    self.judge(flow, &piece, now_ns);
-                    self.buffers.recycle(piece);
+                    self.judge(flow, &part, now_ns);
+                    self.buffers.recycle(part);
                 }
             }
             // armed again when buffers are back, and that is at the end of this turn
@@ -424,11 +424,11 @@ impl Worker {
     }
 
     /// Judges each datagram of what was received.
-    fn judge(&mut self, flow: u32, piece: &Piece, now_ns: u64) {
+    fn judge(&mut self, flow: u32, part: &ReceivedPart, now_ns: u64) {
         // cannot fail: the buffers are larger than any datagram, the control area larger than any control
-        let Ok(datagram) = self.buffers.datagram(piece) else { return };
+        let Ok(datagram) = self.buffers.datagram(part) else { return };
         let source = addr::decode(datagram.name);
-        let mut rest = &self.buffers.bytes(piece)[datagram.payload_offset as usize..];
+        let mut rest = &self.buffers.bytes(part)[datagram.payload_offset as usize..];
         let segment_bytes =
             cmsg::decode(datagram.control).segment_bytes.map_or(rest.len(), usize::from).max(1);
         // once even if it is empty: an empty datagram is one too
