@@ -1,5 +1,5 @@
-//! The README's promise and docs/reliability.md name tests and commands: each of them exists, and each test of the
-//! promise is known to turn red by a mistake that breaks its sentence.
+//! docs/promise.md and docs/reliability.md name tests and commands: each of them exists, and each test of the promise is
+//! known to turn red by a mistake that breaks its sentence.
 
 #[path = "mistakes/list.rs"]
 mod mistakes;
@@ -79,9 +79,7 @@ fn read(file: &str) -> String {
 
 #[test]
 fn each_sentence_of_the_promise_is_held_by_a_test() {
-    let readme = read("README.md");
-    let (_, promise) = readme.split_once("\n## Promise\n").expect("the promise");
-    let promise = promise.split_once("\n## ").expect("a section behind it").0;
+    let promise = read("docs/promise.md");
     let items: Vec<_> = promise.split("\n* ").skip(1).collect();
     assert!(items.len() > 10, "{} sentences", items.len());
     for item in items {
@@ -94,15 +92,13 @@ fn each_sentence_of_the_promise_is_held_by_a_test() {
 /// `ci/mistakes` makes them; here it is seen that they can be made.
 #[test]
 fn each_test_of_the_promise_has_a_mistake_to_see() {
-    let readme = read("README.md");
-    let (_, promise) = readme.split_once("\n## Promise\n").expect("the promise");
-    let promise = promise.split_once("\n## ").expect("a section behind it").0;
-    let promised: BTreeSet<_> = quoted(promise).filter(|name| as_test(name).is_some()).collect();
+    let promise = read("docs/promise.md");
+    let promised: BTreeSet<_> = quoted(&promise).filter(|name| as_test(name).is_some()).collect();
     let mistakes = mistakes::all();
     let seen: BTreeSet<_> =
         mistakes.iter().flat_map(|mistake| mistake.tests.iter().map(String::as_str)).collect();
     let difference: Vec<_> = promised.symmetric_difference(&seen).collect();
-    assert!(difference.is_empty(), "named by README or by tests/mistakes/promise.txt alone: {difference:?}");
+    assert!(difference.is_empty(), "named by docs/promise.md or by tests/mistakes/promise.txt alone: {difference:?}");
     let figures = read("docs/reliability.md");
     for mistake in mistakes {
         assert!(figures.contains(&mistake.title), "docs/reliability.md has no \"{}\"", mistake.title);
