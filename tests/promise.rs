@@ -98,7 +98,10 @@ fn each_test_of_the_promise_has_a_mistake_to_see() {
     let seen: BTreeSet<_> =
         mistakes.iter().flat_map(|mistake| mistake.tests.iter().map(String::as_str)).collect();
     let difference: Vec<_> = promised.symmetric_difference(&seen).collect();
-    assert!(difference.is_empty(), "named by docs/promise.md or by tests/mistakes/promise.txt alone: {difference:?}");
+    assert!(
+        difference.is_empty(),
+        "named by docs/promise.md or by tests/mistakes/promise.txt alone: {difference:?}"
+    );
     let figures = read("docs/reliability.md");
     for mistake in mistakes {
         assert!(figures.contains(&mistake.title), "docs/reliability.md has no \"{}\"", mistake.title);

@@ -127,7 +127,7 @@ fn without_a_rate_two_servers_on_different_ports_answer_each_other_for_ever() {
         let servers = two_strangers(&[]);
         let [(_, one), (_, other)] = &servers;
         forge(*one, *other, b"round and round");
-        // What README.md warns of: this is no test of ours, but of whether the next one shows anything.
+        // What docs/internet.md warns of: this is no test of ours, but of whether the next one shows anything.
         for (server, _) in &servers {
             until_received(server, 10_000);
         }

@@ -28,6 +28,8 @@ use support::tubectl;
 
 /// Where the repository is.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// The most lines that README.md may have.
+const README_LINES_MAX: usize = 180;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let documents: Vec<_> = documents().into_iter().filter(|document| is_chosen(&document.path)).collect();
 
     let mut complaints: Vec<String> = documents.iter().flat_map(Document::complaints).collect();
+    complaints.extend(too_long(&documents));
     complaints.extend(names::complaints(&documents));
     complaints.extend(messages::complaints());
     for complaint in &complaints {
@@ -57,6 +60,13 @@ fn main() -> ExitCode {
         println!("test shell_blocks ... ignored, run by ci/docs");
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// README.md must stay short: details belong in docs/.
+fn too_long(documents: &[Document]) -> Option<String> {
+    let readme = documents.iter().find(|document| document.path == "README.md")?;
+    let lines = readme.lines();
+    (lines > README_LINES_MAX).then(|| format!("README.md has {lines} lines of {README_LINES_MAX}"))
 }
 
 /// Everything that people read: README and its like at the top, and what is in docs/.

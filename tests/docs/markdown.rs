@@ -124,6 +124,10 @@ impl Document {
         complaints
     }
 
+    pub fn lines(&self) -> usize {
+        self.prose.len()
+    }
+
     /// Code in the running text, with its line.
     pub fn spans(&self) -> Vec<(usize, String)> {
         let mut spans = Vec::new();

@@ -1,4 +1,4 @@
-//! The walk-through of the README: which addresses are steered, and one exchange with any of them.
+//! The walk-through of docs/behind-tubular.md: which addresses are steered, and one exchange with any of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 
