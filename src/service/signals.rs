@@ -25,7 +25,9 @@ pub(super) struct Starting(Arc<AtomicBool>);
 
 impl Starting {
     /// From now on a signal starts a drain.
-    pub(super) fn done(self) {}
+    pub(super) fn done(self) {
+        drop(self);
+    }
 }
 
 impl Drop for Starting {

@@ -145,7 +145,7 @@ impl Workers {
             None => {}
             // this kernel can't do better
             Some(reason @ WholeBuffers::NotIncremental) => {
-                info!("TCP is received into whole buffers: {reason}")
+                info!("TCP is received into whole buffers: {reason}");
             }
             Some(reason) => warn!("TCP is received into whole buffers: {reason}"),
         }
