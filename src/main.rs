@@ -1,4 +1,4 @@
-//! The echo server's binary: options, log, exit code.
+//! The server's program: reads the options, starts the log, runs the server and turns the outcome into an exit status.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -15,7 +15,7 @@ use tubular_echo::service::options::{Command, Options};
 use tubular_echo::service::run;
 use tubular_echo::service::signals::LAST_LINES_TIMEOUT;
 
-/// A start that has failed waits so long for somebody to read why.
+/// How long a failed start waits for a reader of its error.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -50,12 +50,12 @@ fn main() -> ExitCode {
     status
 }
 
-/// Says why nothing is done; if stderr takes nothing, on a full disk for instance, the exit status still does.
+/// Prints an error. If stderr accepts nothing, for example on a full disk, only the exit status reports the failure.
 fn complain(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
 
-/// Logs to stderr, one line each; the journal has timestamps of its own. No thread that logs waits for whoever reads.
+/// Starts the log on stderr, without timestamps if the journal reads it. A thread that logs never waits for the reader.
 fn start_log() -> Printer {
     let printer = Printer::start(io::stderr(), |_, lines| {
         warn!(
@@ -70,7 +70,7 @@ fn start_log() -> Printer {
         .with_writer(move || writer.clone())
         .with_ansi(terminal::wants_color(io::stderr().is_terminal()))
         .with_target(false)
-        // a log that takes nothing is no reason to panic
+        // a log that can't be written must not cause a panic
         .log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();

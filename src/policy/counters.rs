@@ -60,10 +60,10 @@ macro_rules! counters {
 
             /// The same with the process's lost messages.
             #[must_use]
-            pub fn with(self, unheard: &Unheard) -> Self {
+            pub fn with(self, dropped_messages: &DroppedMessages) -> Self {
                 Self {
-                    log_lines_dropped: unheard.log_lines.get(),
-                    notifications_dropped: unheard.notifications.get(),
+                    log_lines_dropped: dropped_messages.log_lines.get(),
+                    notifications_dropped: dropped_messages.notifications.get(),
                     ..self
                 }
             }
@@ -84,7 +84,7 @@ macro_rules! counters {
 
 /// Messages of the process that were lost because nobody read them.
 #[derive(Clone, Debug, Default)]
-pub struct Unheard {
+pub struct DroppedMessages {
     /// Lines of the log.
     pub log_lines: Arc<Counter>,
     /// Messages to the service manager.

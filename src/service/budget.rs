@@ -1,7 +1,8 @@
 //! How many workers, connections and reply sockets the limit of open files allows.
 //!
-//! What nobody named adapts to what is there: connections are accepted one by one, then there are fewer of them and
-//! fewer reply sockets. What somebody named is served so or refused, with numbers that are served.
+//! A number that the operator did not give adapts to the limit: first connections are accepted one by one, then there
+//! are fewer connections and fewer reply sockets. A number that the operator gave is served, or the start fails with an
+//! error that names numbers that fit.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -9,81 +10,79 @@ use std::num::NonZeroUsize;
 use crate::echo::tcp::Tcp;
 use crate::kernel::ring::FileTable;
 
-/// Workers, at most: with more of them each one's part of the memory for streams would be nothing.
+/// The largest number of workers. With more, each one's share of the memory for streams would be too small.
 pub const WORKERS_MAX: usize = 4096;
-/// Connections served at a time if nobody says how many and the limit of open files allows it.
-pub const CONNECTIONS_DEFAULT: usize = 10_000;
-/// The same for reply sockets, of each worker.
-pub const REPLY_SOCKETS_DEFAULT: usize = 1000;
-/// Reply sockets of all workers together: the table that tells our own pairs takes 160 bytes for each, at once.
+/// Connections served at a time, all workers together.
+const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Reply sockets of each worker.
+const REPLY_SOCKETS_DEFAULT: usize = 1000;
+/// Reply sockets of all workers together. The table of the server's own pairs (`policy::pairs`) reserves 160 bytes for
+/// each of them at the start.
 const REPLY_SOCKETS_MAX: usize = 4 << 20;
-/// Files that the kernel lets a ring have (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
+/// The longest file table of a ring (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
 const RING_FILES_MAX: usize = 1 << 20;
 /// Descriptors of a worker besides its sockets: a ring and an eventfd.
 const WORKER_DESCRIPTORS: usize = 2;
-/// Our other descriptors, at the most: standard streams, the service manager's socket, metrics, whatever a library
-/// opens.
-const OTHERS_MAX: usize = 64;
+/// The most descriptors kept free for other uses: standard streams, the service manager's socket, metrics, libraries.
+const RESERVE_MAX: usize = 64;
 
-/// Descriptors set apart for others, where there may be `limit`.
-fn others(limit: usize) -> usize {
-    (limit / 8).clamp(16, OTHERS_MAX)
+/// Descriptors kept free for other uses, of `limit` that the process may have.
+fn reserve(limit: usize) -> usize {
+    (limit / 8).clamp(16, RESERVE_MAX)
 }
 
-/// How many workers to start where nobody says: one for each of `processors`, as long as their rings and sockets, so
-/// many listening `sockets` each, take no more than a quarter of the open files.
-pub fn workers(processors: usize, sockets: usize, open_files: usize) -> usize {
+/// The number of workers for `--workers auto`: one for each of `processors`, as long as all rings and sockets together
+/// take no more than a quarter of the open files. Each worker has `sockets` listening sockets.
+pub(super) fn workers(processors: usize, sockets: usize, open_files: usize) -> usize {
     let room = open_files / 4 / (sockets + WORKER_DESCRIPTORS);
     processors.min(room).max(1)
 }
 
-/// What each worker has whatever else is served.
+/// The workers and their listening sockets, which are given.
 #[derive(Clone, Copy, Debug)]
-pub struct Fixed {
-    /// Workers.
-    pub workers: usize,
-    /// Sockets of the worker with most of them.
-    pub sockets: usize,
-    /// How many of those are listeners.
-    pub listeners: usize,
-    /// Sockets of all workers.
-    pub all_sockets: usize,
+pub(super) struct Fixed {
+    pub(super) workers: usize,
+    /// Listening sockets of the worker that has the most.
+    pub(super) sockets: usize,
+    /// How many of those are TCP listeners.
+    pub(super) listeners: usize,
+    /// Listening sockets of all workers.
+    pub(super) all_sockets: usize,
 }
 
-/// What somebody asked for.
+/// What the options ask for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wishes {
+pub(super) struct Wishes {
     /// Connections, all workers together.
-    pub connections: Option<NonZeroUsize>,
+    pub(super) connections: Option<NonZeroUsize>,
     /// Reply sockets of each worker.
-    pub reply_sockets: Option<usize>,
-    /// Connections have to be accepted one by one, whatever there is.
-    pub one_by_one: bool,
+    pub(super) reply_sockets: Option<usize>,
+    /// Connections must be accepted one by one, even if there is room for more.
+    pub(super) single_accept: bool,
 }
 
 /// What each worker serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub(super) struct Budget {
     /// Connections at a time.
-    pub connections: usize,
-    /// Reply sockets.
-    pub reply_sockets: usize,
-    /// Connections are accepted one by one: there is no room for a whole backlog beyond the limit.
-    pub one_by_one: bool,
-    /// What was to be served, and by what it is limited, if it was not named and there is less of it.
-    pub less: Option<Less>,
+    pub(super) connections: usize,
+    pub(super) reply_sockets: usize,
+    /// Connections are accepted one by one: the file table has no room for a whole backlog beyond the limit.
+    pub(super) single_accept: bool,
+    /// Set if the limit of open files does not allow the defaults.
+    pub(super) reduction: Option<Reduction>,
 }
 
-/// Less is served than by default.
+/// A warning: the server serves less than by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Less {
+pub(super) struct Reduction {
     connections: usize,
     reply_sockets: usize,
     instead_of: (usize, usize),
     limit: usize,
 }
 
-impl fmt::Display for Less {
+impl fmt::Display for Reduction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { connections, reply_sockets, instead_of: (all, all_reply_sockets), limit } = self;
         write!(
@@ -94,27 +93,27 @@ impl fmt::Display for Less {
     }
 }
 
-/// What was asked for is more than there may be.
+/// The options ask for more than the limits allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
-    /// The listening sockets alone are too many.
+    /// The listening sockets alone need too many open files.
     #[error(
         "{workers} workers with {sockets} listening sockets each take {needed} open files, but RLIMIT_NOFILE allows \
          {limit}; {}", Cures(.cures)
     )]
     Sockets {
-        /// How many workers.
+        /// Number of workers.
         workers: usize,
-        /// Listening sockets of each.
+        /// Listening sockets of each worker.
         sockets: usize,
-        /// Open files for all of it.
+        /// Open files needed in all.
         needed: usize,
-        /// What the process may have.
+        /// Open files that the process may have.
         limit: usize,
-        /// What helps.
+        /// Changes of which one is enough.
         cures: Vec<String>,
     },
-    /// The limit of open files leaves no room for what was asked for.
+    /// The connections and reply sockets need too many open files.
     #[error(
         "{connections} connections and {reply_sockets} reply sockets per worker take {needed} open files with our own \
          sockets, but RLIMIT_NOFILE allows {limit}; {}", Cures(.cures)
@@ -124,14 +123,14 @@ pub enum BudgetError {
         connections: usize,
         /// Reply sockets of each worker.
         reply_sockets: usize,
-        /// Open files for all of it.
+        /// Open files needed in all.
         needed: usize,
-        /// What the process may have.
+        /// Open files that the process may have.
         limit: usize,
-        /// What helps.
+        /// Changes of which one is enough.
         cures: Vec<String>,
     },
-    /// A ring's file table can't be so long.
+    /// The file table of a ring would be longer than the kernel allows.
     #[error(
         "{connections} connections and {reply_sockets} reply sockets per worker take a table of {needed} files, and a \
          ring has {RING_FILES_MAX} at the most; {}", Cures(.cures)
@@ -141,26 +140,26 @@ pub enum BudgetError {
         connections: usize,
         /// Reply sockets of each worker.
         reply_sockets: usize,
-        /// Files of its ring.
+        /// Files of each worker's ring.
         needed: usize,
-        /// What helps.
+        /// Changes of which one is enough.
         cures: Vec<String>,
     },
-    /// The pairs that are answered from take too much memory.
+    /// The table of the server's own pairs would take too much memory.
     #[error(
         "{workers} workers with {each} reply sockets each are more than {REPLY_SOCKETS_MAX} sockets; {}", Cures(.cures)
     )]
     ReplySockets {
-        /// How many workers.
+        /// Number of workers.
         workers: usize,
-        /// Reply sockets of each.
+        /// Reply sockets of each worker.
         each: usize,
-        /// What helps.
+        /// Changes of which one is enough.
         cures: Vec<String>,
     },
 }
 
-/// Several cures, of which one is enough.
+/// Changes of which one is enough, as text.
 struct Cures<'a>(&'a [String]);
 
 impl fmt::Display for Cures<'_> {
@@ -174,18 +173,18 @@ fn raise(needed: usize) -> String {
     format!("raise it to {needed} (LimitNOFILE= in a unit, `ulimit -n`)")
 }
 
-/// Open files that so many workers take at the least, each with these listening sockets, so that each may have a
+/// The fewest open files with which this many workers, with this many listening sockets each, can each serve one
 /// connection.
 fn least(workers: usize, sockets: usize) -> usize {
-    // a listening socket is a descriptor and has a place in its ring's table, where each has a place for a connection
-    // besides; with ordinary descriptors that place is a descriptor, too
-    let descriptors = OTHERS_MAX + workers * (2 * sockets + WORKER_DESCRIPTORS + 1);
+    // each listening socket takes a descriptor, and a place for one connection in the ring's table; without registered
+    // files that place is a descriptor too
+    let descriptors = RESERVE_MAX + workers * (2 * sockets + WORKER_DESCRIPTORS + 1);
     descriptors.max(2 * sockets + 2)
 }
 
-/// Whether so many workers with so many listening sockets each can be started at all; asked before they are bound.
-pub fn check_sockets(workers: usize, sockets: usize, limit: usize) -> Result<(), BudgetError> {
-    let descriptors = others(limit).min(16) + workers * (sockets + WORKER_DESCRIPTORS);
+/// Checks, before any socket is bound, that this many workers with this many listening sockets each can start at all.
+pub(super) fn check_sockets(workers: usize, sockets: usize, limit: usize) -> Result<(), BudgetError> {
+    let descriptors = reserve(limit).min(16) + workers * (sockets + WORKER_DESCRIPTORS);
     if descriptors <= limit {
         return Ok(());
     }
@@ -193,14 +192,19 @@ pub fn check_sockets(workers: usize, sockets: usize, limit: usize) -> Result<(),
     let mut cures = vec![raise(needed)];
     let fewer = (1..workers).rev().find(|&fewer| least(fewer, sockets) <= limit);
     cures.extend(fewer.map(|fewer| format!("lower --workers to {fewer}")));
-    // TCP and UDP of each address
+    // an address has two sockets: TCP and UDP
     let addresses = (1..sockets.div_ceil(2)).rev().find(|&addresses| least(workers, 2 * addresses) <= limit);
     cures.extend(addresses.map(|addresses| format!("name no more than {addresses} addresses")));
     Err(BudgetError::Sockets { workers, sockets, needed, limit, cures })
 }
 
-/// Decides what each worker serves of what was asked for.
-pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Result<Budget, BudgetError> {
+/// Decides what each worker serves, within `limit` open files.
+pub(super) fn share(
+    wishes: Wishes,
+    fixed: Fixed,
+    limit: usize,
+    table: FileTable,
+) -> Result<Budget, BudgetError> {
     let workers = fixed.workers;
     let reply_sockets_max = REPLY_SOCKETS_MAX / workers;
     let reply_sockets = wishes.reply_sockets.unwrap_or(REPLY_SOCKETS_DEFAULT.min(reply_sockets_max));
@@ -214,60 +218,62 @@ pub fn share(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Re
     }
     let connections = wishes.connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get).div_ceil(workers);
     let room = Room::new(wishes, fixed, limit, table);
-    let whole = Budget { connections, reply_sockets, one_by_one: wishes.one_by_one, less: None };
+    let whole = Budget { connections, reply_sockets, single_accept: wishes.single_accept, reduction: None };
     if room.fits(&whole) {
         return Ok(whole);
     }
-    let one_by_one = Budget { one_by_one: true, ..whole };
-    if room.fits(&one_by_one) {
-        return Ok(one_by_one);
+    let single_accept = Budget { single_accept: true, ..whole };
+    if room.fits(&single_accept) {
+        return Ok(single_accept);
     }
-    room.shrink(&one_by_one).ok_or_else(|| room.refusal(&one_by_one))
+    room.shrink(&single_accept).ok_or_else(|| room.refusal(&single_accept))
 }
 
-/// Files of each worker for connections and reply sockets, and what decides how they are divided.
+/// The files that each worker has for connections and reply sockets, and the numbers that decide how to divide them.
 struct Room {
     wishes: Wishes,
     fixed: Fixed,
     limit: usize,
     table: FileTable,
-    /// Files that the limit allows.
+    /// Files that both limits allow: that of open files and that of the ring's table.
     files: usize,
-    /// Files that the ring's table has room for.
+    /// Files that the ring's table alone would allow.
     ring_files: usize,
 }
 
 impl Room {
     fn new(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Self {
         let Fixed { workers, sockets, all_sockets, .. } = fixed;
-        // besides the eventfd and the listening sockets
+        // the eventfd and the listening sockets take a place too
         let ring_files = RING_FILES_MAX.saturating_sub(1 + sockets);
         let files = match table {
-            // the limit holds for each ring's table by itself
+            // the limit of open files applies to each ring's table by itself
             FileTable::Registered => limit.saturating_sub(1 + sockets),
             FileTable::Ordinary => {
-                limit.saturating_sub(others(limit) + all_sockets + WORKER_DESCRIPTORS * workers) / workers
+                limit.saturating_sub(reserve(limit) + all_sockets + WORKER_DESCRIPTORS * workers) / workers
             }
         };
         Self { wishes, fixed, limit, table, files: files.min(ring_files), ring_files }
     }
 
     fn fits(&self, budget: &Budget) -> bool {
-        let Budget { connections, reply_sockets, one_by_one, .. } = *budget;
-        Tcp::files(connections, self.fixed.listeners, one_by_one).saturating_add(reply_sockets) <= self.files
+        let Budget { connections, reply_sockets, single_accept, .. } = *budget;
+        let tcp_files = Tcp::files(connections, self.fixed.listeners, single_accept);
+        tcp_files.saturating_add(reply_sockets) <= self.files
     }
 
-    /// Files that TCP takes before it has a connection, if connections are accepted one by one.
+    /// Files that TCP takes without any connection, if connections are accepted one by one.
     fn tcp_files(&self) -> usize {
         Tcp::files(0, self.fixed.listeners, true)
     }
 
-    /// Connections and reply sockets that are the least to serve: what was named, and otherwise one connection.
+    /// The fewest connections and reply sockets to serve: the numbers that the operator gave, otherwise one connection
+    /// and no reply socket.
     fn least(&self, wanted: &Budget) -> (usize, usize) {
         (self.wishes.connections.map_or(1, |_| wanted.connections), self.wishes.reply_sockets.unwrap_or(0))
     }
 
-    /// As much as fits, without taking from what was named; `None` if that alone does not fit.
+    /// As much as fits, without less of what the operator asked for; `None` if that alone does not fit.
     fn shrink(&self, wanted: &Budget) -> Option<Budget> {
         let Budget { connections, reply_sockets, .. } = *wanted;
         let left = self.files.saturating_sub(self.tcp_files());
@@ -283,17 +289,17 @@ impl Room {
             (Some(_), _) => (connections, reply_sockets.min(left - connections)),
             (None, Some(_)) => (connections.min(left - reply_sockets), reply_sockets),
         };
-        let less = Less {
+        let reduction = Reduction {
             connections: fewer,
             reply_sockets: fewer_reply_sockets,
             instead_of: (connections, reply_sockets),
             limit: self.limit,
         };
         let (connections, reply_sockets) = (fewer, fewer_reply_sockets);
-        Some(Budget { connections, reply_sockets, less: Some(less), ..*wanted })
+        Some(Budget { connections, reply_sockets, reduction: Some(reduction), ..*wanted })
     }
 
-    /// Why what was named does not fit, and what helps.
+    /// The error for numbers that do not fit, with its cures.
     fn refusal(&self, wanted: &Budget) -> BudgetError {
         let Fixed { workers, sockets, all_sockets, .. } = self.fixed;
         let (connections, reply_sockets) = self.least(wanted);
@@ -307,14 +313,14 @@ impl Room {
         let needed = match self.table {
             FileTable::Registered => table_files,
             FileTable::Ordinary => {
-                OTHERS_MAX + all_sockets + (WORKER_DESCRIPTORS * workers) + places.saturating_mul(workers)
+                RESERVE_MAX + all_sockets + (WORKER_DESCRIPTORS * workers) + places.saturating_mul(workers)
             }
         };
         cures.insert(0, raise(needed));
         BudgetError::OpenFiles { connections, reply_sockets, needed, limit: self.limit, cures }
     }
 
-    /// Advice to ask for less, with numbers that fit.
+    /// Advice to lower the given numbers, to ones that fit.
     fn fewer(&self, connections_min: usize, reply_sockets_min: usize) -> Vec<String> {
         let (wishes, workers) = (&self.wishes, self.fixed.workers);
         let left = self.files.saturating_sub(self.tcp_files());
@@ -331,7 +337,7 @@ impl Room {
         cures
     }
 
-    /// Advice to start more workers, where each then has room for its connections.
+    /// Advice to start more workers, if each then has room for its connections.
     fn more_workers(&self, reply_sockets_min: usize) -> Option<String> {
         let connections = self.wishes.connections?.get();
         let each = self.ring_files.saturating_sub(self.tcp_files() + reply_sockets_min);
@@ -345,16 +351,16 @@ impl Room {
 mod tests {
     use super::*;
 
-    /// A worker for each of the cases below: so many addresses with both protocols.
+    /// Workers that each serve TCP and UDP on this many addresses.
     fn fixed(workers: usize, addresses: usize) -> Fixed {
         Fixed { workers, sockets: 2 * addresses, listeners: addresses, all_sockets: 2 * addresses * workers }
     }
 
     fn wishes(connections: usize, reply_sockets: Option<usize>) -> Wishes {
-        Wishes { connections: NonZeroUsize::new(connections), reply_sockets, one_by_one: false }
+        Wishes { connections: NonZeroUsize::new(connections), reply_sockets, single_accept: false }
     }
 
-    const NOTHING: Wishes = Wishes { connections: None, reply_sockets: None, one_by_one: false };
+    const NOTHING: Wishes = Wishes { connections: None, reply_sockets: None, single_accept: false };
     const TABLES: [FileTable; 2] = [FileTable::Registered, FileTable::Ordinary];
 
     #[test]
@@ -376,14 +382,15 @@ mod tests {
             }
         }
         let whole = share(NOTHING, fixed(1, 2), 524_288, FileTable::Registered).unwrap();
-        let expected = Budget { connections: 10_000, reply_sockets: 1000, one_by_one: false, less: None };
+        let expected =
+            Budget { connections: 10_000, reply_sockets: 1000, single_accept: false, reduction: None };
         assert_eq!(whole, expected);
     }
 
     /// The table in docs/tuning.md.
     #[test]
     fn less_is_served_step_by_step() {
-        for (limit, connections, reply_sockets, one_by_one) in [
+        for (limit, connections, reply_sockets, single_accept) in [
             (256, 187, 62, true),
             (4096, 3089, 1000, true),
             (9199, 8192, 1000, true),
@@ -391,8 +398,8 @@ mod tests {
             (19_199, 10_000, 1000, false),
         ] {
             let budget = share(NOTHING, fixed(1, 2), limit, FileTable::Registered).unwrap();
-            let found = (budget.connections, budget.reply_sockets, budget.one_by_one);
-            assert_eq!(found, (connections, reply_sockets, one_by_one), "{limit}");
+            let found = (budget.connections, budget.reply_sockets, budget.single_accept);
+            assert_eq!(found, (connections, reply_sockets, single_accept), "{limit}");
         }
     }
 
@@ -401,12 +408,12 @@ mod tests {
         for (addresses, limit) in [(8, 20_000), (130, 524_288), (256, 524_288), (256, 1 << 30), (256, 20_000)]
         {
             let budget = share(NOTHING, fixed(1, addresses), limit, FileTable::Registered).unwrap();
-            assert!(budget.one_by_one, "{addresses} addresses, {limit}");
-            assert_eq!((budget.connections, budget.reply_sockets, budget.less), (10_000, 1000, None));
+            assert!(budget.single_accept, "{addresses} addresses, {limit}");
+            assert_eq!((budget.connections, budget.reply_sockets, budget.reduction), (10_000, 1000, None));
         }
     }
 
-    /// The numbers behind these words in a message.
+    /// The number that follows these words in a message.
     fn number(text: &str, words: &str) -> Option<usize> {
         let rest = &text[text.find(words)? + words.len()..];
         let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();

@@ -1,4 +1,4 @@
-//! What the server does, as the command line says it.
+//! The settings of the server, one for each option of the command line.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::values::ports::PortsExcept;
 /// Number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One for each processor that the process may run on and that the quota of its control group allows.
+    /// One for each processor that the process may run on, but no more than the quota of its control group allows.
     Auto,
     /// This many.
     Fixed(NonZeroUsize),
@@ -18,7 +18,7 @@ pub enum Workers {
 
 /// Settings of the server: one field for each option of the command line, hence so many.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools)] // each is a switch of its own on the command line
+#[allow(clippy::struct_excessive_bools)] // each is an independent switch on the command line
 pub struct ServerConfig {
     /// Addresses to listen on.
     pub endpoints: Vec<Endpoint>,
@@ -42,7 +42,7 @@ pub struct ServerConfig {
     pub max_connections_per_prefix: Option<NonZeroUsize>,
     /// Close a connection after this time without traffic; zero for never.
     pub idle_timeout: Duration,
-    /// Close a connection whose peer acknowledges nothing for this time; zero for the system's default.
+    /// Close a connection whose peer acknowledges no data for this time; zero for the system's default.
     pub tcp_user_timeout: Duration,
     /// Each UDP reply carries the DSCP of the datagram that it answers.
     pub reflect_dscp: bool,

@@ -1,15 +1,15 @@
-//! What the operator should hear of once: the first loss of each kind, with its cure. The counters
-//! count the rest.
+//! Warnings about losses. The log gets one line about the first loss of each kind, with its cure; the counters count
+//! all of them.
 
 use crate::policy::counters::Snapshot;
 
-/// How a kind of loss is read off the counters, and what is said of it.
+/// A kind of loss: its counter, and the text of its warning.
 type Loss = (fn(&Snapshot) -> u64, &'static str);
 
 const SHORT_BUFFERS: &str = "the kernel drops datagrams, mostly because a receive buffer is full \
      (udp_receive_buffer_drops): raise net.core.rmem_max to 4194304 or grant CAP_NET_ADMIN, and restart, or ask for more \
      --workers";
-/// The same where the buffers are what was asked for.
+/// The text for the same loss if the buffers already have the size that the server asks for.
 const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receive buffer is full \
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
@@ -156,24 +156,24 @@ const LOSSES: [Loss; 31] = [
     ),
 ];
 
-/// Remembers what was said already.
+/// Remembers which warnings have been logged.
 #[derive(Debug, Default)]
-pub struct FirstLosses {
-    told: [bool; LOSSES.len()],
+pub(super) struct FirstLosses {
+    logged: [bool; LOSSES.len()],
     has_whole_buffers: bool,
 }
 
 impl FirstLosses {
-    /// Nothing was said; `has_whole_buffers`: the receive buffers are as large as was asked for.
-    pub fn new(has_whole_buffers: bool) -> Self {
+    /// `has_whole_buffers` says that the receive buffers have the size that the server asks for.
+    pub(super) fn new(has_whole_buffers: bool) -> Self {
         Self { has_whole_buffers, ..Self::default() }
     }
 
-    /// What there is to say for the first time.
-    pub fn news(&mut self, now: &Snapshot) -> impl Iterator<Item = &'static str> {
-        self.told.iter_mut().zip(LOSSES).filter_map(|(told, (count, text))| {
-            let first = !*told && count(now) > 0;
-            *told |= first;
+    /// The warnings that have not been logged yet.
+    pub(super) fn news(&mut self, now: &Snapshot) -> impl Iterator<Item = &'static str> {
+        self.logged.iter_mut().zip(LOSSES).filter_map(|(logged, (count, text))| {
+            let first = !*logged && count(now) > 0;
+            *logged |= first;
             let text = if text == SHORT_BUFFERS && self.has_whole_buffers { WHOLE_BUFFERS } else { text };
             first.then_some(text)
         })

@@ -1,14 +1,14 @@
-//! `--metrics`: what the counters say, for Prometheus, and whether the server is well.
+//! `--metrics`: the counters for Prometheus (`/metrics`), and the server's health (`/healthz`).
 //!
 //! ```text
 //! worker ─ relaxed counters ─► families.rs  names and labels ─► text ─┐
 //!        └ turns ─► health.rs  is each worker turning?              ──┴─► http.rs  one thread, few connections
 //! ```
 //!
-//! The thread reads what the workers write and takes no lock; no worker knows of it. It has a table of
-//! descriptors of its own, so that `tubectl register-pid`, which walks the process's table, meets neither its
-//! listener nor its connections, and so that these never count against the process's limit of open files.
-//! (`ss -p` reads the same table and shows no process for this port.)
+//! One thread serves both. It reads the workers' counters without a lock, so it never delays a worker. The thread has
+//! its own descriptor table. So `tubectl register-pid`, which walks the process's table, does not see its listener and
+//! connections, and they do not count against the process's limit of open files. (`ss -p` reads the process's table
+//! too, and shows no process for this port.)
 
 mod families;
 mod health;
@@ -27,54 +27,54 @@ use tracing::{info, warn};
 
 use crate::kernel::ring::Errno;
 use crate::kernel::sys;
-use crate::policy::counters::{Counters, Unheard};
+use crate::policy::counters::{Counters, DroppedMessages};
 use crate::sockets::error;
 use crate::sockets::listen_addr::ListenAddr;
 
-/// A worker's turn may sleep for so long at the most, so that a live worker's count of turns moves between two
-/// looks at it.
-pub const TURN_TIMEOUT: Duration = Duration::from_millis(500);
+/// The longest sleep of a worker's turn: shorter than the interval of the health checks, so that a live worker's turn
+/// counter changes between two of them.
+pub(super) const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often an address that another process has is tried again.
+/// How often the thread tries to bind an address that another process has.
 const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is told, and of whom.
+/// The data that the answers are made of.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Each worker's counters.
     pub workers: Vec<Arc<Counters>>,
-    /// What nobody took of what the process said.
-    pub unheard: Unheard,
-    /// How far the server's life is.
+    /// Log lines and notifications that were dropped.
+    pub dropped_messages: DroppedMessages,
+    /// Whether the server is starting, serving or draining.
     pub phase: Arc<Phase>,
-    /// What tubular's bindings call our sockets.
+    /// Label of the sockets in tubular's bindings.
     pub label: Option<String>,
-    /// The limit of open files, if it is known.
+    /// The limit of open files; `None` if it is unknown.
     pub open_files_max: Option<u64>,
 }
 
-/// Why there are no metrics.
+/// Why metrics can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The address can't be listened on.
     #[error("cannot serve metrics on {addr}: {errno}; {}", cure(*.errno, *.addr))]
     Listen {
-        /// Where.
+        /// The address.
         addr: ListenAddr,
         /// The kernel's answer.
         errno: Errno,
     },
-    /// The thread can't run.
+    /// The thread could not start.
     #[error("cannot serve metrics: {step}: {error}")]
     Thread {
-        /// What failed.
+        /// The step that failed.
         step: &'static str,
         /// The kernel's answer.
         error: io::Error,
     },
 }
 
-/// What the operator can do about an address that the metrics can't have.
+/// The cure for an address that can't be bound.
 fn cure(errno: Errno, addr: ListenAddr) -> String {
     match errno.0 {
         libc::EADDRINUSE => format!(
@@ -86,10 +86,10 @@ fn cure(errno: Errno, addr: ListenAddr) -> String {
     }
 }
 
-/// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own, which logs where. With
-/// `join` whoever has the address may keep it: it is taken over when it is free.
-pub fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), MetricsError> {
-    let (told, hear) = mpsc::channel();
+/// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own. With `join`, the address
+/// may belong to another process at the start: the thread waits until it is free.
+pub(super) fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), MetricsError> {
+    let (outcomes, inbox) = mpsc::channel();
     let failed = |step| move |error| MetricsError::Thread { step, error };
     let serve = move || {
         if let Err(error) = sys::own_descriptors() {
@@ -98,14 +98,14 @@ pub fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), Metrics
                  the limit of open files counts them"
             );
         }
-        let tell = |outcome| {
-            // nobody listens any more only when the process is ending
-            let _ = told.send(outcome);
+        let report = |outcome| {
+            // the receiver is gone only when the process is ending
+            let _ = outcomes.send(outcome);
         };
         let server = match http::Server::bind(addr) {
             Err(MetricsError::Listen { errno: Errno(libc::EADDRINUSE), .. }) if join => {
                 warn!("metrics are not served yet: another process has {addr}; they are when it has left");
-                tell(Ok(()));
+                report(Ok(()));
                 loop {
                     if let Ok(server) = http::Server::bind(addr) {
                         break server;
@@ -113,13 +113,13 @@ pub fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), Metrics
                     thread::sleep(TRY_INTERVAL);
                 }
             }
-            Err(error) => return tell(Err(error)),
+            Err(error) => return report(Err(error)),
             Ok(server) => server,
         };
         info!("metrics on http://{}/metrics", server.addr());
-        tell(Ok(()));
+        report(Ok(()));
         server.serve(source);
     };
     thread::Builder::new().name("metrics".into()).spawn(serve).map_err(failed("start a thread"))?;
-    hear.recv().unwrap_or_else(|_| Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into())))
+    inbox.recv().unwrap_or_else(|_| Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into())))
 }

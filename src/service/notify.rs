@@ -1,13 +1,13 @@
-//! What the service manager hears (sd_notify(3)).
+//! Messages to the service manager (sd_notify(3)). If `NOTIFY_SOCKET` is unset, nothing is sent.
 //!
-//! [`Notifier::ready`] takes the proof that every worker is armed and consumes the notifier, so
-//! `READY=1` is sent once and never too early, by construction. Everything works the same when
-//! `NOTIFY_SOCKET` is unset; then nothing is sent.
+//! [`Notifier::ready`] takes the proof that every worker is armed and consumes the notifier. So `READY=1` is sent once
+//! and never too early, by construction.
 //!
-//! No message waits for a manager that does not read, since the same thread hears signals. What must arrive, `READY=1`,
-//! `STOPPING=1` and what leaves the store, is owed: it is tried again until it goes, and nothing overtakes it. Other
-//! messages are dropped, counted, and followed by newer ones. Only before anything is served sockets for the store
-//! wait, for a while: without them a restart loses what is queued.
+//! No message waits for a manager that does not read, because the main thread also has workers to watch. Three kinds of
+//! message must arrive: `READY=1`, `STOPPING=1` and removals from the store. They stay pending and are tried again until
+//! the manager takes them, and no other message overtakes them. All other messages are dropped and counted: a newer one
+//! replaces them anyway. Only sockets for the store wait for a while, before anything is served: without them a restart
+//! loses the data in their queues.
 
 use std::collections::VecDeque;
 use std::env;
@@ -28,12 +28,12 @@ use crate::service::workers::Armed;
 use crate::values::counter::Counter;
 
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
-/// How long a manager may read nothing before the start goes on without its store.
+/// How long the start waits for a manager that does not read, before it goes on without the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often what is owed is tried again.
+/// How often pending messages are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The service manager can't be told: it would wait for a readiness that never comes.
+/// The service manager can't be reached. It would wait for `READY=1` in vain, so this is an error.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot notify the service manager at NOTIFY_SOCKET={path}: {error}; start by `systemd-run -p Type=notify` or \
@@ -44,33 +44,30 @@ pub struct NotifyError {
     error: io::Error,
 }
 
-/// A descriptor that the service manager passed to us, by its number.
-pub type Passed = (RawFd, String);
-
-/// The sockets that the service manager passed, with their names (`LISTEN_FDS`, `LISTEN_FDNAMES`;
-/// sd_listen_fds(3)), from a .socket unit or from its store.
-pub fn passed() -> Result<Vec<Passed>, PassedError> {
+/// The sockets that the service manager passed, from a .socket unit or from its store: their descriptors and names
+/// (`LISTEN_FDS`, `LISTEN_FDNAMES`; sd_listen_fds(3)).
+pub(super) fn passed() -> Result<Vec<(RawFd, String)>, PassedError> {
     sd_notify::listen_fds_with_names().map(Iterator::collect).map_err(PassedError)
 }
 
-/// What the service manager says of the sockets that it passed can't be read.
+/// The variables that describe the passed sockets can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read LISTEN_FDS, LISTEN_PID or LISTEN_FDNAMES: {0}; unset them or start by a .socket unit")]
 pub struct PassedError(io::Error);
 
 /// A service manager that waits for `READY=1`.
 #[derive(Debug)]
-pub struct Notifier(Manager);
+pub(super) struct Notifier(Manager);
 
-/// A service manager that has been told that we are ready, or will be.
+/// A service manager to which `READY=1` was sent, or is pending.
 #[derive(Debug)]
-pub struct Ready(Manager);
+pub(super) struct Ready(Manager);
 
 #[derive(Debug)]
 struct Manager {
     connection: Option<Connection>,
-    /// What must arrive and has not, in order.
-    owed: VecDeque<String>,
+    /// Messages that must arrive and have not been sent yet, in order.
+    pending: VecDeque<String>,
     dropped: Arc<Counter>,
 }
 
@@ -82,16 +79,16 @@ struct Connection {
 }
 
 impl Notifier {
-    /// Connects to the socket that `NOTIFY_SOCKET` names, a path or an abstract name (`@…`). `dropped` counts what it
-    /// does not take.
-    pub fn from_env(dropped: Arc<Counter>) -> Result<Self, NotifyError> {
-        let owed = VecDeque::new();
+    /// Connects to the socket that `NOTIFY_SOCKET` names, a path or an abstract name (`@…`). `dropped` counts the
+    /// messages that the manager does not take.
+    pub(super) fn from_env(dropped: Arc<Counter>) -> Result<Self, NotifyError> {
+        let pending = VecDeque::new();
         let Some(name) = env::var_os(SOCKET_VARIABLE).filter(|name| !name.is_empty()) else {
-            return Ok(Self(Manager { connection: None, owed, dropped }));
+            return Ok(Self(Manager { connection: None, pending, dropped }));
         };
         let path = name.to_string_lossy().into_owned();
         let connect = || {
-            // the library takes an abstract name for a path, so the connection is made here
+            // connect here: the library would take an abstract name for a path
             let addr = match name.as_bytes().strip_prefix(b"@") {
                 Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name)?,
                 None => SocketAddr::from_pathname(&name)?,
@@ -103,81 +100,81 @@ impl Notifier {
         };
         match connect() {
             Ok((socket, addr)) => {
-                Ok(Self(Manager { connection: Some(Connection { socket, addr, path }), owed, dropped }))
+                Ok(Self(Manager { connection: Some(Connection { socket, addr, path }), pending, dropped }))
             }
             Err(error) => Err(NotifyError { path, error }),
         }
     }
 
-    /// Somebody listens.
-    pub fn is_heard(&self) -> bool {
+    pub(super) fn has_manager(&self) -> bool {
         self.0.connection.is_some()
     }
 
-    /// Gives a socket to the service manager's store, which passes it to the next process under `name`.
-    /// `FDPOLL=0`, or it would be dropped at the first error on it. `false`: the manager does not take it.
-    pub fn store(&mut self, name: &str, socket: BorrowedFd<'_>) -> Result<bool, NotifyError> {
+    /// Gives a socket to the service manager's store, which passes it to the next process under `name`. `false`: the
+    /// manager does not take it. `FDPOLL=0` makes the manager keep the socket even after an error on it.
+    pub(super) fn store(&mut self, name: &str, socket: BorrowedFd<'_>) -> Result<bool, NotifyError> {
         let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-        Ok(self.0.is_paid() && self.0.send_patiently(&text(&states), &[socket])?)
+        Ok(self.0.sends_all_pending() && self.0.send_patiently(&text(&states), &[socket])?)
     }
 
-    /// Takes all sockets called `name` out of the store, now or later.
-    pub fn unstore(&mut self, name: &str) -> Result<(), NotifyError> {
+    /// Removes all sockets called `name` from the store, now or as soon as the manager reads.
+    pub(super) fn unstore(&mut self, name: &str) -> Result<(), NotifyError> {
         let removal = text(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
-        if !self.0.is_paid() || !self.0.send_patiently(&removal, &[])? {
-            self.0.owed.push_back(removal);
+        if !self.0.sends_all_pending() || !self.0.send_patiently(&removal, &[])? {
+            self.0.pending.push_back(removal);
         }
         Ok(())
     }
 
-    /// Says that the service is up, now or as soon as the manager reads. `armed` proves it.
-    pub fn ready(mut self, _armed: Armed, status: &str) -> Result<Ready, NotifyError> {
-        self.0.owe(&[NotifyState::Ready, NotifyState::Status(status)])?;
+    /// Sends `READY=1`, now or as soon as the manager reads.
+    pub(super) fn ready(mut self, _armed: Armed, status: &str) -> Result<Ready, NotifyError> {
+        self.0.send_or_keep(&[NotifyState::Ready, NotifyState::Status(status)])?;
         Ok(Ready(self.0))
     }
 }
 
 impl Ready {
-    /// Somebody listens.
-    pub fn is_heard(&self) -> bool {
+    pub(super) fn has_manager(&self) -> bool {
         self.0.connection.is_some()
     }
 
-    /// A line for `systemctl status`.
-    pub fn status(&mut self, status: &str) -> Result<(), NotifyError> {
+    /// Sends a line for `systemctl status`.
+    pub(super) fn status(&mut self, status: &str) -> Result<(), NotifyError> {
         self.0.send_or_drop(&[NotifyState::Status(status)])
     }
 
-    /// Every worker is alive.
-    pub fn watchdog(&mut self) -> Result<(), NotifyError> {
+    /// Sends a sign of life: every worker has turned.
+    pub(super) fn watchdog(&mut self) -> Result<(), NotifyError> {
         self.0.send_or_drop(&[NotifyState::Watchdog])
     }
 
-    /// The end has begun, and may take `timeout` from now.
-    pub fn stopping(&mut self, timeout: Duration) -> Result<(), NotifyError> {
-        // the library's own word for it ends at 32 bits, after 71 minutes
+    /// Says that the server is ending, and may take `timeout` from now.
+    pub(super) fn stopping(&mut self, timeout: Duration) -> Result<(), NotifyError> {
+        // the library's type for this has 32 bits, which end at 71 minutes
         let extension = format!("EXTEND_TIMEOUT_USEC={}", timeout.as_micros());
-        self.0.owe(&[NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::Custom(&extension)])
+        let states =
+            [NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::Custom(&extension)];
+        self.0.send_or_keep(&states)
     }
 
-    /// When to try again to send what is owed; `None` if nothing is.
-    pub fn retry_interval(&self) -> Option<Duration> {
-        (!self.0.owed.is_empty()).then_some(RETRY_INTERVAL)
+    /// Time to the next try to send the pending messages; `None` if there are none.
+    pub(super) fn retry_interval(&self) -> Option<Duration> {
+        (!self.0.pending.is_empty()).then_some(RETRY_INTERVAL)
     }
 
-    /// Sends what is owed, as far as the manager takes it.
-    pub fn catch_up(&mut self) -> Result<(), NotifyError> {
-        self.0.pay()
+    /// Sends the pending messages, as far as the manager takes them.
+    pub(super) fn send_pending(&mut self) -> Result<(), NotifyError> {
+        self.0.send_pending()
     }
 
-    /// Counts what has not arrived and never will.
-    pub fn give_up(&mut self) {
-        self.0.dropped.add(self.0.owed.len() as u64);
-        self.0.owed.clear();
+    /// Drops and counts the pending messages.
+    pub(super) fn drop_pending(&mut self) {
+        self.0.dropped.add(self.0.pending.len() as u64);
+        self.0.pending.clear();
     }
 }
 
-/// A message, a line for each assignment.
+/// A message: one line for each assignment.
 fn text(states: &[NotifyState<'_>]) -> String {
     let mut message = String::new();
     for state in states {
@@ -187,32 +184,32 @@ fn text(states: &[NotifyState<'_>]) -> String {
 }
 
 impl Manager {
-    /// Sends, now or when the manager takes it.
-    fn owe(&mut self, states: &[NotifyState<'_>]) -> Result<(), NotifyError> {
+    /// Sends a message, now or as soon as the manager takes it.
+    fn send_or_keep(&mut self, states: &[NotifyState<'_>]) -> Result<(), NotifyError> {
         if self.connection.is_some() {
-            self.owed.push_back(text(states));
+            self.pending.push_back(text(states));
         }
-        self.pay()
+        self.send_pending()
     }
 
-    fn pay(&mut self) -> Result<(), NotifyError> {
-        while let Some(message) = self.owed.front()
+    fn send_pending(&mut self) -> Result<(), NotifyError> {
+        while let Some(message) = self.pending.front()
             && self.send(message, &[])?
         {
-            self.owed.pop_front();
+            self.pending.pop_front();
         }
         Ok(())
     }
 
-    /// Whether nothing is owed any more. A manager that was waited for once is not waited for again.
-    fn is_paid(&mut self) -> bool {
-        self.pay().is_ok() && self.owed.is_empty()
+    /// Tries the pending messages again. `false`: some are left, so the start must not wait for this manager again.
+    fn sends_all_pending(&mut self) -> bool {
+        self.send_pending().is_ok() && self.pending.is_empty()
     }
 
-    /// Sends now or never.
+    /// Sends a message now, or drops and counts it.
     fn send_or_drop(&mut self, states: &[NotifyState<'_>]) -> Result<(), NotifyError> {
-        let outcome = self.pay().and_then(|()| {
-            let is_sent = self.owed.is_empty() && self.send(&text(states), &[])?;
+        let outcome = self.send_pending().and_then(|()| {
+            let is_sent = self.pending.is_empty() && self.send(&text(states), &[])?;
             if is_sent { Ok(()) } else { Err(self.error(io::ErrorKind::WouldBlock.into())) }
         });
         if outcome.is_err() {
@@ -221,7 +218,7 @@ impl Manager {
         outcome
     }
 
-    /// Sends, and waits a while for the manager to take it. `false`: it does not.
+    /// Sends a message, and waits a while for a manager that does not read. `false`: the manager does not take it.
     fn send_patiently(&self, message: &str, fds: &[BorrowedFd<'_>]) -> Result<bool, NotifyError> {
         if self.send(message, fds)? {
             return Ok(true);
@@ -232,14 +229,14 @@ impl Manager {
         self.send(message, fds)
     }
 
-    /// Sends if the manager takes it now. `false`: it does not, since it has not read what was sent before.
+    /// Sends a message if the manager takes it now. `false`: the manager has not read the earlier messages yet.
     fn send(&self, message: &str, fds: &[BorrowedFd<'_>]) -> Result<bool, NotifyError> {
         let Some(Connection { socket, addr, .. }) = &self.connection else { return Ok(true) };
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let send = || socket.send_with_fd(message.as_bytes(), &fds);
         let outcome = match send() {
             Err(error) if !is_full(&error) => {
-                // a manager that was restarted has another socket, by the same name
+                // a restarted manager has a new socket of the same name
                 socket.connect_addr(addr).and_then(|()| send())
             }
             outcome => outcome,
@@ -259,19 +256,20 @@ impl Manager {
     }
 }
 
-/// The receiver has not read what was sent before: its queue, the memory for it or the number of descriptors on their
-/// way is at its limit (unix(7)).
+/// Whether the receiver must first read the earlier messages: its queue, the memory for it, or the number of
+/// descriptors in flight is at its limit (unix(7)).
 fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ETOOMANYREFS))
 }
 
-/// How many sockets the service manager keeps for this unit, if it says so: `FDSTORE` (systemd 254).
-pub fn store_size() -> Option<usize> {
+/// How many sockets the service manager keeps for this unit, if it says so (`FDSTORE`, systemd 254).
+pub(super) fn store_size() -> Option<usize> {
     env::var("FDSTORE").ok()?.parse().ok()
 }
 
-/// How often the service manager wants to hear of us: `WATCHDOG_USEC`, if it is meant for this process.
-pub fn watchdog_interval() -> Option<Duration> {
-    // no time at all is no wish: nobody could meet it
+/// The time that the service manager allows between two signs of life (`WATCHDOG_USEC`), if it is meant for this
+/// process.
+pub(super) fn watchdog_interval() -> Option<Duration> {
+    // zero would be impossible to meet, so it means no watchdog
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }

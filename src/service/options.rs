@@ -54,7 +54,7 @@ struct LimitDefaults {
     idle_timeout: Duration,
 }
 
-/// Without `--public` there are none: on a private network load is the purpose of an echo server.
+/// Without `--public` there are no limits: on a private network an echo server is there to be loaded.
 const PRIVATE_DEFAULTS: LimitDefaults = LimitDefaults {
     udp_prefix_rate: 0,
     udp_reply_rate: 0,
@@ -62,8 +62,8 @@ const PRIVATE_DEFAULTS: LimitDefaults = LimitDefaults {
     idle_timeout: Duration::ZERO,
 };
 
-/// With `--public`: enough for people who test, too little to harm the owner of a forged address. Full-sized
-/// datagrams make 2.4 Mbit/s to one victim, 240 Mbit/s to all.
+/// With `--public`: enough for people who test, too little to harm the owner of a forged address. With full-sized
+/// datagrams one victim gets at most 2.4 Mbit/s, all victims together 240 Mbit/s.
 const PUBLIC_DEFAULTS: LimitDefaults = LimitDefaults {
     udp_prefix_rate: 200,
     udp_reply_rate: 20_000,
@@ -76,9 +76,9 @@ const PUBLIC_DEFAULTS: LimitDefaults = LimitDefaults {
 #[derive(Parser, Debug)]
 #[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
-#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
+#[allow(clippy::struct_excessive_bools)] // each is an independent switch
 pub struct Options {
-    /// Do something else than serve
+    /// Run a command instead of the server
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -173,8 +173,8 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<ListenAddr>,
 
-    /// Label of these sockets in tubular's bindings. The metrics carry it, so that they can be joined with
-    /// tubular's
+    /// Label of these sockets in tubular's bindings. All metrics carry it, so that queries can join them with
+    /// tubular's metrics
     #[arg(long, value_name = "LABEL", value_parser = NonEmptyStringValueParser::new())]
     label: Option<String>,
 
@@ -217,7 +217,7 @@ enum Dscp {
     None,
 }
 
-/// Things to do other than to serve.
+/// Commands other than to serve.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Show whether `tubectl register-pid` can register a process, and the commands that do it
@@ -227,10 +227,10 @@ pub enum Command {
 /// The options contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Contradiction {
-    /// An address.
+    /// An address that two options name for the same protocol.
     #[error("{0} is named twice for the same protocol; name each address once")]
     Twice(ListenAddr),
-    /// The kernel would end connections for one lost segment.
+    /// With these times the kernel would end a connection because of one lost segment.
     #[error(
         "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}, at which a connection ends whose peer has left a \
          single question unanswered, lost ones included; make it shorter, or --tcp-user-timeout longer or 0s",
@@ -238,14 +238,14 @@ pub enum Contradiction {
         humantime::format_duration(*.user_timeout)
     )]
     Keepalive {
-        /// Silence before the first question.
+        /// Silence before the first probe.
         keepalive: Duration,
-        /// When the kernel gives a peer up.
+        /// Time without an answer after which the kernel ends the connection.
         user_timeout: Duration,
     },
 }
 
-/// What begins the name of each option's variable.
+/// The prefix of each option's environment variable.
 const VARIABLE_PREFIX: &str = "TUBULAR_ECHO_";
 
 /// The variable that stands for an option, such as `TUBULAR_ECHO_FD_STORE` for `--fd-store`.
@@ -263,18 +263,18 @@ pub fn command() -> clap::Command {
             _ => arg,
         };
         let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
-        // one rule tells all the names
+        // the help explains the rule once and hides the single names
         let name: &'static str = variable.leak();
         if is_empty { arg } else { arg.env(name).hide_env(true) }
     })
 }
 
 impl Options {
-    /// Reads the command line and the environment; ends the process where they are wrong, or ask for help.
+    /// Reads the command line and the environment. Ends the process if they are wrong or ask for help.
     pub fn read() -> Self {
         let read = || Self::from_arg_matches(&command().try_get_matches()?);
         read().unwrap_or_else(|error| {
-            // standard output or error may be closed, or full; then nobody is told, as nobody listens
+            // if the output is closed or full, only the exit status reports the error
             let _ = error.print();
             if let Some(variable) = culprit(&error, env::args_os()) {
                 let _ = writeln!(io::stderr(), "The value is that of {variable} in the environment.");
@@ -283,7 +283,7 @@ impl Options {
         })
     }
 
-    /// What the server is to do.
+    /// The settings of the server.
     pub fn server(self) -> Result<ServerConfig, Contradiction> {
         let named =
             |addrs: Vec<ListenAddr>, tcp, udp| addrs.into_iter().map(move |addr| Endpoint { addr, tcp, udp });
@@ -329,7 +329,7 @@ impl Options {
     }
 }
 
-/// The variable that brought a wrong value; `None` if it was the command line.
+/// The environment variable that holds the wrong value; `None` if the value is from the command line.
 fn culprit(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     let option = option.split_whitespace().next()?;
@@ -364,7 +364,7 @@ pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Zero for never.
+/// Zero means never.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(timeout) if timeout.is_zero() || timeout >= Duration::from_millis(10) => Ok(timeout),
@@ -373,7 +373,7 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Zero for never; what the kernel takes otherwise.
+/// Zero means never. Otherwise the kernel sets the limits.
 pub(crate) fn parse_keepalive(text: &str) -> Result<Duration, String> {
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(keepalive::SECONDS_MAX as u64));
     match duration::parse(text) {

@@ -1,4 +1,4 @@
-//! The rules about which datagrams are answered, built from the options and from what the kernel says about ports.
+//! Builds the rules about which datagrams are answered, from the options and the kernel's settings about ports.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::sockets::listening::Listening;
 use crate::sockets::shares::Sockets;
 use crate::values::ports::Ports;
 
-/// Builds the rules, and has the sockets report what the rules need to know of each datagram.
+/// Builds the rules, and makes the sockets report the hop limit of each datagram if a rule needs it.
 pub(super) fn build(
     config: &ServerConfig,
     pairs: Arc<Pairs>,
@@ -33,8 +33,8 @@ pub(super) fn build(
     if config.public { rules.public() } else { rules }
 }
 
-/// Ports that the kernel gives to no client on its own (ip-sysctl, `ip_local_reserved_ports`); none, with a warning,
-/// where it does not say.
+/// Ports that the kernel never chooses for a client (ip-sysctl, `ip_local_reserved_ports`). If they can't be read:
+/// none, with a warning.
 pub(super) fn reserved_ports() -> Ports {
     sys::reserved_ports().unwrap_or_else(|error| {
         warn!(
@@ -45,8 +45,8 @@ pub(super) fn reserved_ports() -> Ports {
     })
 }
 
-/// Ports that the kernel gives to clients (ip-sysctl, `ip_local_port_range`); its default, with a warning, where it
-/// does not say.
+/// Ports that the kernel chooses for clients (ip-sysctl, `ip_local_port_range`). If they can't be read: the kernel's
+/// default, with a warning.
 fn local_ports() -> RangeInclusive<u16> {
     sys::local_ports().unwrap_or_else(|error| {
         let default = sys::LOCAL_PORTS_DEFAULT;
@@ -60,7 +60,7 @@ fn local_ports() -> RangeInclusive<u16> {
     })
 }
 
-/// Warns of each UDP port that a client may have as well. Nothing is said where the kernel chose the port (port 0).
+/// Warns of each UDP port that a client may have as well, unless the kernel chose the ports (port 0).
 fn warn_of_client_like_ports(rules: &Rules, shares: &[Vec<Listening>], endpoints: &[Endpoint]) {
     let udp = shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
     let ports: BTreeSet<u16> = udp.map(|socket| socket.addr.port()).collect();

@@ -1,9 +1,9 @@
 //! The server from start to end: budget → bind → start → serve → drain.
 //!
-//! The main thread binds the sockets, which are the first descriptors of the process, starts the workers and waits
-//! until all of them are armed. Then it only listens: for signals, for the end of a worker, for the clock. If a worker
-//! ends early the process ends, too: the worker's sockets would stay in their group and swallow their share of the
-//! flows.
+//! The main thread binds the sockets as the first descriptors of the process, starts the workers and waits until all
+//! of them are armed. From then on it only waits: for a signal, for the end of a worker, for the clock. If a worker
+//! ends early, the process ends too: otherwise the worker's sockets would stay in their SO_REUSEPORT group, and the
+//! kernel would go on giving them their share of the traffic.
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -32,7 +32,7 @@ use crate::echo::udp::reply_sockets;
 use crate::echo::worker::WorkerConfig;
 use crate::kernel::ring::FileTable;
 use crate::kernel::sys::{self, EndSignals, Protocol};
-use crate::policy::counters::{Counters, Unheard};
+use crate::policy::counters::{Counters, DroppedMessages};
 use crate::policy::limits::{ConnectionsPerPrefix, Rates};
 use crate::policy::many_hosts;
 use crate::policy::pairs::Pairs;
@@ -49,10 +49,11 @@ use crate::values::ports::Ports;
 /// A drain may take this much longer than its time limit before the process ends without its workers.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
-/// Serves until one of `signals` comes, then drains. `log` prints tracing's lines: before the server is ready a signal
-/// ends the process and waits for them.
+/// Serves until one of `signals` comes, then drains. Before the server is ready, a signal ends the process as soon as
+/// `log` has printed its lines.
 pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<(), ServerError> {
-    let unheard = Unheard { log_lines: Arc::clone(log.dropped()), ..Unheard::default() };
+    let dropped_messages =
+        DroppedMessages { log_lines: Arc::clone(log.dropped()), ..DroppedMessages::default() };
     let (events, inbox) = mpsc::channel();
     let starting = signals::listen(signals, events.clone(), log.clone())?;
     let host = Host::ask();
@@ -60,7 +61,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let losses = FirstLosses::new(sockets.has_whole_buffers());
     let file_table = FileTable::best();
     let budget = allot(config, &sockets, &host, file_table)?;
-    let mut notifier = Notifier::from_env(Arc::clone(&unheard.notifications))?;
+    let mut notifier = Notifier::from_env(Arc::clone(&dropped_messages.notifications))?;
     store::update(&mut sockets.shares, stored, &mut notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
     let worker_config = worker_config(config, &mut sockets, &budget, file_table, watchdog);
@@ -69,7 +70,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     if let Some(addr) = config.metrics {
         let source = metrics::Source {
             workers: counters.clone(),
-            unheard: unheard.clone(),
+            dropped_messages: dropped_messages.clone(),
             phase: Arc::clone(&phase),
             label: config.label.clone(),
             open_files_max: host.open_files,
@@ -96,17 +97,17 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
             "the service manager does not read that the server is ready: serving all the same, and telling it again"
         );
     }
-    let schedule = Schedule::new(config.stats_interval, ready.is_heard(), watchdog, Instant::now());
-    let mut serving = Serving { workers, ready, unheard, schedule, losses };
+    let schedule = Schedule::new(config.stats_interval, ready.has_manager(), watchdog, Instant::now());
+    let mut serving = Serving { workers, ready, dropped_messages, schedule, losses };
     serving.serve()?;
     phase.draining();
     serving.drain(config.drain_timeout)?;
-    serving.ready.give_up();
-    info!("final counters: {}", serving.workers.snapshot().with(&serving.unheard));
+    serving.ready.drop_pending();
+    info!("final counters: {}", serving.workers.snapshot().with(&serving.dropped_messages));
     Ok(())
 }
 
-/// What the host has for the server.
+/// What the host offers the server.
 struct Host {
     /// RLIMIT_NOFILE, raised as far as it goes; `None` if it is unknown.
     open_files: Option<u64>,
@@ -120,7 +121,7 @@ impl Host {
             .inspect_err(|error| warn!("the limit of open files stays as it is, unknown: {error}"))
             .ok();
         let processors = sys::processors().unwrap_or_else(|_| {
-            // good enough to count workers; a worker that can't be pinned is told
+            // good enough to count workers; the log warns if a worker can't be pinned
             (0..thread::available_parallelism().map_or(1, NonZeroUsize::get)).collect()
         });
         Self { open_files, processors }
@@ -130,11 +131,11 @@ impl Host {
         self.open_files.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// Processors that the quota of the control group lets the server use, rounded down. One worker more than that
-    /// would be stopped in each period when all are busy.
+    /// Number of processors that the quota of the control group allows, rounded down. With one more worker than that,
+    /// the kernel would stop all busy workers for a part of each period.
     fn processors_allowed(&self) -> usize {
         let processors = self.processors.len();
-        // the standard library knows both versions of control groups, with every group above ours
+        // the standard library reads both versions of control groups, parent groups included
         let allowed = thread::available_parallelism().map_or(processors, NonZeroUsize::get);
         if allowed < processors {
             info!("the control group allows the time of {allowed} of {processors} processors");
@@ -143,17 +144,17 @@ impl Host {
     }
 }
 
-/// Sockets that listen, and how many of them the service manager's store has.
+/// The listening sockets, and how many of them are in the service manager's store.
 struct Bound {
     sockets: Sockets,
     stored: usize,
 }
 
-/// Counts the workers, adopts what the service manager passed, binds what is missing and sets the options of all.
+/// Adopts the sockets that the service manager passed, binds the missing ones and sets the options of all.
 fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     let adopted = adopt::adopt(&notify::passed()?)?;
     let stored = adopted.iter().filter(|adopted| adopted.origin == Origin::Store).count();
-    // the kernel refuses some of these with an error that explains nothing
+    // the kernel refuses some of these, with an error that explains nothing
     for addr in config.endpoints.iter().map(|endpoint| endpoint.addr).chain(config.metrics) {
         many_hosts::check(addr.addr())?;
     }
@@ -161,7 +162,7 @@ fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     let sockets_each = if config.named || !from_unit {
         config.endpoints.iter().map(Endpoint::sockets).sum()
     } else {
-        0 // what the .socket unit passed replaces the default
+        0 // the sockets of the .socket unit replace the default
     };
     let workers = match config.workers {
         WorkerCount::Auto => budget::workers(host.processors_allowed(), sockets_each, host.open_files_max()),
@@ -172,7 +173,7 @@ fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     let ServerConfig { endpoints, named, join, .. } = config;
     let binding = Binding { endpoints, named: *named, workers, join: *join };
     let mut sockets = bind_all(binding, adopted)?;
-    // again: passed sockets as well, and addresses whose network has come meanwhile
+    // again: now with the passed sockets, and with addresses whose network has come up in the meantime
     for socket in sockets.shares.iter().flatten() {
         many_hosts::check(socket.addr)?;
     }
@@ -185,7 +186,7 @@ fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     Ok(Bound { sockets, stored })
 }
 
-/// Divides the open files that the limit allows among connections and reply sockets.
+/// Divides the open files that the limit allows between connections and reply sockets.
 fn allot(
     config: &ServerConfig,
     sockets: &Sockets,
@@ -195,8 +196,8 @@ fn allot(
     let wishes = Wishes {
         connections: config.max_connections,
         reply_sockets: config.reply_sockets,
-        // a refused connection takes one of the process's descriptors, and a multishot accepts as many as wait
-        one_by_one: file_table == FileTable::Ordinary || config.max_connections_per_prefix.is_some(),
+        // a refused connection takes a descriptor of the process, and a multishot accept takes all that wait at once
+        single_accept: file_table == FileTable::Ordinary || config.max_connections_per_prefix.is_some(),
     };
     let shares = &sockets.shares;
     let listeners =
@@ -208,13 +209,13 @@ fn allot(
         all_sockets: shares.iter().map(Vec::len).sum(),
     };
     let budget = budget::share(wishes, fixed, host.open_files_max(), file_table)?;
-    if let Some(less) = budget.less {
-        warn!("{less}");
+    if let Some(reduction) = budget.reduction {
+        warn!("{reduction}");
     }
     Ok(budget)
 }
 
-/// What each worker needs to know.
+/// The settings of each worker.
 fn worker_config(
     config: &ServerConfig,
     sockets: &mut Sockets,
@@ -241,7 +242,7 @@ fn worker_config(
             connections: budget.connections,
             workers,
             idle_timeout: config.idle_timeout,
-            one_by_one: budget.one_by_one,
+            one_by_one: budget.single_accept,
             per_prefix: config
                 .max_connections_per_prefix
                 .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
@@ -254,13 +255,13 @@ fn worker_config(
     }
 }
 
-/// How long a worker may sleep, so that its count of turns moves between two looks at it; `None`: for ever.
+/// How long a worker may sleep, so that its turn counter changes between two checks; `None`: without a limit.
 fn turn_timeout(watchdog: Option<Duration>, has_metrics: bool) -> Option<Duration> {
-    let looks = watchdog.map(schedule::look_interval);
-    looks.into_iter().chain(has_metrics.then_some(metrics::TURN_TIMEOUT)).min()
+    let checks = watchdog.map(schedule::check_interval);
+    checks.into_iter().chain(has_metrics.then_some(metrics::TURN_TIMEOUT)).min()
 }
 
-/// Each protocol and address that is served, once and in order.
+/// Each served protocol and address, once and in order.
 fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
     let unique: BTreeSet<_> = shares
         .iter()
@@ -275,13 +276,13 @@ fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
 struct Serving {
     workers: Workers,
     ready: Ready,
-    unheard: Unheard,
+    dropped_messages: DroppedMessages,
     schedule: Schedule,
     losses: FirstLosses,
 }
 
 impl Serving {
-    /// Serves until a signal says to end.
+    /// Serves until a signal comes.
     fn serve(&mut self) -> Result<(), WorkersError> {
         let mut turns = self.workers.turns();
         loop {
@@ -290,15 +291,16 @@ impl Serving {
             match self.workers.wait(timeout)? {
                 Wakeup::Signal => return Ok(()),
                 Wakeup::Ended(index) => return Err(WorkersError::Ended(index)),
-                Wakeup::Timeout => self.do_what_is_due(&mut turns),
+                Wakeup::Timeout => self.perform_due(&mut turns),
             }
         }
     }
 
-    /// Logs, and tells the service manager, what is due. A manager that does not listen now misses it.
-    fn do_what_is_due(&mut self, turns: &mut Vec<u64>) {
+    /// Writes the log lines and notifies the service manager as the schedule says. A manager that does not read now
+    /// misses the notification.
+    fn perform_due(&mut self, turns: &mut Vec<u64>) {
         let due = self.schedule.due(Instant::now());
-        let snapshot = || self.workers.snapshot().with(&self.unheard);
+        let snapshot = || self.workers.snapshot().with(&self.dropped_messages);
         if due.losses {
             for text in self.losses.news(&snapshot()) {
                 warn!("{text}; said once");
@@ -307,7 +309,7 @@ impl Serving {
         if due.stats {
             info!("counters: {}", snapshot());
         }
-        let _ = self.ready.catch_up();
+        let _ = self.ready.send_pending();
         if due.status {
             let now = snapshot();
             let _ = self.ready.status(&format!(
@@ -321,12 +323,12 @@ impl Serving {
             if all_turned && self.ready.watchdog().is_ok() {
                 *turns = now;
             } else {
-                self.schedule.look_again(Instant::now());
+                self.schedule.check_again(Instant::now());
             }
         }
     }
 
-    /// Has every worker answer what it has received and end. A second signal ends the drain at once.
+    /// Makes every worker answer all that it has received, and end. A second signal ends the drain at once.
     fn drain(&mut self, timeout: Duration) -> Result<(), WorkersError> {
         info!("draining for up to {}", humantime::format_duration(timeout));
         let _ = self.ready.stopping(timeout + DRAIN_GRACE + LAST_LINES_TIMEOUT);
@@ -342,7 +344,7 @@ impl Serving {
                     return Ok(());
                 }
                 Wakeup::Timeout if Instant::now() < deadline => {
-                    let _ = self.ready.catch_up();
+                    let _ = self.ready.send_pending();
                 }
                 Wakeup::Timeout => {
                     warn!("{left} worker(s) did not end in time");

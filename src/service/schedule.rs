@@ -1,4 +1,4 @@
-//! What the main thread does from time to time, as arithmetic: the clock is outside.
+//! When each periodic task of the main thread is due. Pure arithmetic: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use std::time::{Duration, Instant};
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `systemctl status` gets new numbers.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// Looks at the workers within the watchdog's time. Each look sends a sign of life if all workers have turned. The
-/// server survives a stall of nine tenths of that time, of whichever thread: one look's interval before it, the stall,
-/// and a second look if a worker turns a moment later.
-const WATCHDOG_LOOKS: u32 = 20;
-/// After a look that found a worker standing still, the next one follows after this part of the time.
-const WATCHDOG_SECOND_LOOKS: u32 = 50;
-/// The shortest interval of looks, for a watchdog that allows hardly any time.
+/// Checks of the workers within the watchdog's time. A check sends a sign of life if every worker has turned since the
+/// last one. With 20 checks the server survives a stall of any thread for nine tenths of the watchdog's time: at worst
+/// one check interval passes before the stall, and one repeated check follows it.
+const WATCHDOG_CHECKS: u32 = 20;
+/// After a check that found a worker standing still, the next one follows sooner: after 1/50 of the watchdog's time.
+const WATCHDOG_REPEATED_CHECKS: u32 = 50;
+/// The shortest interval of checks, for a watchdog with a very short time.
 const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
-/// When each thing is due.
+/// When each task is due.
 pub(super) struct Schedule {
     losses: Periodic,
     stats: Periodic,
     status: Periodic,
     watchdog: Periodic,
-    /// Interval to the next look at the workers when one of them had not turned.
-    second_look: Duration,
+    /// Time to the next check of the workers after one of them had not turned.
+    repeat_interval: Duration,
 }
 
-/// What is due.
+/// The tasks that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // they are independent of each other
 pub(super) struct Due {
@@ -35,7 +35,7 @@ pub(super) struct Due {
     pub(super) watchdog: bool,
 }
 
-/// Something that is due every `interval`, or never.
+/// A task that is due every `interval`, or never.
 struct Periodic {
     interval: Option<Duration>,
     next: Instant,
@@ -54,25 +54,25 @@ impl Periodic {
 }
 
 impl Schedule {
-    /// A schedule that begins now. `stats`: interval of the counters in the log; `is_heard`: there is a service manager;
-    /// `watchdog`: the time that it allows between two signs of life.
+    /// A schedule that begins at `now`. `stats` is the interval at which the counters are logged. `has_manager` says that
+    /// there is a service manager, and `watchdog` is the time that it allows between two signs of life.
     pub(super) fn new(
         stats: Option<Duration>,
-        is_heard: bool,
+        has_manager: bool,
         watchdog: Option<Duration>,
         now: Instant,
     ) -> Self {
-        let look = watchdog.filter(|_| is_heard).map(look_interval);
+        let check = watchdog.filter(|_| has_manager).map(check_interval);
         Self {
             losses: Periodic::new(Some(LOSSES_INTERVAL), now),
             stats: Periodic::new(stats, now),
-            status: Periodic::new(is_heard.then_some(STATUS_INTERVAL), now),
-            watchdog: Periodic::new(look, now),
-            second_look: part_of(watchdog.unwrap_or_default(), WATCHDOG_SECOND_LOOKS),
+            status: Periodic::new(has_manager.then_some(STATUS_INTERVAL), now),
+            watchdog: Periodic::new(check, now),
+            repeat_interval: part_of(watchdog.unwrap_or_default(), WATCHDOG_REPEATED_CHECKS),
         }
     }
 
-    /// Time from `now` until something is due.
+    /// Time from `now` until the next task is due.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
         let all = [&self.losses, &self.stats, &self.status, &self.watchdog];
         let next =
@@ -80,7 +80,7 @@ impl Schedule {
         next.map_or(LOSSES_INTERVAL, |next| next.saturating_duration_since(now))
     }
 
-    /// What is due at `now`; each is due again after its interval.
+    /// The tasks that are due at `now`. Each is due again after its interval.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         Due {
             losses: self.losses.is_due(now),
@@ -90,15 +90,15 @@ impl Schedule {
         }
     }
 
-    /// Has the watchdog due again soon: the look at `now` brought no sign of life.
-    pub(super) fn look_again(&mut self, now: Instant) {
-        self.watchdog.next = now + self.second_look;
+    /// Makes the watchdog due again soon, after a check that sent no sign of life.
+    pub(super) fn check_again(&mut self, now: Instant) {
+        self.watchdog.next = now + self.repeat_interval;
     }
 }
 
-/// Interval of the looks at the workers for a watchdog that allows this time. A worker's turn may take no longer.
-pub(super) fn look_interval(watchdog: Duration) -> Duration {
-    part_of(watchdog, WATCHDOG_LOOKS)
+/// Interval of the checks for a watchdog that allows this time. A worker's turn may take no longer than that.
+pub(super) fn check_interval(watchdog: Duration) -> Duration {
+    part_of(watchdog, WATCHDOG_CHECKS)
 }
 
 fn part_of(watchdog: Duration, parts: u32) -> Duration {
@@ -122,7 +122,7 @@ mod tests {
         let none = Due { losses: false, stats: false, status: false, watchdog: false };
         assert_eq!(due(&mut schedule, 0), none);
         assert_eq!(due(&mut schedule, 1), Due { losses: true, ..none });
-        assert_eq!(due(&mut schedule, 2), Due { losses: true, watchdog: true, ..none }, "40 s, 20 looks");
+        assert_eq!(due(&mut schedule, 2), Due { losses: true, watchdog: true, ..none }, "40 s, 20 checks");
         assert_eq!(due(&mut schedule, 3), Due { losses: true, stats: true, ..none });
         assert_eq!(due(&mut schedule, 10), Due { losses: true, stats: true, status: true, watchdog: true });
         assert_eq!(schedule.until_next(start + seconds(12)), Duration::ZERO, "the losses are late");
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn a_look_without_a_sign_of_life_is_repeated_soon() {
+    fn a_check_without_a_sign_of_life_is_repeated_soon() {
         let start = Instant::now();
         let mut schedule = Schedule::new(None, true, Some(seconds(10)), start);
-        let look = start + look_interval(seconds(10));
-        assert!(schedule.due(look).watchdog);
-        schedule.look_again(look);
-        assert_eq!(schedule.until_next(look), seconds(10) / WATCHDOG_SECOND_LOOKS);
-        assert_eq!(look_interval(Duration::from_nanos(1)), WATCHDOG_INTERVAL_MIN);
+        let check = start + check_interval(seconds(10));
+        assert!(schedule.due(check).watchdog);
+        schedule.check_again(check);
+        assert_eq!(schedule.until_next(check), seconds(10) / WATCHDOG_REPEATED_CHECKS);
+        assert_eq!(check_interval(Duration::from_nanos(1)), WATCHDOG_INTERVAL_MIN);
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that waits for signals, so that nothing that holds up the main thread holds up the end.
+//! The thread that waits for signals. It can end the process even when the main thread is blocked.
 
 use std::process;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::workers::Event;
 use crate::console::printer::Printer;
 use crate::kernel::sys::EndSignals;
 
-/// Time that the end allows a reader to take the last lines of the log.
+/// How long the process waits at its end for a reader of the last log lines.
 pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
-/// Stack of the thread: enough for it, and little where memory is limited.
+/// Small, for hosts where memory is limited.
 const STACK_BYTES: usize = 256 << 10;
 
-/// Nothing is served yet. Ends with [`Starting::done`], or when a failed start drops it: then the main thread tells
-/// why, and a signal must not end the process before that.
+/// The start of the server: nothing is served yet, and a signal ends the process. A failed start drops this value, so
+/// that a signal can't end the process before the main thread has printed the error.
 pub(super) struct Starting(Arc<AtomicBool>);
 
 impl Starting {

@@ -1,4 +1,4 @@
-//! The service manager's store of sockets: what the next process of ours receives (systemd.service(5),
+//! The service manager's store of sockets. It keeps them for the next process of this service (systemd.service(5),
 //! `FileDescriptorStoreMax=`).
 
 use std::io;
@@ -11,19 +11,19 @@ use crate::kernel::sys;
 use crate::sockets::adopt;
 use crate::sockets::listening::{Fate, Listening};
 
-/// The store can't be brought up to date.
+/// Why the store could not be updated.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The service manager can't be reached.
     #[error(transparent)]
     Notify(#[from] NotifyError),
-    /// A socket that is no longer served can't be closed to new traffic.
+    /// A socket that is no longer served could not be closed to new traffic.
     #[error("cannot close a stored socket to new traffic: {0}")]
     Close(io::Error),
 }
 
-/// Takes the sockets that retire out of the store, and puts those that this process bound into it. `stored` of them
-/// are there already; `wanted`: the operator asked for the store.
+/// Removes the sockets that retire from the store, and adds those that this process has bound. `stored` sockets are
+/// there already. `wanted` says that the operator asked for the store.
 pub(super) fn update(
     shares: &mut [Vec<Listening>],
     mut stored: usize,
@@ -35,7 +35,7 @@ pub(super) fn update(
         sys::drop_incoming(socket.as_fd()).map_err(StoreError::Close)?;
         stored -= 1;
     }
-    if !notifier.is_heard() {
+    if !notifier.has_manager() {
         if wanted {
             warn!(
                 "--fd-store has no effect: NOTIFY_SOCKET is not set, so there is no service manager to keep sockets"
@@ -43,7 +43,7 @@ pub(super) fn update(
         }
         return Ok(());
     }
-    // a manager that does not say how many sockets it keeps is trusted to keep all of them
+    // if the manager does not say how many sockets it keeps, assume that it keeps all of them
     let size = notify::store_size().or(wanted.then_some(usize::MAX)).unwrap_or(0);
     let (mut left_out, mut not_taken) = (0, 0);
     for socket in shares.iter_mut().flatten().filter(|socket| socket.fate == Fate::Ends) {

@@ -1,4 +1,4 @@
-//! Starting a thread, and the error that tells the operator why there is none.
+//! Starting a thread, and the error that says what to do if the kernel refuses.
 
 use std::io;
 use std::thread::Builder;

@@ -1,4 +1,4 @@
-//! The worker threads as the main thread sees them: start, proof that all are armed, end.
+//! The worker threads as the main thread sees them: their start, the proof that all are armed, and their end.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ use crate::kernel::sys;
 use crate::policy::counters::{Counters, Snapshot};
 use crate::sockets::listening::Listening;
 
-/// Why there are no workers, or fewer than there should be.
+/// Why the workers did not start, or why one ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkersError {
     /// A worker could not start, or can't go on.
@@ -30,7 +30,7 @@ pub enum WorkersError {
     /// A worker ended although nobody asked it to.
     #[error("worker {0} ended unexpectedly")]
     Ended(usize),
-    /// There is no descriptor to wake a worker with.
+    /// No descriptor could be opened that wakes a worker.
     #[error("cannot make an eventfd: {0}")]
     Wake(io::Error),
     /// The kernel refused another thread.
@@ -68,7 +68,7 @@ pub(super) enum Wakeup {
     Ended(usize),
 }
 
-/// One worker: a thread that nobody joins, since a stuck one must not hold up the end.
+/// One worker. The main thread never joins its thread: a stuck worker must not delay the end of the process.
 struct Handle {
     counters: Arc<Counters>,
     wake: Arc<OwnedFd>,
@@ -100,7 +100,7 @@ impl Workers {
         self.handles.push(Handle { counters: Arc::clone(&counters), wake: Arc::clone(&wake) });
         let events = self.events.clone();
         let body = move || {
-            // the receiver is gone only when the process ends
+            // the receiver is gone only when the process is ending
             let tell = |event| drop(events.send(event));
             if let Some(Err(error)) = processor.map(sys::pin_thread) {
                 tell(Event::Unpinned(error));
@@ -130,7 +130,7 @@ impl Workers {
                 Ok(Event::WholeBuffers(reason)) => whole_buffers = Some(reason),
                 Ok(Event::Failed(index, error)) => return Err(WorkersError::Failed { index, error }),
                 Ok(Event::Ended(index)) => return Err(WorkersError::Ended(index)),
-                // some workers serve already: this signal starts the usual drain, later
+                // some workers serve already, so this signal starts the normal drain later
                 Ok(Event::Signal) => signals += 1,
                 Err(_) => unreachable!("self holds a sender"),
             }
@@ -143,7 +143,7 @@ impl Workers {
         }
         match whole_buffers {
             None => {}
-            // this kernel can't do better
+            // no warning: this kernel has nothing better
             Some(reason @ WholeBuffers::NotIncremental) => {
                 info!("TCP is received into whole buffers: {reason}");
             }
@@ -159,7 +159,7 @@ impl Workers {
                 Ok(Event::Signal) => Ok(Wakeup::Signal),
                 Ok(Event::Ended(index)) => Ok(Wakeup::Ended(index)),
                 Ok(Event::Failed(index, error)) => Err(WorkersError::Failed { index, error }),
-                // told before all were armed
+                // these arrive only before all workers are armed
                 Ok(Event::Armed | Event::Unpinned(_) | Event::WholeBuffers(_)) => continue,
                 Err(RecvTimeoutError::Timeout) => Ok(Wakeup::Timeout),
                 Err(RecvTimeoutError::Disconnected) => unreachable!("self holds a sender"),
@@ -167,7 +167,7 @@ impl Workers {
         }
     }
 
-    /// Asks every worker to answer what it has received and to end.
+    /// Asks every worker to answer all that it has received, and to end.
     pub(super) fn drain(&self) {
         for handle in &self.handles {
             sys::wake(handle.wake.as_fd());

@@ -1,8 +1,8 @@
 //! The counters as Prometheus's metrics: names, labels, text.
 //!
-//! What both protocols count is one family with a label `protocol`; what counts reasons is one family with a
-//! label `reason`. `domain`, `protocol` and `label` are tubular's own names, and mean the same here, so that
-//! its metrics and these can be joined on them.
+//! Counters that both protocols have form one family with a label `protocol`. Counters of reasons form one family with
+//! a label `reason`. The labels `domain`, `protocol` and `label` have tubular's names and meanings, so that queries can
+//! join both programs' metrics on them.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -11,24 +11,24 @@ use super::{Source, process};
 use crate::kernel::addr::Domain;
 use crate::policy::counters::Entry;
 
-/// All metrics begin with this, but those of every process.
+/// The prefix of all metrics except the `process_…` ones.
 const PREFIX: &str = "tubular_echo_";
 
-/// Where a counter belongs.
+/// The family and labels of a counter.
 #[derive(Debug, PartialEq, Eq)]
 struct Place<'a> {
-    /// Without prefix and `_total`.
+    /// The name of the family, without prefix and `_total`.
     family: &'a str,
     help: &'a str,
     protocol: &'a str,
     reason: Option<&'a str>,
-    /// Goes down, too.
+    /// The value can go down.
     gauge: bool,
 }
 
 const DROPPED: &str = "Datagrams received and not answered.";
 
-/// A counter's place, from its name in the log. One that nobody named here is a family of its own.
+/// The place of a counter, from its name in the log. A name without an entry here becomes a family of its own.
 fn place<'a>(entry: &Entry) -> Place<'a>
 where
     'static: 'a,
@@ -68,7 +68,7 @@ where
     Place { family, help: help.trim(), protocol, reason, gauge: rest == "open" }
 }
 
-/// Families in the order in which they were first met, as the format demands all of a family in one piece.
+/// Families in the order of their first metric. The format demands that all metrics of a family stand together.
 #[derive(Default)]
 struct Families(Vec<MetricFamily>);
 
@@ -105,8 +105,8 @@ fn label(name: &str, value: &str) -> LabelPair {
     pair
 }
 
-/// Everything at this moment, in Prometheus's text format (version 0.0.4). The process started at `start_s`,
-/// seconds since 1970.
+/// All metrics at this moment, in Prometheus's text format (version 0.0.4). The process started at `start_s` (seconds
+/// since 1970).
 pub(super) fn text(source: &Source, start_s: f64) -> String {
     let mut families = Families::default();
     for domain in Domain::ALL {
@@ -139,11 +139,15 @@ pub(super) fn text(source: &Source, start_s: f64) -> String {
         families.add(name, help, true, &[("worker", &worker.to_string())], counters.turns.get() as f64);
     }
     for (name, help, counter) in [
-        ("log_lines_dropped", "Lines of the log that nobody took.", &source.unheard.log_lines),
+        (
+            "log_lines_dropped",
+            "Log lines dropped because nobody read them.",
+            &source.dropped_messages.log_lines,
+        ),
         (
             "notifications_dropped",
             "Messages that the service manager did not take.",
-            &source.unheard.notifications,
+            &source.dropped_messages.notifications,
         ),
     ] {
         families.add(format!("{PREFIX}{name}_total"), help, true, &[], counter.get() as f64);
@@ -162,13 +166,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::counters::{Counters, Unheard};
+    use crate::policy::counters::{Counters, DroppedMessages};
 
     fn source() -> Source {
         let workers = vec![Arc::new(Counters::default()), Arc::default()];
         Source {
             workers,
-            unheard: Unheard::default(),
+            dropped_messages: DroppedMessages::default(),
             phase: Arc::default(),
             label: Some("echo".into()),
             open_files_max: Some(20),
@@ -183,8 +187,8 @@ mod tests {
         source.workers[1][Domain::Ipv6].tcp_open.add(2);
         source.workers[1][Domain::Ipv6].udp_refused_own_pair.add(5);
         source.workers[1].turns.add(6);
-        source.unheard.log_lines.add(8);
-        source.unheard.notifications.add(9);
+        source.dropped_messages.log_lines.add(8);
+        source.dropped_messages.notifications.add(9);
         let text = text(&source, 0.0);
         for line in [
             r#"tubular_echo_received_bytes_total{label="echo",domain="ipv4",protocol="udp"} 7"#,

@@ -1,35 +1,36 @@
-//! Whether the server is well: every worker armed and turning, and no drain begun.
+//! The server's health: it is healthy while every worker is armed and turning, until the drain begins.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-/// How often the workers' turns are looked at.
-pub(super) const TICK: Duration = Duration::from_secs(1);
-/// A worker that has not turned between so many looks in a row is stuck. One may be the machine's fault.
-const TICKS_MAX: u32 = 3;
+/// Interval of the checks of the workers' turn counters.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A worker whose turn counter has not changed in this many checks in a row is stuck. A single such check may only mean
+/// that the machine was busy.
+const CHECKS_MAX: u32 = 3;
 
 const STARTING: u8 = 0;
 const SERVING: u8 = 1;
 const DRAINING: u8 = 2;
 
-/// How far the server's life is; it only goes forward.
+/// The phase of the server: starting, serving or draining, in this order.
 #[derive(Debug, Default)]
 pub struct Phase(AtomicU8);
 
 impl Phase {
     /// Every worker is armed.
-    pub fn serving(&self) {
+    pub(in crate::service) fn serving(&self) {
         self.0.store(SERVING, Ordering::Relaxed);
     }
 
-    /// The end has begun: nothing new shall be sent here.
-    pub fn draining(&self) {
+    /// The drain has begun: load balancers should send no new traffic.
+    pub(in crate::service) fn draining(&self) {
         self.0.store(DRAINING, Ordering::Relaxed);
     }
 }
 
-/// Why the server is not well.
+/// Why the server is unhealthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unwell {
     Starting,
@@ -43,19 +44,23 @@ impl fmt::Display for Unwell {
             Self::Starting => write!(f, "starting: not every socket is armed yet"),
             Self::Draining => write!(f, "draining: the server is ending"),
             Self::Stuck { worker } => {
-                write!(f, "worker {worker} has not turned for {} s", TICK.as_secs() * u64::from(TICKS_MAX))
+                write!(
+                    f,
+                    "worker {worker} has not turned for {} s",
+                    CHECK_INTERVAL.as_secs() * u64::from(CHECKS_MAX)
+                )
             }
         }
     }
 }
 
-/// The turns of each worker as last seen, and in how many looks in a row they had not moved.
+/// For each worker, its turn counter at the last check, and the number of checks in a row that found it unchanged.
 #[derive(Debug, Default)]
 pub(super) struct Health(Vec<(u64, u32)>);
 
 impl Health {
-    /// Looks at the workers' counts of turns, once every [`TICK`].
-    pub(super) fn look(&mut self, turns: impl Iterator<Item = u64>) {
+    /// Checks the workers' turn counters; called once every [`CHECK_INTERVAL`].
+    pub(super) fn check(&mut self, turns: impl Iterator<Item = u64>) {
         for (worker, now) in turns.enumerate() {
             match self.0.get_mut(worker) {
                 Some((before, still)) => {
@@ -67,14 +72,14 @@ impl Health {
         }
     }
 
-    /// What is wrong, if anything is.
+    /// Decides whether the server is healthy.
     pub(super) fn judge(&self, phase: &Phase) -> Result<(), Unwell> {
         match phase.0.load(Ordering::Relaxed) {
             STARTING => return Err(Unwell::Starting),
             DRAINING => return Err(Unwell::Draining),
             _ => {}
         }
-        let stuck = self.0.iter().position(|(_, still)| *still >= TICKS_MAX);
+        let stuck = self.0.iter().position(|(_, still)| *still >= CHECKS_MAX);
         stuck.map_or(Ok(()), |worker| Err(Unwell::Stuck { worker }))
     }
 }
@@ -98,12 +103,12 @@ mod tests {
         let (mut health, phase) = (Health::default(), Phase::default());
         phase.serving();
         for turns in 0..3 {
-            health.look([turns, 5].into_iter());
+            health.check([turns, 5].into_iter());
             assert_eq!(health.judge(&phase), Ok(()));
         }
-        health.look([3, 5].into_iter());
+        health.check([3, 5].into_iter());
         assert_eq!(health.judge(&phase), Err(Unwell::Stuck { worker: 1 }));
-        health.look([4, 6].into_iter());
+        health.check([4, 6].into_iter());
         assert_eq!(health.judge(&phase), Ok(()));
     }
 }

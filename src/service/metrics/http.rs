@@ -1,7 +1,7 @@
-//! The few answers that Prometheus and health checks want, by hyper on one thread.
+//! The HTTP server for Prometheus and health checks: hyper on one thread.
 //!
-//! Nobody can make it hold much: a connection carries one request, lives a few seconds at the most, and of too
-//! many the oldest is closed, since who wants an answer has it within a millisecond.
+//! Its memory is bounded: a connection carries one request and lives for 5 seconds at most. One connection too many
+//! closes the oldest. This hurts no honest client, because an answer takes less than a millisecond.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,26 +28,26 @@ use crate::kernel::ring::Errno;
 use crate::sockets::bind;
 use crate::sockets::listen_addr::ListenAddr;
 
-/// Connections at a time; one more closes the oldest.
+/// Connections at a time. One more closes the oldest.
 const CONNECTIONS_MAX: usize = 32;
-/// From accept to the last byte sent.
+/// Time from accept to the last byte sent.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// A request with its headers; more is refused.
+/// The longest request, with its headers.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
-/// How often an address that is waited for is tried again.
+/// How often an address that is taken or missing is tried again.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Accepting goes on so long after it failed, for lack of descriptors or memory.
+/// Pause after a failed accept: descriptors or memory are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// What the answers are made of.
+/// The data that the answers are made of.
 struct Site {
     source: Source,
     /// When the process started, seconds since 1970.
     start_s: f64,
-    /// Locked on this thread only.
+    /// Only this thread locks it.
     health: Mutex<Health>,
 }
 
@@ -59,8 +59,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens, on the thread that shall serve. An address that is taken or not there is tried again for a while, as
-    /// those of the datapath are.
+    /// Binds the address; called on the thread that will serve. Like the datapath's sockets, it tries for a while to
+    /// bind an address that is taken or missing.
     pub(super) fn bind(addr: ListenAddr) -> Result<Self, MetricsError> {
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|error| MetricsError::Thread { step: "start a runtime", error })?;
@@ -83,7 +83,6 @@ impl Server {
         Ok(Self { addr, listener, runtime })
     }
 
-    /// Where it listens.
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -92,7 +91,7 @@ impl Server {
     pub(super) fn serve(self, source: Source) {
         let site = Arc::new(Site { source, start_s: process::now_s(), health: Mutex::default() });
         self.runtime.block_on(async {
-            tokio::spawn(Arc::clone(&site).look_after_workers());
+            tokio::spawn(Arc::clone(&site).check_workers());
             accept(&self.listener, &site).await;
         });
     }
@@ -116,12 +115,12 @@ async fn accept(listener: &TcpListener, site: &Arc<Site>) {
         {
             oldest.abort();
         }
-        connections.push_back(tokio::spawn(converse(stream, Arc::clone(site))));
+        connections.push_back(tokio::spawn(serve_connection(stream, Arc::clone(site))));
     }
 }
 
-/// One request, one answer, in time.
-async fn converse(stream: TcpStream, site: Arc<Site>) {
+/// Serves one connection: one request, one answer, within [`CONNECTION_TIMEOUT`].
+async fn serve_connection(stream: TcpStream, site: Arc<Site>) {
     let answer = service_fn(|request: Request<Incoming>| {
         let response = site.answer(request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
@@ -131,18 +130,18 @@ async fn converse(stream: TcpStream, site: Arc<Site>) {
         .header_read_timeout(None)
         .max_buf_size(REQUEST_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answer);
-    // who breaks off or is too slow gets no answer, and nobody needs to know
+    // a client that breaks off or is too slow gets no answer; that needs no log line
     let _ = time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 impl Site {
-    async fn look_after_workers(self: Arc<Self>) {
-        let mut tick = time::interval(health::TICK);
-        // looks that follow each other at once, after a pause of the whole machine, would find nobody moving
+    async fn check_workers(self: Arc<Self>) {
+        let mut tick = time::interval(health::CHECK_INTERVAL);
+        // after a pause of the whole machine, checks without an interval between them would find every worker stuck
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.health().look(self.source.workers.iter().map(|counters| counters.turns.get()));
+            self.health().check(self.source.workers.iter().map(|counters| counters.turns.get()));
         }
     }
 

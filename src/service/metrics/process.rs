@@ -1,4 +1,4 @@
-//! What Prometheus's libraries tell of every process, by the same names. What /proc does not show is left out.
+//! The standard `process_…` metrics of Prometheus's client libraries. Values that /proc does not show are left out.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,16 +13,17 @@ pub(super) struct Metric {
     pub(super) value: f64,
 }
 
-/// Seconds since 1970 now; taken at the start of the process.
+/// Seconds since 1970, now.
 pub(super) fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// This process, which started at `start_s` (seconds since 1970) and may have `open_files_max` files open.
+/// The metrics of this process. It started at `start_s` (seconds since 1970); `open_files_max` is its limit of open
+/// files.
 pub(super) fn metrics(start_s: f64, open_files_max: Option<u64>) -> Vec<Metric> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field| field_of(&status, field).map(|kib| kib * 1024.0);
-    // without the descriptor that this look itself takes
+    // this thread has its own descriptor table, so this does not count the directory's descriptor
     let open_files = fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count() as f64);
     let all = [
         (
