@@ -1,7 +1,7 @@
-//! `tubular-echo check PID`: why `tubectl register-pid` refuses a process, or the lines to run if it will not.
+//! `tubular-echo check PID` shows whether `tubectl register-pid` can register a process, and the commands that do it.
 //!
-//! It replays register-pid's walk over the process's descriptors and changes nothing. [`mod@walk`] asks the
-//! kernel, [`mod@report`] is text from answers.
+//! It replays register-pid's walk over the process's descriptors and changes nothing. [`mod@walk`] asks the kernel;
+//! [`mod@report`] turns the answers into text.
 
 pub mod report;
 pub mod walk;
@@ -21,7 +21,7 @@ use report::{CutShort, Findings, Report, Wishes, report};
 use walk::{Aborted, Found, sockets_beyond, walk};
 
 const AFTER_HELP: &str = "\
-Nothing is changed. It takes the rights that tubectl takes, and its network namespace.
+The check changes nothing. It needs the same rights as tubectl, and the same network namespace.
 
 Exit status:
   0 everything would register   1 something would be refused   2 wrong usage";
@@ -46,8 +46,8 @@ pub struct CheckOptions {
     #[arg(long, value_name = "PORT")]
     pub bind_port: Option<u16>,
 
-    /// Print nothing but the commands that register what is served, for a shell. If anything would be refused there
-    /// are none, and the report goes to standard error
+    /// Print only the commands that register the served sockets, for a shell. If tubectl would refuse anything, print
+    /// no command, and write the report to standard error
     #[arg(long)]
     pub commands: bool,
 }
@@ -63,7 +63,7 @@ pub enum CheckError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The process named is the one that asks.
+    /// The process is the check itself.
     #[error("check {0}: that is this very command; name the server's process")]
     OwnProcess(u32),
     /// The report could not be written.
@@ -90,13 +90,13 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode, CheckError> {
 }
 
 fn look(pid: u32) -> Result<Findings, CheckError> {
-    // The walk would meet the duplicates that it makes, and never end.
+    // the walk would meet the duplicates that it makes, and never end
     if pid == std::process::id() {
         return Err(CheckError::OwnProcess(pid));
     }
     let process = PidFd::open(pid).map_err(|source| CheckError::Open { pid, source })?;
     let walk = walk(&process);
-    // What is not readable in /proc is not reported, and then the walk failed for the same reason.
+    // if /proc is not readable, the walk has failed for the same reason and reports it
     let beyond = sockets_beyond(&process, pid, walk.end_fd).unwrap_or_default();
     let sockets = |found: Vec<Found>| found.into_iter().map(|found| (found.fd, found.socket)).collect();
     Ok(Findings {
@@ -124,14 +124,16 @@ fn cut_short(Aborted { fd, refused }: Aborted) -> (i32, CutShort) {
     (fd, why)
 }
 
-/// Where the links cannot be read, the walk has failed already and says why.
+/// Whether the process lives in another network namespace. If the links can't be read, the walk has failed for the same
+/// reason and reports it.
 fn other_namespace(pid: u32) -> bool {
     let own = fs::read_link("/proc/self/ns/net").ok();
     let theirs = fs::read_link(Path::new("/proc").join(pid.to_string()).join("ns/net")).ok();
     matches!((own, theirs), (Some(own), Some(theirs)) if own != theirs)
 }
 
-/// Asks the kernel by loading a program of two instructions; without the right to, its release must do.
+/// Whether this kernel's program tags differ from those of a released tubectl. The check loads a BPF program of two
+/// instructions. Without the right to do so, the kernel's version decides.
 fn foreign_tags() -> bool {
     match pidfd::kernel_program_tag() {
         Ok(tag) => tag != pidfd::TAG_BY_SHA1,

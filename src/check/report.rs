@@ -1,4 +1,4 @@
-//! What `tubular-echo check` tells: pure text from what was found.
+//! Turns the findings of `tubular-echo check` into text. Nothing here asks the kernel.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
@@ -9,35 +9,35 @@ use super::walk::{CLOSED_IN_A_ROW_MAX, Refusal, receives, register};
 use crate::kernel::pidfd::InetSocket;
 use crate::kernel::sys::Protocol;
 
-/// Everything that the report is made of.
+/// The facts that the report is made of.
 #[derive(Debug)]
 pub struct Findings {
-    /// The process looked at.
+    /// The checked process.
     pub pid: u32,
     /// Its name, from `/proc/PID/comm`.
     pub name: String,
     /// The internet sockets that the walk reached, by rising descriptor.
     pub reached: Vec<(i32, InetSocket)>,
-    /// Those that it did not reach.
+    /// The internet sockets that the walk did not reach.
     pub beyond: Vec<(i32, InetSocket)>,
     /// The number of `pidfd_getfd(2)` calls that the walk took.
     pub calls: u32,
     /// The first descriptor that the walk did not look at.
     pub end_fd: i32,
-    /// The process lives in another network namespace than we do.
+    /// The process lives in another network namespace than the check.
     pub other_namespace: bool,
     /// The walk was cut short at this descriptor: no registration of this process can succeed.
     pub cut_short: Option<(i32, CutShort)>,
-    /// This kernel's BPF program tags are not what a released tubectl computes.
+    /// This kernel computes other BPF program tags than a released tubectl.
     pub foreign_tags: bool,
 }
 
-/// What cut the walk short.
+/// Why the walk ended early.
 #[derive(Debug)]
 pub enum CutShort {
-    /// `pidfd_getfd(2)` answered EPERM, under this `kernel.yama.ptrace_scope` (where there is one).
+    /// `pidfd_getfd(2)` answered EPERM.
     NoAccess {
-        /// 0 to 3; `None` without Yama.
+        /// `kernel.yama.ptrace_scope`, 0 to 3; `None` without Yama.
         ptrace_scope: Option<u8>,
     },
     /// The descriptor was opened with `O_PATH`.
@@ -46,29 +46,29 @@ pub enum CutShort {
     Other(String),
 }
 
-/// What the lines for `tubectl` should say.
+/// The options for the commands of `tubectl`.
 #[derive(Debug)]
 pub struct Wishes {
     /// The label that stands between bindings and sockets.
     pub label: String,
     /// Prefixes to steer.
     pub prefixes: Vec<IpNet>,
-    /// Port to steer, 0 for all; `None`: the port that is served.
+    /// Port to steer, 0 for all ports; `None` for the served port.
     pub bind_port: Option<u16>,
 }
 
 /// The finished text.
 #[derive(Debug)]
 pub struct Report {
-    /// Lines, each ended by a newline.
+    /// The report. Each line ends with a newline.
     pub text: String,
-    /// The commands that register what is served, a line each.
+    /// The commands that register the served sockets, one per line.
     pub registrations: String,
     /// Whether tubectl would refuse anything.
     pub refused: bool,
 }
 
-/// What register-pid makes of one socket.
+/// How register-pid treats one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Registers,
@@ -89,7 +89,7 @@ impl Verdict {
     }
 }
 
-/// Judges every socket found and writes the lines for those that would register.
+/// Judges every socket, and writes the commands for those that would register.
 pub fn report(findings: &Findings, wishes: &Wishes) -> Report {
     let mut lines = vec![format!(
         "process {} ({}): {} descriptors walked, {} pidfd_getfd calls",
@@ -190,7 +190,7 @@ fn judge_unreached(socket: &InetSocket) -> Verdict {
     if receives(socket) && socket.local.port() != 0 { Verdict::Unreachable } else { Verdict::PassedOver }
 }
 
-/// A verdict in words, with the cure; the number is where the walk ended.
+/// A verdict in words, with the cure. The number is the descriptor at which the walk ended.
 struct Reason(Verdict, i32);
 
 impl Display for Reason {
@@ -248,7 +248,7 @@ impl Display for CutShort {
     }
 }
 
-/// The addresses that register, each once, in the order of their descriptors.
+/// The addresses of the sockets that register, each once, in the order of their descriptors.
 fn served(judged: &[(i32, InetSocket, Verdict)]) -> Vec<(Protocol, SocketAddr)> {
     let registering = judged.iter().filter(|(.., verdict)| *verdict == Verdict::Registers);
     registering.map(|(_, socket, _)| (socket.protocol, socket.local)).collect()
@@ -273,7 +273,7 @@ impl Steering {
                 .iter()
                 .filter(|(other, address)| other == protocol && address.is_ipv4() == local.is_ipv4())
                 .count();
-            // One label holds one socket per family and protocol, so a second address needs a second label.
+            // a label holds one socket per family and protocol, so a second address needs a second label
             let label = match same_destination {
                 0 => shell_word(&wishes.label),
                 before => shell_word(&format!("{}-{}", wishes.label, before + 1)),
@@ -290,7 +290,7 @@ impl Steering {
     }
 }
 
-/// `word` as a shell reads it back.
+/// Quotes `word` for a shell, if needed.
 fn shell_word(word: &str) -> String {
     if word.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@%+,/".contains(c)) {
         word.to_string()

@@ -1,7 +1,7 @@
-//! The walk of `tubectl register-pid` over another process's descriptors, and its verdict on what it found.
+//! Replays `tubectl register-pid`: its walk over another process's descriptors, and its verdict on each socket.
 //!
-//! [`walk`] asks the kernel; [`register`] is pure and repeats the filters of tubular's `internal/sysconn` and
-//! the checks of its `internal/destination.go`, in their order.
+//! [`walk`] asks the kernel. [`register`] is pure: it repeats the filters of tubular's `internal/sysconn` and the checks
+//! of its `internal/destination.go`, in their order.
 
 use std::fs;
 use std::io;
@@ -14,16 +14,16 @@ use crate::kernel::sys::Protocol;
 /// register-pid gives up after this many closed descriptors in a row (tubular, `internal/pidfd`).
 pub const CLOSED_IN_A_ROW_MAX: u32 = 32;
 
-/// What a walk saw.
+/// The result of a walk.
 #[derive(Debug)]
 pub struct Walk {
     /// The internet sockets, by rising descriptor.
     pub found: Vec<Found>,
-    /// How often `pidfd_getfd(2)` was called.
+    /// Number of `pidfd_getfd(2)` calls.
     pub calls: u32,
     /// The first descriptor that the walk did not look at.
     pub end_fd: i32,
-    /// Why it gave up, where it did not simply run out of descriptors.
+    /// The error that ended the walk early, if any.
     pub aborted: Option<Aborted>,
 }
 
@@ -32,18 +32,18 @@ pub struct Walk {
 pub struct Found {
     /// Its descriptor there.
     pub fd: i32,
-    /// What the kernel tells about it.
+    /// The kernel's description of it.
     pub socket: InetSocket,
-    /// A duplicate, kept where register-pid could take it. It keeps the socket alive: drop it soon.
+    /// A duplicate, if register-pid would consider the socket. It keeps the socket alive, so drop it soon.
     pub duplicate: Option<OwnedFd>,
 }
 
-/// An answer that ends a walk without any registration.
+/// An error that ends the walk. Then register-pid registers nothing.
 #[derive(Debug)]
 pub struct Aborted {
-    /// The descriptor that it stumbled over.
+    /// The descriptor that caused the error.
     pub fd: i32,
-    /// The question and the kernel's answer.
+    /// The system call and the kernel's answer.
     pub refused: Unanswered,
 }
 
@@ -76,8 +76,8 @@ pub fn walk(process: &PidFd) -> Walk {
     walk
 }
 
-/// The internet sockets at descriptors from `end_fd` on, which the walk does not reach. Reads
-/// `/proc/PID/fd`; descriptors that will not be described are left out.
+/// The internet sockets at descriptors from `end_fd` on, which the walk does not reach. Their numbers are from
+/// `/proc/PID/fd`. Descriptors that the kernel refuses to describe are left out.
 pub fn sockets_beyond(process: &PidFd, pid: u32, end_fd: i32) -> io::Result<Vec<Found>> {
     let mut fds: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -98,7 +98,7 @@ fn look_at(process: &PidFd, fd: i32) -> Result<Seen, Unanswered> {
     })
 }
 
-/// Whether register-pid considers the socket at all: TCP in LISTEN, UDP without a peer.
+/// Whether register-pid considers the socket at all: TCP must listen, UDP must have no peer.
 pub fn receives(socket: &InetSocket) -> bool {
     match socket.protocol {
         Protocol::Tcp => socket.listening,
@@ -123,7 +123,7 @@ pub enum Refusal {
         /// The protocol's number.
         number: i32,
     },
-    /// A second socket for one destination: it takes the place of the first, then register-pid fails.
+    /// A second socket for one destination. It takes the place of the first; then register-pid fails.
     Duplicate {
         /// The second descriptor.
         fd: i32,
@@ -132,17 +132,17 @@ pub enum Refusal {
     },
 }
 
-/// What `tubectl register-pid PID LABEL PROTOCOL IP PORT` does.
+/// The outcome of `tubectl register-pid PID LABEL PROTOCOL IP PORT`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Descriptors registered, in turn; the last one stays.
+    /// The registered descriptors in order. Each replaces the one before it.
     pub registered: Vec<i32>,
-    /// Why it then fails.
+    /// The error that it ends with, if any.
     pub refused: Option<Refusal>,
 }
 
-/// Replays register-pid over the sockets of a walk. Of `address` only IP and port count, as tubectl compares
-/// no scope.
+/// Replays register-pid over the sockets of a walk. Like tubectl, it compares only IP and port of `address`, not the
+/// scope.
 pub fn register<'a>(
     sockets: impl IntoIterator<Item = (i32, &'a InetSocket)>,
     protocol: Protocol,
@@ -170,7 +170,7 @@ pub fn register<'a>(
         if refused.is_some() {
             return Registration { registered, refused };
         }
-        // One IP and one protocol are one destination: any second socket is one too many.
+        // an IP and a protocol make one destination, so any second socket is a duplicate
         registered.push(fd);
         if let [first_fd, _] = registered[..] {
             return Registration { registered, refused: Some(Refusal::Duplicate { fd, first_fd }) };

@@ -1,16 +1,16 @@
-//! Text for standard error or standard output, written by a thread of its own: a reader who stands still holds up
-//! that thread and nobody else.
+//! Prints to standard error or standard output on a thread of its own. A reader that does not read blocks only that
+//! thread.
 //!
 //! ```text
 //! any thread ─ offer, print ─► queue ─► thread "printer" ─ write(2), may block ─► terminal, pipe, journal, file
 //! ```
 //!
-//! A thread, and not `O_NONBLOCK`: that flag belongs to the open file, which the shell and the other processes of a
-//! pipeline or a terminal share. Their writes would fail, too, and stay so after our end.
+//! Why a thread instead of `O_NONBLOCK`: that flag belongs to the open file, and the shell and the other processes of a
+//! pipeline or a terminal share that file. Their writes would fail too, even after this process has ended.
 //!
-//! Ours, and not tracing-appender's lossy writer: that one counts what it drops, but no reader of the log ever learns
-//! of it; it knows of lines, not of bytes; it takes an error of a write for success; and who waits for the last lines
-//! can't say for how long.
+//! Why not tracing-appender's lossy writer: it never tells the reader of the log how many lines it dropped, it limits
+//! lines instead of bytes, it takes a failed write for a success, and its wait for the last lines has no time limit of
+//! the caller's choice.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
@@ -25,17 +25,17 @@ use std::{fmt, thread};
 use crate::kernel::sys;
 use crate::values::counter::Counter;
 
-/// Bytes that may wait. What is offered beyond them is dropped.
+/// Bytes that may wait in the queue. Lines offered beyond them are dropped.
 const WAITING_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one write: little enough for a slow reader to be told from one that stands still.
+/// Bytes of one write. Small, so that a slow reader still makes visible progress.
 const CHUNK_BYTES: usize = 4096;
-/// A file that somebody has made non-blocking is asked again after so long at the most.
+/// The longest wait before the next write to a file that another process has made non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Enough for a line, and little where memory is limited.
+/// Small, for hosts where memory is limited.
 const STACK_BYTES: usize = 256 << 10;
 
-/// Says that so many lines were dropped, by offering a line.
+/// Tells the reader that this many lines were dropped, by offering a line.
 pub type Note = fn(&Printer, u64);
 
 /// Prints to one file. Clones print to the same one.
@@ -53,42 +53,42 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    /// Bytes of the entries, and of the one that is being written.
+    /// Bytes of all entries, and of the one that is being written.
     bytes: usize,
     /// An entry is being written.
     is_writing: bool,
-    /// Bytes that were taken so far.
+    /// Bytes written so far.
     written: u64,
-    /// Where there is no thread: whoever prints, writes.
+    /// Set if no thread could be started: then the caller that adds an entry writes it.
     writer: Option<Writer>,
-    /// The first failure since somebody asked.
+    /// The first failure since [`Printer::take_error`].
     error: Option<io::Error>,
 }
 
 #[derive(Debug)]
 enum Entry {
     Text(Vec<u8>),
-    /// In this place so many lines were dropped.
+    /// This many lines were dropped here.
     Gap(u64),
 }
 
-/// What is remembered between two writes.
+/// The state between two writes.
 #[derive(Debug, Default)]
 struct Writer {
     /// Lines lost since the last note.
     lost: u64,
-    /// The last text was cut off.
+    /// The last write stopped in the middle of a text.
     is_torn: bool,
 }
 
 thread_local! {
-    /// Where a note goes that is being made by this thread.
+    /// Collects the note that this thread is making, so that the note bypasses the queue.
     static NOTE: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
 impl Printer {
-    /// Starts the thread. `to` is used as it is: a copy of a standard stream would take a number that sockets are
-    /// looked for at. Where no thread can be started every text is written at once.
+    /// Starts the thread. `to` is not duplicated: a copy of a standard stream would take a descriptor number among those
+    /// of the listening sockets. If no thread can be started, every text is written at once by its caller.
     pub fn start(to: impl AsFd + Send + Sync + 'static, note: Note) -> Self {
         let printer = Self::new(to, note);
         let own = printer.clone();
@@ -105,7 +105,7 @@ impl Printer {
         Self(Arc::new(Shared { to, note, queue, changed: Condvar::new(), dropped: Arc::default() }))
     }
 
-    /// Prints a line if little enough waits before it; else it is dropped, and counted.
+    /// Prints a line if the queue has room for it. Otherwise the line is dropped and counted.
     pub fn offer(&self, line: &[u8]) {
         let is_note = NOTE.with_borrow_mut(|note| note.as_mut().map(|note| note.extend_from_slice(line)));
         if is_note.is_none() {
@@ -113,17 +113,17 @@ impl Printer {
         }
     }
 
-    /// Prints, whatever waits before it.
+    /// Prints a text, however long the queue is.
     pub fn print(&self, text: &str) {
         self.print_bytes(text.as_bytes());
     }
 
-    /// Prints, whatever waits before it.
+    /// Prints bytes, however long the queue is.
     pub fn print_bytes(&self, bytes: &[u8]) {
         self.add(bytes, usize::MAX);
     }
 
-    /// Waits until everything is written, but for `timeout` at the most.
+    /// Waits until everything is written, for `timeout` at most. Returns whether it is.
     pub fn is_done_within(&self, timeout: Duration) -> bool {
         let (queue, _) = self
             .0
@@ -133,22 +133,22 @@ impl Printer {
         !queue.is_busy()
     }
 
-    /// Bytes that were taken so far.
+    /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.queue().written
     }
 
-    /// The first failure since this was last asked.
+    /// The first failure since the last call of this function.
     pub fn take_error(&self) -> Option<io::Error> {
         self.queue().error.take()
     }
 
-    /// Lines that were dropped, or could not be written.
+    /// Number of lines that were dropped or could not be written.
     pub fn dropped(&self) -> &Arc<Counter> {
         &self.0.dropped
     }
 
-    /// Has a panic tell its story here, so that the end of the process does not wait for a reader; but for `patience`.
+    /// Makes a panic print its message here, and wait at most `patience` for a reader.
     pub fn tell_panics(&self, patience: Duration) {
         let printer = self.clone();
         panic::set_hook(Box::new(move |panic| {
@@ -174,7 +174,7 @@ impl Printer {
             queue.bytes += bytes.len();
             queue.entries.push_back(Entry::Text(bytes.to_vec()));
         } else {
-            // the lock makes us the counter's one writer
+            // the lock makes this thread the counter's one writer
             self.0.dropped.add(1);
             match queue.entries.back_mut() {
                 Some(Entry::Gap(lines)) => *lines += 1,
@@ -193,7 +193,7 @@ impl Printer {
         }
     }
 
-    /// The thread's life.
+    /// The body of the thread.
     fn run(self) {
         let mut writer = Writer::default();
         loop {
@@ -209,7 +209,7 @@ impl Printer {
         }
     }
 
-    /// Writes an entry, and before it what there is to say of lines that were lost.
+    /// Writes an entry, and before it a note about the lines that were lost.
     fn put(&self, writer: &mut Writer, entry: &Entry) {
         if let Entry::Gap(lines) = entry {
             writer.lost += lines;
@@ -251,7 +251,7 @@ impl Printer {
                     self.queue().written += bytes as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // somebody who shares the file has made it so
+                // another process that shares the file has made it non-blocking
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     sys::wait_writable(to, RETRY_INTERVAL);
                 }
@@ -268,7 +268,7 @@ impl fmt::Debug for Printer {
     }
 }
 
-/// For what writes line by line, each with one call: tracing does.
+/// For writers such as tracing, which write each line with one call.
 impl Write for Printer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.offer(line);
@@ -316,7 +316,7 @@ mod tests {
         (Printer::start(writer, note), reader)
     }
 
-    /// All that the printer prints until it has nothing left; then nothing may write to the pipe but it.
+    /// Reads all that the printer prints. Nothing else may write to the pipe.
     fn read_all(printer: &Printer, mut reader: PipeReader) -> String {
         let collector = thread::spawn(move || {
             let mut text = String::new();
@@ -332,9 +332,9 @@ mod tests {
         collector.join().unwrap()
     }
 
-    /// Every line is printed in its place, or counted where it is missing.
+    /// Each line is printed in its place, or counted in the note that stands in its place.
     #[test]
-    fn who_does_not_read_holds_up_nobody_and_is_told_what_is_missing() {
+    fn a_reader_that_stops_blocks_nobody_and_learns_how_many_lines_are_missing() {
         let (printer, reader) = start();
         let lines = 20_000_u64;
         for line in 0..lines {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_printed_waits_behind_whatever_waits() {
+    fn a_text_that_must_be_printed_waits_behind_the_queue() {
         let (printer, reader) = start();
         let long = "word ".repeat(1 << 18) + "\n";
         printer.print(&long);
@@ -379,7 +379,7 @@ mod tests {
         assert!(printer.take_error().is_none());
     }
 
-    /// The flag is the file's, and so of all who share it.
+    /// Another process that shares the file may have made it non-blocking.
     #[test]
     fn a_file_that_does_not_block_gets_all_the_same() {
         let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -1,15 +1,15 @@
-//! What may be written to a terminal beside text.
+//! Whether the output may contain colors and other control sequences.
 
 use std::env;
 use std::ffi::OsStr;
 
-/// Whether a stream that is a terminal, or not, should get colors: not where `NO_COLOR` is set to anything
-/// (no-color.org), and not where the terminal says that it can't show them (`TERM=dumb`).
+/// Whether to write colors. Only a terminal gets colors, and only if `NO_COLOR` is unset or empty (no-color.org) and
+/// `TERM` is not `dumb`.
 pub fn wants_color(is_terminal: bool) -> bool {
     decide(is_terminal, env::var_os("NO_COLOR").as_deref(), env::var_os("TERM").as_deref())
 }
 
-/// Whether the terminal knows nothing but text.
+/// Whether the terminal can show plain text only.
 pub fn is_dumb() -> bool {
     env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

@@ -1,20 +1,18 @@
-//! Which addresses are public: one table for the server, which warns of them, and for blaster, which asks before it
-//! loads them.
+//! Which addresses are public. The server warns when it serves one, and blaster loads one only with `--allow-public`.
 //!
-//! The rows are those of IANA's special-purpose address registries (RFC 6890, RFC 8190; as of November 2026). Multicast
-//! and site-local addresses are added, which have documents of their own. The most specific row decides. An address
-//! that no row covers is public.
+//! The rows are IANA's special-purpose address registries (RFC 6890, RFC 8190; as of November 2026), with multicast and
+//! site-local addresses added. The most specific row decides. An address that no row covers is public.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Who can be reached at the addresses of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Somebody on the Internet, as far as we know: where the registry gives no answer, somebody may be.
+    /// A host on the Internet. If the registry gives no answer, the block counts as public.
     Public,
-    /// Somebody of the same host, link, site or network ("globally reachable: false").
+    /// Only a host on the same machine, link, site or network ("globally reachable: false").
     Local,
-    /// No host, or many.
+    /// No single host: none, or many.
     NoHost,
 }
 
@@ -27,11 +25,11 @@ pub struct Block {
     pub prefix_len: u8,
     /// Who can be reached there.
     pub reach: Reach,
-    /// What it is for.
+    /// The purpose of the block.
     pub name: &'static str,
-    /// Where that is written.
+    /// The document that defines it.
     pub rfc: &'static str,
-    /// The same as `first`, aligned to the left.
+    /// The bits of `first`, aligned to the left.
     bits: u128,
 }
 
@@ -56,7 +54,7 @@ const fn v6(
     Block { first: IpAddr::V6(Ipv6Addr::from_bits(bits)), prefix_len, reach, name, rfc, bits }
 }
 
-/// IPv4, in ascending order, each block before those inside it.
+/// The IPv4 blocks in ascending order, each before the blocks inside it.
 #[rustfmt::skip]
 pub const IPV4: [Block; 22] = [
     v4([0, 0, 0, 0], 8, Reach::NoHost, "unspecified", "RFC 791"),
@@ -71,7 +69,7 @@ pub const IPV4: [Block; 22] = [
     v4([192, 0, 2, 0], 24, Reach::Local, "documentation", "RFC 5737"),
     v4([192, 31, 196, 0], 24, Reach::Public, "AS112", "RFC 7535"),
     v4([192, 52, 193, 0], 24, Reach::Public, "AMT", "RFC 7450"),
-    // the registry gives no answer since the block was taken back
+    // the block was withdrawn, and the registry gives no answer any more
     v4([192, 88, 99, 0], 24, Reach::Public, "6to4 relays, deprecated", "RFC 7526"),
     v4([192, 88, 99, 2], 32, Reach::Local, "6a44 relays", "RFC 6751"),
     v4([192, 168, 0, 0], 16, Reach::Local, "private", "RFC 1918"),
@@ -84,19 +82,19 @@ pub const IPV4: [Block; 22] = [
     v4([255, 255, 255, 255], 32, Reach::NoHost, "broadcast", "RFC 8190"),
 ];
 
-/// IPv6, in the same order.
+/// The IPv6 blocks, in the same order.
 #[rustfmt::skip]
 pub const IPV6: [Block; 27] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 128, Reach::NoHost, "unspecified", "RFC 4291"),
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, Reach::Local, "loopback", "RFC 4291"),
     v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, Reach::NoHost, "IPv4-mapped", "RFC 4291"),
-    // whatever IPv4 address is in it: RFC 6052 forbids those that are not public
+    // public whatever IPv4 address is embedded: RFC 6052 forbids addresses that are not public
     v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, Reach::Public, "NAT64", "RFC 6052"),
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, Reach::Local, "NAT64 of a network's own", "RFC 8215"),
     v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, Reach::Local, "discard-only", "RFC 6666"),
     v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64, Reach::Local, "dummy", "RFC 9780"),
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, Reach::Local, "protocol assignments", "RFC 2928"),
-    // the registry gives no answer: an IPv4 address decides, as in 6to4
+    // the registry gives no answer, because the embedded IPv4 address decides, as in 6to4
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, Reach::Public, "Teredo", "RFC 4380"),
     v6([0x2001, 1, 0, 0, 0, 0, 0, 1], 128, Reach::Public, "Port Control Protocol, anycast", "RFC 7723"),
     v6([0x2001, 1, 0, 0, 0, 0, 0, 2], 128, Reach::Public, "TURN, anycast", "RFC 8155"),
@@ -114,14 +112,14 @@ pub const IPV6: [Block; 27] = [
     v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16, Reach::Local, "segment routing", "RFC 9602"),
     v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, Reach::Local, "unique-local", "RFC 4193"),
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, Reach::Local, "link-local", "RFC 4291"),
-    // deprecated, and on some networks still used for what it was meant for
+    // deprecated, but some networks still use it for its original purpose
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, Reach::Local, "site-local, deprecated", "RFC 3879"),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, Reach::NoHost, "multicast", "RFC 4291"),
 ];
 
 impl Block {
     const fn mask(prefix_len: u8) -> u128 {
-        // no row is of length 0
+        // no row has a prefix of length 0
         u128::MAX << (128 - prefix_len as u32)
     }
 
@@ -130,16 +128,16 @@ impl Block {
     }
 }
 
-/// The rows for addresses that begin with one byte.
+/// The decision for all addresses with the same first byte.
 #[derive(Clone, Copy)]
 enum ByFirstByte {
-    /// They all say so.
+    /// All of them have this reach.
     All(Reach),
-    /// These rows, and what none of them covers is public.
+    /// The rows from the first number up to the second one decide. An address that none of them covers is public.
     Rows(u8, u8),
 }
 
-/// So that an address of the Internet, or of loopback, is looked up at once: this is asked for each datagram.
+/// Makes the lookup of most addresses a single table access: the server looks up each datagram's addresses.
 const V4_BY_FIRST_BYTE: [ByFirstByte; 256] = by_first_byte(&IPV4);
 const V6_BY_FIRST_BYTE: [ByFirstByte; 256] = by_first_byte(&IPV6);
 
@@ -187,19 +185,19 @@ pub fn reach(ip: IpAddr) -> Reach {
         ByFirstByte::All(reach) => reach,
         ByFirstByte::Rows(from, to) => {
             let rows = rows[usize::from(from)..usize::from(to)].iter();
-            // of blocks that hold one address the later ones are inside the earlier ones
+            // if several rows cover an address, the later ones are inside the earlier ones, so the last one decides
             rows.rev().find(|row| row.covers(bits)).map_or(Reach::Public, |row| row.reach)
         }
     }
 }
 
-/// Whether an address is one of the open Internet.
+/// Whether an address is reachable on the Internet.
 pub fn is_public(ip: IpAddr) -> bool {
     reach(ip) == Reach::Public
 }
 
-/// The blocks that decide about the prefix at `first`: the smallest that holds all of it (`None`: what no block holds
-/// is public), and those inside it.
+/// The blocks that decide about the prefix at `first`: the smallest block that contains all of it, and the blocks inside
+/// it. `None` instead of the first: no block contains the prefix, so it is public outside the blocks inside it.
 pub fn blocks_of(
     first: IpAddr,
     prefix_len: u8,
@@ -232,7 +230,7 @@ mod tests {
         }
     }
 
-    /// The quick way agrees with the plain one, at both ends of each block and next to them.
+    /// The table and the rows give the same answer at both ends of each block and next to them.
     #[test]
     fn the_table_by_first_byte_agrees_with_the_rows() {
         for rows in [&IPV4[..], &IPV6[..]] {

@@ -1,4 +1,4 @@
-//! Counters: each written by one worker, read by whoever prints them.
+//! The counters. One worker writes each of them; the log and the metrics read them.
 
 use std::fmt;
 use std::ops::Index;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::kernel::addr::Domain;
 use crate::values::counter::Counter;
 
-/// One counter, read: its name, what it means, and how much.
+/// The name, meaning and value of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As in the log.
+    /// The name in the log.
     pub name: &'static str,
-    /// The comment of its definition.
+    /// The doc comment of its definition.
     pub meaning: &'static str,
-    /// The value.
+    /// The current value.
     pub value: u64,
 }
 
@@ -38,7 +38,7 @@ macro_rules! counters {
         pub struct Snapshot {
             /// Turns of the rings.
             pub turns: u64,
-            /// Lines of the log that were lost because nobody read them.
+            /// Log lines dropped because nobody read them.
             pub log_lines_dropped: u64,
             /// Messages that the service manager did not read.
             pub notifications_dropped: u64,
@@ -58,7 +58,7 @@ macro_rules! counters {
                 sum
             }
 
-            /// The same with the process's lost messages.
+            /// Adds the counts of dropped log lines and notifications.
             #[must_use]
             pub fn with(self, dropped_messages: &DroppedMessages) -> Self {
                 Self {
@@ -82,10 +82,10 @@ macro_rules! counters {
     };
 }
 
-/// Messages of the process that were lost because nobody read them.
+/// Counts of messages that were dropped because nobody read them.
 #[derive(Clone, Debug, Default)]
 pub struct DroppedMessages {
-    /// Lines of the log.
+    /// Log lines.
     pub log_lines: Arc<Counter>,
     /// Messages to the service manager.
     pub notifications: Arc<Counter>,

@@ -1,16 +1,16 @@
-//! Addresses of many hosts at once, multicast and broadcast: whoever listens on one gets datagrams, and no reply can
-//! leave from there.
+//! Multicast and broadcast addresses, which stand for many hosts. A socket bound to one receives datagrams, but no reply
+//! can leave from it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::kernel::sys;
 
-/// Why an address is not one host's.
+/// Why an address stands for many hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManyHosts {
-    /// By its number: 224.0.0.0/4, ff00::/8.
+    /// It is in 224.0.0.0/4 or ff00::/8.
     Multicast,
-    /// By its number, or because a network of this host has it as its last one.
+    /// It is 255.255.255.255, or the last address of a network of this host.
     Broadcast,
 }
 
@@ -24,13 +24,13 @@ impl std::fmt::Display for ManyHosts {
 }
 
 impl ManyHosts {
-    /// What can be told of an address by its number alone.
+    /// Decides by the address alone.
     pub fn by_number(ip: IpAddr) -> Option<Self> {
         let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
         if ip.is_multicast() { Some(Self::Multicast) } else { is_broadcast.then_some(Self::Broadcast) }
     }
 
-    /// The same, where the kernel's routes may tell more; it costs system calls.
+    /// Decides by the address and the kernel's routes. This takes system calls.
     pub fn of(ip: IpAddr) -> Option<Self> {
         let by_route = || {
             let IpAddr::V4(ip) = ip else { return None };
@@ -40,7 +40,7 @@ impl ManyHosts {
     }
 }
 
-/// Such an address was to be listened on.
+/// The operator asked to listen on an address of many hosts.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "cannot listen on {addr}: it is a {kind} address, from which no answer can leave; name an address of this host \
@@ -51,7 +51,7 @@ pub struct ManyHostsError {
     kind: ManyHosts,
 }
 
-/// Refuses an address that could never be answered from.
+/// Refuses an address that stands for many hosts.
 pub fn check(addr: SocketAddr) -> Result<(), ManyHostsError> {
     match ManyHosts::of(addr.ip()) {
         Some(kind) => Err(ManyHostsError { addr, kind }),

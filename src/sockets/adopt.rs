@@ -1,5 +1,5 @@
-//! Sockets that the service manager passes: from a .socket unit, or from its store, where an earlier
-//! process of ours has put them (sd_listen_fds(3)).
+//! Sockets that the service manager passes: from a .socket unit, or from its store, which keeps those of an earlier
+//! process (sd_listen_fds(3)).
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use crate::kernel::sys::{self, IntOption, Protocol, SocketKind};
 use crate::sockets::listening::Listening;
 
-/// Names in the store begin with this; names of .socket units end in ".socket" or are the user's.
+/// The prefix of names in the store. Names of .socket units end in ".socket" or are chosen by the user.
 const STORE_PREFIX: &str = "stored-";
 
-/// Under what name a socket is in the store: one for all sockets of a protocol and address. A name may
-/// have no colon (sd_pid_notify_with_fds(3)).
+/// The name of a socket in the store. All sockets of one protocol and address have the same name. A name must not
+/// contain a colon (sd_pid_notify_with_fds(3)).
 pub fn store_name(socket: &Listening) -> String {
     format!("{STORE_PREFIX}{}-{}", socket.protocol, socket.addr).replace(':', "_")
 }
@@ -21,7 +21,7 @@ pub fn store_name(socket: &Listening) -> String {
 pub enum Origin {
     /// A .socket unit.
     Unit,
-    /// The service manager's store, where an earlier process of ours put it.
+    /// The service manager's store, where an earlier process of this service put it.
     Store,
 }
 
@@ -30,7 +30,7 @@ pub enum Origin {
 pub struct Adopted {
     /// Where it comes from.
     pub origin: Origin,
-    /// The socket.
+    /// The socket, ready to serve.
     pub listening: Listening,
 }
 
@@ -43,7 +43,7 @@ pub struct AdoptError {
     why: String,
 }
 
-/// Takes over the sockets that the service manager passed, each once: what it passed twice is closed.
+/// Adopts the sockets that the service manager passed. A second descriptor of the same socket is closed.
 pub fn adopt(passed: &[(RawFd, String)]) -> Result<Vec<Adopted>, AdoptError> {
     let numbers: Vec<RawFd> = passed.iter().map(|(number, _)| *number).collect();
     let mut cookies = HashSet::new();
@@ -64,7 +64,7 @@ pub fn adopt(passed: &[(RawFd, String)]) -> Result<Vec<Adopted>, AdoptError> {
     Ok(adopted)
 }
 
-/// Whether a passed socket is one that could be our own.
+/// Checks that a passed socket is like those that the server opens itself.
 fn check(fd: BorrowedFd<'_>, kind: &SocketKind) -> Result<Protocol, &'static str> {
     let Some(protocol) = kind.protocol else {
         return Err(

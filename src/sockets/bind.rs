@@ -1,7 +1,7 @@
-//! Who gets which address: binds every endpoint for every worker, unless the service manager passed its sockets.
+//! Binds every endpoint for every worker, except those whose sockets the service manager passed.
 //!
 //! The listening sockets are the first descriptors that the process opens: TCP before UDP, address by address, one for
-//! each worker. `tubectl register-pid` walks the descriptors from 0, gives up after a gap of 32, and so finds them.
+//! each worker. So `tubectl register-pid` finds them: it walks the descriptors from 0 and gives up after a gap of 32.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,30 +19,30 @@ use crate::sockets::error::{Covering, SocketError, errno_of, failed, may_come};
 use crate::sockets::listening::{Fate, Listening, Share, open};
 use crate::sockets::shares::Sockets;
 
-/// Time to try a port that is taken: the ring of a process that has just died frees it late.
+/// How long to try a port that is taken. After a process has died, its ring frees its ports a moment later.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
-/// Time to wait for addresses and interfaces that are not there, all of them together: at boot interfaces come late,
-/// and an IPv6 address is tentative for a second or two.
+/// How long to wait for all missing addresses and interfaces together. At boot interfaces appear late, and an IPv6
+/// address is tentative for a second or two.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
 /// Interval between two tries.
 const TRY_INTERVAL: Duration = Duration::from_millis(10);
-/// Tries to find a port that is free for all protocols, for port 0.
+/// Tries to find a port that is free for both protocols, if the endpoint has port 0.
 const PORT_TRIES: u32 = 64;
 
 /// What to bind, and how.
 #[derive(Clone, Copy)]
 pub struct Binding<'a> {
-    /// Where to listen.
+    /// The addresses to serve.
     pub endpoints: &'a [Endpoint],
-    /// Somebody named the endpoints; else they give way to what a .socket unit passed.
+    /// The operator named the endpoints. If not, sockets of a .socket unit replace them.
     pub named: bool,
-    /// How many workers get sockets of their own.
+    /// Number of workers. Each gets its own sockets.
     pub workers: usize,
-    /// Share ports with whoever lets us.
+    /// Share ports with other processes that allow it.
     pub join: bool,
 }
 
-/// How long an address is tried again after this answer of the kernel; `None`: trying again won't help.
+/// How long to try an address again after this answer of the kernel; `None` if another try would not help.
 pub(crate) fn patience(errno: Errno) -> Option<Duration> {
     match errno.0 {
         libc::EADDRINUSE => Some(BIND_PATIENCE),
@@ -50,15 +50,16 @@ pub(crate) fn patience(errno: Errno) -> Option<Duration> {
     }
 }
 
-/// Binds every endpoint once for each worker, but for those that have `adopted` sockets already.
+/// Binds every endpoint once for each worker, except those that have `adopted` sockets already.
 ///
-/// Unless ports are to be shared the first socket of an address takes the port for itself (a second
-/// instance of this program is an error, not half of the traffic), and only then opens it to the other
-/// workers'. An adopted socket is served by one worker; where there are fewer than workers, a stored one
-/// is joined by new ones, one of a .socket unit is not, since the unit says how many there are.
+/// Without `--join`, the first socket of an address binds the port for itself alone, and only then lets the other
+/// workers' sockets join. So a second instance of this program fails, instead of silently taking half of the traffic.
 ///
-/// What a host with only one address family can't have is left out, as long as anything is left. An address that is
-/// not there yet is waited for.
+/// One worker serves each adopted socket. If the store has fewer sockets of an address than there are workers, new ones
+/// join them. Sockets of a .socket unit stay as they are, because the unit decides their number.
+///
+/// Addresses of a family that the host lacks are left out, as long as any address remains. A missing address is waited
+/// for.
 pub fn bind_all(binding: Binding<'_>, adopted: Vec<Adopted>) -> Result<Sockets, SocketError> {
     let mut patience = Patience::new();
     bind_patiently(binding, adopted, &mut patience)
@@ -82,7 +83,7 @@ fn bind_patiently(
             outcome => outcome?,
         }
     }
-    // a loopback device may be late, too: worth waiting for where there is nothing else
+    // the loopback device may appear late too; wait for it if there is nothing else to serve
     if sockets.shares.iter().all(Vec::is_empty) {
         patience.loopback = true;
         for (endpoint, _) in std::mem::take(&mut absent) {
@@ -99,7 +100,7 @@ fn bind_patiently(
         }
     }
     sockets.warnings.extend(absence_warnings(&absent));
-    // what the store still had, but nobody wants any more
+    // stored sockets that no endpoint asks for any more
     for Adopted { mut listening, .. } in stored {
         sockets.warnings.push(format!("{} {} is no longer served", listening.protocol, listening.addr));
         listening.fate = Fate::Retires;
@@ -109,7 +110,7 @@ fn bind_patiently(
     Ok(sockets)
 }
 
-/// A line for each family that the host lacks.
+/// One warning for each address family that the host lacks.
 fn absence_warnings(absent: &[(Endpoint, SocketError)]) -> Vec<String> {
     let of_family = |is_ipv4: bool, name: &str| {
         let of_family = |(endpoint, _): &&(Endpoint, _)| endpoint.addr.addr().is_ipv4() == is_ipv4;
@@ -122,7 +123,7 @@ fn absence_warnings(absent: &[(Endpoint, SocketError)]) -> Vec<String> {
 }
 
 impl Sockets {
-    /// Binds an endpoint for all workers, but for what .socket units have passed.
+    /// Binds an endpoint for all workers, except the sockets that .socket units have passed.
     fn bind_endpoint(
         &mut self,
         endpoint: &Endpoint,
@@ -152,7 +153,7 @@ impl Sockets {
             Err(mut error) => {
                 error.addr = endpoint.addr;
                 error.join = join;
-                // they are ours: there is nobody else to look for
+                // the port may be taken by one of our own sockets, which covers this address
                 if error.is(libc::EADDRINUSE) {
                     let mut bound = self.shares.iter().flatten();
                     error.covering = bound.find_map(|socket| {
@@ -166,7 +167,7 @@ impl Sockets {
         }
     }
 
-    /// Gives the sockets of one protocol and address to the workers in turn.
+    /// Distributes the sockets of one protocol and address among the workers in turn.
     fn deal(&mut self, sockets: Vec<Listening>) {
         let workers = self.shares.len();
         for (index, listening) in sockets.into_iter().enumerate() {
@@ -174,7 +175,7 @@ impl Sockets {
         }
     }
 
-    /// The same for what .socket units passed.
+    /// Distributes the sockets that .socket units passed, and warns of what the units could do better.
     fn deal_from_unit(&mut self, adopted: Vec<Adopted>) {
         let mut unreached: Vec<SocketAddr> = Vec::new();
         let mut groups: Vec<Vec<Listening>> = Vec::new();
@@ -189,7 +190,7 @@ impl Sockets {
         }
         for group in groups {
             let addr = group[0].addr;
-            // FreeBind= binds what is not there
+            // with FreeBind= the unit also binds addresses that do not exist
             if !unreached.contains(&addr)
                 && let Err(error) = reach(addr)
             {
@@ -212,14 +213,14 @@ impl Sockets {
     }
 }
 
-/// Whether an address is one of this host's: whether a socket of ours could be bound to it.
+/// Checks that an address belongs to this host: another socket can be bound to it.
 fn reach(addr: SocketAddr) -> io::Result<()> {
     let mut unused = addr;
     unused.set_port(0);
     sys::bind(sys::socket(Protocol::Udp, addr)?.as_fd(), unused)
 }
 
-/// What is to be bound of an endpoint.
+/// The sockets of an endpoint that are still to be bound.
 #[derive(Clone, Copy)]
 struct Wanted {
     addr: SocketAddr,
@@ -227,7 +228,7 @@ struct Wanted {
     udp: bool,
 }
 
-/// All sockets of an endpoint: TCP of each worker, then UDP of each worker.
+/// Binds all sockets of an endpoint: TCP for each worker, then UDP for each worker.
 fn bind_wanted(
     wanted: Wanted,
     workers: usize,
@@ -267,7 +268,7 @@ fn bind_wanted(
     }
 }
 
-/// Takes the stored sockets of an address out of `stored`; port 0 is whatever port they have.
+/// Takes the stored sockets of an address out of `stored`. Port 0 matches any port.
 fn take_matching(stored: &mut Vec<Adopted>, protocol: Protocol, addr: SocketAddr) -> Vec<Listening> {
     let matches = |adopted: &mut Adopted| {
         let found = &adopted.listening;
@@ -317,7 +318,7 @@ fn bind_new(
                 (false, 0) if workers > 1 => Share::Open,
                 (false, 0) => Share::Alone,
             };
-            // a port that the kernel chose is free or not; waiting would not free it
+            // no wait for a port that the kernel chose: if the other protocol has it, the next try gets another one
             let for_port = if wanted.addr.port() == 0 { Duration::ZERO } else { BIND_PATIENCE };
             let listening = patience.wait(for_port, || open(protocol, addr, share))?;
             addr.set_port(listening.addr.port());
@@ -328,13 +329,13 @@ fn bind_new(
     Ok(bound)
 }
 
-/// How long is waited for what may come, and for what of it.
+/// How long to wait for missing addresses.
 struct Patience {
-    /// Until when an address that is not there is waited for; told once.
+    /// When the wait ends. Set, with one warning, by the first missing address.
     addresses_until: Option<Instant>,
-    /// For how long, from the first one on.
+    /// Length of the wait.
     addresses: Duration,
-    /// For a loopback address, too, which else is missing with its family.
+    /// Wait for a loopback address too. Normally, a missing loopback address means that the host lacks its family.
     loopback: bool,
 }
 
@@ -343,7 +344,7 @@ impl Patience {
         Self { addresses_until: None, addresses: ADDRESS_PATIENCE, loopback: false }
     }
 
-    /// Tries again while the address is not there, and for `for_port` while its port is taken.
+    /// Tries again while the address is missing, and for `for_port` while its port is taken.
     fn wait<T>(
         &mut self,
         for_port: Duration,
@@ -414,7 +415,11 @@ mod tests {
             assert!(error.is(libc::EADDRINUSE), "{error}");
             let text = error.to_string();
             assert!(text.contains(&taken.addr.to_string()) && text.contains("ss -lnp"), "{text}");
-            assert_eq!(bind(&[taken], 1, true).is_ok(), workers > 1, "who is alone lets nobody join");
+            assert_eq!(
+                bind(&[taken], 1, true).is_ok(),
+                workers > 1,
+                "a single worker does not share its port"
+            );
         }
     }
 

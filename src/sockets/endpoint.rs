@@ -1,10 +1,10 @@
-//! Addresses that somebody wants served, and for which protocols.
+//! The addresses to serve, and the protocols of each.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sockets::listen_addr::ListenAddr;
 
-/// What to listen on.
+/// An address to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Address and port; port 0 lets the kernel choose one for all protocols and workers.
@@ -16,14 +16,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Sockets that it takes for each worker.
+    /// The number of sockets that each worker needs for it.
     pub fn sockets(&self) -> usize {
         usize::from(self.tcp) + usize::from(self.udp)
     }
 }
 
-/// Merges endpoints of one address: those with port 0 share one port, a protocol named twice is an
-/// error that this returns as the address.
+/// Merges the endpoints of one address; those with port 0 share one port. The error is an address that has the same
+/// protocol twice.
 pub fn merge(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint>, ListenAddr> {
     let mut merged: Vec<Endpoint> = Vec::new();
     for endpoint in endpoints {
@@ -41,7 +41,7 @@ pub fn merge(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoi
     Ok(merged)
 }
 
-/// The default: loopback of both families, port 1234, where a host has them.
+/// The default: port 1234 on the loopback addresses of both families.
 pub fn default_endpoints() -> Vec<Endpoint> {
     [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]
         .map(|ip| Endpoint { addr: SocketAddr::from((ip, 1234)).into(), tcp: true, udp: true })

@@ -1,4 +1,4 @@
-//! Why an address can't be served: the step, the address, the kernel's answer, the cure.
+//! Errors about addresses that can't be served, with their cures.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use crate::kernel::ring::Errno;
 use crate::kernel::sys::Protocol;
 use crate::sockets::listen_addr::ListenAddr;
 
-/// Why an address can't be served: the step, the address, the kernel's answer, the cure.
+/// An address can't be served: the failed step, the address, the kernel's answer and the cure.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot {step} {protocol} {addr}: {errno}; {}",
@@ -19,11 +19,11 @@ pub struct SocketError {
     pub(super) addr: ListenAddr,
     pub(super) errno: Errno,
     pub(super) covering: Option<Box<Covering>>,
-    /// The port was to be shared.
+    /// The operator asked to share the port.
     pub(super) join: bool,
 }
 
-/// Two addresses of ours that can't both have their port.
+/// Two of the server's own addresses that can't both bind the port, because one covers the other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Covering {
     all: SocketAddr,
@@ -50,12 +50,12 @@ impl SocketError {
         self.errno.0 == errno
     }
 
-    /// The address may come: it is tentative, or its interface is not there yet.
+    /// Whether the address may still appear: it is tentative, or its interface does not exist yet.
     pub(super) fn may_come(&self) -> bool {
         may_come(self.errno)
     }
 
-    /// The host lacks the address's family, or does not use it: what every host with the family has is not there.
+    /// Whether the host lacks the address family: an address that every host of that family has does not exist.
     pub(super) fn lacks_family(&self) -> bool {
         let ip = self.addr.addr().ip();
         (self.is(libc::EAFNOSUPPORT) && (ip.is_loopback() || ip.is_unspecified()))
@@ -63,12 +63,13 @@ impl SocketError {
     }
 }
 
-/// An address with this answer of the kernel may come: it is tentative, or its interface is not there yet.
+/// Whether an address with this answer of the kernel may still appear: it is tentative, or its interface does not exist
+/// yet.
 pub(super) fn may_come(errno: Errno) -> bool {
     matches!(errno.0, libc::EADDRNOTAVAIL | libc::ENODEV)
 }
 
-/// What the operator can do about an address that can't be listened on; `join`: its port was to be shared.
+/// The cure for an address that can't be served. `join` says that the operator asked to share the port.
 pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
     match errno.0 {
         libc::EADDRINUSE if join => format!(
@@ -86,7 +87,7 @@ pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
              lo`) adds a whole prefix"
                 .into()
         }
-        // there a route is no address
+        // for IPv6, a local route does not make an address bindable
         libc::EADDRNOTAVAIL => {
             "it is no address of this host: `ip address` lists them, and `ip address add ADDR/128 dev lo` adds one; for a \
              prefix listen on [::]"

@@ -1,5 +1,4 @@
-//! Addresses to listen on as people write them, on a link that may be named. What is wrong with one is told with what to
-//! write instead.
+//! Reads the addresses to listen on as people write them. The error for a wrong one says what to write instead.
 
 use std::ffi::CString;
 use std::fmt;
@@ -9,22 +8,22 @@ use std::str::FromStr;
 
 use crate::kernel::sys;
 
-/// The port in advice for an address that has none.
+/// The port in the advice for an address without a port.
 const EXAMPLE_PORT: u16 = 1234;
 
-/// Bytes of an interface's name, without the zero at its end (`IFNAMSIZ`).
+/// The longest name of an interface, without the zero byte at its end (`IFNAMSIZ`).
 const NAME_BYTES_MAX: usize = libc::IFNAMSIZ - 1;
 
-/// The name of an interface, such as `eth0`. It means whatever interface has this name when it is asked for, in the
-/// network namespace of the thread that asks.
+/// The name of an interface, such as `eth0`. Each call of [`Interface::index`] looks it up again, in the network
+/// namespace of the calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Padded with zeroes.
+    /// Padded with zero bytes.
     name: [u8; NAME_BYTES_MAX],
 }
 
 impl Interface {
-    /// `None` for what can't be the name of an interface.
+    /// `None` if `name` can't be the name of an interface.
     pub fn new(name: &str) -> Option<Self> {
         let odd = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace();
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.bytes().any(odd) {
@@ -39,7 +38,7 @@ impl Interface {
         self.name.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
-    /// Its number. `ENODEV`: there is no such interface.
+    /// The number of the interface. `ENODEV`: there is no such interface.
     pub fn index(&self) -> io::Result<u32> {
         sys::interface_index(&CString::new(self.bytes())?)
     }
@@ -55,17 +54,17 @@ impl fmt::Display for Interface {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddr {
     addr: SocketAddr,
-    /// The link that an IPv6 address was named with.
+    /// The interface that the text names after an IPv6 address.
     interface: Option<Interface>,
 }
 
 impl ListenAddr {
-    /// The address; without the number of an interface that was named.
+    /// The address. It lacks the number of a named interface; see [`ListenAddr::resolve`].
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The address as the kernel takes it. `ENODEV`: there is no interface of this name.
+    /// The address with the number of its interface, for the kernel. `ENODEV`: there is no interface of this name.
     pub fn resolve(&self) -> io::Result<SocketAddr> {
         match (self.addr, &self.interface) {
             (SocketAddr::V6(mut addr), Some(interface)) => {
@@ -86,7 +85,7 @@ impl From<SocketAddr> for ListenAddr {
 impl FromStr for ListenAddr {
     type Err = ListenAddrError;
 
-    /// Reads an address and port, with spaces around them if there are any.
+    /// Reads an address and port. Spaces around them are allowed.
     fn from_str(text: &str) -> Result<Self, ListenAddrError> {
         let text = text.trim();
         if let Ok(addr) = text.parse::<SocketAddr>() {
@@ -111,46 +110,46 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// Why a text is no address to listen on. Behind each "say" is what is understood.
+/// Why a text is not an address to listen on. Each message has an example behind "say" that would be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListenAddrError {
-    /// An IP address alone.
+    /// An IP address without a port.
     #[error("the port is missing: say {0}")]
     NoPort(ListenAddr),
-    /// A port alone.
+    /// A port without an address.
     #[error(
         "the address is missing: say 127.0.0.1:{0} or [::1]:{0} for this host alone, 0.0.0.0:{0} or [::]:{0} for all \
          its addresses"
     )]
     NoAddress(u16),
-    /// What other programs call all addresses.
+    /// `*`, which other programs accept for all addresses.
     #[error("`*` is no address: say 0.0.0.0:{0} for all addresses of IPv4, [::]:{0} for all of IPv6")]
     Asterisk(u16),
-    /// IPv6, where the port can't be told from the address.
+    /// IPv6 without brackets, so that address and port can't be told apart.
     #[error("IPv6 goes in brackets: say {0}")]
     Brackets(SocketAddr),
     /// IPv4 in brackets.
     #[error("brackets are for IPv6: say {0}")]
     BracketsAroundV4(SocketAddr),
-    /// The name that every host has.
+    /// `localhost`.
     #[error("names are not looked up: say 127.0.0.1:{0} or [::1]:{0}")]
     Localhost(u16),
-    /// Another name.
+    /// Another host name.
     #[error(
         "names are not looked up: `getent ahosts {0}` shows the addresses; say one of them, as in 127.0.0.1:{1} or \
          [::1]:{1}"
     )]
     Name(String, u16),
-    /// Too large a number, or none.
+    /// The port is too large, or not a number.
     #[error("{0:?} is no port, which is a number up to 65535: say {1}")]
     Port(String, ListenAddr),
-    /// A prefix.
+    /// A prefix instead of an address.
     #[error("a socket has an address, not a prefix: say {0}, and have the prefix steered there (tubular)")]
     Prefix(SocketAddr),
     /// An address in quotes, behind `udp://`, or with a space in it.
     #[error("there is something beside the address: say {0}")]
     Decorated(ListenAddr),
-    /// What can be no name of an interface.
+    /// The text after `%` can't be the name of an interface.
     #[error("{0:?} is no name of an interface, which `ip -6 address` shows: say {1}")]
     Zone(String, SocketAddr),
     /// Anything else.
@@ -158,12 +157,12 @@ pub enum ListenAddrError {
     Shape,
 }
 
-/// Reads an address and port; the same as its `FromStr`, with a name.
+/// Reads an address and port, like `FromStr`. It exists for callers that need a function's name.
 pub fn parse(text: &str) -> Result<ListenAddr, ListenAddrError> {
     text.parse()
 }
 
-/// What somebody may have meant by `text`, which is no address and port.
+/// Guesses what the author of a wrong `text` meant.
 fn diagnose(text: &str) -> ListenAddrError {
     let decoration = |char: char| char.is_whitespace() || matches!(char, '"' | '\'' | '`');
     let scheme = text.split_once("://").map_or(text, |(_, rest)| rest.trim_end_matches('/'));
@@ -172,7 +171,7 @@ fn diagnose(text: &str) -> ListenAddrError {
         return bare.parse().map_or_else(|_| diagnose(&bare), ListenAddrError::Decorated);
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
-        // ::1:1234 is an address of IPv6; who writes it means another one
+        // ::1:1234 is a valid IPv6 address, but its author probably means port 1234 of ::1
         let meant = text.rsplit_once(':').and_then(|(ip, port)| Some((ip.parse().ok()?, port.parse().ok()?)));
         return match meant {
             Some((ip, port)) => ListenAddrError::Brackets(SocketAddr::new(IpAddr::V6(ip), port)),
@@ -216,7 +215,7 @@ fn diagnose(text: &str) -> ListenAddrError {
         (Ok(ip), _) if port.is_none() => {
             ListenAddrError::Port(port_text.into(), SocketAddr::new(ip, likely).into())
         }
-        // what stands between bracket and port
+        // there is something between the bracket and the port
         (Ok(ip), _) => ListenAddrError::Decorated(SocketAddr::new(ip, likely).into()),
         (Err(_), None) if host.is_empty() => ListenAddrError::NoAddress(likely),
         (Err(_), None) if host == "*" => ListenAddrError::Asterisk(likely),
@@ -226,8 +225,7 @@ fn diagnose(text: &str) -> ListenAddrError {
     }
 }
 
-/// What stands before the port, with its brackets, and the port, as far as there is one. `None`: a text without
-/// either.
+/// Splits a text into host, with its brackets, and port; the port may be empty. `None` if it has neither.
 fn host_and_port(text: &str) -> Option<(&str, &str)> {
     if text.starts_with('[') {
         let (host, rest) = text.split_at(text.find(']')? + 1);
@@ -237,7 +235,7 @@ fn host_and_port(text: &str) -> Option<(&str, &str)> {
     text.rsplit_once(':').or_else(named)
 }
 
-/// A name of a host, as far as its letters tell.
+/// Whether the text looks like a host name.
 fn is_name(host: &str) -> bool {
     let is_letter = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.' | '_');
     host.chars().all(is_letter) && host.chars().any(|char| char.is_ascii_alphabetic())
@@ -309,7 +307,7 @@ mod tests {
         }
     }
 
-    /// What stands behind "say" is understood.
+    /// The parser accepts the examples in its own messages.
     #[test]
     fn advice_can_be_followed() {
         let texts = "127.0.0.1 ::1 ::1:7 [::1] 1234 :7 *:7 [127.0.0.1]:7 localhost a.b:7 127.0.0.1:x [::1]:x 1.2.3.0/24:7 \

@@ -1,4 +1,4 @@
-//! One listening socket: how it is opened or taken over, and the options that the datapath needs.
+//! One listening socket: opens or adopts it, and sets the options that the datapath needs.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,30 +8,31 @@ use crate::kernel::ring::Errno;
 use crate::kernel::sys::{self, IntOption, Protocol};
 use crate::sockets::error::{SocketError, errno_of, failed};
 
-/// Receive and send buffer asked for, bytes. The kernel's default of 208 KiB holds 256 small datagrams.
+/// The size asked for, of both the receive and the send buffer. The kernel's default of 208 KiB holds only 256 small
+/// datagrams.
 pub const SOCKET_BUFFER_BYTES: i32 = 4 << 20;
-/// Connections that may wait to be accepted, per listener.
+/// Connections that may wait to be accepted at each listener.
 pub const LISTEN_BACKLOG: u32 = 4096;
 
-/// What becomes of a listening socket when this process ends.
+/// What happens to a listening socket when this process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It ends with us: everything in its queue has to be answered before.
+    /// It is closed. The drain answers its whole queue first.
     Ends,
-    /// The service manager keeps it for the next process, and what is in its queue too.
+    /// The service manager keeps it for the next process, together with its queue.
     Outlives,
-    /// It is not wanted any more: it answers what is in its queue and is closed.
+    /// It takes no new traffic: this process answers its queue and closes it.
     Retires,
 }
 
 /// A bound socket; a TCP one listens.
 #[derive(Debug)]
 pub struct Listening {
-    /// What it serves.
+    /// TCP or UDP.
     pub protocol: Protocol,
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub addr: SocketAddr,
-    /// What becomes of it.
+    /// What happens to it at the end.
     pub fate: Fate,
     pub(super) missing_options: Vec<MissingOption>,
     fd: OwnedFd,
@@ -43,7 +44,7 @@ impl AsFd for Listening {
     }
 }
 
-/// An option that only helps, and that the kernel or a filter refused: the socket serves without it.
+/// A helpful option that the kernel or a seccomp filter refused. The socket serves without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MissingOption {
     pub(super) option: &'static str,
@@ -66,11 +67,11 @@ impl std::fmt::Display for MissingOption {
 /// Who else may bind the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Share {
-    /// Nobody.
+    /// No other socket.
     Alone,
-    /// Nobody had it before us; our other workers may follow.
+    /// No other socket before this one; then the sockets of the other workers.
     Open,
-    /// Others have it already.
+    /// Other sockets may have it already.
     Join,
 }
 
@@ -85,7 +86,7 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
     }
     let mut missing_options = prepare(fd.as_fd(), protocol, addr)?;
     if protocol == Protocol::Tcp {
-        // never on UDP, where a second such socket would take everything
+        // never on UDP: there a second socket with this option would take all traffic
         let set = sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 1);
         missing_options.extend(MissingOption::of(
             set,
@@ -109,21 +110,21 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
 }
 
 impl Listening {
-    /// A descriptor that a test lets pass for a listening socket.
+    /// A test's descriptor in place of a listening socket.
     #[cfg(test)]
     pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
         Self { protocol, addr, fate, missing_options: Vec::new(), fd }
     }
 
-    /// Makes a bound socket of somebody else's fit for the datapath.
+    /// Prepares a bound socket of another process for the datapath.
     pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of", protocol, nowhere))?;
         let failed = |step| failed(step, protocol, addr);
         match protocol {
-            // our tables have room for this many and no more
+            // the file table has room for a backlog of this length
             Protocol::Tcp => sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?,
-            // a .socket unit sets it; the next such socket would take everything
+            // a .socket unit sets this option; another socket with it would take all traffic
             Protocol::Udp => sys::set_option(fd.as_fd(), IntOption::REUSE_ADDR, 0)
                 .map_err(failed("set the socket options of"))?,
         }
@@ -134,19 +135,20 @@ impl Listening {
     }
 }
 
-/// Has the network's errors, and the times of what we send, no longer queued at an adopted socket, connections of a
-/// listener included. Nobody reads that queue: a stranger's ICMP errors would fill the receive buffer with it, and a
-/// socket that has something there is never waited for.
+/// Switches off the error queue of an adopted socket, and of the connections of an adopted listener: it would receive
+/// ICMP errors and send timestamps. The server never reads that queue. A stranger's ICMP errors would fill the receive
+/// buffer, and a poll of the socket would return at once for ever.
 fn forget_errors(fd: BorrowedFd<'_>, addr: SocketAddr) {
     let errors = if addr.is_ipv4() { IntOption::RECEIVE_ERRORS_V4 } else { IntOption::RECEIVE_ERRORS_V6 };
     for option in [errors, IntOption::TIMESTAMPING] {
-        // a kernel or a filter without the option has no such queue to fear, or what comes of it is counted
+        // a refusal is harmless: without the option there is no such queue, or the counters show its effects
         let _ = sys::set_option(fd, option, 0);
     }
     let _ = sys::option(fd, IntOption::ERROR);
 }
 
-/// Sets the options that the datapath needs, on a socket of ours or an adopted one, and those that help it.
+/// Sets the options that the datapath needs, and those that only help it. The result lists the refused ones of the
+/// latter.
 fn prepare(
     fd: BorrowedFd<'_>,
     protocol: Protocol,
@@ -154,7 +156,7 @@ fn prepare(
 ) -> Result<Vec<MissingOption>, SocketError> {
     let missing_options = match protocol {
         Protocol::Tcp => {
-            // connections inherit both
+            // accepted connections inherit both options
             let no_delay = sys::set_option(fd, IntOption::NO_DELAY, 1);
             let inline = sys::set_option(fd, IntOption::OOB_INLINE, 1);
             [
@@ -165,7 +167,7 @@ fn prepare(
         Protocol::Udp => {
             let origdst = if addr.is_ipv4() { IntOption::ORIGDST_V4 } else { IntOption::ORIGDST_V6 };
             sys::set_option(fd, origdst, 1).map_err(failed("set the socket options of", protocol, addr))?;
-            // whoever got less is warned by what the kernel says it has
+            // a warning follows if the kernel reports smaller buffers
             let _ = raise_buffers(fd, addr);
             let trains = sys::set_option(fd, IntOption::GRO, 1);
             [
@@ -181,9 +183,9 @@ fn prepare(
     Ok(missing_options.into_iter().flatten().collect())
 }
 
-/// Lets routers cut IPv4 replies that are too large for their next link, as they may cut the kernel's own echoes. By
-/// default the kernel forbids it (DF), relies on an ICMP message, and where that gets lost, so does every reply of that
-/// size, and nobody knows. IPv6 routers cut nothing.
+/// Lets routers fragment IPv4 replies that are too large for their next link, as they may fragment the kernel's own ping
+/// replies. By default the kernel forbids it (DF) and relies on an ICMP message. If that message gets lost, all replies
+/// of that size get lost, unnoticed. IPv6 routers never fragment.
 pub(crate) fn let_be_cut(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     if addr.is_ipv6() {
         return Ok(());
@@ -191,18 +193,18 @@ pub(crate) fn let_be_cut(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()>
     sys::set_option(fd, IntOption::MTU_DISCOVER_V4, IntOption::MTU_DISCOVER_NEVER)
 }
 
-/// Gives a UDP socket the buffers that we want, or what we may; never less than it has.
+/// Gives a UDP socket buffers of the wanted size, or as large as allowed, but never smaller than they are.
 fn raise_buffers(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     for (force, plain) in [
         (IntOption::RECEIVE_BUFFER_FORCE, IntOption::RECEIVE_BUFFER),
         (IntOption::SEND_BUFFER_FORCE, IntOption::SEND_BUFFER),
     ] {
         let has = sys::option(fd, plain)?;
-        let enough = has / 2 >= SOCKET_BUFFER_BYTES; // socket(7): the kernel doubles what was asked for
+        let enough = has / 2 >= SOCKET_BUFFER_BYTES; // socket(7): the kernel doubles the size asked for
         if enough || sys::set_option(fd, force, SOCKET_BUFFER_BYTES).is_ok() {
             continue;
         }
-        // a .socket unit may have given it more than we may have: a new socket tells what that is
+        // a .socket unit may have given it more than this process may set; a new socket shows how much that is
         let new = sys::socket(Protocol::Udp, addr)?;
         sys::set_option(new.as_fd(), plain, SOCKET_BUFFER_BYTES)?;
         if sys::option(new.as_fd(), plain)? > has {
@@ -212,8 +214,8 @@ fn raise_buffers(fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets IPv6 replies leave from any address that was asked. Only a bound socket gets this: before bind
-/// it would make an address of another host, a typing error perhaps, look served.
+/// Lets IPv6 replies leave from any address that a client contacted. This follows bind: before it, the option would let
+/// the socket bind an address of another host, such as a mistyped one.
 fn free_source(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Result<(), SocketError> {
     if protocol == Protocol::Udp && addr.is_ipv6() {
         sys::set_option(fd, IntOption::FREEBIND_V6, 1).map_err(failed(

@@ -1,4 +1,4 @@
-//! All listening sockets, each worker's own, and the options that are set on all of them alike.
+//! All listening sockets, grouped by worker, and the options that all of them get.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::sockets::listening::{LISTEN_BACKLOG, Listening, MissingOption, SOCKET
 /// All listening sockets.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// For each worker its own sockets, in the order of the endpoints.
+    /// The sockets of each worker, in the order of the endpoints.
     pub shares: Vec<Vec<Listening>>,
-    /// What the operator should know although it stops nobody, a line each.
+    /// Warnings for the operator, one line each.
     pub warnings: Vec<String>,
 }
 
 impl Sockets {
-    /// Has the kernel tell, or not, with which DSCP datagrams came, so that their replies leave with it. Stored sockets
-    /// may have been set otherwise.
+    /// Makes the kernel report the DSCP of each datagram, so that its reply can carry it; or not. Stored sockets may
+    /// have the opposite setting.
     pub fn set_dscp(&mut self, reflected: bool) {
         let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
         let set = udp.map(|socket| {
@@ -32,7 +32,7 @@ impl Sockets {
         self.warnings.extend(missing.filter(|_| reflected).map(|missing| missing.to_string()));
     }
 
-    /// Has the kernel tell, or not, with which hop limit datagrams came. Stored sockets may have been set otherwise.
+    /// Makes the kernel report the hop limit of each datagram, or not. Stored sockets may have the opposite setting.
     pub fn set_hops(&mut self, wanted: bool) {
         let udp = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Udp);
         let set = udp.map(|socket| {
@@ -46,8 +46,8 @@ impl Sockets {
         self.warnings.extend(missing.filter(|_| wanted).map(|missing| missing.to_string()));
     }
 
-    /// Has the kernel give up connections whose peer acknowledges nothing for so long (tcp(7),
-    /// `TCP_USER_TIMEOUT`); zero for the system's own patience, about 15 minutes.
+    /// Makes the kernel end a connection whose peer acknowledges no data for this time (tcp(7), `TCP_USER_TIMEOUT`).
+    /// Zero means the system's default, about 15 minutes.
     pub fn set_user_timeout(&mut self, timeout: Duration) {
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         let listeners = self.shares.iter().flatten().filter(|socket| socket.protocol == Protocol::Tcp);
@@ -61,15 +61,15 @@ impl Sockets {
         );
     }
 
-    /// Has the kernel ask quiet peers for a sign of life, or not (tcp(7), `SO_KEEPALIVE`). What a .socket unit said of
-    /// that is overruled: its numbers would have to fit the user timeout, which is ours.
+    /// Makes the kernel probe quiet peers, or not (tcp(7), `SO_KEEPALIVE`). This overrules a .socket unit, because its
+    /// times would not fit the user timeout.
     pub fn set_keepalive(&mut self, keepalive: Option<Keepalive>) {
         let set = |listener: &Listening| {
             let set = |option, value| sys::set_option(listener.as_fd(), option, value);
             if let Some(Keepalive { after_s, interval_s }) = keepalive {
                 set(IntOption::KEEP_ALIVE_IDLE, after_s)?;
                 set(IntOption::KEEP_ALIVE_INTERVAL, interval_s)?;
-                set(IntOption::KEEP_ALIVE_COUNT, keepalive::QUESTIONS)?;
+                set(IntOption::KEEP_ALIVE_COUNT, keepalive::PROBES)?;
             }
             set(IntOption::KEEP_ALIVE, keepalive.is_some().into())
         };
@@ -81,7 +81,7 @@ impl Sockets {
 }
 
 impl Sockets {
-    /// Collects what the operator should know of sockets that serve, but got less than was asked for.
+    /// Collects warnings about sockets that serve, but lack an option or have smaller buffers than asked for.
     pub(super) fn warn(&mut self) {
         let mut warnings: Vec<String> =
             receive_buffer_warning(self).into_iter().chain(accept_queue_warning(self)).collect();
@@ -95,7 +95,7 @@ impl Sockets {
         self.warnings.extend(warnings);
     }
 
-    /// Whether the kernel gave UDP sockets the receive buffers that were asked for.
+    /// Whether all UDP sockets have receive buffers of the size asked for.
     pub fn has_whole_buffers(&self) -> bool {
         receive_buffer_bytes(self).is_none_or(|bytes| bytes >= SOCKET_BUFFER_BYTES)
     }
@@ -109,11 +109,11 @@ fn receive_buffer_bytes(sockets: &Sockets) -> Option<i32> {
         .flatten()
         .filter(|listening| listening.protocol == Protocol::Udp)
         .filter_map(|listening| sys::option(listening.as_fd(), IntOption::RECEIVE_BUFFER).ok())
-        .map(|doubled| doubled / 2) // socket(7): the kernel doubles what was asked for
+        .map(|doubled| doubled / 2) // socket(7): the kernel doubles the size asked for
         .min()
 }
 
-/// One line if the kernel gave smaller receive buffers than asked for.
+/// A warning if the kernel gave smaller receive buffers than asked for.
 fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
     let smallest = receive_buffer_bytes(sockets)?;
     (smallest < SOCKET_BUFFER_BYTES).then(|| {
@@ -124,7 +124,7 @@ fn receive_buffer_warning(sockets: &Sockets) -> Option<String> {
     })
 }
 
-/// One line if the kernel gave shorter accept queues than asked for: it tells nobody else.
+/// A warning if the kernel gave shorter accept queues than asked for. The kernel itself reports no error for that.
 fn accept_queue_warning(sockets: &Sockets) -> Option<String> {
     let listeners = sockets.shares.iter().flatten().filter(|listening| listening.protocol == Protocol::Tcp);
     let shortest = listeners.filter_map(|listening| sys::accept_queue_max(listening.as_fd()).ok()).min()?;

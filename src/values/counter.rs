@@ -1,26 +1,26 @@
-//! A number that one thread writes and others read.
+//! A counter that one thread writes and others read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number with one writer. Readers see it a moment late, never half written.
+/// A counter with one writer. Readers may see a value late, but never a half-written one.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `more`; for the one writer only.
+    /// Adds `more`. Only the one writer may call this.
     #[inline]
     pub fn add(&self, more: u64) {
-        // no read-modify-write: there is one writer, so a locked instruction would buy nothing
+        // with one writer, a slower atomic read-modify-write would gain nothing
         self.0.store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
     }
 
-    /// Takes `less` away from a gauge; for the one writer only.
+    /// Subtracts `less` from a gauge. Only the one writer may call this.
     #[inline]
     pub fn subtract(&self, less: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) - less, Ordering::Relaxed);
     }
 
-    /// The present value.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

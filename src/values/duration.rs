@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// Longer than anybody waits, and short enough to be added to any clock.
+/// 100 years: longer than anybody waits, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_hours(24 * 36_525);
 const YEAR_S: u64 = 31_557_600; // humantime's longest unit
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DurationError {
-    /// Not numbers with units.
+    /// The text is not a row of numbers with units.
     #[error(transparent)]
     Syntax(#[from] humantime::DurationError),
-    /// More than anybody waits.
+    /// The duration is longer than 100 years.
     #[error("must be at most 100 years")]
     TooLong,
 }
@@ -28,8 +28,8 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// The sum of all numbers in `text`, whatever their units; `None` above 64 bits. humantime 2.4 panics when
-/// seconds near the end of 64 bits meet a whole second of nanoseconds; so many numbers of years can't make.
+/// The sum of all numbers in `text`, whatever their units; `None` if it exceeds 64 bits. The caller limits it because
+/// humantime 2.4 panics when it adds nanoseconds to a number of seconds near the end of 64 bits.
 fn number_sum(text: &str) -> Option<u64> {
     let digits: String = text.chars().filter(|char| !char.is_whitespace()).collect();
     let numbers = digits.split(|char: char| !char.is_ascii_digit()).filter(|number| !number.is_empty());

@@ -23,27 +23,27 @@ impl fmt::Debug for Ports {
 }
 
 impl Ports {
-    /// Whether `port` is one of them.
+    /// Whether the set contains `port`.
     #[inline]
     pub fn contains(&self, port: u16) -> bool {
         let port = usize::from(port);
         self.0[port / WORD_BITS] >> (port % WORD_BITS) & 1 != 0
     }
 
-    /// Adds a range.
+    /// Adds a range of ports.
     pub fn insert(&mut self, ports: RangeInclusive<u16>) {
         for port in ports.map(usize::from) {
             self.0[port / WORD_BITS] |= 1 << (port % WORD_BITS);
         }
     }
 
-    /// Adds all of another set.
+    /// Adds all ports of another set.
     pub fn extend(&mut self, other: &Self) {
         self.0.iter_mut().zip(other.0.iter()).for_each(|(word, more)| *word |= more);
     }
 }
 
-/// A text that names no ports.
+/// The text is not a list of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is neither a port (1-65535) nor a range of them, as in 5353,8000-8099")]
 pub struct NoPorts(String);
@@ -51,7 +51,7 @@ pub struct NoPorts(String);
 impl FromStr for Ports {
     type Err = NoPorts;
 
-    /// Ports and ranges, separated by commas; nothing is the empty set.
+    /// Reads ports and ranges, separated by commas. An empty text is the empty set.
     fn from_str(text: &str) -> Result<Self, NoPorts> {
         let mut ports = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -65,17 +65,17 @@ impl FromStr for Ports {
     }
 }
 
-/// From which ports no reply socket may answer: what `--reply-ports-except` says.
+/// The ports that no reply socket may bind, as `--reply-ports-except` gives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortsExcept {
-    /// Those that the system reserves (`net.ipv4.ip_local_reserved_ports`).
+    /// Include the ports that the system reserves (`net.ipv4.ip_local_reserved_ports`).
     pub reserved: bool,
-    /// And these.
+    /// Ports that are named by number.
     pub ports: Ports,
 }
 
 impl PortsExcept {
-    /// All of them, where these are reserved.
+    /// All excepted ports, if the system reserves `reserved`.
     pub fn with(&self, reserved: &Ports) -> Ports {
         let mut ports = self.ports.clone();
         if self.reserved {
@@ -88,7 +88,7 @@ impl PortsExcept {
 impl FromStr for PortsExcept {
     type Err = NoPorts;
 
-    /// Ports and ranges, and `reserved` for those that the system reserves; `none` for none.
+    /// Reads ports and ranges. The word `reserved` stands for the ports that the system reserves, `none` for no port.
     fn from_str(text: &str) -> Result<Self, NoPorts> {
         let words = || text.split(',').map(str::trim);
         let named: Vec<&str> = words().filter(|word| !matches!(*word, "reserved" | "none")).collect();
