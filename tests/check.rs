@@ -1,5 +1,5 @@
-//! The walk of `tubectl register-pid`, and what `tubular-echo check` tells about it beforehand: the same
-//! processes are shown to both, and they must agree.
+//! `tubular-echo check` predicts the outcome of `tubectl register-pid`: both look at the same processes, and they must
+//! agree.
 
 mod support;
 

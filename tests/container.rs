@@ -1,5 +1,5 @@
-//! The pieces of dist/Containerfile without a container engine: the static programs, alone in a directory, as nobody
-//! in a user namespace, under dist/seccomp.json. `STATIC_DIRECTORY` names the programs: `ci/container`.
+//! The parts of dist/Containerfile, tested without a container engine: the static programs run alone in a directory, as
+//! nobody in a user namespace, under dist/seccomp.json. `ci/container` builds them and sets `STATIC_DIRECTORY`.
 
 mod support;
 

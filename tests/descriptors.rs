@@ -1,4 +1,4 @@
-//! The descriptor table at readiness: what `tubectl register-pid` and a unit's `ExecStartPost=` find.
+//! The descriptor table of a ready server, as `tubectl register-pid` and a unit's `ExecStartPost=` find it.
 
 mod support;
 

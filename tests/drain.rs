@@ -1,6 +1,5 @@
-//! The end on SIGTERM: all that the server had received comes back, whatever it was doing, and the end
-//! comes in time. Each figure is exact: a copy of each listening socket shows what its queue still held and
-//! what the kernel dropped at it.
+//! The drain after SIGTERM: the server returns all that it has received, in every state, and ends in time. The counts are
+//! exact: a duplicate of each listening socket shows what its queue still holds and what the kernel dropped there.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Options from the environment: what a unit's EnvironmentFile= brings.
+//! Options from the environment, as a unit's EnvironmentFile= sets them.
 
 mod support;
 

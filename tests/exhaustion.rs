@@ -1,6 +1,6 @@
-//! When something runs out: descriptors, the accept queue, connections, peers' willingness to read or to come to
-//! the point. Memory stays bounded, nothing is refused that can wait, counters say what happened, and everybody
-//! else is served; how fast, beside an undisturbed server, is printed.
+//! Resources that run out: descriptors, the accept queue, connections; and peers that do not read or never finish.
+//! Memory stays bounded, connections wait instead of being refused, the counters show what happened, and all other peers
+//! are served. The tests print their speed beside that of an undisturbed server.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The least and the most that can be given to each option: the server serves, or says in one line why not.
+//! The smallest and the largest value of each option: the server serves, or prints one line with the reason.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Hosts that are not like ours: only one address family, addresses and links that come late, few descriptors, a quota
-//! of processor time, an instance that is about to leave, files that are hidden. What can be served is served there.
+//! Unusual hosts: only one address family, addresses and links that appear late, few descriptors, a quota of processor
+//! time, another instance that is about to end, hidden files. The server serves all that it can there.
 
 mod support;
 

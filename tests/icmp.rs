@@ -1,5 +1,5 @@
-//! ICMP errors that a stranger forges, for sockets that are told of them (`IP_RECVERR`): none ends the server, none
-//! makes it spin, and sockets that somebody passes to it are no longer told.
+//! Forged ICMP errors for sockets that receive them (`IP_RECVERR`). They neither end the server nor make it spin, and it
+//! switches the option off on sockets that a service manager passes.
 
 mod support;
 

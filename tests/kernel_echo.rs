@@ -1,5 +1,5 @@
-//! What the kernel's own echo withstands and keeps, ours does too: paths with a small MTU of which no router tells,
-//! and the traffic class of what was asked.
+//! The server behaves like the kernel's ping replies: on paths with a small MTU that no router reports, and for the
+//! traffic class of the request.
 
 mod support;
 

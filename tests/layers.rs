@@ -1,8 +1,8 @@
-//! The floors of both programs: imports point down only, and never in a circle.
+//! The floors of both programs: imports point down only, and never form a circle.
 //!
-//! The map is the code: `src/lib.rs` and blaster's `main.rs` declare the floors from the top to the bottom. A module
-//! may use what is on its own floor or below. The imports of all modules together form no circle, so that each can be
-//! read with what it stands on, and nothing else. Tests are left out: they may look at anything.
+//! The map is the code: `src/lib.rs` and blaster's `main.rs` declare the floors from top to bottom. A module may use
+//! modules of its own floor and below. No imports form a circle, so that a reader of a module needs only the modules
+//! below it. Tests are exempt: they may use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

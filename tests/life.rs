@@ -1,4 +1,4 @@
-//! The worker threads and the end: what they ask of the kernel, and how they stop.
+//! The worker threads: the system calls that they make, and how they end.
 
 mod support;
 

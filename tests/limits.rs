@@ -1,4 +1,4 @@
-//! Nobody takes more than a share: connections that stand still or whose peer has gone are closed, and counted.
+//! The limits for one source and for all: connections that stand still, or whose peer is gone, are closed and counted.
 
 mod support;
 

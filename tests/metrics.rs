@@ -1,4 +1,4 @@
-//! What Prometheus and health checks see, and that neither they nor anybody worse disturbs the echo.
+//! The metrics and the health check, and that neither honest nor hostile HTTP clients disturb the echo.
 
 #![allow(clippy::float_cmp, reason = "counts of whole things are exact")]
 

@@ -1,6 +1,6 @@
-//! Networks that fail: links and addresses that go and return, a path with a small MTU, and a cable that loses,
-//! doubles, swaps and corrupts in exact counts. The server goes on without a restart, and its counters and its
-//! clients' books say exactly what happened.
+//! Network faults: links and addresses that vanish and return, a path with a small MTU, and a cable that loses,
+//! duplicates, reorders and corrupts in exact counts. The server goes on without a restart, and its counters and its
+//! clients' results show exactly what happened.
 
 mod support;
 

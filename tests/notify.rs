@@ -1,4 +1,4 @@
-//! What the service manager hears.
+//! The messages to the service manager.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! The Debian package from dist/build-deb, which `PACKAGE` names, in a system of its own (support/rig.rs): `ci/package`.
+//! The Debian package from dist/build-deb, installed in a system of its own (support/rig.rs). `ci/package` builds it and
+//! sets `PACKAGE`.
 
 mod support;
 

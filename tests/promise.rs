@@ -1,5 +1,5 @@
-//! docs/promise.md and docs/reliability.md name tests and commands: each of them exists, and each test of the promise is
-//! known to turn red by a mistake that breaks its sentence.
+//! docs/promise.md and docs/reliability.md name tests and commands. Each of them must exist, and for each test of the
+//! promise there must be a mistake on purpose that makes it fail (tests/mistakes/promise.txt).
 
 #[path = "mistakes/list.rs"]
 mod mistakes;

@@ -1,4 +1,4 @@
-//! What strangers can make the server send: bounded for each source and altogether, and told when nobody has said
+//! How much strangers can make the server send: limited for each source and in total. Without `--public`, a warning says
 //! that strangers are served.
 
 mod support;

@@ -1,4 +1,4 @@
-//! What the server cannot do, it says in one line, and ends.
+//! If the server can't do what its options ask for, it prints one line with the reason and ends.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Sockets that answer from other ports than the bound one: which ports they leave to others, what they have from the
-//! listening socket that they answer for, and what is told when there can be none.
+//! Reply sockets, which answer from other ports than the bound one: the ports that they leave to others, the options that
+//! they copy from the listening socket, and the warnings if one can't be opened.
 
 mod support;
 

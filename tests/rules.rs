@@ -1,4 +1,5 @@
-//! What is not answered: each rule and each rate has a counter of its own, and who is answered notices nothing.
+//! Datagrams that are not answered: each rule and each rate has a counter of its own, and all other clients notice
+//! nothing.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! A reply leaves from the very address that was asked, whatever else the kernel tells about a datagram.
+//! A reply leaves from the exact address that the client contacted, whatever other addresses the kernel reports.
 
 mod support;
 

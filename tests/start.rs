@@ -1,4 +1,4 @@
-//! Where the server listens, and who else may.
+//! The addresses that the server listens on, and the sharing of their ports with other processes.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What a stranger's datagrams may consist of, and how many there may be of them: the server goes on, serves its other
-//! peers, and takes no more memory than it has.
+//! Datagrams of any content and in any number from strangers: the server goes on, serves its other peers, and takes no
+//! more memory.
 
 mod support;
 

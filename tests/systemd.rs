@@ -1,4 +1,4 @@
-//! Under a real service manager: `cargo test --test systemd -- --rig`, as root (support/rig.rs).
+//! The server under a real systemd. Run as root: `cargo test --test systemd -- --rig` (support/rig.rs).
 
 mod support;
 

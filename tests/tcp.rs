@@ -1,4 +1,4 @@
-//! Streams: echoed exactly, however they are cut and however they end.
+//! TCP streams are echoed exactly, however they are cut into segments and however they end.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the programs write to a terminal: colors where they are wanted, and nothing but text elsewhere.
+//! The programs write colors only to a terminal that wants them, and plain text elsewhere.
 
 mod support;
 

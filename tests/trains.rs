@@ -1,5 +1,5 @@
-//! Trains: datagrams of one flow that enter and leave the kernel as one message. However they travel,
-//! each datagram is echoed by itself, in order, with its own boundaries.
+//! Trains: datagrams of one flow that enter and leave the kernel as one message. In every case each datagram is echoed by
+//! itself, in order and with its own boundaries.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Behind a dispatcher: the sockets of the running server, taken as `tubectl register-pid` takes them, and
-//! traffic to addresses and ports where nothing listens.
+//! The server behind a dispatcher: the test takes its sockets as `tubectl register-pid` does, and steers traffic for
+//! addresses and ports on which nothing listens.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Datagrams: every size, more at once than the server has buffers for, and fairness between sockets.
+//! UDP datagrams: every size, more at once than the server has buffers for, and fairness between sockets.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Nobody who listens can hold the server up: a log and a service manager that read late, or never; and the signals
-//! that end it all the same.
+//! A reader of the log, or a service manager, that reads late or never: it does not delay the server, and signals still
+//! end the server.
 
 #![allow(clippy::float_cmp, reason = "counts of whole things are exact")]
 

@@ -1,4 +1,4 @@
-//! Signs of life for a service manager that counts the time between them (`WatchdogSec=`).
+//! Signs of life for a service manager with a watchdog (`WatchdogSec=`).
 
 mod support;
 

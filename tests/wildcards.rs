@@ -1,5 +1,5 @@
-//! All ports of a prefix steered to one socket: every reply leaves from the address and port that was
-//! asked, and what can't be answered is dropped and counted.
+//! All ports of a prefix are steered to one socket. Every reply leaves from the address and port that the client
+//! contacted; a datagram that can't be answered is dropped and counted.
 
 mod support;
 

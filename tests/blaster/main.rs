@@ -1,4 +1,4 @@
-//! The load tester against servers whose every fault is known, and against the real one.
+//! The load tester against servers with known faults, and against the real server.
 
 mod draws;
 mod misbehaving;

@@ -1,6 +1,6 @@
-//! The advice of each message helps: a test provokes the message, does what it says, and sees it go away. Numbers, commands
-//! and addresses are taken out of the message where it names some. `tests/docs/cures.txt` lists the messages with their tests,
-//! and those for which there is nothing to do.
+//! The advice in each message helps: a test provokes the message, follows its advice, and checks that it is gone. The test
+//! takes numbers, commands and addresses from the message itself. `tests/docs/cures.txt` lists the messages with their
+//! tests, and those that need no action.
 
 mod check;
 mod command_lines;

@@ -1,12 +1,12 @@
-//! The documents keep their word: what they link to and name exists, every message that the programs print can be
-//! looked up, and every shell block does what it says.
+//! The documents are true: their links and names exist, docs/troubleshooting.md explains every message of the programs,
+//! and every shell block works.
 //!
 //! `cargo test --test docs` reads them; `cargo test --test docs -- --rig [DOCUMENT]...`, as root, also runs their
 //! shell blocks (execute.rs), each document beside a systemd and in a network of its own. Names of documents choose
-//! among them. How blocks are marked is told in markdown.rs.
+//! among them. markdown.rs explains how blocks are marked.
 //!
-//! Tools that do this exist: scrut and byexample are well kept. They want each command behind a prompt, which nobody
-//! can paste, don't ask for a reason where something is not run, and have no network of their own.
+//! The tools scrut and byexample do similar things. But they want a prompt before each command, so that a reader can't
+//! paste it; they accept blocks that are not run without a reason; and they offer no network of their own.
 
 #![allow(unreachable_pub, reason = "`pub` here means: for this program")]
 

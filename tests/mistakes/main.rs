@@ -1,5 +1,5 @@
-//! Makes each mistake of `promise.txt` on purpose, in a copy of the tree, and sees the tests that it names turn red:
-//! `ci/mistakes [WORDS…]`, as root. WORDS choose mistakes by a part of their titles or of their tests' names.
+//! Makes each mistake of `promise.txt` on purpose, in a copy of the tree, and checks that the named tests fail. Run as
+//! root: `ci/mistakes [WORDS…]`. WORDS choose mistakes by a part of their titles or of their tests' names.
 
 #![allow(unreachable_pub, reason = "`pub` here means: for this program")]
 

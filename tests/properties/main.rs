@@ -1,7 +1,6 @@
-//! What must hold for whatever bytes or words come from outside. Each module has a `check` that takes any
-//! input and panics when a property is violated; mostly it compares with a second, slow way to the same
-//! answer. `cargo test` feeds them the inputs in `corpus/` and random ones, and fuzz/ is built of the same
-//! functions: this file is its library, too.
+//! Properties that hold for any input from outside. Each module has a function `check` that takes any input and panics if
+//! a property is violated; most of them compare with a second, slow implementation. `cargo test` feeds them the inputs in
+//! `corpus/` and random ones. The fuzz targets in fuzz/ use this file as their library.
 
 #![allow(dead_code)] // of the parts of the programs below not everything is used
 #![allow(unreachable_pub)] // fuzz/ reaches it

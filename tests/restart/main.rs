@@ -1,5 +1,5 @@
-//! What survives a restart, under a real service manager and behind a dispatcher:
-//! `cargo test --test restart -- --rig`, as root (support/rig.rs).
+//! Sockets, connections and registrations over a restart, under a real systemd and behind a dispatcher. Run as root:
+//! `cargo test --test restart -- --rig` (support/rig.rs).
 
 #![allow(unreachable_pub, reason = "`pub` here means: for this program")]
 

@@ -1,9 +1,11 @@
-//! Hours of everything at once: `ci/soak MINUTES [SEED]`, as root.
+//! The soak test: all kinds of load and faults at once, for hours. Run as root: `ci/soak MINUTES [SEED]`.
 //!
-//! A server between two namespaces, unprivileged, behind a dispatcher; clients with datagrams of all kinds and
-//! connections that behave and misbehave; pauses, restarts, kills, links and addresses that go and return, at
-//! random, from a seed that is printed. Nothing may be damaged, misdirected, duplicated or reordered; nothing lost
-//! but where a fault excuses it; memory and descriptors may not grow; the books of both sides must agree.
+//! An unprivileged server runs behind a dispatcher, and its clients in another network namespace. The clients send
+//! datagrams of all kinds and open connections that behave well or badly. Meanwhile come random pauses, restarts, kills,
+//! and links and addresses that vanish and return, all from a printed seed.
+//!
+//! No data may be damaged, misdirected, duplicated or reordered. Data may be lost only where a fault explains it. Memory
+//! and descriptors may not grow. The counts of both sides must agree.
 
 #![allow(unreachable_pub, reason = "`pub` here means: for this program")]
 
