@@ -177,9 +177,7 @@ fn a_manager_that_reads_late_hears_once_that_it_is_ready() {
         let server = launch(&[]).full_manager().start();
         until("it serves", || health() == 200);
         drop(serves());
-        let warned = |lines: &[String]| {
-            lines.iter().any(|line| line.contains("does not read that the server is ready"))
-        };
+        let warned = |lines: &[String]| lines.iter().any(|line| line.contains("does not read READY=1"));
         assert!(server.log.wait_for(PATIENCE, warned), "nobody is told");
         assert_eq!(heard(&server, "READY=1"), 0, "it could not be heard");
         server.notify.as_ref().expect("a service manager").read_on();

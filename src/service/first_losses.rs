@@ -68,11 +68,12 @@ const LOSSES: [Loss; 31] = [
     ),
     (
         |now| now.udp_refused_prefix_rate,
-        "a source sends faster than it may be answered, some is dropped (udp_refused_prefix_rate): --udp-prefix-rate",
+        "a source exceeds its rate limit, and some of its datagrams are dropped (udp_refused_prefix_rate): \
+         --udp-prefix-rate",
     ),
     (
         |now| now.udp_refused_reply_rate,
-        "datagrams come faster than they may be answered, some are dropped (udp_refused_reply_rate): --udp-reply-rate",
+        "datagrams exceed the rate limit, and some are dropped (udp_refused_reply_rate): --udp-reply-rate",
     ),
     (
         |now| now.udp_exposed,
@@ -126,8 +127,8 @@ const LOSSES: [Loss; 31] = [
     ),
     (
         |now| now.udp_send_bad_source,
-        "a reply could not leave from the address that was asked and was dropped (udp_send_bad_source): an IPv4 \
-         prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
+        "a reply could not leave from the address that the client contacted, and was dropped (udp_send_bad_source): an \
+         IPv4 prefix needs an AnyIP route (`ip route add local PREFIX dev lo`)",
     ),
     (
         |now| now.udp_send_unreachable,
@@ -151,7 +152,7 @@ const LOSSES: [Loss; 31] = [
     ),
     (
         |now| now.notifications_dropped,
-        "the service manager does not read what it is told (notifications_dropped): it is stopped, restarts or has too \
+        "the service manager does not read its messages (notifications_dropped): it is stopped, restarts or has too \
          much to do; the server goes on, and tells it again",
     ),
 ];

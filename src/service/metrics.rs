@@ -104,7 +104,9 @@ pub(super) fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), 
         };
         let server = match http::Server::bind(addr) {
             Err(MetricsError::Listen { errno: Errno(libc::EADDRINUSE), .. }) if join => {
-                warn!("metrics are not served yet: another process has {addr}; they are when it has left");
+                warn!(
+                    "metrics are not served yet: another process has {addr}; they are served as soon as it ends"
+                );
                 report(Ok(()));
                 loop {
                     if let Ok(server) = http::Server::bind(addr) {

@@ -232,8 +232,8 @@ pub enum Contradiction {
     Twice(ListenAddr),
     /// With these times the kernel would end a connection because of one lost segment.
     #[error(
-        "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}, at which a connection ends whose peer has left a \
-         single question unanswered, lost ones included; make it shorter, or --tcp-user-timeout longer or 0s",
+        "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}: one lost probe would end a connection; make it \
+         shorter, or --tcp-user-timeout longer or 0s",
         humantime::format_duration(*.keepalive),
         humantime::format_duration(*.user_timeout)
     )]

@@ -93,9 +93,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let ready = notifier.ready(armed, &format!("serving {}", addresses.join(", ")))?;
     info!("ready");
     if ready.retry_interval().is_some() {
-        warn!(
-            "the service manager does not read that the server is ready: serving all the same, and telling it again"
-        );
+        warn!("the service manager does not read READY=1: serving all the same, and sending it again");
     }
     let schedule = Schedule::new(config.stats_interval, ready.has_manager(), watchdog, Instant::now());
     let mut serving = Serving { workers, ready, dropped_messages, schedule, losses };

@@ -58,8 +58,8 @@ pub(super) fn update(
     }
     if not_taken > 0 {
         warn!(
-            "{not_taken} sockets will not survive a restart: the service manager does not read what it is told; restart \
-             the server when it does"
+            "{not_taken} sockets will not survive a restart: the service manager does not read its messages; restart the \
+             server when it does"
         );
     }
     if left_out > 0 && (wanted || size > 0) {

@@ -54,7 +54,7 @@ impl Sockets {
         let set = listeners
             .map(|listener| sys::set_option(listener.as_fd(), IntOption::USER_TIMEOUT, timeout_ms))
             .find(Result::is_err);
-        let loss = "peers that vanished are given up when the system gives them up";
+        let loss = "connections of vanished peers end only after the system's default time";
         self.warnings.extend(
             MissingOption::of(set.unwrap_or(Ok(())), "TCP_USER_TIMEOUT", loss)
                 .map(|missing| missing.to_string()),

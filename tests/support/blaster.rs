@@ -1,4 +1,4 @@
-//! The load tester beside a test, and what it reports.
+//! Runs the load tester beside a test, and reads its report.
 
 use std::process::{Child, Command, Stdio};
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::sys::{Confinement, Pidfd, confine};
 
-/// A running blaster; it is killed when its test ends before it.
+/// A running blaster. If the test ends first, it is killed.
 pub struct Blaster(Child);
 
-/// What it reports.
+/// The report of a run.
 pub struct Report(Value);
 
 impl Blaster {
@@ -22,7 +22,7 @@ impl Blaster {
         Self(command.spawn().expect("start blaster"))
     }
 
-    /// Has it send no more, wait for what is under way, and report.
+    /// Makes it stop sending, wait for the outstanding replies, and report.
     pub fn end(&self) {
         Pidfd::open(self.0.id()).expect("blaster").signal(libc::SIGINT).expect("end blaster");
     }
@@ -41,12 +41,12 @@ impl Report {
         Blaster::start(arguments).finish()
     }
 
-    /// A count of the totals.
+    /// One count of the report's totals.
     pub fn total(&self, name: &str) -> u64 {
         self.0["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
     }
 
-    /// Connections that came about; TCP only.
+    /// Connections that were established; TCP only.
     pub fn established(&self) -> u64 {
         self.0["connections"]["established"].as_u64().expect("connections.established")
     }
@@ -56,7 +56,7 @@ impl Report {
         self.0["latency"]["from_intended"]["p99_ns"].as_f64().expect("the latency of replies") / 1e3
     }
 
-    /// Expects these counts, and of all other classes, and what is beside them, none.
+    /// Expects these counts, and zero for all other classes of replies.
     pub fn expect(&self, what: &str, counts: &[(&str, u64)]) {
         const CLASSES: [&str; 12] = [
             "ok",

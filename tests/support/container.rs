@@ -1,5 +1,5 @@
-//! What a container is to a program: a root directory of its own, a user without privileges in a user namespace of
-//! its own, and the system calls of a seccomp profile (in docker's format).
+//! Runs a program as in a container: with its own root directory, as an unprivileged user in its own user namespace, and
+//! with only the system calls of a seccomp profile (in docker's format).
 #![allow(unsafe_code, reason = "between fork and exec")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::thread;
 
 use serde_json::Value;
 
-/// The uid and gid of Debian's `nobody` and `nogroup`, and of the container.
+/// The uid and gid of the container, which are those of Debian's `nobody` and `nogroup`.
 const NOBODY: u32 = 65_534;
 
 /// A system call that a profile allows.
@@ -22,7 +22,7 @@ const NOBODY: u32 = 65_534;
 pub struct Allowed {
     /// Its name.
     pub name: String,
-    /// Only with this first argument.
+    /// The only allowed first argument, if any.
     pub first_argument: Option<u32>,
 }
 
@@ -69,7 +69,8 @@ pub fn numbers() -> BTreeMap<String, c_long> {
 /// The number of a system call, and the first argument that it may have; `None`: any.
 pub type Call = (c_long, Option<u32>);
 
-/// What socket(2) answers for each family to a thread that may make these system calls; any other gets this errno.
+/// The answer of socket(2) for each family, in a thread that may make only these system calls. All others fail with this
+/// errno.
 pub fn sockets(families: &[c_int], calls: &[Call], errno: c_int) -> Vec<io::Result<OwnedFd>> {
     let filter = filter(calls, libc::SECCOMP_RET_ERRNO | errno as u32);
     let open = |family| {
@@ -79,7 +80,7 @@ pub fn sockets(families: &[c_int], calls: &[Call], errno: c_int) -> Vec<io::Resu
         checked(fd).map(|()| unsafe { OwnedFd::from_raw_fd(fd) })
     };
     let confined = || {
-        // A filter is the thread's own.
+        // the filter applies to this thread only
         confine(&filter).expect("seccomp");
         families.iter().copied().map(open).collect()
     };
@@ -95,8 +96,8 @@ fn confine(filter: &[libc::sock_filter]) -> io::Result<()> {
     }
 }
 
-/// A program of the directory `root`, which is all that it sees of the file system, started by nobody in a user
-/// namespace of its own. It may make these system calls; `otherwise` is what any other gets (`SECCOMP_RET_…`).
+/// A program of the directory `root`, started as nobody in its own user namespace. It sees no other files. It may make
+/// these system calls; `otherwise` is the kernel's action for all others (`SECCOMP_RET_…`).
 pub fn contained(root: &Path, program: &str, calls: &[Call], otherwise: u32) -> Command {
     let root = CString::new(root.as_os_str().as_bytes()).expect("a path");
     let filter = filter(calls, otherwise);
@@ -116,7 +117,7 @@ pub fn contained(root: &Path, program: &str, calls: &[Call], otherwise: u32) -> 
     command
 }
 
-/// The classic BPF program that lets these calls pass.
+/// The classic BPF program that allows these calls.
 fn filter(calls: &[Call], otherwise: u32) -> Vec<libc::sock_filter> {
     // Offsets in struct seccomp_data: `nr` is the first word, the low half of args[0] is at 16.
     const NUMBER: u32 = 0;

@@ -1,5 +1,5 @@
-//! Datagrams with a forged source: any address of this network, any port, whoever is bound to it. And
-//! segments that no TCP would send.
+//! Datagrams with a forged source: any address of this network and any port, even if a process has bound it. Also TCP
+//! segments that no kernel would send.
 #![allow(unsafe_code, reason = "std has no raw sockets")]
 
 use std::io::{Error, Result};
@@ -16,9 +16,9 @@ pub fn forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         .unwrap_or_else(|error| panic!("forge a datagram from {from} to {to}: {error}"));
 }
 
-/// The same where it may fail: the network may be down.
+/// Like the function above, but returns an error, for networks that may be down.
 pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
-    /// Where the checksum stands in a UDP header.
+    /// Offset of the checksum in a UDP header.
     const CHECKSUM_OFFSET: i32 = 6;
     let socket = raw_socket(to, libc::IPPROTO_UDP, CHECKSUM_OFFSET)?;
     server_sys::bind(socket.as_fd(), SocketAddr::new(from.ip(), 0))?;
@@ -28,18 +28,18 @@ pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()>
     packet.extend((8 + payload.len() as u16).to_be_bytes());
     packet.extend([0, 0]);
     packet.extend(payload);
-    // For a raw socket a port in the destination would be a protocol.
+    // for a raw socket, the port of the destination would mean a protocol
     let sent = UdpSocket::from(socket).send_to(&packet, SocketAddr::new(to.ip(), 0))?;
     assert_eq!(sent, packet.len());
     Ok(())
 }
 
-/// Sends an ICMP error of this type and code to a socket at `to`, about a datagram that it is said to have sent to
-/// `peer` (RFC 792, RFC 4443). Needs root.
+/// Sends an ICMP error of this type and code to a socket at `to`. The error claims that a datagram from `to` to `peer`
+/// caused it (RFC 792, RFC 4443). Needs root.
 pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
     const UDP: u8 = 17;
     const HOPS: u8 = 64;
-    // The datagram in it: its IP header, then UDP's with ports, length and no checksum.
+    // the quoted datagram: an IP header, and a UDP header with ports, length and no checksum
     let mut about = Vec::new();
     match (to, peer) {
         (SocketAddr::V4(to), SocketAddr::V4(peer)) => {
@@ -53,7 +53,7 @@ pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
         _ => panic!("{to} and {peer} are of two families"),
     }
     about.extend([to.port(), peer.port(), 8, 0].map(u16::to_be_bytes).concat());
-    // The rest of the header tells an MTU, or where an error is.
+    // the rest of the ICMP header holds an MTU, or the position of an error
     let mut packet = vec![kind, code, 0, 0, 0, 0, 0x05, 0xdc];
     packet.extend(about);
     let protocol = if to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
@@ -67,18 +67,18 @@ pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
     assert_eq!(sent, packet.len());
 }
 
-/// Sends a whole IPv4 packet, header and all, as it is: the kernel fills in its length, its checksum and, where they
-/// are zero, its source and its identification (raw(7)). What the kernel refuses to send is no packet.
+/// Sends a complete IPv4 packet with its header. The kernel fills in the length and the checksum, and the source and the
+/// identification if they are zero (raw(7)). Packets that the kernel refuses to send are ignored.
 pub fn send_packet(to: Ipv4Addr, packet: &[u8]) {
     let to = SocketAddr::new(to.into(), 0);
     let socket = raw_socket(to, libc::IPPROTO_RAW, 0).expect("a raw socket");
     let _ = UdpSocket::from(socket).send_to(packet, to);
 }
 
-/// Sends an urgent byte on an IPv6 connection, and leaves a gap of one byte before it that is never filled: its
-/// peer's TCP knows of urgent data, and has nothing that could be read (RFC 9293, 3.8.5). Needs root.
+/// Sends an urgent byte on an IPv6 connection, behind a gap of one byte that is never filled. So the peer's kernel knows
+/// of urgent data, but has no data to read (RFC 9293, 3.8.5). Needs root.
 pub fn forge_urgent_behind_a_gap(stream: &TcpStream) {
-    /// Where the checksum stands in a TCP header.
+    /// Offset of the checksum in a TCP header.
     const CHECKSUM_OFFSET: i32 = 16;
     const OFF_WITHOUT_PROBE: i32 = -1;
     const QUEUES: [i32; 2] = [2, 1]; // TCP_SEND_QUEUE, TCP_RECV_QUEUE
@@ -104,7 +104,7 @@ pub fn forge_urgent_behind_a_gap(stream: &TcpStream) {
     assert_eq!(sent, segment.len());
 }
 
-/// A raw socket to send from to `to`.
+/// A raw socket for packets to `to`.
 fn plain_raw_socket(to: SocketAddr, protocol: i32) -> Result<OwnedFd> {
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket(2) takes no memory; a result that is no error is a new descriptor, ours alone.
@@ -114,7 +114,7 @@ fn plain_raw_socket(to: SocketAddr, protocol: i32) -> Result<OwnedFd> {
     }
 }
 
-/// A raw socket to send from to `to`; for IPv6 the kernel writes the checksum.
+/// A raw socket for packets to `to`. For IPv6 the kernel writes the checksum.
 fn raw_socket(to: SocketAddr, protocol: i32, checksum_offset: i32) -> Result<OwnedFd> {
     let socket = plain_raw_socket(to, protocol)?;
     if to.is_ipv6() {

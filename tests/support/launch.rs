@@ -1,4 +1,4 @@
-//! How a server is started: arguments, environment, user, limits and denied system calls.
+//! Starts a server: arguments, environment, user, limits and denied system calls.
 
 use super::lines::{self, NotifySocket, Stored};
 use super::server::Server;
@@ -16,21 +16,22 @@ use std::time::{Duration, Instant};
 /// The uid and gid of Debian's `nobody` and `nogroup`.
 const NOBODY: u32 = 65_534;
 
-/// Where a process with passed sockets finds its program: further from them than `tubectl register-pid` looks.
+/// The descriptor of the program, in a process with passed sockets. It is further from them than `tubectl register-pid`
+/// walks.
 const PROGRAM_NUMBER: i32 = 900;
 
-/// What a service manager says in `NOTIFY_SOCKET`.
+/// The service manager that `NOTIFY_SOCKET` names.
 enum Manager {
     /// It listens at a path.
     Listening,
     /// It listens at a name without a file.
     Abstract,
-    /// It is not there, or not where the variable says.
+    /// It does not exist, or not at the name in the variable.
     Absent(Option<String>),
 }
 
-/// A server about to be started. Its environment is empty but for what is asked for here, so that no
-/// test depends on who runs it.
+/// A server about to be started. Its environment has only the variables that are set here, so that no test depends on
+/// the environment of the tests.
 pub struct Launch {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -44,13 +45,13 @@ pub struct Launch {
     group: Option<std::path::PathBuf>,
 }
 
-/// A server that did not become ready, by its own decision.
+/// A server that ended by itself before it was ready.
 pub struct Refusal {
     /// The exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote to stderr.
+    /// Its output on stderr.
     pub stderr: Vec<String>,
-    /// How often it said `READY=1` all the same.
+    /// How often it sent `READY=1` all the same.
     pub ready_count: usize,
 }
 
@@ -77,13 +78,13 @@ impl Launch {
         self
     }
 
-    /// With a log that is full and that nobody reads, until the test says so.
+    /// With a full log that is not read until the test asks for it.
     pub fn full_log(mut self) -> Self {
         self.log_is_full = true;
         self
     }
 
-    /// With a service manager whose queue is full and that reads nothing, until the test says so.
+    /// With a service manager whose queue is full and that reads nothing until the test asks for it.
     pub fn full_manager(mut self) -> Self {
         self.manager_is_full = true;
         self
@@ -101,13 +102,13 @@ impl Launch {
         self
     }
 
-    /// With `NOTIFY_SOCKET` set to this, whatever is there; `None` leaves it unset.
+    /// With this value of `NOTIFY_SOCKET`, even if no manager listens there; `None` leaves it unset.
     pub fn notify_nobody(mut self, name: Option<&str>) -> Self {
         self.manager = Manager::Absent(name.map(str::to_owned));
         self
     }
 
-    /// With these sockets, which the service manager has kept from an earlier process (sd_listen_fds(3)).
+    /// With these sockets passed by the service manager, which kept them from an earlier process (sd_listen_fds(3)).
     pub fn passing(mut self, stored: &[Stored]) -> Self {
         let copy = |stored: &Stored| Stored {
             name: stored.name.clone(),
@@ -149,16 +150,15 @@ impl Launch {
         self
     }
 
-    /// With this system call failing where its second argument is this: all options of one level of
-    /// `setsockopt(2)`, for example.
+    /// With this system call failing if its second argument has this value. This refuses, for example, all options of
+    /// one level of `setsockopt(2)`.
     pub fn deny_second(mut self, call: c_long, argument: u32, errno: c_int) -> Self {
         let second_argument = Some(argument);
         self.confinement.denied.push(Denied { call, first_argument: None, second_argument, errno });
         self
     }
 
-    /// With this operation of `io_uring_register(2)` failing with this errno, as on a kernel that does
-    /// not have it.
+    /// With this operation of `io_uring_register(2)` failing with this errno, as on a kernel without the operation.
     pub fn deny_register(mut self, operation: u32, errno: c_int) -> Self {
         let call = libc::SYS_io_uring_register;
         let second_argument = Some(operation);
@@ -166,14 +166,14 @@ impl Launch {
         self
     }
 
-    /// Starts the server and waits until it is ready; fails the test when it is not.
+    /// Starts the server and waits until it is ready. Fails the test if it does not become ready.
     pub fn ready(self) -> Server {
         self.outcome().unwrap_or_else(|refusal| {
             panic!("the server ended before it was ready; stderr:\n{}", refusal.stderr.join("\n"))
         })
     }
 
-    /// Starts the server and waits until it is ready, or has given up by itself.
+    /// Starts the server and waits until it is ready or has ended by itself.
     pub fn outcome(self) -> Result<Server, Refusal> {
         let mut server = self.start();
         let end = Instant::now() + PATIENCE;
@@ -194,25 +194,25 @@ impl Launch {
         Ok(server)
     }
 
-    /// Starts the server and waits for it to give up by itself.
+    /// Starts the server and waits until it ends by itself.
     pub fn refused(self) -> Refusal {
         let server = self.start();
         assert!(server.pidfd.ends_within(PATIENCE), "the server neither gave up nor was stopped");
         refusal(server)
     }
 
-    /// Starts the server and waits for nothing.
+    /// Starts the server without waiting.
     pub fn start(self) -> Server {
-        // Another build of the server can be put through the same tests, an optimised one for instance.
+        // the same tests can run another build of the server, for example an optimised one
         let program = env::var("SERVER_UNDER_TEST").unwrap_or(env!("CARGO_BIN_EXE_tubular-echo").into());
-        // Opened here and executed by descriptor, because `nobody` may have no way to the file's name.
+        // opened here and executed by descriptor, because `nobody` may not be able to reach the file by its name
         let opened = File::open(&program).unwrap_or_else(|error| panic!("open {program}: {error}"));
         let mut command = if self.passed.is_empty() {
             let mut command = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()));
             command.arg0("tubular-echo");
             command
         } else {
-            // LISTEN_PID has to be the number of the process, which only that process knows.
+            // LISTEN_PID must be the number of the process, which only the process itself knows
             let mut command = Command::new("/bin/sh");
             command.arg("-c").arg(format!("LISTEN_PID=$$ exec /proc/self/fd/{PROGRAM_NUMBER} \"$@\""));
             command.arg("tubular-echo");
@@ -253,7 +253,7 @@ impl Launch {
             sys::pass(&mut command, descriptors, program, PROGRAM_NUMBER);
         }
         let child = command.spawn().expect("start the server");
-        // it has our end of the pipe
+        // the command holds the write end of the log's pipe, which would keep it open
         drop(command);
         let collect = if self.log_is_full { lines::collect_later } else { lines::collect };
         let (log, reader) = collect(log_reader);
@@ -262,13 +262,13 @@ impl Launch {
     }
 }
 
-/// What a server that has ended leaves behind.
+/// The remains of a server that has ended: its status, log and messages.
 fn refusal(server: Server) -> Refusal {
     let end = server.wait();
     Refusal { code: end.code, stderr: end.stderr, ready_count: end.ready_count }
 }
 
-/// Whether a log line is the one that says that all workers are armed.
+/// Whether a log line says that all workers are armed.
 fn says_ready(line: &str) -> bool {
     line.split_whitespace().any(|word| word == "ready")
 }

@@ -1,4 +1,4 @@
-//! Text that arrives while the test runs, and the wish to wait for some of it.
+//! Text that arrives while the test runs; tests wait for parts of it.
 
 use super::sys;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fs, net, process};
 
-/// Lines in the order of their arrival; one thread adds, others look and wait.
+/// Lines in the order of their arrival. One thread adds lines; others read them and wait for them.
 #[derive(Default)]
 pub struct Lines {
     arrived: Mutex<Vec<String>>,
@@ -21,7 +21,7 @@ pub struct Lines {
     reading: Gate,
 }
 
-/// Somebody who reads, or stands still as long as the test wants.
+/// A reader that the test can stop and start.
 #[derive(Default)]
 struct Gate {
     state: Mutex<(IsHeld, IsStanding)>,
@@ -37,7 +37,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// The reader's: returns when it may read.
+    /// Called by the reader: returns when it may read.
     fn pass(&self) {
         let mut state = self.state.lock().unwrap();
         while state.0 {
@@ -54,12 +54,12 @@ impl Gate {
 }
 
 impl Lines {
-    /// All that arrived so far.
+    /// All text that has arrived so far.
     pub fn all(&self) -> Vec<String> {
         self.arrived.lock().unwrap().clone()
     }
 
-    /// Waits until the lines satisfy the condition; false when they do not within `patience`.
+    /// Waits until the lines satisfy the condition; false if they do not within `patience`.
     pub fn wait_for(&self, patience: Duration, condition: impl Fn(&[String]) -> bool) -> bool {
         let end = Instant::now() + patience;
         let mut arrived = self.arrived.lock().unwrap();
@@ -73,12 +73,12 @@ impl Lines {
         true
     }
 
-    /// Has the reader take at most one more piece, and then nothing until [`Self::read_on`].
+    /// Stops the reader until [`Self::read_on`]. It may still read one more piece.
     pub fn stand_still(&self) {
         self.reading.set(true);
     }
 
-    /// Has the reader read again.
+    /// Starts the reader again.
     pub fn read_on(&self) {
         self.reading.set(false);
     }
@@ -89,12 +89,12 @@ impl Lines {
     }
 }
 
-/// Collects what a process writes until it closes its end. Joining the thread gives all of it.
+/// Collects the output of a process until the process closes its end. Joining the thread returns all of it.
 pub fn collect(source: impl Read + Send + 'static) -> (Arc<Lines>, JoinHandle<()>) {
     collect_into(source, Arc::default())
 }
 
-/// The same by a reader that stands still from the beginning.
+/// Like the function above, with a reader that is stopped from the beginning.
 pub fn collect_later(source: impl Read + Send + 'static) -> (Arc<Lines>, JoinHandle<()>) {
     let lines = Arc::new(Lines::default());
     lines.stand_still();
@@ -125,7 +125,7 @@ impl<S: Read> Read for Gated<S> {
     }
 }
 
-/// A pipe that is as small as can be, and full.
+/// A full pipe of the smallest possible size.
 pub fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = io::pipe().expect("a pipe");
     let bytes = sys::make_pipe_small(&writer);
@@ -134,32 +134,32 @@ pub fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A descriptor that the service had kept for the next process, and under what name (`FDSTORE=1`, sd_notify(3)).
+/// A descriptor that the service has stored for the next process, with its name (`FDSTORE=1`, sd_notify(3)).
 pub struct Stored {
-    /// What `FDNAME=` said.
+    /// The value of `FDNAME=`.
     pub name: String,
     /// The descriptor.
     pub descriptor: OwnedFd,
 }
 
-/// Where a service manager would listen: the socket that `NOTIFY_SOCKET` names.
+/// The socket that `NOTIFY_SOCKET` names, in place of a service manager's.
 pub struct NotifySocket {
     /// The value for `NOTIFY_SOCKET`.
     pub name: String,
     /// Every assignment received (`READY=1`, `STATUS=…`), one line each.
     pub messages: Arc<Lines>,
-    /// What a manager with a store would pass to the next process.
+    /// The descriptors that a manager with a store would pass to the next process.
     pub stored: Arc<Mutex<Vec<Stored>>>,
     socket: UnixDatagram,
     reader: Option<JoinHandle<()>>,
     directory: Option<PathBuf>,
 }
 
-/// Numbers the sockets of one test program.
+/// The number of the next socket of this test program.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl NotifySocket {
-    /// A socket in the file system, where any user may write to it, as systemd's own.
+    /// A socket in the file system that any user may write to, like systemd's.
     pub fn in_directory() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("tubular-echo-test-{}-{number}", process::id()));
@@ -202,7 +202,7 @@ impl NotifySocket {
         Self { name, messages, stored, socket, reader: Some(reader), directory }
     }
 
-    /// Has the manager read nothing until [`Self::read_on`], and fills its queue.
+    /// Stops the manager's reader until [`Self::read_on`], and fills its queue.
     pub fn stand_still(&self) {
         const FILLING: &[u8] = b"FILLING=1\n";
         let address = self.socket.local_addr().expect("the socket's name");
@@ -210,20 +210,20 @@ impl NotifySocket {
         sender.set_nonblocking(true).expect("a socket that does not block");
         sender.connect_addr(&address).expect("connect to the notify socket");
         self.messages.stand_still();
-        // one to have the reader look up
+        // one message wakes the reader, so that it notices that it is stopped
         while sender.send(FILLING).is_ok() || !self.messages.reading.is_standing() {
             thread::yield_now();
         }
         while sender.send(FILLING).is_ok() {}
     }
 
-    /// Has the manager read again.
+    /// Starts the manager's reader again.
     pub fn read_on(&self) {
         self.messages.read_on();
     }
 
-    /// Stops listening; what was sent before is all received then, because a datagram socket that
-    /// is shut down still hands out its queue.
+    /// Stops listening. All earlier messages have been received then, because a datagram socket that is shut down still
+    /// delivers its queue.
     pub fn close(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.read_on();
@@ -232,7 +232,7 @@ impl NotifySocket {
         }
     }
 
-    /// How often the service was declared ready.
+    /// Number of `READY=1` messages.
     pub fn ready_count(&self) -> usize {
         self.messages.all().iter().filter(|line| *line == "READY=1").count()
     }

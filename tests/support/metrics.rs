@@ -12,7 +12,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Where the server says that its metrics are.
+/// The address of the metrics, from the server's log.
 pub fn address_of(server: &Server) -> SocketAddr {
     let lines = server.log.all();
     let url =
@@ -20,12 +20,12 @@ pub fn address_of(server: &Server) -> SocketAddr {
     url.strip_suffix("/metrics").expect("a path").parse().expect("an address")
 }
 
-/// Asks for `path`.
+/// Requests `path`.
 pub fn get(addr: SocketAddr, path: &str) -> Answer {
     ask(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n\r\n"))
 }
 
-/// Sends a request and reads the answer until the server closes.
+/// Sends a request and reads the answer until the server closes the connection.
 pub fn ask(addr: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("connect to the metrics");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -37,10 +37,10 @@ pub fn ask(addr: SocketAddr, request: &str) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
-/// Samples by name and labels, as they are written.
+/// The samples by their name and labels, as written.
 pub type Samples = BTreeMap<String, f64>;
 
-/// Asks for the metrics and reads them.
+/// Requests and parses the metrics.
 pub fn scrape(addr: SocketAddr) -> Samples {
     let answer = get(addr, "/metrics");
     assert_eq!(answer.status, 200, "{}", answer.head);
@@ -54,7 +54,7 @@ pub fn scrape(addr: SocketAddr) -> Samples {
     read(&answer.body)
 }
 
-/// Reads the format; fails the test on whatever Prometheus would not take or would warn of.
+/// Parses the format. Fails the test on anything that Prometheus would refuse or warn of.
 pub fn read(text: &str) -> Samples {
     assert!(text.ends_with('\n'));
     let mut samples = Samples::new();
@@ -89,8 +89,8 @@ pub fn read(text: &str) -> Samples {
     samples
 }
 
-/// Waits until a sum (as below) has reached `wanted`: a reply is counted a moment after it has left, so that whoever has
-/// it may ask too early.
+/// Waits until a sum (see below) has reached `wanted`. The server counts a reply a moment after sending it, so a client
+/// that has the reply may ask too early.
 pub fn until_counted(addr: SocketAddr, family: &str, labels: &[&str], wanted: f64) {
     until(&format!("{family} {labels:?} is {wanted}"), || sum(&scrape(addr), family, labels) >= wanted);
 }

@@ -1,5 +1,5 @@
-//! What the tests share: a server that is started and stopped safely, networks of its own for each
-//! test, and clients that check every byte and where it came from.
+//! Shared by the tests: a server that starts and stops safely, private networks, and clients that check every byte and
+//! its source.
 //!
 //! ```text
 //! launch   how a server is started: arguments, user, limits, denied system calls
@@ -53,14 +53,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The longest that one test may take. Far more than any needs, so that only a hang meets it.
+/// The time limit of a test: far more than any test needs, so that only a hang meets it.
 pub const TEST_DEADLINE: Duration = Duration::from_mins(2);
 
-/// The longest that anything may let a test wait: a reply, the readiness, the end of a process.
+/// The longest wait within a test: for a reply, for the readiness, for the end of a process.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a test's body on a thread of its own and fails when it has not ended by the deadline; the
-/// servers that it started are killed then, and what they logged is printed.
+/// Runs a test's body on a thread of its own, and fails if it has not ended by the deadline. Then it kills the servers
+/// that the test has started, and prints their logs.
 pub fn bounded(body: impl FnOnce() + Send + 'static) {
     sys::raise_file_limit();
     let name = thread::current().name().unwrap_or("test").to_owned();
@@ -85,8 +85,8 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Like [`bounded`], in a network namespace where nothing but the loopback device exists: every port
-/// is free, and addresses and routes may be changed at will. Needs root.
+/// Like [`bounded`], in a network namespace that has only the loopback device: every port is free, and the test may change
+/// addresses and routes. Needs root.
 pub fn private_network(body: impl FnOnce() + Send + 'static) {
     bounded(|| {
         let _own = netns::Netns::unshare();
@@ -94,7 +94,7 @@ pub fn private_network(body: impl FnOnce() + Send + 'static) {
     });
 }
 
-/// Waits for a condition that nothing announces; how long it took.
+/// Waits for a condition by polling it. Returns how long it took.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !condition() {

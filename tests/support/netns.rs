@@ -1,5 +1,5 @@
-//! Private network namespaces. A thread lives in one, and so do the sockets that it opens and the
-//! processes that it starts; nothing is left behind when the last of them is gone.
+//! Private network namespaces. A thread lives in one, together with the sockets that it opens and the processes that it
+//! starts. The kernel removes the namespace when the last of them is gone.
 
 use super::sys;
 use std::fs::File;
@@ -29,9 +29,9 @@ impl Netns {
         Self(File::open("/proc/thread-self/ns/net").expect("the thread's network namespace"))
     }
 
-    /// Does something in this namespace; what it opens stays there for good.
+    /// Runs an action in this namespace. Sockets that it opens stay there.
     pub fn run<T>(&self, action: impl FnOnce() -> T) -> T {
-        /// Returns home even when the action panics.
+        /// Returns to the own namespace even if the action panics.
         struct Return(Netns);
         impl Drop for Return {
             fn drop(&mut self) {
@@ -43,7 +43,7 @@ impl Netns {
         action()
     }
 
-    /// Lays a cable: the device `near` here, its other end as `far` in the other namespace.
+    /// Connects two namespaces by a cable: the device `near` here, and its other end `far` in the other one.
     pub fn cable(near: &str, far: &str, other: &Self) {
         let other = format!("/proc/{}/fd/{}", process::id(), std::os::fd::AsRawFd::as_raw_fd(&other.0));
         ip(&format!("link add {near} type veth peer name {far} netns {other}"));
@@ -72,7 +72,7 @@ fn run(program: &str, arguments: &str) {
     assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Writes one of the settings below /proc/sys/net, which belong to the namespace of who opens them.
+/// Writes a setting below /proc/sys/net. It belongs to the namespace of the thread that opens the file.
 pub fn setting(name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");
     std::fs::write(&path, value).unwrap_or_else(|error| panic!("write {value} to {path}: {error}"));

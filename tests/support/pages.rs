@@ -1,5 +1,5 @@
-//! Manual pages and completions, from the same definitions that parse the command line. The unit tests of both
-//! programs have this file, since what ships needs none of it; ci/pages has them write what they made.
+//! Makes the manual pages and completions from the definitions that parse the command line. This file is part of both
+//! programs' unit tests, so that the delivered programs do not contain it. ci/pages makes these tests write the files.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// Names the directory to write to; unset, the pages are only looked through.
+/// Names the directory to write to. If it is unset, the pages are only checked.
 const DIRECTORY: &str = "PAGES_DIRECTORY";
 
 /// A file of the manual or of completions.
@@ -18,11 +18,11 @@ struct Page {
     text: String,
 }
 
-/// Makes all pages of a program, and fails the test where one lacks an option that `--help` shows.
+/// Makes all pages of a program. Fails the test if one lacks an option that `--help` shows.
 pub(crate) fn make(mut program: Command) {
     let name = program.get_name().to_owned();
     let mut pages = Vec::new();
-    // completions want no prefix to the names of subcommands, so they come first
+    // completions first, because the manual pages change the names of the subcommands
     for (shell, extension) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut program.clone(), &name, &mut text);
@@ -45,7 +45,7 @@ pub(crate) fn make(mut program: Command) {
     }
 }
 
-/// One page for the command and one for each of its own.
+/// Makes one page for the command and one for each of its subcommands.
 fn add_manual(pages: &mut Vec<Page>, mut command: Command, name: &str) {
     let mut text = Vec::new();
     let man = Man::new(command.clone()).title(name.to_uppercase()).manual("User Commands");
@@ -62,12 +62,12 @@ fn add_manual(pages: &mut Vec<Page>, mut command: Command, name: &str) {
     }
 }
 
-/// What follows the options is laid out by hand, in columns: no filling.
+/// Switches off filling for the text behind the options, which has its own columns.
 fn laid_out(page: &str) -> String {
     page.replace(".SH EXTRA\n", ".SH NOTES\n.nf\n").replace(".SH VERSION\n", ".fi\n.SH VERSION\n")
 }
 
-/// Every option that `--help` shows, the two dashes included.
+/// Every option that `--help` shows, with its two dashes.
 fn options(command: &mut Command) -> Vec<String> {
     let help = command.render_long_help().to_string();
     let words = help.lines().filter_map(|line| line.trim_start().split_once("--"));

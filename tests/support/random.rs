@@ -1,16 +1,15 @@
-//! Reproducible payloads: the same seed gives the same bytes, so a receiver needs no copy of what was
-//! sent.
+//! Reproducible payloads: the same seed gives the same bytes, so a receiver needs no copy of the sent data.
 
 /// Marsaglia's xorshift64*: small, fast, and good enough that two payloads never look alike.
 pub struct Random {
     state: u64,
-    /// Bytes of the stream that the last piece left over, and how many of them; they are the upper ones.
+    /// Bytes of the stream that the last piece left over, in the upper bytes, and their number.
     left: u64,
     left_bytes: usize,
 }
 
 impl Random {
-    /// A generator; neighbouring seeds give unrelated bytes.
+    /// A generator. Neighbouring seeds give unrelated bytes.
     pub fn new(seed: u64) -> Self {
         // The golden ratio spreads small seeds over all 64 bits, and the state must not be zero.
         let state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -32,7 +31,7 @@ impl Random {
         low + (self.next() % (high - low + 1) as u64) as usize
     }
 
-    /// The next bytes of the stream, which is the same however it is cut.
+    /// The next bytes of the stream. The stream is the same however it is cut into pieces.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         bytes.extend_from_slice(&self.left.to_le_bytes()[8 - self.left_bytes..]);

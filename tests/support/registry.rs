@@ -1,5 +1,5 @@
-//! `tubectl register-pid` and `tubectl register` as the tests' dispatcher does them: the exact walk or what
-//! was passed, then the socket map.
+//! `tubectl register-pid` and `tubectl register` for the tests' dispatcher. They find the sockets by tubectl's exact walk,
+//! or take the passed ones, and put them into the socket map.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,11 +20,11 @@ pub struct Registered {
     pub fd: i32,
     /// Its `SO_COOKIE`.
     pub cookie: u64,
-    /// What it serves.
+    /// TCP or UDP.
     pub protocol: Protocol,
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub address: SocketAddr,
-    /// How many calls of `pidfd_getfd(2)` the walk took; none where it was passed.
+    /// Number of `pidfd_getfd(2)` calls of the walk; zero for a passed socket.
     pub calls: u32,
 }
 
@@ -35,9 +35,9 @@ pub enum Failure {
     OtherNamespace,
     /// The walk ended at this descriptor.
     Aborted(i32, String),
-    /// The walk's sockets do not make one destination.
+    /// The sockets that the walk found do not make one destination.
     Refused(Refusal),
-    /// Two sockets that were passed make one destination.
+    /// Two passed sockets have the same destination.
     Twice(Protocol, SocketAddr),
     /// The kernel refused something else.
     Kernel(io::Error),
@@ -63,7 +63,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Takes the socket of process `pid` that is bound to `address` and steers its destination's traffic there.
+/// Takes the socket of process `pid` that is bound to `address`, and steers the traffic of its destination there.
 pub fn register_pid(
     sockets: &SocketMap,
     pid: u32,
@@ -91,7 +91,7 @@ pub fn register_pid(
     }
 }
 
-/// Steers to sockets that were passed: of each reuseport group the first one, each destination once.
+/// Steers traffic to the passed sockets: to the first of each reuseport group, and once for each destination.
 pub fn register_passed(sockets: &SocketMap, passed: &[OwnedFd]) -> Result<Vec<Registered>, Failure> {
     let (mut groups, mut destinations) = (HashSet::new(), HashSet::new());
     let mut registered = Vec::new();

@@ -1,5 +1,5 @@
-//! A cable between two network namespaces that does what cables should not, in exact counts: each end is a tap
-//! device, and a thread carries the frames between them (Documentation/networking/tuntap.rst).
+//! A faulty cable between two network namespaces, with exact counts of its faults. Each end is a tap device, and a thread
+//! carries the frames between them (Documentation/networking/tuntap.rst).
 #![allow(unsafe_code, reason = "a tap device is made by an ioctl")]
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::{io, mem};
 use super::netns::Netns;
 use super::sys::{poll, poll_entry};
 
-/// What happens to a datagram, or to a segment.
+/// A fault that happens to a datagram or segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mischief {
     /// It does not arrive.
@@ -24,21 +24,21 @@ pub enum Mischief {
     Double,
     /// It arrives after the next one.
     Swap,
-    /// A byte of its payload is another one, so that its checksum is wrong.
+    /// A byte of its payload changes, so that its checksum is wrong.
     Flip,
-    /// Two words of its payload have changed places, which no Internet checksum tells.
+    /// Two words of its payload change places, which no Internet checksum detects.
     Shuffle,
 }
 
-/// To which frames of one direction it happens: number `first`, and each `every`th from there on. Frames that
-/// carry neither UDP nor TCP payload pass, and are not counted.
+/// The frames of one direction that have a fault: number `first`, and each `every`th from there on. Frames without UDP or
+/// TCP payload always pass and are not counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// What happens.
+    /// The fault.
     pub mischief: Mischief,
-    /// The first one that it happens to, counted from 0.
+    /// The first frame with the fault, counted from 0.
     pub first: u64,
-    /// And how often.
+    /// The distance from one faulty frame to the next.
     pub every: u64,
 }
 
@@ -49,7 +49,7 @@ struct Direction {
     done: AtomicU64,
 }
 
-/// A cable; dropping it ends it.
+/// A cable. Dropping it removes it.
 pub struct Relay {
     directions: Arc<[Direction; 2]>,
     end: Arc<AtomicBool>,
@@ -57,8 +57,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Lays it between the device `near` of the calling thread's namespace and `far` of the other one. Both are
-    /// down yet.
+    /// Makes a cable between the device `near` of the calling thread's namespace and `far` of the other one. Both devices
+    /// are down at first.
     pub fn lay(near: &str, far: &str, other: &Netns) -> Self {
         let ends = [tap(near), other.run(|| tap(far))];
         let ends = ends.map(|end| end.expect("make a tap device: /dev/net/tun, and root"));
@@ -69,7 +69,7 @@ impl Relay {
         Self { directions, end, thread: Some(thread) }
     }
 
-    /// From now on these rules hold for what leaves the near end, and these for what comes to it; counting begins.
+    /// Applies new rules for frames from the near end, and for frames to it. The counts begin at zero again.
     pub fn rule(&self, leaving: &[Rule], coming: &[Rule]) {
         for (direction, rules) in self.directions.iter().zip([leaving, coming]) {
             let mut place = direction.rules.lock().unwrap();
@@ -79,7 +79,7 @@ impl Relay {
         }
     }
 
-    /// How often mischief was done to what left the near end, and to what came to it.
+    /// Number of faults in frames from the near end, and in frames to it.
     pub fn done(&self) -> [u64; 2] {
         [0, 1].map(|direction| self.directions[direction].done.load(Ordering::Relaxed))
     }
@@ -93,7 +93,7 @@ impl Drop for Relay {
     }
 }
 
-/// Makes a tap device in the calling thread's namespace. It goes with the file.
+/// Makes a tap device in the calling thread's namespace. It vanishes when the file is closed.
 fn tap(name: &str) -> io::Result<File> {
     let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
@@ -116,11 +116,11 @@ fn carry(mut ends: [File; 2], directions: &[Direction; 2], until: &AtomicBool) {
             continue;
         }
         for from in 0..2 {
-            // down, or nothing there
+            // the device is down, or there is no frame
             while let Ok(len) = ends[from].read(&mut frame) {
                 let frame = &mut frame[..len];
                 let mischief = payload_of(frame).and_then(|_| directions[from].strike());
-                let mut send = |frame: &[u8]| drop(ends[1 - from].write(frame)); // lost where the far end is down
+                let mut send = |frame: &[u8]| drop(ends[1 - from].write(frame)); // the frame is lost if the far end is down
                 match mischief {
                     Some(Mischief::Lose) => {}
                     Some(Mischief::Swap) => kept[from] = Some(frame.to_vec()),
@@ -148,7 +148,7 @@ fn carry(mut ends: [File; 2], directions: &[Direction; 2], until: &AtomicBool) {
 }
 
 impl Direction {
-    /// What happens to the next frame.
+    /// The fault of the next frame, if any.
     fn strike(&self) -> Option<Mischief> {
         let rules = self.rules.lock().unwrap();
         let number = self.seen.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Direction {
     }
 }
 
-/// Where the payload of a whole datagram or segment begins, if the frame has one (RFC 791, 8200, 768, 9293).
+/// The offset of the payload, if the frame holds a whole datagram or segment (RFC 791, 8200, 768, 9293).
 fn payload_of(frame: &[u8]) -> Option<usize> {
     const ETHERNET: usize = 14;
     let (protocol, transport) = match frame.get(12..ETHERNET)? {
@@ -183,7 +183,7 @@ fn flip(frame: &mut [u8]) {
     *frame.last_mut().expect("a frame with a payload") ^= 0x10;
 }
 
-/// Swaps the last two different words of the payload; what is all of a kind stays as it is.
+/// Swaps the last two different words of the payload. A payload of equal words does not change.
 fn shuffle(frame: &mut [u8]) {
     let start = payload_of(frame).expect("a frame with a payload");
     let payload = &mut frame[start..];

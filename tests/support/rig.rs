@@ -1,8 +1,8 @@
-//! A test program that runs itself inside tests/support/systemd-rig when it is called with `--rig`, as root.
-//! There it may install units and programs; nothing of it is left outside.
+//! A test program that runs itself inside tests/support/systemd-rig if root calls it with `--rig`. There it may install
+//! units and programs; the host stays unchanged.
 //!
-//! Called by the name `tubectl`, the program is the tests' stand-in for it, so that units name tubectl exactly
-//! as they do in production.
+//! If it is called by the name `tubectl`, the program acts as the tests' stand-in for tubectl. So units name tubectl
+//! exactly as in production.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::tubectl;
 use super::unit::{run, succeeded, systemctl};
 use super::walkthrough::dispatcher;
 
-/// Does something with the dispatcher of this network and tells its figures; panics when it fails.
+/// A test case. It uses the dispatcher of this network and returns its figures. It panics if it fails.
 pub type Case = fn(&Dispatcher) -> String;
 
 /// Runs `install` and then the cases, in order, until one fails.
@@ -60,7 +60,7 @@ fn copy(from: &str, to: &str) {
     fs::copy(from, to).unwrap_or_else(|error| panic!("copy {from} to {to}: {error}"));
 }
 
-/// Installs files of dist/, as their comments tell.
+/// Installs files of dist/ as their comments say.
 pub fn install_dist(files: &[&str]) {
     for file in files {
         let to = format!("/etc/systemd/system/{file}");

@@ -11,14 +11,14 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
 
-/// What a listening socket speaks.
+/// The protocol of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     Tcp,
     Udp,
 }
 
-/// What a start yields, before it is known how it went.
+/// A process that was just started, before it is ready or has ended.
 pub struct Parts {
     pub child: Child,
     pub pidfd: Pidfd,
@@ -27,11 +27,11 @@ pub struct Parts {
     pub notify: Option<NotifySocket>,
 }
 
-/// A server process. Dropped while a test fails, it prints its log; it never outlives its test.
+/// A server process. It never outlives its test. If the test fails, dropping it prints its log.
 pub struct Server {
-    /// What the server wrote to stderr so far.
+    /// The server's output on stderr so far.
     pub log: Arc<Lines>,
-    /// Where it reports to, unless the test wanted no service manager.
+    /// Its service manager, unless the test wanted none.
     pub notify: Option<NotifySocket>,
     /// A handle on the process.
     pub pidfd: Arc<Pidfd>,
@@ -40,33 +40,33 @@ pub struct Server {
     addresses: Vec<(Protocol, SocketAddr)>,
 }
 
-/// How a server ended.
+/// The end of a server.
 pub struct End {
     /// The exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// All that it wrote to stderr.
+    /// Its whole output on stderr.
     pub stderr: Vec<String>,
-    /// How often it said `READY=1`.
+    /// How often it sent `READY=1`.
     pub ready_count: usize,
-    /// All that it told the service manager.
+    /// All its messages to the service manager.
     pub messages: Vec<String>,
-    /// The counters of its last line; none when it was killed.
+    /// The counters of its last log line; empty if it was killed.
     pub counters: BTreeMap<String, u64>,
 }
 
 impl End {
-    /// A counter of the last line; the test fails when the server has none of this name.
+    /// A counter of the last log line. The test fails if the server has no counter of this name.
     pub fn counter(&self, name: &str) -> u64 {
         *self.counters.get(name).unwrap_or_else(|| panic!("no counter {name} in {:?}", self.counters))
     }
 }
 
-/// The servers that run now, each with the test's thread that started it.
+/// The running servers, each with the thread of the test that started it.
 static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
 
 type Running = (ThreadId, Arc<Pidfd>, Arc<Lines>);
 
-/// Kills what this thread started and prints what it logged: for a test that hangs.
+/// Kills the servers that this thread has started and prints their logs, for a test that hangs.
 pub fn kill_all_of(thread: ThreadId) {
     for (_, pidfd, log) in RUNNING.lock().unwrap().iter().filter(|(owner, _, _)| *owner == thread) {
         print_log(log);
@@ -84,7 +84,7 @@ impl Server {
         Launch::new(arguments).ready()
     }
 
-    /// A process that was just started.
+    /// Wraps a process that was just started.
     pub fn watch(parts: Parts) -> Self {
         let pidfd = Arc::new(parts.pidfd);
         let entry = (thread::current().id(), Arc::clone(&pidfd), Arc::clone(&parts.log));
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Takes the addresses from what the service manager was told, for a log that nobody reads.
+    /// Takes the addresses from the messages to the service manager, for a test that does not read the log.
     pub fn read_addresses_from_status(&mut self) {
         let messages = self.notify.as_ref().expect("a service manager").messages.all();
         let status = messages.iter().find_map(|line| line.strip_prefix("STATUS=serving "));
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// Where the server listens, in the order of its log.
+    /// The addresses that the server listens on, in the order of its log.
     pub fn addresses(&self) -> &[(Protocol, SocketAddr)] {
         &self.addresses
     }
@@ -156,34 +156,34 @@ impl Server {
         self.pidfd.signal(signal).expect("send a signal to the server");
     }
 
-    /// Stops the whole process until [`Self::resume`], so that work piles up; returns when it stands.
+    /// Stops the whole process until [`Self::resume`], so that work piles up. Returns when all threads have stopped.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
         let path = format!("/proc/{}/task", self.pid());
-        // SIGSTOP reaches the threads one by one: wait until each is in state T.
+        // SIGSTOP reaches the threads one by one, so wait until each is in state T
         while !threads_in(&path).iter().all(|thread| thread.state == 'T') {
             thread::yield_now();
         }
     }
 
-    /// Lets the process run on.
+    /// Continues the process.
     pub fn resume(&self) {
         self.signal(libc::SIGCONT);
     }
 
-    /// Our own descriptors of the first `count` listening sockets. They are the first descriptors of the
-    /// process: address by address, TCP before UDP, one for each worker.
+    /// Duplicates of the first `count` listening sockets. They are the first descriptors of the process: address by
+    /// address, TCP before UDP, one for each worker.
     pub fn copy_sockets(&self, count: usize) -> Vec<OwnedFd> {
         let copy = |number| self.pidfd.copy_descriptor(number).expect("pidfd_getfd");
         (3..3 + count as i32).map(copy).collect()
     }
 
-    /// The threads that the datapaths run on, by their number.
+    /// The numbers of the worker threads.
     pub fn worker_threads(&self) -> Vec<u32> {
         worker_threads_of(self.pid())
     }
 
-    /// Asks the server to stop and waits for its end, which must be exit code 0 and counters.
+    /// Stops the server and waits for its end. The test fails unless the exit code is 0 and the log ends with counters.
     pub fn stop(self) -> End {
         let told = usize::from(self.notify.is_some());
         self.signal(libc::SIGTERM);
@@ -195,7 +195,7 @@ impl Server {
         end
     }
 
-    /// Waits for a process that ends by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(mut self) -> End {
         let status = self.child.wait().expect("wait for the server");
         self.log.read_on();
@@ -230,7 +230,7 @@ impl Drop for Server {
     }
 }
 
-/// `name=value` pairs, as the server logs its counters.
+/// Reads `name=value` pairs, as the server logs its counters.
 pub fn parse_counters(line: &str) -> BTreeMap<String, u64> {
     let number = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
@@ -239,7 +239,7 @@ pub fn parse_counters(line: &str) -> BTreeMap<String, u64> {
     line.split_whitespace().map(|p| number(p).unwrap_or_else(|| panic!("name=value: {p}"))).collect()
 }
 
-/// The threads of a server's process that the datapaths run on, by their number.
+/// The numbers of the worker threads of a server's process.
 pub fn worker_threads_of(pid: u32) -> Vec<u32> {
     let threads = threads_in(&format!("/proc/{pid}/task"));
     threads.iter().filter(|thread| thread.name.starts_with("worker-")).map(|thread| thread.number).collect()
@@ -256,7 +256,7 @@ fn threads_in(directory: &str) -> Vec<Thread> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(directory).expect("the process's threads") {
         let path = entry.expect("a thread").path();
-        // A thread may end while we read; then it is no longer one of the process's threads.
+        // a thread that ends during the read is no longer a thread of the process
         let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
         let (head, tail) = stat.rsplit_once(") ").expect("the name in parentheses");
         let (number, name) = head.split_once(" (").expect("the number before the name");

@@ -1,10 +1,9 @@
-//! A dispatcher for tests: an `sk_lookup` program that steers bindings to registered sockets, as tubular's
-//! does (ebpf/inet-kern.c), assembled here so that no compiler for BPF is needed.
+//! A dispatcher for tests: an `sk_lookup` program that steers bindings to registered sockets, like tubular's
+//! (ebpf/inet-kern.c). It is assembled here, so that the tests need no BPF compiler.
 //!
-//! A binding is a protocol, a prefix and a port or all ports; the first one that matches decides. Its
-//! destination is one of four slots of a SOCKMAP, one per protocol and family. A slot without a socket drops
-//! what is steered to it, and `bpf_sk_assign` is called without flags, so that the kernel spreads over the
-//! socket's reuseport group.
+//! A binding is a protocol, a prefix and a port or all ports. The first binding that matches decides. Its destination is
+//! one of four slots of a SOCKMAP, one per protocol and family. A slot without a socket drops its traffic. The program
+//! calls `bpf_sk_assign` without flags, so that the kernel spreads the traffic over the socket's reuseport group.
 #![allow(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 
 use std::ffi::CString;
@@ -46,7 +45,7 @@ pub struct Dispatcher {
     link: OwnedFd,
 }
 
-/// Names of what is pinned in a directory.
+/// File names of the pinned objects in a directory.
 const SOCKETS: &str = "sockets";
 const LINK: &str = "link";
 
@@ -68,7 +67,7 @@ impl Dispatcher {
         Ok(Self { sockets, link })
     }
 
-    /// Opens what was pinned in a directory.
+    /// Opens the dispatcher that was pinned in a directory.
     pub fn open(directory: &Path) -> Result<Self> {
         Ok(Self { sockets: SocketMap::open(directory)?, link: open(&directory.join(LINK))? })
     }
@@ -79,7 +78,7 @@ impl Dispatcher {
         pin(&self.link, &directory.join(LINK))
     }
 
-    /// Steers other traffic from now on, to the same sockets.
+    /// Replaces the bindings; the sockets stay the same.
     pub fn update(&self, bindings: &[Binding]) -> Result<()> {
         let program = load(&program(bindings, self.sockets.0.as_raw_fd()))?;
         let update = LinkUpdate {
@@ -91,8 +90,8 @@ impl Dispatcher {
         bpf(LINK_UPDATE, &update).map(drop)
     }
 
-    /// Ends the steering, at once: a process that another thread has just forked holds our descriptors until it
-    /// executes its program, so closing them is not enough.
+    /// Ends the steering at once. Closing the descriptors is not enough: a process that another thread has just forked
+    /// holds copies of them until its execve(2).
     pub fn detach(self) -> Result<()> {
         bpf(LINK_DETACH, &LinkDetach { link: self.link.as_raw_fd() as u32 }).map(drop)
     }
@@ -112,7 +111,7 @@ impl SocketMap {
         open(&directory.join(SOCKETS)).map(Self)
     }
 
-    /// Steers to `socket` from now on, in place of what was registered before.
+    /// Registers `socket` in place of the one before.
     pub fn register(&self, protocol: Protocol, ip: IpAddr, socket: BorrowedFd<'_>) -> Result<()> {
         let key = slot(protocol, ip);
         let value = u64::from(socket.as_raw_fd() as u32);
@@ -126,7 +125,7 @@ impl SocketMap {
         bpf(MAP_UPDATE, &element).map(drop)
     }
 
-    /// Whether a socket is registered; the kernel removes one when its last holder closes it.
+    /// Whether a socket is registered. The kernel removes a socket when its last holder closes it.
     pub fn has(&self, protocol: Protocol, ip: IpAddr) -> bool {
         self.cookie(protocol, ip).is_some()
     }
@@ -182,7 +181,7 @@ const R0: u8 = 0; // results
 const R1: u8 = 1; // first argument
 const R2: u8 = 2;
 const R3: u8 = 3;
-const CONTEXT: u8 = 6; // kept over calls, as the next two
+const CONTEXT: u8 = 6; // calls preserve this register and the next two
 const SOCKET: u8 = 7;
 const RESULT: u8 = 8;
 const STACK: u8 = 10;
@@ -238,7 +237,7 @@ const fn skip_if_zero(value: u8, count: i16) -> Instruction {
 }
 const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
 
-/// A field of the context that must have a value under a mask; both as the kernel loads them.
+/// A field of the context, with the value that it must have under a mask. Both are as the kernel loads them.
 struct Condition {
     field: i16,
     mask: u32,
@@ -311,7 +310,7 @@ fn program(bindings: &[Binding], map_fd: i32) -> Vec<Instruction> {
             program.extend([
                 load_word(R1, CONTEXT, *field),
                 and(R1, *mask as i32),
-                // Compares 32 bits: an immediate of 64 bits would be sign-extended.
+                // compares 32 bits: a 64-bit comparison would sign-extend the immediate
                 instruction(0x56, R1, 0, to_next_binding, *value as i32),
             ]);
         }
@@ -336,7 +335,7 @@ const MAP_TYPE_SOCKMAP: u32 = 15;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_SK_LOOKUP: u32 = 36;
 
-// Heads of `union bpf_attr`, one for each kind of command; what is left out counts as zero.
+// The first fields of `union bpf_attr`, one struct for each kind of command. The kernel takes the rest as zero.
 
 #[repr(C)]
 struct MapCreate {

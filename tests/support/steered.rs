@@ -11,11 +11,11 @@ use super::server::End;
 use super::steer::{Binding, Dispatcher};
 use super::{Launch, Server, netns};
 
-/// Where the server listens.
+/// The addresses that the server listens on.
 pub const LISTENING: [&str; 2] = ["127.0.0.1:1234", "[::1]:1234"];
 /// Its port.
 pub const PORT: u16 = 1234;
-/// Local addresses, which a whole prefix of is steered for all ports.
+/// The local prefixes that are steered, for all ports.
 pub const PREFIXES: [&str; 2] = ["127.128.0.0/9", "2001:db8::/64"];
 /// Ports that need no capability.
 pub const FREE_PORTS: RangeInclusive<u16> = 1024..=65_535;
@@ -38,13 +38,13 @@ impl Family {
         }
     }
 
-    /// Any address of it with any of these ports.
+    /// Any address of the steered prefix with any of these ports.
     pub fn pair(self, random: &mut Random, ports: RangeInclusive<u16>) -> SocketAddr {
         let port = random.between((*ports.start()).into(), (*ports.end()).into());
         SocketAddr::new(self.ip(random), port as u16)
     }
 
-    /// The address that clients ask from; it is not steered.
+    /// The clients' address, which is not steered.
     pub fn loopback(self) -> IpAddr {
         match self {
             V4 => Ipv4Addr::LOCALHOST.into(),
@@ -52,7 +52,7 @@ impl Family {
         }
     }
 
-    /// So many of them, none with the port that is listened on.
+    /// This many addresses, none with the port that the server listens on.
     pub fn pairs(self, seed: u64, count: usize) -> Vec<SocketAddr> {
         let mut random = Random::new(seed);
         let pairs = std::iter::repeat_with(|| self.pair(&mut random, FREE_PORTS));
@@ -60,7 +60,7 @@ impl Family {
     }
 }
 
-/// Who the server runs as.
+/// The user that the server runs as.
 #[derive(Clone, Copy, PartialEq)]
 pub enum User {
     Root,
@@ -92,7 +92,7 @@ impl Steered {
         Self { server, dispatcher }
     }
 
-    /// Ends the server; everything that came in must have been answered, or be counted by one of these.
+    /// Ends the server. It must have answered every datagram, or counted it by one of these counters.
     pub fn stop(self, dropped: &[&str]) -> End {
         let end = self.server.stop();
         let accounted: u64 = dropped.iter().map(|name| end.counter(name)).sum();

@@ -1,4 +1,4 @@
-//! `strace` on a running server: which thread makes which system call, and calls that fail on purpose.
+//! Runs `strace` on a server: records which thread makes which system call, or makes calls fail on purpose.
 
 use super::PATIENCE;
 use super::lines::{self, Lines};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A tracer that is attached.
+/// An attached tracer.
 pub struct Strace {
     child: Child,
     calls: Arc<Lines>,
@@ -15,8 +15,8 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Attaches to a thread or, with `-f` among the options, to all threads of a process; returns when
-    /// it watches. Needs root.
+    /// Attaches to a thread or, with `-f` among the options, to all threads of a process. Returns as soon as it traces.
+    /// Needs root.
     pub fn attach(number: u32, options: &[&str]) -> Self {
         let mut command = Command::new("strace");
         command.args(["-o", "/dev/stdout", "-p", &number.to_string()]).args(options);
@@ -29,7 +29,7 @@ impl Strace {
         Self { child, calls, readers: vec![calls_reader, talk_reader] }
     }
 
-    /// Detaches, unless the process has ended, and returns (thread, system call) for every call seen.
+    /// Detaches, unless the process has ended. Returns (thread, system call) for every traced call.
     pub fn detach(mut self) -> Vec<(u32, String)> {
         let tracer = Pidfd::open(self.child.id()).expect("pidfd_open");
         let _ = tracer.signal(libc::SIGINT);
@@ -48,7 +48,8 @@ impl Drop for Strace {
     }
 }
 
-/// `1234 recvmsg(3, …` and, after a pause, `1234 <... recvmsg resumed>…`; signals and exits are no calls.
+/// Reads a line such as `1234 recvmsg(3, …` or, after a pause, `1234 <... recvmsg resumed>…`. Lines about signals and exits
+/// give `None`.
 fn parse(line: &str) -> Option<(u32, String)> {
     let (thread, call) = line.split_once(' ')?;
     let call = call.trim_start();

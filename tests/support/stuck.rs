@@ -1,4 +1,4 @@
-//! A thread of another process, held still from outside as a debugger would.
+//! Stops a thread of another process, as a debugger would.
 #![allow(unsafe_code, reason = "ptrace(2) has no safe wrapper")]
 
 use std::io;
@@ -6,25 +6,26 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Holds the thread until its process ends; returns once it stands still. Needs `CAP_SYS_PTRACE`.
+/// Stops the thread until its process ends. Returns once the thread has stopped. Needs `CAP_SYS_PTRACE`.
 ///
-/// The handle's thread is the tracer: it collects the held thread at its end, without which the process
-/// would not end for its parent either.
+/// The thread of the returned handle is the tracer. It waits for the end of the stopped thread; otherwise the parent of
+/// the process would not see the process end either.
 pub fn hold(thread: u32) -> io::Result<JoinHandle<()>> {
     let tid = libc::pid_t::try_from(thread).expect("a thread's number");
     let (held, is_held) = mpsc::channel();
     let tracer = thread::spawn(move || {
         let _ = held.send(interrupt(tid));
-        // Waits for the thread's end, whatever else is reported before it.
+        // waits for the thread's end and ignores all earlier reports
         while wait(tid).is_ok_and(|status| !libc::WIFEXITED(status) && !libc::WIFSIGNALED(status)) {}
     });
     is_held.recv().expect("the tracer tells").map(|()| tracer)
 }
 
-/// Holds the thread for so long, then lets it go; how long it really was. Needs `CAP_SYS_PTRACE`.
+/// Stops the thread for this time, then lets it continue. Returns how long it was really stopped. Needs
+/// `CAP_SYS_PTRACE`.
 pub fn hold_for(thread: u32, time: Duration) -> io::Result<Duration> {
     let tid = libc::pid_t::try_from(thread).expect("a thread's number");
-    // The tracer is this thread, and only it may let go.
+    // this thread is the tracer, and only the tracer may detach
     let begun = Instant::now();
     interrupt(tid)?;
     thread::sleep(time);

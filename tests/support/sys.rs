@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sendfd::RecvWithFd;
 
-/// -1 and errno to an error, anything else is the result.
+/// Turns -1 into the error of errno. Any other value is the result.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -44,7 +44,7 @@ pub fn cpu_time_of(pid: u32) -> Duration {
     }
 }
 
-/// Sets the soft limit of another process of this user (prlimit(2)); what it was before.
+/// Sets the soft limit of another process of this user (prlimit(2)). Returns the old limit.
 pub fn set_soft_limit(pid: u32, resource: libc::__rlimit_resource_t, value: u64) -> u64 {
     // SAFETY: both calls get valid rlimits that outlive them, and otherwise integers.
     unsafe {
@@ -57,7 +57,7 @@ pub fn set_soft_limit(pid: u32, resource: libc::__rlimit_resource_t, value: u64)
     }
 }
 
-/// A handle on a process that never means another one, even when its number is given out again.
+/// A handle on a process. It never refers to another process, even if the number is used again.
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
@@ -83,7 +83,7 @@ impl Pidfd {
         poll(&mut [poll_entry(&self.0, libc::POLLIN)], patience) == 1
     }
 
-    /// `pidfd_getfd(2)`: our own descriptor for an open file of the process.
+    /// `pidfd_getfd(2)`: duplicates a descriptor of the process.
     pub fn copy_descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
         // SAFETY: takes three integers; a result that is not -1 is a new descriptor, ours alone.
         unsafe {
@@ -93,14 +93,14 @@ impl Pidfd {
     }
 }
 
-/// Makes a pipe as small as the kernel lets it be (fcntl(2), `F_SETPIPE_SZ`); how many bytes it takes.
+/// Makes a pipe as small as the kernel allows (fcntl(2), `F_SETPIPE_SZ`). Returns its size in bytes.
 pub fn make_pipe_small(pipe: &impl AsFd) -> usize {
     // SAFETY: F_SETPIPE_SZ takes two integers and touches no memory.
     let bytes = unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, 1) };
     usize::try_from(bytes).expect("a small pipe")
 }
 
-/// Sets `O_NONBLOCK` on an open file, for all who share it (fcntl(2)).
+/// Sets `O_NONBLOCK` on an open file, for all processes that share it (fcntl(2)).
 pub fn make_nonblocking(file: &impl AsFd) {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: both commands take integers and touch no memory.
@@ -112,7 +112,7 @@ pub fn make_nonblocking(file: &impl AsFd) {
     outcome.expect("O_NONBLOCK");
 }
 
-/// Has the command start its process with this signal ignored, as nohup(1) does.
+/// Makes the command start its process with this signal ignored, as nohup(1) does.
 pub fn ignore_signal(command: &mut Command, signal: c_int) {
     // SAFETY: the closure makes a system call only: it neither allocates nor takes a lock.
     unsafe {
@@ -131,20 +131,19 @@ pub fn receive_descriptors(socket: &UnixDatagram, message: &mut [u8]) -> io::Res
     let (len, count) = socket.recv_with_fd(message, &mut numbers)?;
     // SAFETY: the kernel has just made these descriptors, for us alone.
     let own = |number: &RawFd| unsafe { OwnedFd::from_raw_fd(*number) };
-    // A copy is closed when another program is executed, the received one is not.
+    // the received descriptor survives execve(2), the copy does not
     let copies = numbers[..count].iter().map(|number| own(number).try_clone());
     Ok((len, copies.collect::<io::Result<_>>()?))
 }
 
-/// Has the command pass these descriptors to its process, which finds them from number 3 on, and one more at
-/// `extra_number`.
+/// Makes the command pass these descriptors to its process, from number 3 on, and one more at `extra_number`.
 pub fn pass(command: &mut Command, descriptors: Vec<OwnedFd>, extra: OwnedFd, extra_number: RawFd) {
-    /// Free in every test program: each opens far fewer files when it starts a process like this.
+    /// The first number that no test program uses: each has far fewer open files at this point.
     const PARKED_FROM: RawFd = 1000;
     // SAFETY: the closure makes system calls only: it neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
-            // First out of each other's way.
+            // first move all of them up, so that none overwrites another
             for from in descriptors.iter().chain([&extra]) {
                 checked(libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PARKED_FROM).into())?;
             }
@@ -158,7 +157,7 @@ pub fn pass(command: &mut Command, descriptors: Vec<OwnedFd>, extra: OwnedFd, ex
     }
 }
 
-/// Has the command's process killed when the thread that starts it ends.
+/// Makes the kernel kill the command's process when the thread that starts it ends.
 pub fn die_with_us(command: &mut Command) {
     // SAFETY: the closure makes one system call.
     unsafe {
@@ -166,7 +165,7 @@ pub fn die_with_us(command: &mut Command) {
     }
 }
 
-/// Has the command's process enter the control group whose `cgroup.procs` this is, before it begins.
+/// Makes the command's process enter the control group of this `cgroup.procs` before it begins.
 pub fn enter_group(command: &mut Command, procs: &std::path::Path) {
     use std::os::unix::ffi::OsStrExt;
     let procs = std::ffi::CString::new(procs.as_os_str().as_bytes()).expect("a path");
@@ -174,35 +173,35 @@ pub fn enter_group(command: &mut Command, procs: &std::path::Path) {
     unsafe {
         command.pre_exec(move || {
             let fd = checked(libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC).into())?;
-            // 0 is who writes it
+            // 0 means the writing process
             checked(libc::write(fd as c_int, c"0".as_ptr().cast(), 1) as c_long).map(drop)
         });
     }
 }
 
-/// A system call that fails in the started process as if the kernel had refused it.
+/// A system call that fails in the started process, as if the kernel had refused it.
 #[derive(Clone, Copy)]
 pub struct Denied {
     /// The number of the system call, as in `libc::SYS_…`.
     pub call: c_long,
-    /// Only with this first argument (the family of `socket`).
+    /// If set, the call fails only with this first argument (such as the family of `socket`).
     pub first_argument: Option<u32>,
-    /// Only with this second argument (the operation of `io_uring_register`); every call when both are `None`.
+    /// If set, the call fails only with this second argument (such as the operation of `io_uring_register`).
     pub second_argument: Option<u32>,
-    /// The errno that the process sees.
+    /// The errno of the failed call.
     pub errno: c_int,
 }
 
-/// What the started process is made to live with; all of it is done between fork and exec.
+/// Restrictions of a started process, applied between fork and exec.
 pub struct Confinement {
     /// `RLIMIT_…` and its soft and hard value.
     pub limits: Vec<(libc::__rlimit_resource_t, u64)>,
-    /// What seccomp refuses.
+    /// The system calls that seccomp refuses.
     pub denied: Vec<Denied>,
 }
 
-/// Makes the command start its process in this confinement, with no descriptors but 0, 1 and 2, and
-/// killed when the thread that starts it ends.
+/// Makes the command start its process with these restrictions and with descriptors 0, 1 and 2 only. The kernel kills it
+/// when the thread that starts it ends.
 pub fn confine(command: &mut Command, confinement: Confinement) {
     let filter = seccomp_filter(&confinement.denied);
     let limits = confinement.limits;
@@ -228,13 +227,13 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
     }
 }
 
-/// The classic BPF program that refuses these calls and lets everything else pass.
+/// The classic BPF program that refuses these calls and allows all others.
 fn seccomp_filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
     // Offsets in struct seccomp_data: `nr` is the first word, the low halves of args[0] and args[1] are at 16 and 24.
     const NUMBER: u32 = 0;
     const FIRST_ARGUMENT: u32 = 16;
     const SECOND_ARGUMENT: u32 = 24;
-    // What io_uring_register(2) adds to an operation when the ring's own descriptor is registered.
+    // the flag that io_uring_register(2) has in its operation if the ring's own descriptor is registered
     const REGISTERED_RING: u32 = 1 << 31;
     let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
     let skip_unless = |value, skipped| libc::sock_filter {
@@ -269,7 +268,7 @@ fn statement(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// Raises our own soft limit of descriptors to the hard one: a thousand connections need room.
+/// Raises the soft limit of descriptors of this process to the hard one, for a thousand connections.
 pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a valid rlimit that outlives them.
@@ -280,7 +279,7 @@ pub fn raise_file_limit() {
     }
 }
 
-/// Processor time of this process and of all that it has started and waited for (getrusage(2)).
+/// Processor time of this process and of its children that it has waited for (getrusage(2)).
 pub fn cpu_time() -> Duration {
     let of = |who| {
         // SAFETY: rusage is plain data, for which all zeroes is a valid value; the call fills it in.
@@ -297,7 +296,7 @@ pub fn cpu_time() -> Duration {
     of(libc::RUSAGE_SELF) + of(libc::RUSAGE_CHILDREN)
 }
 
-/// Whether we run as root.
+/// Whether the tests run as root.
 pub fn is_root() -> bool {
     // SAFETY: geteuid(2) has no arguments and never fails.
     unsafe { libc::geteuid() == 0 }
@@ -330,7 +329,7 @@ pub fn raise_loopback() -> io::Result<()> {
         .map(drop)
 }
 
-/// The number of a network device, which is the scope of link-local addresses behind it.
+/// The number of a network device, which is the scope of its link-local addresses.
 pub fn device_number(name: &CStr) -> io::Result<u32> {
     // SAFETY: if_nametoindex(3) reads a C string, which outlives the call.
     let number = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -359,7 +358,7 @@ pub fn option(socket: &impl AsFd, level: c_int, name: c_int) -> io::Result<c_int
     Ok(c_int::from_ne_bytes(value))
 }
 
-/// The socket's `SO_COOKIE`: the same number for every descriptor of one socket, no other's.
+/// The socket's `SO_COOKIE`: all descriptors of one socket have the same number, and no other socket has it.
 pub fn socket_identity(socket: &impl AsFd) -> io::Result<u64> {
     let mut value = [0; 8];
     option_bytes(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value)?;
@@ -380,8 +379,7 @@ pub fn reset_on_close(socket: &impl AsFd) {
     set_option_bytes(socket, libc::SOL_SOCKET, libc::SO_LINGER, &on_and_zero).expect("SO_LINGER");
 }
 
-/// Bytes that a connection's socket has taken from us and its peer's kernel has not acknowledged
-/// (`SIOCOUTQ`, tcp(7)).
+/// Bytes in a connection's send buffer that the peer's kernel has not acknowledged yet (`SIOCOUTQ`, tcp(7)).
 pub fn unacknowledged_bytes(stream: &impl AsFd) -> usize {
     let mut bytes: c_int = 0;
     // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int, which outlives the call.
@@ -414,7 +412,7 @@ pub fn poll_entry(file: &impl AsFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd: file.as_fd().as_raw_fd(), events, revents: 0 }
 }
 
-/// `poll(2)`: how many entries have something to tell; zero when `patience` has passed.
+/// `poll(2)`: the number of entries with an event; zero if `patience` has passed.
 pub fn poll(entries: &mut [libc::pollfd], patience: Duration) -> usize {
     let patience_ms = patience.as_millis() as c_int;
     loop {
@@ -432,8 +430,8 @@ pub fn poll(entries: &mut [libc::pollfd], patience: Duration) -> usize {
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Sends one message that the kernel cuts into datagrams of `segment_bytes` each, the last one
-/// shorter when they do not divide (`UDP_SEGMENT`, udp(7)).
+/// Sends one message that the kernel cuts into datagrams of `segment_bytes` each (`UDP_SEGMENT`, udp(7)). The last one may
+/// be shorter.
 pub fn send_train(
     socket: &impl AsFd,
     to: SocketAddr,
@@ -464,17 +462,17 @@ pub fn send_train(
     }
 }
 
-/// What one `recvmsg(2)` brought: the payload, who sent it, and the size of the datagrams in it when
-/// the kernel handed over a train (`UDP_GRO`).
+/// The result of one `recvmsg(2)`: the payload, its sender, and the size of the datagrams in it if the kernel delivered a
+/// train (`UDP_GRO`).
 pub struct Arrival {
     pub payload: Vec<u8>,
     pub from: SocketAddr,
     pub segment_bytes: Option<usize>,
-    /// The TOS or traffic class that it came with, if the socket asks for it (`IP_RECVTOS`, `IPV6_RECVTCLASS`).
+    /// Its TOS or traffic class, if the socket asks for it (`IP_RECVTOS`, `IPV6_RECVTCLASS`).
     pub traffic_class: Option<u8>,
 }
 
-/// Receives one message into a buffer that holds any datagram and any train.
+/// Receives one message. The buffer is large enough for any datagram and any train.
 pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
     let mut payload = vec![0; 1 << 16];
     let mut control = Control([0; 64]);
@@ -556,7 +554,7 @@ fn from_kernel(storage: &libc::sockaddr_storage) -> SocketAddr {
     }
 }
 
-/// The local address of any socket, as `getsockname(2)` tells.
+/// The local address of a socket (`getsockname(2)`).
 pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     // SAFETY: sockaddr_storage is plain data; the pointers are to locals that outlive the call.
     unsafe {
@@ -576,12 +574,12 @@ pub fn connect(socket: &impl AsFd, target: SocketAddr) -> io::Result<()> {
     unsafe { checked(libc::connect(fd, (&raw const name).cast(), len).into()) }.map(drop)
 }
 
-/// Whether any process has a UDP socket bound to this very address in the thread's network namespace (proc(5),
+/// Whether any process has a UDP socket bound to exactly this address in the thread's network namespace (proc(5),
 /// /proc/net/udp).
 pub fn is_bound(address: SocketAddr) -> io::Result<bool> {
     let list = if address.is_ipv4() { "udp" } else { "udp6" };
     let list = std::fs::read_to_string(format!("/proc/thread-self/net/{list}"))?;
-    // Words of four bytes as the host reads them, in hexadecimal.
+    // words of four bytes in host order, in hexadecimal
     let octets = match address.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -592,7 +590,7 @@ pub fn is_bound(address: SocketAddr) -> io::Result<bool> {
     Ok(list.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some(&name)))
 }
 
-/// Whether the socket has a peer, as `getpeername(2)` tells.
+/// Whether the socket has a peer (`getpeername(2)`).
 pub fn has_peer(socket: &impl AsFd) -> bool {
     // SAFETY: as in `local_address`.
     unsafe {

@@ -1,4 +1,4 @@
-//! Conversations: streams in both directions at once, cut at random, every byte compared.
+//! Conversations over TCP: both directions at once, streams cut at random, every byte compared.
 
 use super::random::Random;
 use super::{PATIENCE, sys};
@@ -6,8 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// One connection that sends a reproducible stream in pieces of random size and compares what comes
-/// back with the same stream.
+/// One connection. It sends a reproducible stream in pieces of random size, and compares the echo with the same stream.
 pub struct Conversation {
     /// The connection; it does not block.
     pub stream: TcpStream,
@@ -17,7 +16,7 @@ pub struct Conversation {
     cuts: Random,
     /// The largest piece that is written or read at once.
     piece_bytes_max: usize,
-    /// Produced, but not yet taken by the socket.
+    /// Bytes that are produced, but not yet taken by the socket.
     piece: Vec<u8>,
     len: usize,
     to_produce: usize,
@@ -25,13 +24,13 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Connects; `seed` tells the conversations apart, `len` is the length of the stream.
+    /// Opens a connection. `seed` makes its stream different from others, and `len` is the length of the stream.
     pub fn open(target: SocketAddr, seed: u64, len: usize, piece_bytes_max: usize) -> Self {
         let stream = connect(target);
         Self::over(stream, seed, len, piece_bytes_max)
     }
 
-    /// The same over a connection that exists.
+    /// Uses an open connection.
     pub fn over(stream: TcpStream, seed: u64, len: usize, piece_bytes_max: usize) -> Self {
         stream.set_nonblocking(true).expect("a connection that does not block");
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -49,17 +48,17 @@ impl Conversation {
         }
     }
 
-    /// Whether something is left to send.
+    /// Whether bytes are left to send.
     fn sends(&self) -> bool {
         self.to_produce > 0 || !self.piece.is_empty()
     }
 
-    /// Whether every byte was sent and came back.
+    /// Whether every byte was sent and its echo received.
     pub fn is_finished(&self) -> bool {
         !self.sends() && self.to_receive == 0
     }
 
-    /// Sends one piece, or what is left of the last one; false when the socket takes no more.
+    /// Sends one piece, or the rest of the last one; false if the socket takes no more.
     pub fn send_piece(&mut self) -> bool {
         if self.piece.is_empty() {
             let len = self.cuts.between(1, self.piece_bytes_max).min(self.to_produce);
@@ -94,18 +93,18 @@ impl Conversation {
         }
     }
 
-    /// How many bytes the socket has taken from us.
+    /// Number of bytes that the socket has taken.
     pub fn taken_so_far(&self) -> usize {
         self.len - self.to_produce - self.piece.len()
     }
 
-    /// Makes what was sent so far, and a piece that was begun, the whole stream.
+    /// Ends the stream after the bytes that were sent so far and the rest of a piece that was begun.
     pub fn send_no_more(&mut self) {
         self.to_receive -= self.to_produce;
         self.to_produce = 0;
     }
 
-    /// Sends our FIN and expects the server's, with nothing before it.
+    /// Sends a FIN and expects the server's FIN, without data before it.
     pub fn close(mut self) {
         assert!(self.is_finished());
         self.stream.set_nonblocking(false).expect("a connection that blocks");
@@ -114,7 +113,7 @@ impl Conversation {
     }
 }
 
-/// Holds all these conversations at once, until each is finished.
+/// Runs all these conversations at once until each is finished.
 pub fn converse(conversations: &mut [Conversation]) {
     let end = Instant::now() + PATIENCE * 3;
     loop {
@@ -138,7 +137,7 @@ pub fn converse(conversations: &mut [Conversation]) {
     }
 }
 
-/// Lets each of these send until nobody's socket takes more: until every buffer on the way is full.
+/// Lets all conversations send until no socket takes more, so that every buffer on the way is full.
 pub fn send_until_full(conversations: &mut [Conversation], quiet: Duration) {
     loop {
         for conversation in &mut *conversations {
@@ -152,7 +151,7 @@ pub fn send_until_full(conversations: &mut [Conversation], quiet: Duration) {
     }
 }
 
-/// A connection whose reads fail instead of waiting for ever.
+/// A connection whose reads fail after a time limit instead of waiting for ever.
 pub fn connect(target: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&target, PATIENCE);
     let stream = stream.unwrap_or_else(|error| panic!("connect to {target}: {error}"));
@@ -169,7 +168,7 @@ pub fn echo(stream: &mut TcpStream, bytes: &[u8]) {
     assert!(back == bytes, "other bytes came back");
 }
 
-/// Expects the server's FIN, and nothing before it.
+/// Expects the server's FIN, without data before it.
 pub fn expect_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("the end of the stream");

@@ -1,5 +1,5 @@
-//! The tests' stand-in for tubectl: loading, bindings, both forms of registration, with its words and messages.
-//! It knows one label for each network namespace.
+//! The tests' stand-in for tubectl: loading, bindings and both kinds of registration, with tubectl's arguments and
+//! messages. It supports one label for each network namespace.
 
 use std::cmp::Reverse;
 use std::error::Error;
@@ -20,7 +20,7 @@ use super::registry::{Registered, register_passed, register_pid};
 use super::steer::{Binding, Dispatcher, SocketMap};
 use super::sys::Pidfd;
 
-/// Does what tubectl does if that is the name by which this program was called.
+/// Acts as tubectl if this program was called by that name.
 pub fn called(arguments: &[String]) -> Option<ExitCode> {
     let (name, words) = arguments.split_first()?;
     if !name.ends_with("tubectl") {
@@ -39,7 +39,7 @@ pub fn called(arguments: &[String]) -> Option<ExitCode> {
     })
 }
 
-/// Makes `dispatcher`, of this network namespace, the one that registrations are made with.
+/// Makes registrations in this network namespace use `dispatcher`.
 pub fn adopt(dispatcher: &Dispatcher) -> Result<(), Box<dyn Error>> {
     let State { directory, .. } = State::here()?;
     fs::create_dir(&directory)?;
@@ -90,7 +90,7 @@ fn run(words: &[&str]) -> Result<String, Box<dyn Error>> {
             Ok(line(&registered, label))
         }
         ["register", label] => {
-            // LISTEN_PID and LISTEN_FDNAMES are ignored.
+            // like tubectl, this ignores LISTEN_PID and LISTEN_FDNAMES
             let count = env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<i32>().ok());
             let count = count.filter(|count| *count > 0).ok_or("no sockets passed")?;
             let passed = sys::take_passed(&(3..3 + count).collect::<Vec<_>>());
@@ -99,17 +99,17 @@ fn run(words: &[&str]) -> Result<String, Box<dyn Error>> {
             let lines: Vec<_> = registered.iter().map(|registered| line(registered, label)).collect();
             Ok(lines.join("\n"))
         }
-        // No command of tubectl's: has the manager's store keep sockets of a process, as it should not.
+        // not a command of tubectl: makes the manager's store keep sockets of a process, which nobody should do
         ["store", pid, ref numbers @ ..] => store(pid, numbers),
         _ => Err(format!("the stand-in has no such command, or not with these arguments: {words:?}").into()),
     }
 }
 
-/// What there is for the network namespace of the calling thread.
+/// The stored state for the network namespace of the calling thread.
 struct State {
-    /// In the BPF file system: the dispatcher.
+    /// The dispatcher, pinned in the BPF file system.
     directory: PathBuf,
-    /// A line for each binding.
+    /// The bindings, one per line.
     bindings: PathBuf,
 }
 
@@ -136,7 +136,7 @@ impl State {
         text.lines().map(|line| Bound::parse(fields(line).each_ref().map(String::as_str))).collect()
     }
 
-    /// Steers `all`, the most specific first.
+    /// Steers all bindings, the most specific first.
     fn write(&self, all: &[Bound]) -> Result<(), Box<dyn Error>> {
         let mut all = all.to_vec();
         all.sort_by_key(|Bound { binding, .. }| {
@@ -153,7 +153,7 @@ impl State {
         Ok(Dispatcher::open(&self.directory)?.update(&bindings)?)
     }
 
-    /// Without the numbers of look-ups: this dispatcher does not count.
+    /// Prints no numbers of lookups, because this dispatcher does not count them.
     fn status(&self) -> Result<String, Box<dyn Error>> {
         let all = self.read()?;
         let mut bindings = vec![["protocol", "prefix", "port", "label"].map(str::to_owned)];
@@ -182,7 +182,7 @@ impl State {
     }
 }
 
-/// Columns to the right, as wide as their longest word and a space.
+/// Aligns columns to the right, each as wide as its longest word and a space.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let mut text = String::new();
     for row in rows {

@@ -1,5 +1,5 @@
-//! A client of datagrams and trains. Its socket is never connected, so that a reply from another
-//! address than the one asked arrives and is seen, instead of being dropped by the kernel.
+//! A client for datagrams and trains. Its socket is never connected: the kernel would drop a reply from a wrong source,
+//! and the test would not see it.
 
 use super::random::payload;
 use super::{PATIENCE, sys};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// A client socket with room for thousands of replies.
 pub struct UdpClient {
-    /// The socket itself, for what this type has no words for.
+    /// The socket itself, for operations that this type does not have.
     pub socket: UdpSocket,
 }
 
@@ -19,11 +19,11 @@ impl UdpClient {
         Self::bound_to(SocketAddr::new(ip.into(), 0))
     }
 
-    /// A client at this very address, which may have a scope.
+    /// A client at exactly this address, which may have a scope.
     pub fn bound_to(address: SocketAddr) -> Self {
         let socket = UdpSocket::bind(address).expect("bind a client socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("set the patience");
-        // Only root gets all of it; who sends bursts needs root for that reason.
+        // only root gets the whole buffer, so tests that send bursts need root
         if sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20).is_err() {
             sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 16 << 20).expect("SO_RCVBUF");
         }
@@ -38,7 +38,7 @@ impl UdpClient {
         }
     }
 
-    /// With `UDP_GRO`: the kernel may hand over whole trains.
+    /// With `UDP_GRO`, so that the kernel may deliver whole trains.
     pub fn receiving_trains(self) -> Self {
         sys::set_option(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 1).expect("UDP_GRO");
         self
@@ -56,12 +56,12 @@ impl UdpClient {
         assert_eq!(sent.unwrap_or_else(|error| panic!("train to {to}: {error}")), bytes.len());
     }
 
-    /// The next message, whoever sent it.
+    /// The next message, from any sender.
     pub fn receive(&self) -> sys::Arrival {
         sys::receive(&self.socket).unwrap_or_else(|error| panic!("no reply: {error}"))
     }
 
-    /// Expects this very datagram from this very address.
+    /// Expects exactly this datagram from exactly this address.
     pub fn expect(&self, from: SocketAddr, bytes: &[u8]) {
         let arrival = self.receive();
         assert_eq!(arrival.from, from, "the source of a reply of {} bytes", arrival.payload.len());
@@ -69,7 +69,7 @@ impl UdpClient {
         assert!(arrival.payload == bytes, "a reply of {} bytes from {from} has other bytes", bytes.len());
     }
 
-    /// Expects silence: nothing more is queued, and nothing comes while we look.
+    /// Expects silence: no datagram is queued, and none arrives during the wait.
     pub fn expect_nothing_for(&self, quiet: Duration) {
         self.socket.set_read_timeout(Some(quiet)).expect("set the patience");
         match sys::receive(&self.socket) {
@@ -79,8 +79,7 @@ impl UdpClient {
         self.socket.set_read_timeout(Some(PATIENCE)).expect("set the patience");
     }
 
-    /// Sends datagrams of these sizes, at most `in_flight` of them unanswered, and expects each echo,
-    /// in order.
+    /// Sends datagrams of these sizes, with at most `in_flight` unanswered at a time, and expects each echo in order.
     pub fn echo(&self, target: SocketAddr, sizes: &[usize], in_flight: usize) {
         for turn in 0..sizes.len() + in_flight {
             if let Some(answered) = turn.checked_sub(in_flight)

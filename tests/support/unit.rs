@@ -1,4 +1,4 @@
-//! Services of the real service manager that the tests run beside (tests/support/systemd-rig).
+//! Services of the real systemd that the tests run beside (tests/support/systemd-rig).
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub struct Unit(pub String);
 
 impl Unit {
-    /// Starts a transient service of this command; returns when it is active, or with what went wrong.
+    /// Starts a transient service with this command. Returns when it is active, or returns the error.
     pub fn run(name: &str, properties: &[&str], command: &[&str]) -> Result<Self, String> {
         let mut run = Command::new("systemd-run");
         run.args(["--quiet", "--unit", name]);
@@ -15,12 +15,12 @@ impl Unit {
         succeeded(&run.output().expect("run systemd-run")).map(|_| Self(name.to_owned()))
     }
 
-    /// Starts a service that is installed.
+    /// Starts an installed service.
     pub fn start(name: &str) -> Result<Self, String> {
         succeeded(&systemctl(&["start", name])).map(|_| Self(name.to_owned()))
     }
 
-    /// One of the manager's properties of the service.
+    /// A property of the service, as the manager shows it.
     pub fn show(&self, property: &str) -> String {
         let name = format!("{}.service", self.0);
         succeeded(&systemctl(&["show", "--value", "--property", property, &name])).expect("a property")
@@ -37,7 +37,7 @@ impl Unit {
         self.number("MainPID") as u32
     }
 
-    /// Stops the service and forgets it; how long that took.
+    /// Stops the service and forgets it. Returns how long that took.
     pub fn stop(self) -> Duration {
         let begun = Instant::now();
         succeeded(&systemctl(&["stop", &self.0])).expect("the service stops");
@@ -49,7 +49,7 @@ impl Unit {
         succeeded(&systemctl(&["reset-failed", &self.0])).expect("a failed service");
     }
 
-    /// What the service's processes wrote, without the manager's own words.
+    /// The output of the service's processes, without the manager's own lines.
     pub fn journal(&self) -> Vec<String> {
         let own = format!("_SYSTEMD_UNIT={}.service", self.0);
         succeeded(&run("journalctl", &["--sync"])).expect("the journal is written");
@@ -68,7 +68,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("run {program}: {error}"))
 }
 
-/// What a program printed, without the last newline; what it complained of when it failed.
+/// The output of a program without its last newline, or its error output if it failed.
 pub fn succeeded(output: &Output) -> Result<String, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if output.status.success() {

@@ -9,7 +9,7 @@ use super::steer::{Binding, Dispatcher};
 use super::udp::UdpClient;
 use super::{netns, tcp};
 
-/// The port steered for UDP; for TCP it is all of them.
+/// The steered UDP port. For TCP all ports are steered.
 pub const UDP_PORT: u16 = 1234;
 
 /// The sockets that the walk-through registers: protocol and address, the port is the server's.
@@ -49,8 +49,8 @@ pub fn steered(random: &mut Random, protocol: Protocol, like: IpAddr) -> SocketA
     SocketAddr::new(ip, port)
 }
 
-/// One exchange: content and source of the reply are checked. A connection's source is the address that it
-/// was opened to, or the kernel would not have matched the segments.
+/// One exchange with a check of the reply's content and source. A connection needs no check of the source: the kernel
+/// accepts only segments from the address that it was opened to.
 pub fn exchange(number: usize, protocol: Protocol, target: SocketAddr) {
     let bytes = payload(number, 1 + number * 61 % 1400);
     match protocol {
