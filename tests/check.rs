@@ -27,7 +27,7 @@ fn listener() -> TcpListener {
     TcpListener::bind(HERE).expect("a port of a private network")
 }
 
-/// Registers the process's TCP socket with a dispatcher of this network.
+/// Registers the TCP socket of the process with a dispatcher of this network.
 fn register(holder: &Holder) -> Result<Registered, Failure> {
     let bindings = [Binding::new(Protocol::Tcp, "127.0.0.128/25", 0)];
     let dispatcher = Dispatcher::attach(&bindings).expect("attach to a network namespace, which needs root");
@@ -40,7 +40,7 @@ fn is_duplicate(outcome: &Result<Registered, Failure>) -> bool {
     matches!(outcome, Err(Failure::Refused(Refusal::Duplicate { .. })))
 }
 
-/// What `tubular-echo check` prints, and its exit code.
+/// The output of `tubular-echo check`, and its exit code.
 fn check(arguments: &[&str]) -> (String, i32) {
     let output = Command::new(env!("CARGO_BIN_EXE_tubular-echo")).arg("check").args(arguments).output();
     said(output.expect("run tubular-echo check"))
@@ -64,7 +64,7 @@ fn a_listener_registers_and_the_lines_say_how() {
     private_network(|| {
         let holder = Holder::with(vec![(3, listener().into())]);
         let registered = register(&holder).expect("registered");
-        // Descriptors 0 to 3, then 32 that are closed.
+        // descriptors 0 to 3 are open, then 32 are closed
         assert_eq!((registered.fd, registered.calls), (3, 4 + 32));
 
         let pid = holder.pid().to_string();
@@ -189,7 +189,7 @@ fn who_may_not_look_is_told_why() {
     private_network(|| {
         let holder = Holder::with(vec![(3, listener().into())]);
         let program = File::open(env!("CARGO_BIN_EXE_tubular-echo")).unwrap();
-        // Executed by descriptor, because `nobody` may have no way to the file's name.
+        // executed by descriptor, because `nobody` may not be able to reach the file by its name
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command.uid(65_534).gid(65_534).current_dir("/").args(["check", &holder.pid().to_string()]);
         let (text, code) = said(command.output().unwrap());
@@ -202,7 +202,7 @@ fn wrong_usage_and_missing_processes_are_told_apart() {
     assert_eq!(check(&[]).1, 2);
     assert_eq!(check(&["0"]).1, 2);
     assert_eq!(check(&["self"]).1, 2);
-    // Above PID_MAX_LIMIT (4 Mi), so never a process.
+    // above PID_MAX_LIMIT (4 Mi), so never the number of a process
     let (text, code) = check(&["1073741824"]);
     assert!(
         code == 1 && text.contains("pidfd_open") && text.lines().count() == 1,

@@ -19,7 +19,7 @@ use support::{PATIENCE, container, metrics, private_network};
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/seccomp.json");
 const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-/// Where the image listens by default.
+/// The default address of the image.
 fn image_addresses() -> String {
     let text =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/dist/Containerfile")).expect("the recipe");
@@ -32,15 +32,15 @@ fn allowed() -> Vec<Allowed> {
     container::allowed(&serde_json::from_str(&text).expect("JSON"))
 }
 
-/// The same by number, but for these.
+/// The system calls of the profile by number, except these.
 fn calls_but(but: &[&str]) -> Vec<Call> {
     let numbers = container::numbers();
     let kept = allowed().into_iter().filter(|call| !but.contains(&call.name.as_str()));
     kept.filter_map(|call| Some((*numbers.get(&call.name)?, call.first_argument))).collect()
 }
 
-/// A directory with the programs and the two devices of random numbers, which every container has, and nothing
-/// else; removed at the end.
+/// A directory with the programs and the two random devices that every container has, and nothing else. It is removed
+/// at the end.
 struct Root(PathBuf);
 
 impl Root {
@@ -63,7 +63,7 @@ impl Root {
         Some(Self(root))
     }
 
-    /// Any call that the profile does not name ends the program, where a container only refuses it.
+    /// Ends the program at any call that the profile does not name. A container would only refuse the call.
     fn command(&self, program: &str, but: &[&str], otherwise: u32) -> Command {
         container::contained(&self.0, program, &calls_but(but), otherwise)
     }
@@ -158,7 +158,7 @@ fn both_programs_work_where_nothing_else_is() {
     });
 }
 
-/// As under docker's own profile, which refuses the three calls.
+/// Docker's own profile refuses the three calls of io_uring.
 #[test]
 #[ignore = "needs root"]
 fn without_io_uring_the_error_names_the_profile() {
@@ -176,7 +176,7 @@ fn the_profile_names_system_calls_that_exist_each_once() {
     let (numbers, mut calls) = (container::numbers(), allowed());
     assert!(IO_URING.iter().all(|name| calls.iter().any(|call| call.name == **name)));
     for Allowed { name, .. } in &calls {
-        // another architecture may lack an old one
+        // some architectures lack old calls
         let known = numbers.contains_key(name) || cfg!(not(target_arch = "x86_64"));
         assert!(known, "{name} is no system call");
     }
@@ -187,7 +187,7 @@ fn the_profile_names_system_calls_that_exist_each_once() {
     assert_eq!(twice, None);
 }
 
-/// Neither raw packets nor the kernel's own protocols: what the programs have no use for, nobody gets by them.
+/// The profile refuses sockets that the programs do not use, such as raw packets and the kernel's own protocols.
 #[test]
 fn the_profile_allows_the_families_of_sockets_that_are_used() {
     const USED: [c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
@@ -200,7 +200,7 @@ fn the_profile_allows_the_families_of_sockets_that_are_used() {
         libc::AF_BLUETOOTH,
         libc::AF_XDP,
     ];
-    /// No socket(2) answers so.
+    /// An errno that socket(2) never returns.
     const REFUSED: c_int = libc::ENOTBLK;
     let errno = |socket: Result<OwnedFd, io::Error>| socket.err().and_then(|error| error.raw_os_error());
     for socket in container::sockets(&USED, &calls_but(&[]), REFUSED) {

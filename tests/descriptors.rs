@@ -17,13 +17,13 @@ use support::udp::UdpClient;
 use support::{Server, bounded, until};
 use tubular_echo::kernel::ring::FileTable;
 
-/// `register-pid` gives up after so many closed descriptors in a row.
+/// `register-pid` gives up after this many closed descriptors in a row.
 const CLOSED_IN_A_ROW_MAX: usize = 32;
 
 /// The first descriptor that is not stdin, stdout or stderr.
 const FIRST: RawFd = 3;
 
-/// What the walk sees of one descriptor.
+/// The walk's view of one descriptor.
 struct Listening {
     number: RawFd,
     protocol: Protocol,
@@ -31,8 +31,8 @@ struct Listening {
     socket: OwnedFd,
 }
 
-/// Walks the process's descriptors from 0 as `register-pid` does, and returns the sockets that it would
-/// take: TCP in LISTEN, UDP without a peer. It aborts on any error but ENOTSOCK, and so do we.
+/// Walks the process's descriptors from 0, as `register-pid` does, and returns the sockets that it would take: TCP in
+/// LISTEN, UDP without a peer. Like register-pid, it stops at any error except ENOTSOCK.
 fn walk(process: &Pidfd) -> Vec<Listening> {
     let mut found = Vec::new();
     let mut closed = 0;
@@ -69,7 +69,7 @@ fn walk(process: &Pidfd) -> Vec<Listening> {
     found
 }
 
-/// Starts a server on both loopback addresses and checks all that must hold for its sockets.
+/// Starts a server on both loopback addresses and checks everything that must be true of its sockets.
 fn check(workers: usize) {
     let workers_text = workers.to_string();
     let server =
@@ -92,20 +92,20 @@ fn check(workers: usize) {
 
     for Listening { number, protocol, address, socket } in &found {
         let option = |level, name| sys::option(socket, level, name).expect("getsockopt");
-        // Without SO_REUSEPORT, register-pid calls a second socket of the same address an error; who has
-        // only one lets nobody else join.
+        // without SO_REUSEPORT, register-pid calls a second socket of the same address an error; a server with only one
+        // socket lets no other process join
         let shared = i32::from(workers > 1);
         assert_eq!(option(libc::SOL_SOCKET, libc::SO_REUSEPORT), shared, "SO_REUSEPORT on {number}");
-        // On two UDP sockets, SO_REUSEADDR gives everything to the second.
+        // if two UDP sockets have SO_REUSEADDR, the second one gets all traffic
         let reuse_address = i32::from(*protocol == Protocol::Tcp);
         assert_eq!(option(libc::SOL_SOCKET, libc::SO_REUSEADDR), reuse_address, "SO_REUSEADDR on {number}");
         if address.is_ipv6() {
             assert_eq!(option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY), 1, "IPV6_V6ONLY on {number}");
         }
         match protocol {
-            // Accepted connections inherit it.
+            // accepted connections inherit it
             Protocol::Tcp => assert_eq!(option(libc::IPPROTO_TCP, libc::TCP_NODELAY), 1, "on {number}"),
-            // Asked for is 4 MiB, of which the kernel reports twice; no more than it allows.
+            // the server asks for 4 MiB; the kernel reports twice the size, and may allow less
             Protocol::Udp => {
                 let allowed: i32 =
                     fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
@@ -119,7 +119,7 @@ fn check(workers: usize) {
     server.stop();
 }
 
-/// One `O_PATH` descriptor aborts the walk; proc(5) shows the flags in octal.
+/// One `O_PATH` descriptor would abort the walk. proc(5) shows the flags in octal.
 fn no_descriptor_is_a_mere_path(server: &Server) {
     let directory = format!("/proc/{}/fdinfo", server.pid());
     let mut seen = 0;
@@ -134,12 +134,12 @@ fn no_descriptor_is_a_mere_path(server: &Server) {
     assert!(seen > FIRST, "only {seen} descriptors seen");
 }
 
-/// So many descriptors a process has.
+/// Number of the process's descriptors.
 fn descriptors_of(server: &Server) -> usize {
     fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("the descriptor table").count()
 }
 
-/// Connections and a reply from each address, on a server whose connections are, or are not, descriptors of the
+/// Checks connections, and a reply from each address, on a server whose connections are, or are not, descriptors of the
 /// process.
 fn serve(server: Server, ordinary: bool) {
     const CONNECTIONS: usize = 100;
@@ -171,11 +171,11 @@ const OPTIONS: [&str; 2] = ["--listen", "127.0.0.1:0"];
 #[test]
 fn connections_are_no_descriptors_of_the_process_unless_the_kernel_can_not_do_without() {
     bounded(|| {
-        // What the kernel closes late when it is registered is not registered: before Linux 6.13 everything.
+        // before Linux 6.13 the kernel closes registered files late, so nothing is registered there
         let late = FileTable::best() == FileTable::Ordinary;
         serve(Server::start(&OPTIONS), late);
         serve(Launch::new(&OPTIONS).deny_register(REGISTER_FILES2, libc::EINVAL).ready(), true);
-        // Without a pair of sockets it can't be tried.
+        // without a socket pair this can't be tried
         serve(Launch::new(&OPTIONS).deny(libc::SYS_socketpair, libc::EPERM).ready(), true);
     });
 }
@@ -184,7 +184,7 @@ fn connections_are_no_descriptors_of_the_process_unless_the_kernel_can_not_do_wi
 fn who_finds_no_descriptor_left_is_accepted_later_and_costs_no_processor() {
     bounded(|| {
         let server = Launch::new(&OPTIONS).deny_register(REGISTER_FILES2, libc::EINVAL).ready();
-        // No number is below it but those that are taken.
+        // no lower number is free
         let before = sys::set_soft_limit(server.pid(), libc::RLIMIT_NOFILE, 1);
         let mut stream = connect(server.tcp());
         let used_before = sys::cpu_time_of(server.pid());

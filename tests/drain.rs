@@ -18,7 +18,7 @@ use support::udp::{UdpClient, datagrams};
 use support::{Launch, PATIENCE, Server, private_network, sys, until};
 use tubular_echo::kernel::sys::{accept_queue_len, receive_queue_bytes, socket_drops};
 
-/// Bytes of one datagram of a train, and of a whole one.
+/// Payload bytes of one datagram of a train, and of a single one.
 const SEGMENT_BYTES: u16 = 64;
 const TRAIN_BYTES: usize = 64 * SEGMENT_BYTES as usize;
 
@@ -27,7 +27,7 @@ fn start(workers: usize, more: &[&str]) -> Server {
     Server::start(&[&["--listen=127.0.0.1:0", &workers], more].concat())
 }
 
-/// Copies of the UDP sockets of a server with one address.
+/// Duplicates of the UDP sockets of a server with one address.
 fn udp_sockets(server: &Server, workers: usize) -> Vec<OwnedFd> {
     server.copy_sockets(2 * workers).split_off(workers)
 }
@@ -41,8 +41,8 @@ fn is_empty(socket: &OwnedFd) -> bool {
     receive_queue_bytes(socket.as_fd()).expect("SO_MEMINFO") == 0
 }
 
-/// What one client sends, a message each: single datagrams of all sizes up to 200 bytes, empty ones among
-/// them, and trains whose last datagram may be short.
+/// The messages of one client: single datagrams of all sizes from 0 to 200 bytes, and trains whose last datagram may be
+/// short.
 fn messages(client: usize, count: usize) -> impl Iterator<Item = Vec<u8>> {
     let mut random = Random::new(client as u64);
     (0..count).map(move |number| {
@@ -55,12 +55,12 @@ fn messages(client: usize, count: usize) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// The datagrams of a message: an empty message is one, too.
+/// The datagrams of a message. An empty message is one datagram too.
 fn cut(message: &[u8]) -> Vec<&[u8]> {
     if message.is_empty() { vec![message] } else { datagrams(message, SEGMENT_BYTES).collect() }
 }
 
-/// Receives what the client is sent until all of `expected` is there, in order.
+/// Receives the client's replies until all of `expected` have arrived, in order.
 fn expect_all(client: &UdpClient, from: SocketAddr, expected: &[Vec<u8>]) {
     let mut expected = expected.iter().flat_map(|message| cut(message)).peekable();
     let mut number = 0;
@@ -84,7 +84,7 @@ fn expect_all(client: &UdpClient, from: SocketAddr, expected: &[Vec<u8>]) {
     }
 }
 
-/// Stops the server, has each client send so many messages, and has it end: how many datagrams came back.
+/// Stops the server, lets each client send this many messages, and ends the server. Returns the number of replies.
 fn queue_and_end(workers: usize, clients: &[UdpClient], each: usize, seed: usize, more: &[&str]) -> u64 {
     let server = start(workers, more);
     let target = server.udp();
@@ -118,7 +118,7 @@ fn queue_and_end(workers: usize, clients: &[UdpClient], each: usize, seed: usize
     count
 }
 
-/// Waits for the end after a signal that was sent already.
+/// Waits for the end after a signal that the test has sent already.
 fn ended(server: Server) -> End {
     assert!(server.pidfd.ends_within(PATIENCE), "the server did not end");
     let end = server.wait();
@@ -150,20 +150,20 @@ fn a_million_queued_datagrams_come_back() {
     });
 }
 
-/// Nobody may be there to take over: what is stored may be stopped, not restarted.
+/// There may be no next process: systemd can also stop a service with stored sockets instead of restarting it.
 #[test]
 #[ignore = "needs root"]
 fn sockets_that_outlive_it_are_left_empty() {
     private_network(|| {
         let clients = clients(4);
         for workers in [1, 2] {
-            // no more than it can answer in the 100 ms that it takes for this
+            // no more than the server can answer in the 100 ms that it has for this
             queue_and_end(workers, &clients, 50, workers, &["--fd-store"]);
         }
     });
 }
 
-/// Keeps datagrams in flight until no echo comes any more; what it sent and what came back.
+/// Keeps datagrams in flight until no reply comes any more. Returns the sent and the received ones.
 fn keep_busy(client: &UdpClient, target: SocketAddr, gone: &AtomicBool) -> (u64, u64) {
     const IN_FLIGHT: u64 = 32;
     client.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a short patience");
@@ -191,7 +191,7 @@ fn keep_busy(client: &UdpClient, target: SocketAddr, gone: &AtomicBool) -> (u64,
     }
 }
 
-/// What was sent either came back or was refused at the door, which closes after SIGTERM.
+/// Every datagram either came back or was dropped at the socket filter, which closes the socket after SIGTERM.
 fn load_and_end(workers: usize) -> u64 {
     let server = start(workers, &[]);
     let target = server.udp();
@@ -228,7 +228,7 @@ fn under_load_every_datagram_comes_back_or_is_refused_at_the_door() {
     });
 }
 
-/// Sends until no buffer on the way has room; how many bytes the connection took.
+/// Sends until all buffers on the way are full. Returns how many bytes the connection took.
 fn fill(stream: &mut TcpStream, seed: u64) -> usize {
     stream.set_nonblocking(true).expect("a connection that does not block");
     let mut random = Random::new(seed);
@@ -256,7 +256,7 @@ fn fill(stream: &mut TcpStream, seed: u64) -> usize {
     }
 }
 
-/// Reads up to the server's FIN, which no reset may replace; how many bytes of the stream came back.
+/// Reads up to the server's FIN, which must not be a reset. Returns how many bytes of the stream came back.
 fn read_to_fin(stream: &mut TcpStream, seed: u64) -> usize {
     let mut back = Vec::new();
     stream.read_to_end(&mut back).expect("a FIN, not a reset");
@@ -264,7 +264,7 @@ fn read_to_fin(stream: &mut TcpStream, seed: u64) -> usize {
     back.len()
 }
 
-/// Connections of every kind, and what each had sent when the server was told to end.
+/// Connections of every kind, with the bytes that each had sent before SIGTERM.
 fn queue_streams_and_end(workers: usize, more: &[&str]) -> usize {
     let server = start(workers, more);
     let target = server.tcp();
@@ -275,7 +275,7 @@ fn queue_streams_and_end(workers: usize, more: &[&str]) -> usize {
     }
     server.pause();
     if !outlives {
-        // in the accept queue; those of a listener that outlives us are the next process's
+        // connections in the accept queue; those of a stored listener belong to the next process
         streams.extend((0..100).map(|_| connect(target)));
     }
     let mut random = Random::new(workers as u64);
@@ -327,7 +327,7 @@ fn queued_bytes_come_back_before_the_fin() {
     });
 }
 
-/// Streams until the server's FIN; bytes that came back.
+/// Sends a stream until the server's FIN. Returns how many bytes came back.
 fn stream(mut stream: TcpStream, seed: u64) -> usize {
     let mut sending = stream.try_clone().expect("a second handle");
     let sender = thread::spawn(move || {
@@ -396,7 +396,7 @@ fn a_peer_that_never_reads_is_left_at_the_deadline() {
         let end = server.stop();
         let elapsed = begun.elapsed();
         assert!((1..3).contains(&elapsed.as_secs()), "{elapsed:?}");
-        // The manager is told once how long it may take.
+        // the manager hears once how long the end may take
         let messages = |start: &str| end.messages.iter().filter(|line| line.starts_with(start)).count();
         assert_eq!((messages("STOPPING=1"), messages("EXTEND_TIMEOUT_USEC=")), (1, 1), "{:?}", end.messages);
         let limit = end.messages.iter().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
@@ -441,7 +441,7 @@ fn late_connections_are_neither_taken_nor_refused() {
     });
 }
 
-/// One worker has a connection that lasts, the other one has none: UDP is served by both as long.
+/// One worker has an open connection, the other has none. Both must serve UDP equally long.
 #[test]
 #[ignore = "needs root"]
 fn sockets_that_outlive_it_are_served_until_the_last_connection_is_gone() {
@@ -459,7 +459,7 @@ fn sockets_that_outlive_it_are_served_until_the_last_connection_is_gone() {
                 client.echo(target, &[64], 1);
             }
         }
-        // A new connection waits in the queue for the next process.
+        // a new connection waits in the queue for the next process
         let late = connect(server.tcp());
         assert!(!server.pidfd.ends_within(Duration::ZERO));
         drop(open);
@@ -468,7 +468,7 @@ fn sockets_that_outlive_it_are_served_until_the_last_connection_is_gone() {
             (end.counter("tcp_accepted"), end.counter("udp_datagrams_in")),
             (1, end.counter("udp_datagrams_out"))
         );
-        // And what is sent now is the next process's: nothing keeps it out.
+        // new datagrams belong to the next process, and nothing drops them
         for client in &clients {
             client.send(target, b"later");
         }
@@ -484,7 +484,7 @@ fn sockets_that_outlive_it_are_served_until_the_last_connection_is_gone() {
 #[ignore = "needs root"]
 fn without_a_manager_nothing_is_taken_for_stored() {
     private_network(|| {
-        // FDSTORE may be left over from a service that started us
+        // FDSTORE may be set by a service that runs the tests
         for (option, fd_store) in [(Some("--fd-store"), ""), (Some("--fd-store"), "8"), (None, "8")] {
             let arguments = ["--udp=127.0.0.1:0"].into_iter().chain(option).collect::<Vec<_>>();
             let launch = Launch::new(&arguments).notify_nobody(None).env("FDSTORE", fd_store);

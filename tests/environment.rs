@@ -66,7 +66,7 @@ fn arguments_that_are_not_utf_8_are_no_reason_to_panic() {
         let output = command.arg("--nothing").output().expect("run the program");
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    // here the arguments are searched for an option's value
+    // the program searches the command line for the option with the wrong value
     let mut command = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
     command
         .env("TUBULAR_ECHO_DRAIN_TIMEOUT", "soon")
@@ -83,7 +83,7 @@ fn arguments_that_are_not_utf_8_are_no_reason_to_panic() {
 #[test]
 fn the_server_s_variables_are_not_those_of_check() {
     let mut check = Command::new(env!("CARGO_BIN_EXE_tubular-echo"));
-    // above PID_MAX_LIMIT (4 Mi), so never a process
+    // above PID_MAX_LIMIT (4 Mi), so never the number of a process
     check
         .args(["check", "1073741824"])
         .env("TUBULAR_ECHO_LISTEN", "127.0.0.1:7")

@@ -15,10 +15,10 @@ use support::netns::{ip, setting};
 use support::tcp::{connect, echo};
 use support::{Launch, PATIENCE, Server, bounded, private_network, sys};
 
-/// AddressSanitizer (ci/asan) takes memory of its own.
+/// AddressSanitizer (ci/asan) needs memory of its own.
 const UNDER_SANITIZER: u64 = if cfg!(ring_poison) { 16 } else { 1 };
 
-/// A load that asks for little, beside which the others take what they can.
+/// A light load beside the heavy ones.
 const EVERYBODY_ELSE: &str = "--rate 500 --flows 16 --duration 2s --timeout 8s";
 
 fn start(more: &[&str]) -> Server {
@@ -33,19 +33,20 @@ fn resident_kib(server: &Server) -> u64 {
     line.split_whitespace().next().expect("a number").parse().expect("a number")
 }
 
-/// Everybody else's datagrams: all must come back; the 99th percentile in microseconds.
+/// The datagrams of all other peers: every one must come back. Returns the 99th percentile in microseconds.
 fn everybody_else(server: &Server) -> f64 {
     let report = Report::of(&format!("udp {} {EVERYBODY_ELSE}", server.udp()));
     report.expect("everybody else", &[("ok", report.total("sent"))]);
     report.p99_us()
 }
 
-/// Connects so often, and expects nothing yet.
+/// Opens this many connections without expecting an answer yet.
 fn crowd(target: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| connect(target)).collect()
 }
 
-/// Descriptors for a few connections only: so many are served, all others wait in the queue and lose nothing.
+/// The limit of descriptors allows only a few connections. The server serves that many; all others wait in the queue
+/// and lose nothing.
 #[test]
 fn few_descriptors() {
     bounded(|| {
@@ -62,7 +63,7 @@ fn few_descriptors() {
         let mut waiting = crowd(server.tcp(), 5 * served);
         let calm = everybody_else(&server);
         while !waiting.is_empty() {
-            // first come, first served; each that leaves lets another one in
+            // the queue is served in order: each connection that ends lets the next one in
             let mut leaving: Vec<_> = waiting.drain(..served).collect();
             for stream in &mut leaving {
                 echo(stream, b"its turn");
@@ -80,8 +81,8 @@ fn few_descriptors() {
     });
 }
 
-/// More connections than the queue holds, while nobody accepts: the kernel lets the rest try again, and in the end
-/// all are served.
+/// More connections than the queue holds, while the server accepts none. The kernel makes the rest try again, and in
+/// the end all are served.
 #[test]
 #[ignore = "needs root"]
 fn a_full_accept_queue() {
@@ -125,13 +126,13 @@ fn a_full_accept_queue() {
     });
 }
 
-/// 15,000 connections at once, of two processes.
+/// 15,000 connections at once, from two processes.
 #[test]
 #[ignore = "needs root"]
 fn fifteen_thousand_connections() {
     private_network(|| {
         const EACH: u64 = 7500;
-        /// Of the server's own memory, for each connection that has spoken.
+        /// The server's own memory for each connection that has sent data.
         const BYTES_MAX: u64 = 512 * UNDER_SANITIZER;
         let server = start(&["--max-connections=15000", "--reply-sockets=100", "--stats-interval=20ms"]);
         let calm = everybody_else(&server);
@@ -164,7 +165,7 @@ fn fifteen_thousand_connections() {
     });
 }
 
-/// Peers that send and never read: each costs what one receive brings, and no time of anybody else's.
+/// Peers that send and never read: each costs the bytes of one receive, and does not slow down other peers.
 #[test]
 #[ignore = "needs root"]
 fn peers_that_never_read() {
@@ -218,7 +219,7 @@ fn peers_that_never_read() {
     });
 }
 
-/// Peers that send a byte now and then: bytes come back one by one, and cost nobody anything.
+/// Peers that send a single byte now and then: each byte comes back, and other peers are not slowed down.
 #[test]
 fn peers_that_send_a_byte_now_and_then() {
     bounded(|| {
@@ -234,7 +235,7 @@ fn peers_that_send_a_byte_now_and_then() {
         for byte in 0..BYTES {
             for (number, peer) in peers.iter_mut().enumerate() {
                 peer.write_all(&[(number + byte) as u8]).expect("send");
-                // a peer's turn comes every 700 ms
+                // each peer sends every 700 ms
                 let due = Duration::from_micros(((byte * PEERS + number) * 350) as u64);
                 thread::sleep(due.saturating_sub(begun.elapsed()));
             }

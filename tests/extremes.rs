@@ -6,7 +6,7 @@ use support::tcp::{connect, echo};
 use support::udp::UdpClient;
 use support::{Launch, bounded};
 
-/// Numbers where something may overflow: 16, 32 and 64 bits, with and without a sign.
+/// Numbers at which 16, 32 and 64 bits may overflow, with and without a sign.
 const NUMBERS: [&str; 12] = [
     "0",
     "1",
@@ -22,7 +22,7 @@ const NUMBERS: [&str; 12] = [
     "18446744073709551616",
 ];
 
-/// Durations where a clock, a timer of the kernel or a count of microseconds may overflow.
+/// Durations at which a clock, a kernel timer or a count of microseconds may overflow.
 const DURATIONS: [&str; 10] = [
     "0s",
     "1ns",
@@ -36,15 +36,15 @@ const DURATIONS: [&str; 10] = [
     "18446744073709551615s",
 ];
 
-/// Address space, so that whoever reserves memory by an absurd count is stopped and not the machine.
+/// Limit of the address space, so that an absurd reservation of memory fails and does not stop the machine.
 const MEMORY_BYTES: u64 = 6 << 30;
 
-/// Serves, or ends with exactly one line `error: …` that names one of these.
+/// The server serves, or ends with exactly one line `error: …` that contains one of these texts.
 fn serves_or_says_why_not(arguments: &[&str], named: &[&str]) {
     let launch = Launch::new(&[&["--listen", "127.0.0.1:0"], arguments].concat());
     match launch.limit(libc::RLIMIT_AS, MEMORY_BYTES).outcome() {
         Ok(server) => {
-            // one: that is all that the smallest rate allows
+            // only one datagram, because the smallest rate allows no more
             UdpClient::beside(server.udp()).echo(server.udp(), &[100], 1);
             echo(&mut connect(server.tcp()), b"served");
             server.stop();
@@ -98,7 +98,7 @@ fn durations() {
     });
 }
 
-/// Each within its bounds, and too much together.
+/// Options that are each within bounds, but ask for too much together.
 #[test]
 fn numbers_that_multiply() {
     bounded(|| {
@@ -112,7 +112,7 @@ fn numbers_that_multiply() {
     });
 }
 
-/// What a service manager may say as well.
+/// Extreme values of the service manager's variables.
 #[test]
 fn watchdogs() {
     bounded(|| {

@@ -17,7 +17,7 @@ use support::tcp::{connect, echo, expect_end};
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, bounded, lines, metrics, private_network, until};
 
-/// Asks every address of the server for one echo.
+/// Sends one datagram to each address of the server and expects its echo.
 fn all_answer(server: &Server) {
     assert!(!server.addresses().is_empty());
     answer(server.addresses());
@@ -40,9 +40,9 @@ fn warnings(stderr: &[String]) -> Vec<&String> {
     stderr.iter().filter(|line| line.contains("WARN")).collect()
 }
 
-// A family that is missing ----------------------------------------------------------------------------------
+// A missing address family ----------------------------------------------------------------------------------
 
-/// What we ship names these addresses: the unit, its settings, the image, the documents.
+/// The addresses in the delivered files: the unit, its settings, the image, the documents.
 fn shipped_addresses() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files =
@@ -64,7 +64,8 @@ fn shipped_addresses() -> Vec<String> {
     found
 }
 
-/// Serves what is shipped where `absent` is missing, with one warning; asked alone for what is missing it refuses.
+/// On a host without the family `absent`, the delivered settings serve the other one with one warning. If only
+/// addresses of `absent` are named, the start fails.
 fn serves_the_other_family(absent: &str, prepare: fn(Launch) -> Launch) {
     for shipped in shipped_addresses() {
         let server = prepare(Launch::new::<&str>(&[]).env("TUBULAR_ECHO_LISTEN", &shipped)).ready();
@@ -76,7 +77,7 @@ fn serves_the_other_family(absent: &str, prepare: fn(Launch) -> Launch) {
         answer(&present);
         let end = server.stop();
         let warnings = warnings(&end.stderr);
-        // 0.0.0.0 and [::] can be bound without any address
+        // 0.0.0.0 and [::] can be bound on a host without any address
         let any = usize::from(shipped.contains("127"));
         assert!((any..=1).contains(&warnings.len()), "{shipped}: {warnings:#?}");
         assert!(warnings.iter().all(|line| line.contains("not serving")), "{shipped}: {warnings:#?}");
@@ -136,11 +137,11 @@ fn a_named_address_of_a_missing_family_is_an_error() {
     });
 }
 
-// An address that isn't there yet ---------------------------------------------------------------------------
+// An address that appears late ------------------------------------------------------------------------------
 
 const LATE: &str = "[2001:db8:1::1]:1234";
 
-/// A line of the log that says that something is waited for.
+/// A log line that says that the server waits for an address.
 fn is_waiting(line: &str) -> bool {
     line.contains("is not there yet")
 }
@@ -159,7 +160,7 @@ fn wait_until_ready(server: &mut Server) {
     server.read_addresses();
 }
 
-/// A cable whose ends are both up.
+/// A cable with both ends up.
 fn cable(near: &str, far: &str, other: &Netns) {
     Netns::cable(near, far, other);
     ip(&format!("link set {near} up"));
@@ -184,7 +185,7 @@ fn an_address_that_comes_late_is_waited_for() {
     });
 }
 
-/// The kernel looks for a second whether somebody else has it.
+/// For a second, the kernel checks whether another host has the address.
 #[test]
 #[ignore = "needs root"]
 fn a_tentative_address_is_waited_for() {
@@ -245,7 +246,7 @@ fn who_waits_for_an_address_hears_signals() {
         for arguments in [["--listen", LATE], ["--metrics", LATE]] {
             let server = Launch::new(&arguments).start();
             let waits = || {
-                // SIGTERM is blocked once the server has begun
+                // the server blocks SIGTERM as soon as it runs
                 let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
                 let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
                 u64::from_str_radix(blocked, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0
@@ -267,7 +268,7 @@ fn a_link_that_comes_late_is_known_by_its_name() {
         let other = Netns::new();
         let mut server = Launch::new(&["--listen", "[fe80::1%late0]:1234"]).start();
         wait_until_it_waits(&server);
-        // so that the number of the link is none that could be guessed
+        // makes the number of the link one that cannot be guessed
         Netns::cable("other0", "other1", &other);
         cable("late0", "far0", &other);
         ip("addr add fe80::1/64 dev late0 nodad");
@@ -294,20 +295,20 @@ fn scope_of(address: SocketAddr) -> u32 {
     }
 }
 
-/// The number of an interface of the calling thread's namespace, as `ip` tells it.
+/// The number of an interface of the calling thread's namespace, as `ip` shows it.
 fn index_of(name: &str) -> u32 {
     let output = Command::new("ip").args(["-oneline", "link", "show", name]).output().expect("run ip");
     let text = String::from_utf8(output.stdout).expect("text");
     text.split(':').next().expect("a number").parse().expect("a number")
 }
 
-/// As under `nsenter --net`: the file system, and /sys in it, shows another network namespace's links.
+/// As under `nsenter --net`: the file system with /sys shows the links of another network namespace.
 #[test]
 #[ignore = "needs root"]
 fn blaster_finds_the_link_of_its_own_namespace() {
     private_network(|| {
         let other = Netns::new();
-        // The name is one that /sys knows, as a rule with another number.
+        // /sys knows the name too, normally with another number
         let names = fs::read_dir("/sys/class/net").expect("links").map(|entry| entry.unwrap().file_name());
         let name =
             names.map(|name| name.into_string().unwrap()).find(|name| name != "lo").unwrap_or("eth0".into());
@@ -332,7 +333,7 @@ fn blaster_finds_the_link_of_its_own_namespace() {
 
 // Few descriptors -------------------------------------------------------------------------------------------
 
-/// `IORING_REGISTER_FILES2`: without it connections are descriptors of the process.
+/// `IORING_REGISTER_FILES2`: without this operation, connections are descriptors of the process.
 const REGISTER_FILES: u32 = 13;
 
 #[test]
@@ -359,7 +360,7 @@ fn the_defaults_serve_with_any_limit_of_open_files_from_256_on() {
     });
 }
 
-/// What the least limit allows is served at a time, all others wait their turn.
+/// The server serves as many connections at a time as the smallest limit allows; all others wait.
 #[test]
 fn at_a_limit_of_256_a_crowd_is_served_in_turn() {
     bounded(|| {
@@ -384,7 +385,7 @@ fn at_a_limit_of_256_a_crowd_is_served_in_turn() {
     });
 }
 
-/// Addresses of 127.0.0.0/8, each with both protocols.
+/// Addresses of 127.0.0.0/8, each with TCP and UDP.
 fn many(addresses: usize) -> Vec<String> {
     (0..addresses).map(|number| format!("--listen=127.0.{}.{}:0", number / 250, 1 + number % 250)).collect()
 }
@@ -406,20 +407,21 @@ fn many_addresses_are_served_with_20000_descriptors() {
     });
 }
 
-/// The number behind these words.
+/// The number that follows these words.
 fn number(text: &str, words: &str) -> Option<usize> {
     let rest = &text[text.find(words)? + words.len()..];
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
-/// `arguments` with this option set to `value`.
+/// The arguments with this option set to `value`.
 fn with(arguments: &[String], option: &str, value: usize) -> Vec<String> {
     let kept = arguments.iter().filter(|argument| !argument.starts_with(option)).cloned();
     kept.chain([format!("{option}={value}")]).collect()
 }
 
-/// What somebody named is refused with advice; each advice is followed to the letter, and then it starts.
+/// If the named numbers do not fit, the error gives advice. The test follows each piece of advice to the letter, and
+/// then the server starts.
 #[test]
 fn advice_on_descriptors_is_advice_that_works() {
     bounded(|| {
@@ -481,7 +483,7 @@ fn resident_kib(server: &Server) -> u64 {
     line.split_whitespace().next().expect("a number").parse().expect("a number")
 }
 
-/// Peers can touch the buffers of all addresses; when they have gone the memory goes back.
+/// Peers can fill the buffers of all addresses. When the peers are gone, the memory goes back to the kernel.
 #[test]
 #[cfg_attr(ring_poison, ignore = "AddressSanitizer keeps memory of its own")]
 fn memory_of_many_addresses_is_bounded_and_given_back() {
@@ -492,7 +494,7 @@ fn memory_of_many_addresses_is_bounded_and_given_back() {
         let server = Server::start(&addresses);
         all_answer(&server);
         let before = resident_kib(&server);
-        // while it stands still each socket's queue fills with more datagrams than it has buffers
+        // while the server is stopped, each socket's queue gets more datagrams than the server has buffers
         server.pause();
         for &(_, address) in server.addresses() {
             let client = UdpClient::beside(address);
@@ -511,7 +513,7 @@ fn memory_of_many_addresses_is_bounded_and_given_back() {
         });
         println!("{before} KiB before, {highest} KiB at most");
         assert!(highest < before + (64 << 10) + 4_000, "{highest} KiB");
-        // and what comes then is right
+        // and later datagrams are echoed correctly
         all_answer(&server);
         for &(_, address) in server.addresses() {
             UdpClient::beside(address).echo(address, &[60_000, 1, 1400, 0, 9000], 3);
@@ -523,7 +525,7 @@ fn memory_of_many_addresses_is_bounded_and_given_back() {
 
 // A quota ---------------------------------------------------------------------------------------------------
 
-/// How many processors we may run on, by the mask alone.
+/// Number of processors in the affinity mask.
 fn processors() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("our status");
     let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).expect("a mask");
@@ -531,7 +533,7 @@ fn processors() -> usize {
     digits.map(u32::count_ones).sum::<u32>() as usize
 }
 
-/// A control group below the one that we are in, removed at the end.
+/// A control group below that of the test. It is removed at the end.
 struct Group(PathBuf);
 
 impl Group {
@@ -555,7 +557,7 @@ impl Drop for Group {
     }
 }
 
-/// In a group whose parent may use one and a half processors: one worker, whatever the machine has.
+/// In a group whose parent may use one and a half processors, the server starts one worker on any machine.
 #[test]
 #[ignore = "needs root"]
 fn a_quota_of_a_control_group_limits_the_workers() {
@@ -585,7 +587,7 @@ fn a_quota_of_a_control_group_limits_the_workers() {
     });
 }
 
-/// The second version, by files that look like it: a machine has one of the two.
+/// The other version of control groups, imitated by files: a machine has only one of the two.
 #[test]
 #[ignore = "needs root"]
 fn a_quota_of_the_second_version_limits_the_workers() {
@@ -608,7 +610,7 @@ fn a_quota_of_the_second_version_limits_the_workers() {
     });
 }
 
-/// A server that a shell starts in a mount namespace of its own, as `$0`.
+/// Starts a server, `$0`, from a shell in a mount namespace of its own.
 fn in_own_mounts(script: &str) -> (std::process::Child, std::sync::Arc<lines::Lines>) {
     let program = std::env::var("SERVER_UNDER_TEST").unwrap_or(env!("CARGO_BIN_EXE_tubular-echo").into());
     let mut command = Command::new("unshare");
@@ -633,7 +635,7 @@ fn one_worker_per_processor_on_demand() {
     });
 }
 
-// Two lives at once -----------------------------------------------------------------------------------------
+// Two instances at once -------------------------------------------------------------------------------------
 
 #[test]
 #[ignore = "needs root"]
@@ -665,7 +667,7 @@ fn metrics_are_taken_over_from_an_instance_that_leaves() {
         expect_end(&mut stream);
         new.stop();
 
-        // without --join it is an error, and the advice helps
+        // without --join it is an error, and its advice helps
         let old = Server::start(&["--tcp=127.0.0.1:1234", "--metrics=127.0.0.1:9469"]);
         let others = ["--tcp=127.0.0.1:1235", "--metrics=127.0.0.1:9469"];
         let error = Launch::new(&others).refused().stderr.pop().expect("a line");
@@ -677,9 +679,9 @@ fn metrics_are_taken_over_from_an_instance_that_leaves() {
     });
 }
 
-// The sandbox hides what we read ----------------------------------------------------------------------------
+// Files that a sandbox hides --------------------------------------------------------------------------------
 
-/// A client that sends from the port that the server listens on.
+/// A client whose source port is the server's port.
 fn client_on_the_same_port() -> UdpSocket {
     let client = UdpSocket::bind("127.0.0.2:1234").expect("a port of a private network");
     client.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");

@@ -14,13 +14,13 @@ use support::udp::UdpClient;
 use support::{Launch, Server, forge, private_network, sys};
 use tubular_echo::kernel::sys::{self as server_sys, IntOption};
 
-/// Types and how many codes each has: destination unreachable, source quench, time exceeded, parameter problem (IANA,
-/// ICMP parameters).
+/// ICMP types and the number of codes of each: destination unreachable, source quench, time exceeded, parameter problem
+/// (IANA, ICMP parameters).
 const ICMP: [(u8, u8); 4] = [(3, 16), (4, 1), (11, 2), (12, 3)];
-/// Destination unreachable, packet too big, time exceeded, parameter problem.
+/// The same for ICMPv6: destination unreachable, packet too big, time exceeded, parameter problem.
 const ICMPV6: [(u8, u8); 4] = [(1, 9), (2, 1), (3, 2), (4, 4)];
 
-/// The option by which a socket is told of such errors.
+/// The option that makes a socket receive such errors.
 fn telling_of_errors(addr: SocketAddr) -> (c_int, c_int) {
     if addr.is_ipv4() {
         (libc::IPPROTO_IP, libc::IP_RECVERR)
@@ -29,7 +29,7 @@ fn telling_of_errors(addr: SocketAddr) -> (c_int, c_int) {
     }
 }
 
-/// Each error there is, with an exchange after each; how many there were.
+/// Sends every ICMP error, with an exchange after each. Returns the number of errors.
 fn report_everything_to(addr: SocketAddr) -> u64 {
     let (types, peer): (_, SocketAddr) = if addr.is_ipv4() {
         (ICMP, (Ipv4Addr::LOCALHOST, 9).into())
@@ -57,7 +57,7 @@ fn none_ends_the_server() {
             sys::set_option(&socket, level, option, 1).expect("IP_RECVERR");
         }
         let forged: u64 = server.addresses().iter().map(|(_, addr)| report_everything_to(*addr)).sum();
-        // what is in the error queue stays there, and wakes nobody again and again
+        // an error in the error queue must not wake the server again and again
         let (begun, used) = (Instant::now(), sys::cpu_time_of(server.pid()));
         thread::sleep(Duration::from_millis(500));
         let used = sys::cpu_time_of(server.pid()).saturating_sub(used);
@@ -70,7 +70,7 @@ fn none_ends_the_server() {
     });
 }
 
-/// Unread, they would take the room of datagrams, and whoever sends them would silence the server.
+/// Unread errors would fill the receive buffer, so that a stranger could silence the server.
 #[test]
 #[ignore = "needs root"]
 fn a_passed_socket_is_told_of_none() {
@@ -90,7 +90,7 @@ fn a_passed_socket_is_told_of_none() {
             let sending = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
             server_sys::set_option(socket.as_fd(), times, sending as i32).expect("SO_TIMESTAMPING");
         }
-        // one that came before the server
+        // an error from before the server's start
         forge::forge_icmp(addresses[0], (Ipv4Addr::LOCALHOST, 9).into(), 3, 5);
         let passed: Vec<_> =
             passed.into_iter().map(|descriptor| Stored { name: "test".into(), descriptor }).collect();

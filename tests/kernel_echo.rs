@@ -17,26 +17,27 @@ use support::udp::{UdpClient, datagrams};
 use support::{Launch, PATIENCE, Server, private_network, sys};
 use tubular_echo::kernel::sys::{self as server_sys, Protocol};
 
-/// Where the server listens, behind the router.
+/// The address of the server, behind the router.
 const SERVER: [&str; 2] = ["192.0.2.1:1234", "[2001:db8::1]:1234"];
-/// A prefix of which all ports are steered to it.
+/// A prefix that is steered to the server, with all ports.
 const PREFIXES: [&str; 2] = ["203.0.113.0/24", "2001:db8:9::/64"];
-/// Addresses and ports of that.
+/// Addresses and ports of that prefix.
 const STEERED: [&str; 2] = ["203.0.113.77:4321", "[2001:db8:9::77]:4321"];
-/// Where the clients are.
+/// The addresses of the clients.
 const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 
-/// What fits the way back, and what does not: all sizes around both MTUs, and some that are cut anyway.
+/// Sizes that fit the way back, and sizes that do not: all around both MTUs, and some that are always fragmented.
 fn sizes() -> impl Iterator<Item = usize> {
     (1..=1600).chain([2000, 2552, 3000, 4100, 9000, 65_507])
 }
 
-/// The server's host is the calling thread's namespace, the clients' one is returned. Between them is a router
-/// whose way to the clients carries 1,280 bytes, the other one 1,500, and whose ICMP messages get lost.
+/// Builds the network. The calling thread's namespace is the server's host; the clients' host is returned. Between them
+/// is a router with an MTU of 1,280 bytes towards the clients and 1,500 bytes towards the server. Its ICMP messages get
+/// lost.
 fn behind_a_silent_router() -> (Netns, Netns) {
     let (router, clients) = (Netns::new(), Netns::new());
     let up = |device: &str, addresses: [&str; 2]| {
-        // no time is spent on looking for others who have an address
+        // skips the detection of duplicate addresses, which takes time
         setting(&format!("ipv6/conf/{device}/accept_dad"), "0");
         let [v4, v6] = addresses;
         ip(&format!("address add {v4} dev {device}"));
@@ -78,12 +79,13 @@ fn client(clients: &Netns, number: usize) -> UdpClient {
     clients.run(|| UdpClient::at(CLIENT[number].parse::<IpAddr>().unwrap()))
 }
 
-/// Every size comes back, singly, many at a time, and in trains of datagrams that are too large for the way back.
+/// Datagrams of every size come back: alone, many at a time, and in trains of datagrams that are too large for the way
+/// back.
 fn all_sizes_come_back(server: &Server, client: &UdpClient, target: SocketAddr) {
     let target_bytes_max = if target.is_ipv4() { 65_507 } else { 65_527 };
     let sizes: Vec<_> = sizes().chain([target_bytes_max]).collect();
     client.echo(target, &sizes, 1);
-    // found by the server all at once: those of one size leave as one train
+    // the server finds them all at once, so that those of one size leave as one train
     for size in [100, 1200, 1252, 1253, 1400, 1452, 1472] {
         server.pause();
         let sent: Vec<_> = (0..20).map(|number| payload(number, size)).collect();
@@ -102,7 +104,7 @@ fn all_sizes_come_back(server: &Server, client: &UdpClient, target: SocketAddr) 
     }
 }
 
-/// Has the server answer for all ports of the prefixes.
+/// Steers all ports of the prefixes to the server.
 fn steer(server: &Server) -> Dispatcher {
     for (family, prefix) in ["", "-6"].into_iter().zip(PREFIXES) {
         ip(&format!("{family} route add local {prefix} dev lo"));
@@ -116,8 +118,8 @@ fn steer(server: &Server) -> Dispatcher {
     dispatcher
 }
 
-/// Single datagrams, trains, and replies from other ports than the one that is listened on: a router behind which the
-/// way is narrower says nothing, and nothing is lost.
+/// Single datagrams, trains, and replies from other ports than the listening one: nothing is lost behind a router that
+/// silently drops packets above the MTU.
 #[test]
 #[ignore = "needs root"]
 fn a_small_mtu_that_no_router_tells_of_loses_nothing() {
@@ -134,8 +136,8 @@ fn a_small_mtu_that_no_router_tells_of_loses_nothing() {
     });
 }
 
-/// IPv6 routers cut nothing: what is too large for the way gets lost, what fits every link does not, and once the
-/// server's host knows the way's MTU nothing is lost any more.
+/// IPv6 routers do not fragment: replies that are too large for the way get lost, and all others arrive. Once the
+/// server's host knows the MTU of the way, nothing is lost any more.
 #[test]
 #[ignore = "needs root"]
 fn over_ipv6_a_route_with_an_mtu_is_the_cure() {
@@ -158,7 +160,7 @@ fn over_ipv6_a_route_with_an_mtu_is_the_cure() {
     });
 }
 
-/// Sockets of others, too: those that a .socket unit has made, and stored ones that an earlier process has set.
+/// The same for passed sockets: those of a .socket unit, and stored ones that an earlier process has set.
 #[test]
 #[ignore = "needs root"]
 fn passed_sockets_answer_behind_a_small_mtu() {
@@ -178,7 +180,7 @@ fn passed_sockets_answer_behind_a_small_mtu() {
 
 // Traffic classes ------------------------------------------------------------------------------------------
 
-/// A client whose datagrams have this traffic class, and which sees that of the replies.
+/// A client whose datagrams have this traffic class. It also reads the traffic class of the replies.
 fn set_class(client: &UdpClient, target: SocketAddr, class: u8) {
     let [(level, sent), (_, told)] = if target.is_ipv4() {
         [(libc::SOL_IP, libc::IP_TOS), (libc::SOL_IP, libc::IP_RECVTOS)]
@@ -189,7 +191,7 @@ fn set_class(client: &UdpClient, target: SocketAddr, class: u8) {
     sys::set_option(&client.socket, level, told, 1).expect("to be told of it");
 }
 
-/// Expects these datagrams, in this order, each with this traffic class; how many messages they came in.
+/// Expects these datagrams in this order, each with this traffic class. Returns the number of messages.
 fn expect_classes(client: &UdpClient, target: SocketAddr, sent: &[(Vec<u8>, u8)]) -> usize {
     let (mut expected, mut messages) = (sent.iter(), 0);
     while expected.len() > 0 {
@@ -206,13 +208,13 @@ fn expect_classes(client: &UdpClient, target: SocketAddr, sent: &[(Vec<u8>, u8)]
     messages
 }
 
-/// Where all sizes of both families are asked: at the bound port, and at another one.
+/// The destinations of both families: the bound port, and another port.
 fn targets() -> [SocketAddr; 4] {
     let [v4, v6] = LISTENING;
     [v4, v6, "127.128.7.7:4321", "[2001:db8::7]:4321"].map(parsed)
 }
 
-/// Every DSCP comes back, and ECN's bits are 0, whatever they were.
+/// Every DSCP comes back. The ECN bits of a reply are 0, whatever the request had.
 #[test]
 #[ignore = "needs root"]
 fn every_dscp_is_that_of_what_was_asked() {
@@ -230,8 +232,8 @@ fn every_dscp_is_that_of_what_was_asked() {
     });
 }
 
-/// Datagrams of one flow that the server finds all at once, singly and in trains, in other classes each time: they keep
-/// their order and their class, and those of one class that follow each other leave together all the same.
+/// The server finds datagrams of one flow all at once, alone and in trains, with changing traffic classes. They keep
+/// their order and class, and consecutive ones of one class still leave together.
 #[test]
 #[ignore = "needs root"]
 fn no_train_mixes_classes() {
@@ -255,7 +257,7 @@ fn no_train_mixes_classes() {
                     let all = [bytes.repeat(3), train].concat();
                     sent.extend(all.chunks(500).map(|datagram| (datagram.to_vec(), class & 0xfc)));
                 }
-                // and each by itself
+                // and each datagram alone
                 for number in 0..20 {
                     let class = [0x28, 0][number % 2];
                     set_class(&client, target, class);
@@ -264,7 +266,7 @@ fn no_train_mixes_classes() {
                 }
                 steered.server.resume();
                 let messages = expect_classes(&client, target, &sent);
-                // 0xb8 and 0xb9 are one DSCP; what is found at once may be more than a turn takes
+                // 0xb8 and 0xb9 have the same DSCP; the server may need more than one turn for all of them
                 let (least, most) = if receives_trains { (25, 30) } else { (sent.len(), sent.len()) };
                 assert!((least..=most).contains(&messages), "{target}: {messages} messages");
             }
@@ -273,7 +275,7 @@ fn no_train_mixes_classes() {
     });
 }
 
-/// Trains that the path refuses leave singly, in their class.
+/// Trains that the path refuses leave as single datagrams with the same traffic class.
 #[test]
 #[ignore = "needs root"]
 fn refused_trains_keep_their_class() {
@@ -293,7 +295,7 @@ fn refused_trains_keep_their_class() {
     });
 }
 
-/// Whoever wants none gets none, also from stored sockets that an earlier process has set otherwise.
+/// With `--dscp none`, no DSCP is reflected, also on stored sockets that an earlier process has set otherwise.
 #[test]
 #[ignore = "needs root"]
 fn without_reflection_replies_have_no_dscp() {
@@ -314,7 +316,7 @@ fn without_reflection_replies_have_no_dscp() {
     });
 }
 
-/// The traffic class of the first segment with payload that comes from this port over the loopback device.
+/// The traffic class of the first segment with payload from this port over the loopback device.
 fn class_from(port: u16, packets: &UdpSocket) -> u8 {
     const ETHERNET: usize = 14;
     let mut frame = vec![0; 1 << 16];
@@ -335,8 +337,8 @@ fn class_from(port: u16, packets: &UdpSocket) -> u8 {
     }
 }
 
-/// For TCP it is the kernel that reflects, if it is told to: the class of the SYN, without its ECN bits. Without that a
-/// listener's own class is that of its connections, as a .socket unit's IPTOS= sets it.
+/// For TCP the kernel can reflect the class of the SYN, without its ECN bits. If it does not, connections have the
+/// class of their listener, as a .socket unit's IPTOS= sets it.
 #[test]
 #[ignore = "needs root"]
 fn tcp_reflects_where_the_kernel_is_told_to() {

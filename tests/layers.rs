@@ -15,15 +15,15 @@ const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 /// A module's path from the root of its crate.
 type Module = Vec<String>;
 
-/// The modules of a program, and which others each of them uses.
+/// The modules of a program, and the modules that each of them uses.
 struct Program {
-    /// The floors, from the top.
+    /// The floors, from top to bottom.
     floors: Vec<String>,
     imports: BTreeMap<Module, BTreeSet<Module>>,
 }
 
 impl Program {
-    /// Reads the crate whose root is this file, and whose modules are below this folder.
+    /// Reads the crate with this root file and with its modules below this folder.
     fn read(root: &Path, folder: &Path, left_out: &[&str]) -> Self {
         let mut files = BTreeMap::new();
         collect(folder, &mut Vec::new(), left_out, &mut files);
@@ -53,7 +53,7 @@ impl Program {
             .collect()
     }
 
-    /// A circle of imports for each module that is in one.
+    /// For each module that is in a circle of imports, the circle.
     fn circles(&self) -> BTreeSet<String> {
         self.imports.keys().filter_map(|module| self.way_back(module)).collect()
     }
@@ -83,7 +83,7 @@ impl Program {
     }
 }
 
-/// Finds the files of modules below a folder.
+/// Finds the module files below a folder.
 fn collect(folder: &Path, module: &mut Module, left_out: &[&str], files: &mut BTreeMap<Module, PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("an entry").path();
@@ -105,7 +105,7 @@ fn tokens(file: &Path) -> TokenStream {
     fs::read_to_string(file).expect("a source file").parse().expect("the source is Rust")
 }
 
-/// The modules that a crate's root declares, in order.
+/// The modules that the root of a crate declares, in order.
 fn declared_modules(root: TokenStream) -> Vec<String> {
     let tokens: Vec<TokenTree> = root.into_iter().collect();
     tokens.windows(2).filter(|pair| is_word(&pair[0], "mod")).map(|pair| pair[1].to_string()).collect()
@@ -119,8 +119,8 @@ fn is_sign(token: Option<&TokenTree>, sign: char) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == sign)
 }
 
-/// Collects all paths that begin with `crate`, `super` or `self`, outside of what is for tests only. A facade's
-/// `pub use` is none: it needs nothing.
+/// Collects all paths that begin with `crate`, `super` or `self`, except those in tests. A `pub use` does not count: it
+/// re-exports and needs nothing.
 fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let mut at = 0;
@@ -143,7 +143,7 @@ fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
                 path.push(ident.to_string());
                 at += 3;
             }
-            // a visibility such as `pub(super)` has nothing behind the word
+            // a visibility such as `pub(super)` has no path behind the word
             if path.len() > 1 {
                 paths.push(path);
             }
@@ -156,7 +156,7 @@ fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Where the item ends that begins at `at`: behind its semicolon or its braces.
+/// The end of the item that begins at `at`: behind its semicolon or its braces.
 fn end_of_item(tokens: &[TokenTree], mut at: usize) -> usize {
     let is_import = tokens[at..].iter().take(3).any(|token| is_word(token, "use"));
     while at < tokens.len() {
@@ -169,7 +169,7 @@ fn end_of_item(tokens: &[TokenTree], mut at: usize) -> usize {
     at
 }
 
-/// Collects the paths of an import: `a::{b, c::d}` are two.
+/// Collects the paths of an import: `a::{b, c::d}` contains two.
 fn read_tree(tokens: &[TokenTree], prefix: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
     for branch in tokens.split(|token| is_sign(Some(token), ',')).filter(|branch| !branch.is_empty()) {
         let mut path = prefix.clone();

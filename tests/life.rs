@@ -18,7 +18,7 @@ use support::tcp::{connect, echo, expect_end};
 use support::udp::UdpClient;
 use support::{Launch, PATIENCE, Server, bounded, private_network, sys, until};
 
-/// What a worker never calls: the ring does it.
+/// System calls that a worker never makes, because the ring does their work.
 fn is_forbidden(call: &str) -> bool {
     [
         "read", "write", "recv", "send", "accept", "epoll", "pread", "pwrite", "poll", "ppoll", "select",
@@ -40,7 +40,7 @@ fn workers_ask_the_ring_and_nothing_else() {
         let tracer = Strace::attach(server.pid(), &["-f"]);
         let targets: BTreeSet<_> = server.addresses().iter().map(|&(_, address)| address).collect();
         for target in targets {
-            // Several flows, so that each worker gets some.
+            // several flows, so that each worker gets some
             for _ in 0..10 {
                 UdpClient::beside(target).echo(target, &vec![64; ECHOES / 20], 32);
             }
@@ -70,7 +70,7 @@ fn workers_ask_the_ring_and_nothing_else() {
 #[ignore = "needs root"]
 fn turns_that_fail_in_passing_are_taken_up_again() {
     bounded(|| {
-        // A signal, no memory for a moment, a completion queue that has overflown.
+        // a signal, short memory, a full completion queue
         for error in ["EINTR", "EAGAIN", "EBUSY"] {
             let server = Server::start(&["--listen", "127.0.0.1:0"]);
             let inject = format!("inject=io_uring_enter:error={error}:when=2+2");
@@ -79,7 +79,7 @@ fn turns_that_fail_in_passing_are_taken_up_again() {
             for _ in 0..30 {
                 echo(&mut connect(server.tcp()), &payload(0, 5000));
             }
-            // A tracer that left in the middle of such a call would leave ENOSYS behind.
+            // a tracer that detaches in the middle of such a call would leave ENOSYS behind
             server.stop();
             let calls = tracer.detach().len();
             assert!(calls > 100, "only {calls} calls were seen with {error}");
@@ -97,7 +97,7 @@ fn the_end_of_a_worker_is_the_end_of_the_process() {
         let failing = ["-e", "trace=io_uring_enter", "-e", "inject=io_uring_enter:error=EBADF"];
         let tracer = Strace::attach(worker, &failing);
         let end_of_patience = Instant::now() + PATIENCE;
-        // Some of many flows belong to that worker and wake it.
+        // among many flows, some belong to that worker and wake it
         while !server.pidfd.ends_within(Duration::from_millis(1)) {
             UdpClient::beside(target).send(target, b"wake");
             assert!(Instant::now() < end_of_patience, "the process outlives its worker");
@@ -110,7 +110,7 @@ fn the_end_of_a_worker_is_the_end_of_the_process() {
     });
 }
 
-/// Keeps some datagrams in flight until told that the server is gone; counts the echoes.
+/// Keeps some datagrams in flight until the server is gone. Returns the number of echoes.
 fn keep_busy(client: &UdpClient, server: std::net::SocketAddr, gone: &AtomicBool, echoes: &AtomicU64) {
     client.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a short patience");
     for number in 0.. {
@@ -164,7 +164,7 @@ fn stopped_under_load_it_answers_what_it_received() {
 #[test]
 fn stopped_with_connections_it_ends_them_and_then_itself() {
     bounded(|| {
-        // The peers answer the end of the stream with theirs, so the deadline does not matter.
+        // the peers answer the server's FIN with theirs, so the deadline does not matter
         let server = Server::start(&["--tcp", "127.0.0.1:0", "--drain-timeout", "1h"]);
         let peers: Vec<_> = (0..50)
             .map(|_| {
@@ -227,15 +227,15 @@ fn the_log_is_as_quiet_as_it_is_asked_to_be() {
         let target = server.udp();
         let lines = server.log.all().len();
         UdpClient::beside(target).echo(target, &[10; 1000], 10);
-        // Nothing is logged per datagram.
+        // the server logs nothing per datagram
         assert!(server.log.all().len() < lines + 10);
         let end = server.stop();
-        // No colours for a file or the journal.
+        // a file and the journal get no colors
         assert!(!end.stderr.iter().any(|line| line.contains('\u{1b}')), "{:?}", end.stderr);
     });
 }
 
-/// A full disk, or a reader of the log that has gone.
+/// A full disk, or a closed reader of the log.
 #[test]
 #[ignore = "needs root"]
 fn a_log_that_nobody_takes_stops_nothing() {
@@ -272,7 +272,7 @@ fn a_log_that_nobody_takes_stops_nothing() {
     });
 }
 
-/// It is told as what it is, not as a fault of the kernel, and a new start serves.
+/// The error names the true cause instead of the kernel, and a new start serves.
 #[test]
 #[ignore = "needs root"]
 fn a_listener_that_somebody_else_shuts_down_is_told_as_that() {
@@ -285,7 +285,7 @@ fn a_listener_that_somebody_else_shuts_down_is_told_as_that() {
                     && sys::option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).expect("SO_ACCEPTCONN") == 1
             };
             let listener = sockets.iter().find(is_wanted).expect("a listener").try_clone().expect("a copy");
-            // what `ss -K` does, too
+            // `ss -K` does the same
             TcpStream::from(listener).shutdown(Shutdown::Both).expect("shutdown(2)");
             let end = server.wait();
             let text = end.stderr.join("\n");

@@ -52,7 +52,7 @@ fn a_peer_that_never_reads_stands_still_in_the_end() {
     bounded(|| {
         let server = Server::start(&["--tcp=127.0.0.1:0", "--idle-timeout=300ms"]);
         let mut stream = connect(server.tcp());
-        // Once every buffer on the way is full it stands still, and is closed with bytes that nobody read.
+        // once every buffer on the way is full, the connection stands still; the server closes it with unread bytes
         let error = loop {
             if let Err(error) = stream.write(&[0; 1 << 14]) {
                 break error;
@@ -64,7 +64,7 @@ fn a_peer_that_never_reads_stands_still_in_the_end() {
     });
 }
 
-/// How often the threads that serve have gone to sleep so far.
+/// How often the worker threads have gone to sleep so far.
 fn sleeps(server: &Server) -> u64 {
     let of = |thread: &u32| {
         let status =
@@ -78,10 +78,10 @@ fn sleeps(server: &Server) -> u64 {
 #[test]
 fn without_connections_nothing_wakes_the_server() {
     bounded(|| {
-        // The clock of idle connections would tick every 5 ms.
+        // the clock of idle connections would tick every 5 ms
         let server = Server::start(&["--tcp=127.0.0.1:0", "--idle-timeout=40ms"]);
         expect_end(&mut connect(server.tcp()));
-        // The start may be tended for a second.
+        // the work of the start may take a second
         support::until("it sleeps", || {
             let before = sleeps(&server);
             thread::sleep(Duration::from_millis(200));
@@ -94,7 +94,7 @@ fn without_connections_nothing_wakes_the_server() {
 
 // Sources that want too much -----------------------------------------------------------------------------
 
-/// A connection from this very address.
+/// A connection from exactly this address.
 fn connect_from(source: IpAddr, target: SocketAddr) -> TcpStream {
     let socket = server_sys::socket(Protocol::Tcp, target).expect("a socket");
     if source.is_ipv6() {
@@ -107,7 +107,7 @@ fn connect_from(source: IpAddr, target: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The server has closed it without a byte: by a FIN, or by a reset if it had not read what we sent.
+/// Expects that the server closes the connection without a byte: by a FIN, or by a reset if it has not read our bytes.
 fn expect_refusal(mut stream: TcpStream) {
     match stream.read(&mut [0; 1]) {
         Ok(0) => {}
@@ -128,7 +128,7 @@ fn a_source_has_its_share_of_connections_and_no_more() {
                 "--tcp=[::1]:1234",
                 "--max-connections-per-prefix=3",
             ]);
-            // Each pair: a source, and another address that counts as the same or not.
+            // pairs of a source and another address that does or does not count as the same
             let mut refused = 0;
             for (source, same, another) in [
                 ("127.0.0.5", "127.0.0.5", "127.0.0.6"),
@@ -147,7 +147,7 @@ fn a_source_has_its_share_of_connections_and_no_more() {
                     refused += 1;
                 }
                 echo(&mut connect_from(another, target), b"another source");
-                // Who leaves makes room, as soon as the server has seen the FIN.
+                // a connection that ends makes room as soon as the server has seen its FIN
                 expect_finished(admitted.remove(0));
                 admitted.push(connect_from(same, target));
                 for stream in &mut admitted {
@@ -163,7 +163,7 @@ fn a_source_has_its_share_of_connections_and_no_more() {
     });
 }
 
-/// Ends a connection, and waits for the server's end of it.
+/// Ends a connection, and waits until the server has ended it too.
 fn expect_finished(mut stream: TcpStream) {
     stream.shutdown(Shutdown::Write).expect("send a FIN");
     expect_end(&mut stream);
@@ -204,7 +204,7 @@ fn a_peer_that_vanished_with_data_outstanding_is_given_up() {
             connect(server.tcp())
         });
         echo(&mut stream, b"before");
-        // It is taken in, and when it is answered nobody is there any more.
+        // the server receives the bytes, but the peer is gone when it answers
         server.pause();
         stream.write_all(b"farewell").expect("send");
         support::until("the server's kernel has it", || sys::unacknowledged_bytes(&stream) == 0);
@@ -217,7 +217,7 @@ fn a_peer_that_vanished_with_data_outstanding_is_given_up() {
     });
 }
 
-/// A host with an address, behind a cable to this one: of its own namespace, so that it can vanish.
+/// A host with an address, behind a cable to this one. It has its own namespace, so that it can vanish.
 fn host(number: u8) -> Netns {
     let there = Netns::new();
     Netns::cable(&format!("near{number}"), "far", &there);
@@ -230,14 +230,14 @@ fn host(number: u8) -> Netns {
     there
 }
 
-/// A connection from there that has spoken once.
+/// A connection from that host that has exchanged data once.
 fn idle_connection(there: &Netns, number: u8) -> TcpStream {
     let mut stream = there.run(|| connect(format!("192.0.{number}.1:1234").parse().unwrap()));
     echo(&mut stream, b"one word, and no more");
     stream
 }
 
-/// Waits until so many connections have been given up.
+/// Waits until this many connections have vanished.
 fn expect_vanished(server: &Server, count: u64) {
     let text = format!("tcp_closed_vanished={count} ");
     let counted = |lines: &[String]| lines.iter().any(|line| line.contains(&text));
@@ -250,8 +250,8 @@ fn expect_vanished(server: &Server, count: u64) {
 const BY_KEEPALIVE: [&str; 4] =
     ["--tcp=0.0.0.0:1234", "--tcp-user-timeout=3s", "--tcp-keepalive=1s", "--stats-interval=20ms"];
 
-/// All places are taken by idle clients whose host loses power: nobody says so, and others are served all the same,
-/// soon. A client that is there keeps its place, however quiet it is.
+/// Idle clients take all places, and then their host loses power without a word. Soon other clients are served all the
+/// same. A live client keeps its place, however quiet it is.
 #[test]
 #[ignore = "needs root"]
 fn idle_peers_that_vanished_leave_their_places_and_quiet_ones_keep_them() {
@@ -277,7 +277,7 @@ fn idle_peers_that_vanished_leave_their_places_and_quiet_ones_keep_them() {
     });
 }
 
-/// A host that has gone while the network is there: a router, or the kernel itself, reports it unreachable.
+/// The host vanishes, but the network stays: a router, or the kernel itself, reports the host unreachable.
 #[test]
 #[ignore = "needs root"]
 fn a_peer_that_is_reported_unreachable_has_vanished_too() {
@@ -289,7 +289,7 @@ fn a_peer_that_is_reported_unreachable_has_vanished_too() {
         server.pause();
         talking.write_all(b"farewell").expect("send");
         support::until("the server's kernel has it", || sys::unacknowledged_bytes(&talking) == 0);
-        // nobody answers for the address any more, and the kernel finds that out
+        // no host answers for the address any more, and the kernel notices that
         setting("ipv4/neigh/near2/retrans_time_ms", "50");
         there.run(|| ip("address del 192.0.2.2/24 dev far"));
         ip("neigh flush dev near2");
@@ -300,14 +300,15 @@ fn a_peer_that_is_reported_unreachable_has_vanished_too() {
     });
 }
 
-/// What the kernel is told of a listener: on or off, seconds of silence, seconds between questions, questions.
+/// Keepalive options of a listener: on or off, seconds of silence, seconds between probes, number of probes.
 fn keepalive_of(listener: &impl AsFd) -> (i32, [i32; 3]) {
     let numbers = [libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT];
     let option = |level, name| sys::option(listener, level, name).expect("a number");
     (option(libc::SOL_SOCKET, libc::SO_KEEPALIVE), numbers.map(|name| option(libc::IPPROTO_TCP, name)))
 }
 
-/// On by default, and fit for the user timeout; also on what a .socket unit or an earlier process has set otherwise.
+/// Keepalive is on by default, with times that fit the user timeout. The server also sets it on passed sockets that
+/// have other values.
 #[test]
 fn keepalive_is_what_the_options_say() {
     bounded(|| {

@@ -98,7 +98,7 @@ fn the_process_tells_what_every_process_tells() {
         let running_s =
             std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - now["process_start_time_seconds"];
         assert!((0.0..60.0).contains(&running_s), "{running_s}");
-        // main, signals, log, metrics, workers
+        // the threads main, signals, log, metrics, workers
         assert_eq!(now["process_threads"], 7.0);
         assert!(now["process_open_fds"] >= 3.0 + 4.0 * 3.0 && now["process_open_fds"] < 64.0, "{now:?}");
         assert!(now["process_max_fds"] >= now["process_open_fds"]);
@@ -109,7 +109,7 @@ fn the_process_tells_what_every_process_tells() {
     });
 }
 
-/// Cells of the tables in docs/metrics.md whose first cell is a name in backticks, by the heading they stand under.
+/// Cells of the tables in docs/metrics.md whose first cell is a name in backticks, by their heading.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let (_, section) = document.split_once(&format!("\n## {heading}\n")).expect("a heading");
     let section = section.split("\n## ").next().expect("a section");
@@ -118,7 +118,7 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The label names or values of one kind in the samples of a family, in order and once each.
+/// The names or values of one label in the samples of a family, in order and once each.
 fn once<'a>(
     samples: &'a Samples,
     family: &str,
@@ -175,7 +175,7 @@ fn the_document_tells_every_family_with_its_type_its_labels_and_its_reasons() {
         told.sort();
         assert_eq!(told, served, "the reasons of docs/metrics.md against /metrics");
 
-        // and what queries and alerts are made of
+        // and the metrics that the queries and alerts use
         let words = document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let ours = words.filter(|word| word.starts_with("tubular_echo_") || word.starts_with("process_"));
         for name in ours {
@@ -256,7 +256,7 @@ fn healthy_until_the_end_begins() {
         let mut stays = tcp::connect(of(&server, Protocol::Tcp, "127.0.0.1"));
         tcp::echo(&mut stays, b"here");
         server.signal(libc::SIGTERM);
-        // ours gets a FIN, and is waited for as long as it doesn't answer that
+        // the server sends a FIN and waits for the client's
         until("it is unhealthy", || get(metrics, "/healthz").status == 503);
         let answer = get(metrics, "/healthz");
         assert!(answer.body.starts_with("draining"), "{}", answer.body);
@@ -300,8 +300,8 @@ fn a_taken_address_is_told_before_anything_is_served() {
     });
 }
 
-/// Silent connections, unfinished requests, floods: a scrape is answered at once, the echo goes on, and nothing
-/// stays.
+/// Silent connections, unfinished requests, floods: a scrape is still answered at once, the echo goes on, and no
+/// connection stays.
 #[test]
 fn nobody_can_keep_the_scraper_away() {
     const HOSTILE: usize = 300;
@@ -322,7 +322,7 @@ fn nobody_can_keep_the_scraper_away() {
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         assert_eq!(get(metrics, "/healthz").status, 200);
         UdpClient::beside(udp).echo(udp, &[100; 10], 1);
-        // 32 at a time, and the listener's and the runtime's own
+        // 32 connections at a time, and the descriptors of the listener and the runtime
         assert!(descriptors_of_metrics(&server) <= 32 + fds_before, "connections are bounded");
 
         let endless = TcpStream::connect(metrics).unwrap();
@@ -343,7 +343,7 @@ fn nobody_can_keep_the_scraper_away() {
         println!("an endless request was cut off after {} KiB", writer.join().unwrap() >> 10);
 
         for stream in &mut hostile {
-            // closed or reset: what matters is that it ends
+            // closed or reset: only the end matters
             let _ = stream.read_to_end(&mut Vec::new());
         }
         until("their descriptors are closed", || descriptors_of_metrics(&server) == fds_before);
@@ -351,7 +351,7 @@ fn nobody_can_keep_the_scraper_away() {
     });
 }
 
-/// The open descriptors of the thread that serves metrics, which has a table of its own.
+/// The open descriptors of the metrics thread, which has its own descriptor table.
 fn descriptors_of_metrics(server: &Server) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server's threads");
     let metrics = tasks

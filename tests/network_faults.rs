@@ -17,17 +17,17 @@ use support::tcp::{Conversation, connect, converse, echo};
 use support::udp::UdpClient;
 use support::{PATIENCE, Server, private_network};
 
-/// Where the server is asked: at the first pair of its addresses, which stay, or at the second, which can go.
+/// The addresses of the server: the first pair stays, the second can vanish.
 const STAYING: [&str; 2] = ["192.0.2.1:7000", "[2001:db8::1]:7000"];
 const GOING: [&str; 2] = ["203.0.113.1:7000", "[2001:db8:9::1]:7000"];
-/// How many datagrams wait in the server's sockets while something happens to the network.
+/// Number of datagrams in the server's sockets while the network changes.
 const QUEUED: usize = 50;
 
-/// A namespace for the clients, joined to this one by a cable that `lay` lays between `near` and `far`.
+/// A namespace for the clients. `lay` connects it to this one by a cable between `near` and `far`.
 fn two_hosts(lay: impl FnOnce(&Netns)) -> Netns {
     let clients = Netns::new();
     lay(&clients);
-    // no time is spent on looking for others who have an address, and none goes with its link
+    // skips the detection of duplicate addresses, which takes time, and keeps the addresses when the link goes down
     let up = |device: &str, addresses: &[&str]| {
         setting(&format!("ipv6/conf/{device}/accept_dad"), "0");
         setting(&format!("ipv6/conf/{device}/keep_addr_on_down"), "1");
@@ -69,7 +69,7 @@ fn client(clients: &Netns, target: SocketAddr) -> UdpClient {
     clients.run(|| UdpClient::at(own))
 }
 
-/// Has the server find `QUEUED` datagrams of each of these clients when `happens` has happened.
+/// Queues `QUEUED` datagrams of each of these clients at the stopped server, which finds them after `happens`.
 fn queue_while(server: &Server, asking: &[(UdpClient, SocketAddr)], happens: impl FnOnce()) {
     server.pause();
     for (client, target) in asking {
@@ -83,7 +83,7 @@ fn expect_queued(client: &UdpClient, target: SocketAddr) {
     (0..QUEUED).for_each(|number| client.expect(target, &payload(number, 100)));
 }
 
-/// Waits until a counter of the running server has come so far.
+/// Waits until a counter of the running server has reached this value.
 fn wait_for(server: &Server, name: &str, count: u64) {
     let text = format!(" {name}={count} ");
     let told = server.log.wait_for(PATIENCE, |lines| lines.last().is_some_and(|line| line.contains(&text)));
@@ -93,14 +93,15 @@ fn wait_for(server: &Server, name: &str, count: u64) {
 #[test]
 #[ignore = "needs root"]
 fn a_link_goes_down_and_up() {
-    /// What each failure costs, and what each proof that all is well again sends, both families together.
+    /// Number of datagrams that each failure loses, and that each check of the recovered network sends, both families
+    /// together.
     const GONE: u64 = 2 * QUEUED as u64;
     const ANSWERED: u64 = 2 * 20;
     private_network(|| {
         let clients = two_hosts(veth);
         let server = start();
         let asking = parsed(STAYING).map(|target| (client(&clients, target), target));
-        // one at a time: what waits for a neighbour's link address may be overtaken by what need not
+        // one at a time: a datagram that waits for a neighbour's link address may be overtaken
         let works = || asking.iter().for_each(|(client, target)| client.echo(*target, &[100; 20], 1));
         let silent = || {
             for (client, _) in &asking {
@@ -110,14 +111,14 @@ fn a_link_goes_down_and_up() {
         works();
         let streams = parsed(STAYING).map(|target| clients.run(|| connect(target)));
 
-        // The server's own device: its kernel refuses the replies.
+        // the server's own device is down, so its kernel refuses the replies
         queue_while(&server, &asking, || ip("link set near down"));
         wait_for(&server, "udp_send_unreachable", GONE);
         ip("link set near up");
         silent();
         works();
 
-        // The clients' device: the replies leave, and arrive nowhere.
+        // the clients' device is down, so the replies leave and get lost
         queue_while(&server, &asking, || clients.run(|| ip("link set far down")));
         wait_for(&server, "udp_datagrams_in", 2 * GONE + 2 * ANSWERED);
         clients.run(|| ip("link set far up"));
@@ -141,7 +142,7 @@ fn an_address_is_removed_while_it_is_served() {
         let clients = two_hosts(veth);
         let server = start();
         let asking = parsed(GOING).map(|target| (client(&clients, target), target));
-        // one at a time: what waits for a neighbour's link address may be overtaken by what need not
+        // one at a time: a datagram that waits for a neighbour's link address may be overtaken
         let works = || asking.iter().for_each(|(client, target)| client.echo(*target, &[100; 20], 1));
         works();
         let mut streams = parsed(GOING).map(|target| clients.run(|| connect(target)));
@@ -150,8 +151,7 @@ fn an_address_is_removed_while_it_is_served() {
             ip("address del 203.0.113.1/32 dev near");
             ip("address del 2001:db8:9::1/128 dev near");
         });
-        // An IPv6 reply may leave from an address that has gone (IPV6_FREEBIND), an IPv4 one may not:
-        // for the kernel there is no way out for it.
+        // an IPv6 reply may leave from a removed address (IPV6_FREEBIND); for an IPv4 reply the kernel finds no route
         wait_for(&server, "udp_send_unreachable", QUEUED as u64);
         let [(v4, _), (v6, v6_target)] = &asking;
         expect_queued(v6, *v6_target);
@@ -170,8 +170,8 @@ fn an_address_is_removed_while_it_is_served() {
     });
 }
 
-/// The smallest MTU that IPv6 allows, on both sides: datagrams above it are cut by the sender's kernel and made
-/// whole by the receiver's, single ones and those that come together.
+/// The smallest MTU that IPv6 allows, on both sides. The sender's kernel fragments larger datagrams and the receiver's
+/// kernel reassembles them, alone and many at a time.
 #[test]
 #[ignore = "needs root"]
 fn the_smallest_mtu_of_ipv6() {
@@ -181,8 +181,8 @@ fn the_smallest_mtu_of_ipv6() {
         clients.run(|| ip("link set far mtu 1280"));
         let server = start();
         for target in STAYING {
-            // What is cut takes longer than what is not, so the first are sent one by one. Trains have to fit, or
-            // the clients' own kernel refuses them.
+            // fragmented datagrams take longer, so the first ones are sent one by one; trains must fit the MTU, or the
+            // clients' own kernel refuses them
             for flags in ["--size 32-9000 --in-flight 1", "--size 1200 --gso 8 --in-flight 2"] {
                 let load = format!("udp {target} --flows 16 --count 400 --timeout 10s {flags}");
                 let report = clients.run(|| Report::of(&load));
@@ -200,29 +200,29 @@ fn the_smallest_mtu_of_ipv6() {
     });
 }
 
-/// How often replies have waited for room in a send buffer, as the running server told last.
+/// How often replies have waited for room in a send buffer, by the running server's last log line.
 fn send_waits(server: &Server) -> u64 {
     let lines = server.log.all();
     let counters = lines.iter().rev().find_map(|line| line.split_once("counters: "));
     counters.map_or(0, |(_, counters)| parse_counters(counters)["udp_send_waits"])
 }
 
-/// The way back carries less than what is asked for, so that the server's send buffers fill again and again: both
-/// families, datagrams of all sizes, and trains, which the path refuses or not.
+/// The way back is slower than the way there, so that the server's send buffers fill again and again: both families,
+/// datagrams of all sizes, and trains, on a path that takes them or not.
 fn full_send_buffers(refused: bool) {
     private_network(move || {
         let clients = two_hosts(veth);
         // the queue holds more than a send buffer, so that it drops nothing
         tc("qdisc add dev near root tbf rate 50mbit burst 64k limit 64m");
         if refused {
-            // single datagrams of any size leave, cut by IP, but no trains of more than that
+            // single datagrams of any size leave as fragments, but trains must fit the MTU
             ip("route add 192.0.2.2/32 dev near mtu 1280");
             ip("-6 route add 2001:db8::2/128 dev near mtu 1280");
         }
         let server = start();
         for target in STAYING {
-            // Only what was sent in the turn in which the buffer fills for the first time may be overtaken, by
-            // others of that turn: there are 128 receive buffers.
+            // only datagrams of the turn in which the buffer first fills may be overtaken, by others of that turn:
+            // there are 128 receive buffers
             let before = send_waits(&server);
             for flags in ["--size 100-1400", "--size 100-1400", "--size 1400 --gso 8"] {
                 let late_max = if send_waits(&server) == before { 128 } else { 0 };
@@ -253,7 +253,7 @@ fn a_full_send_buffer_keeps_the_order_of_refused_trains() {
     full_send_buffers(true);
 }
 
-/// Each tenth, beginning here: half a round later for replies, so that it hits other datagrams.
+/// Each tenth frame. For replies the first one comes half a round later, so that the fault hits other datagrams.
 const REQUESTS: u64 = 4;
 const REPLIES: u64 = 7;
 
@@ -261,7 +261,7 @@ fn each_tenth(mischief: Option<Mischief>, first: u64) -> Vec<Rule> {
     mischief.map(|mischief| Rule { mischief, first, every: 10 }).into_iter().collect()
 }
 
-/// Datagrams that arrived with a wrong checksum in the calling thread's namespace.
+/// Number of datagrams that arrived with a wrong checksum in the calling thread's namespace.
 fn wrong_checksums() -> u64 {
     let v4 = fs::read_to_string("/proc/thread-self/net/snmp").expect("the network's counters");
     let names = v4.lines().find(|line| line.starts_with("Udp: ")).expect("names");
@@ -273,8 +273,8 @@ fn wrong_checksums() -> u64 {
     v4 + line.split_whitespace().nth(1).expect("a value").parse::<u64>().expect("a number")
 }
 
-/// 1,000 datagrams of one flow over a cable that does this to each tenth request and each tenth reply: the counts
-/// of blaster's books, what came in at the server, and what of it arrived with a wrong checksum on each side.
+/// Sends 1,000 datagrams of one flow over a cable with this fault in each tenth request and each tenth reply. Returns
+/// blaster's counts, the number of datagrams at the server, and the number of wrong checksums on each side.
 fn thousand(
     requests: Option<Mischief>,
     replies: Option<Mischief>,
@@ -288,8 +288,7 @@ fn thousand(
         let cable = cable.expect("it was laid");
         for target in parsed(STAYING) {
             let server = Server::start(&[format!("--udp={target}")]);
-            // Both sides have to know each other's link address: of what waits for that in the kernel, some is
-            // overtaken by what no longer has to.
+            // both sides must know each other's link address: datagrams that wait for it in the kernel may be overtaken
             cable.rule(&[], &[]);
             client(&clients, target).echo(target, &[100], 1);
             cable.rule(&each_tenth(replies, REPLIES), &each_tenth(requests, REQUESTS));
@@ -298,7 +297,7 @@ fn thousand(
                 "udp {target} --flows 1 --count 1000 --rate 4k --size 64-1200 --gro off --timeout 8s --linger 700ms"
             );
             let report = clients.run(|| Report::of(&load));
-            // some wrong checksums are found by whoever polls, and those are not the socket's drops
+            // a poll finds some of the wrong checksums, and those do not count as drops of the socket
             let own_drops = report.total("own_drops");
             assert!(own_drops <= checksums[1], "{target}: {own_drops} of {checksums:?}");
             report.expect(&load, &[books, &[("own_drops", own_drops)]].concat());
@@ -325,7 +324,7 @@ fn each_tenth_is_lost() {
 #[test]
 #[ignore = "needs root"]
 fn each_tenth_comes_twice() {
-    // 100 requests are answered twice, and of 1,100 replies 110 come twice
+    // 100 requests are answered twice, and of 1,100 replies 110 arrive twice
     let double = Some(Mischief::Double);
     thousand(double, double, &[("ok", 1000), ("duplicated", 210)], 1100, [0, 0]);
 }
@@ -356,7 +355,7 @@ fn each_tenth_is_corrupted_behind_the_checksums_back() {
     thousand(shuffle, shuffle, &[("ok", 800), ("corrupted", 200)], 1000, [0, 0]);
 }
 
-/// All of it at once: every byte of every stream comes back.
+/// All faults at once: every byte of every stream comes back.
 #[test]
 #[ignore = "needs root"]
 fn streams_over_a_bad_cable() {

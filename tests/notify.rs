@@ -29,7 +29,7 @@ fn ready_once_with_several_workers() {
     });
 }
 
-/// Serves a little, stops, and looks at all messages; [`Server::stop`] counts READY=1.
+/// Serves a little, stops, and checks all messages. [`Server::stop`] counts READY=1.
 fn tells_ready_and_where(server: Server) {
     let address = server.udp();
     UdpClient::beside(address).echo(address, &[1; 100], 10);
@@ -39,13 +39,13 @@ fn tells_ready_and_where(server: Server) {
     assert!(status.contains(&address.to_string()), "{status}");
 }
 
-/// More than 32 bits of microseconds, which are 71 minutes.
+/// A timeout of more than 32 bits of microseconds, which are 71 minutes.
 #[test]
 fn the_end_may_take_as_long_as_it_was_allowed_to() {
     bounded(|| {
         for (timeout, timeout_s) in [("10s", 10), ("72min", 72 * 60), ("100years", 3_155_760_000)] {
             let end = Server::start(&["--listen", "127.0.0.1:0", "--drain-timeout", timeout]).stop();
-            // two seconds more, in which the process ends without its workers, and one for whoever reads the log
+            // two more seconds until the process ends without its workers, and one for the readers of the log
             let extension = format!("EXTEND_TIMEOUT_USEC={}", (timeout_s + 3) * 1_000_000_u64);
             assert!(end.messages.contains(&extension), "{extension} in {:?}", end.messages);
         }

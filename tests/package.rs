@@ -29,12 +29,12 @@ fn main() -> ExitCode {
     )
 }
 
-/// What the package brings shall be found, not what other tests put before it.
+/// The tests must find the programs of the package, not those of other tests.
 fn make_room() {
     for program in ["tubular-echo", "blaster"] {
         fs::remove_file(format!("/usr/local/bin/{program}")).expect("the rig's copy");
     }
-    // images of machines forbid packages to start services; and man-db would read every page at each step
+    // machine images forbid packages to start services; and man-db would read every page at each step
     for file in ["/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"] {
         let _ = fs::remove_file(file);
     }
@@ -54,7 +54,7 @@ fn life_of_the_package(dispatcher: &Dispatcher) -> String {
     }
     pages_are_found();
 
-    // as the file itself tells
+    // as the file itself says
     let defaults = fs::read_to_string(DEFAULTS).expect("the defaults");
     let line = format!("#TUBULAR_ECHO_METRICS={METRICS}\n");
     assert!(defaults.contains(&line), "{defaults}");
@@ -105,14 +105,15 @@ fn upgrades(_: &Dispatcher) -> String {
     "settings kept, new program running, disabled stays disabled".into()
 }
 
-/// No unit is left masked, or lost, on the way, and nothing at its end. Twice: by itself, and with a socket unit that the
-/// administrator has put in the service's place.
+/// No step leaves a unit masked or lost, and the purge leaves nothing. Runs twice: with the service, and with a socket
+/// unit that the administrator has enabled in its place.
 fn whole_circle(_: &Dispatcher) -> String {
     let before = files();
     let states = || UNITS.map(is_enabled_unit);
     let service = Unit(SERVICE.into());
     for socket in [false, true] {
-        // as an earlier version of the package left it, its units in another directory and, removed, masked
+        // the state that an earlier version of the package left: its units in another directory and, after a removal,
+        // masked
         let older = older_package();
         succeeded(&run("dpkg", &["--install", &older])).expect("installed");
         assert_eq!(states(), ["enabled", "disabled", "disabled"]);
@@ -140,7 +141,8 @@ fn whole_circle(_: &Dispatcher) -> String {
         let load = ["udp", "127.0.0.1:1234", "--count", "10", "--quiet", "--fail-if", "ok<10"];
         succeeded(&run("/usr/bin/blaster", &load)).expect("every echo is right");
 
-        // from the other directory to this one: what is unpacked must not go with what was there
+        // the units move from the other directory to this one; the removal of the old files must not remove the new
+        // ones
         succeeded(&run("dpkg", &["--install", "--force-downgrade", &older])).expect("an older one");
         install();
         assert_eq!(states(), wanted, "upgraded");
@@ -157,7 +159,7 @@ fn whole_circle(_: &Dispatcher) -> String {
     "no unit masked, none lost, nothing left, with the service and with the socket".into()
 }
 
-/// The package as it was when units were in /lib, and masked when it was removed.
+/// The package as it was when its units were in /lib, and were masked at its removal.
 fn older_package() -> String {
     let (root, package) = ("/tmp/older-package", "/tmp/older-package.deb");
     let units = UNITS.join(" ");
@@ -181,7 +183,7 @@ fn is_enabled() -> String {
     is_enabled_unit(UNITS[0])
 }
 
-/// `not-found` also where older versions of systemd say so in words only.
+/// The state of a unit. It is `not-found` also with older versions of systemd, which only print a message.
 fn is_enabled_unit(unit: &str) -> String {
     let output = systemctl(&["is-enabled", unit]);
     let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -205,8 +207,7 @@ fn pages_are_found() {
     }
 }
 
-/// Every file and directory where a package may have any, but for what others write on the occasion: dpkg's and
-/// man-db's own books.
+/// Every file and directory in the places of packages, except the records that dpkg and man-db keep.
 fn files() -> BTreeSet<String> {
     let list = run("find", &["/etc", "/usr", "/var/lib", "/var/cache", "-xdev"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();

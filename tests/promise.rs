@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -21,7 +21,7 @@ fn as_test(name: &str) -> Option<(&str, &str)> {
     (!module.is_empty() && is_name(module) && is_name(test)).then_some((module, test))
 }
 
-/// The files that a test program consists of, or a module, on whichever floor.
+/// The files of a test program, or of a module on any floor.
 fn files_of(module: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = module.replace("::", "/");
@@ -37,7 +37,7 @@ fn files_of(module: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Collects a folder and all folders in it.
+/// Collects a folder and all folders below it.
 fn folders_below(folder: &Path, folders: &mut Vec<PathBuf>) {
     folders.push(folder.to_path_buf());
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -48,7 +48,7 @@ fn folders_below(folder: &Path, folders: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether a function of this name is a test, or a case of a test program that has its own order.
+/// Whether a function of this name is a test, or a case of a test program with its own main.
 fn is_test(file: &Path, test: &str) -> bool {
     let text = fs::read_to_string(file).expect("a source file");
     let is_program =
@@ -63,7 +63,7 @@ fn is_test(file: &Path, test: &str) -> bool {
     false
 }
 
-/// The tests that a text names; fails for one that does not exist.
+/// The tests that a text names. Fails if one does not exist.
 fn tests_in(text: &str) -> usize {
     let named: Vec<_> = quoted(text).filter_map(as_test).collect();
     for (module, test) in &named {
@@ -83,13 +83,13 @@ fn each_sentence_of_the_promise_is_held_by_a_test() {
     let items: Vec<_> = promise.split("\n* ").skip(1).collect();
     assert!(items.len() > 10, "{} sentences", items.len());
     for item in items {
-        // what follows the list's last item is no part of it
+        // text behind the last item of a list does not belong to it
         let item = item.split("\n\n").next().expect("a sentence");
         assert!(tests_in(item) > 0, "nothing holds: {item}");
     }
 }
 
-/// `ci/mistakes` makes them; here it is seen that they can be made.
+/// `ci/mistakes` makes the mistakes; this test only checks that they can be made.
 #[test]
 fn each_test_of_the_promise_has_a_mistake_to_see() {
     let promise = read("docs/promise.md");

@@ -12,7 +12,7 @@ use support::server::End;
 use support::udp::UdpClient;
 use support::{PATIENCE, Server, bounded, private_network, until};
 
-/// Waits until everything that was sent is counted as received: the kernel delivers on loopback at once.
+/// Waits until the server has received everything that was sent: on loopback the kernel delivers at once.
 fn until_received(server: &Server, count: u64) {
     let counted = |lines: &[String]| {
         lines
@@ -48,7 +48,7 @@ fn a_source_is_answered_at_its_rate_and_no_other_pays_for_it() {
         let server = Server::start(&["--udp=127.0.0.1:0", "--udp-prefix-rate=50", OFTEN]);
         let target = server.udp();
         let begun = Instant::now();
-        // Two addresses of one /24.
+        // two addresses of one /24
         let clients = [UdpClient::at([127, 1, 2, 3]), UdpClient::at([127, 1, 2, 250])];
         for number in 0..SENT as usize {
             clients[number % 2].send(target, b"more");
@@ -90,7 +90,7 @@ fn all_sources_together_are_answered_at_a_rate_too() {
     const RATE: u64 = 1000;
     const SENT: u64 = 2000;
     bounded(|| {
-        // The workers share it evenly; here every client speaks to one of them.
+        // the workers share the rate evenly; here each client reaches only one of them
         let server = Server::start(&["--udp=127.0.0.1:0", "--udp-reply-rate=1000", OFTEN]);
         let begun = Instant::now();
         let clients: Vec<_> = (0..20).map(|number| UdpClient::at([127, 1, number, 1])).collect();
@@ -110,7 +110,7 @@ fn all_sources_together_are_answered_at_a_rate_too() {
 
 // Loops that no rule can tell from a client ----------------------------------------------------------
 
-/// Two servers on different ports of two hosts, as far as each can tell.
+/// Two servers on different ports of two hosts, as each of them sees it.
 const STRANGERS: [&str; 2] = ["127.0.1.1:2001", "127.0.2.1:2002"];
 
 fn two_strangers(options: &[&str]) -> [(Server, SocketAddr); 2] {
@@ -127,7 +127,7 @@ fn without_a_rate_two_servers_on_different_ports_answer_each_other_for_ever() {
         let servers = two_strangers(&[]);
         let [(_, one), (_, other)] = &servers;
         forge(*one, *other, b"round and round");
-        // What docs/internet.md warns of: this is no test of ours, but of whether the next one shows anything.
+        // docs/internet.md warns of this; it tests only that the next test shows anything
         for (server, _) in &servers {
             until_received(server, 10_000);
         }
@@ -147,7 +147,7 @@ fn on_the_internet_two_servers_answer_each_other_at_the_rate_and_no_more() {
         for _ in 0..FORGED {
             forge(*one, *other, b"round and round");
         }
-        // It is at rest when what came in was answered by neither.
+        // the loop is over when each server has received a datagram that it did not answer
         until("every datagram is refused in the end", || {
             let refused = |(server, _): &(Server, SocketAddr)| last(server, "udp_refused_prefix_rate");
             servers.iter().map(refused).sum::<u64>() == FORGED
@@ -157,7 +157,7 @@ fn on_the_internet_two_servers_answer_each_other_at_the_rate_and_no_more() {
         for (server, address) in servers {
             let end = server.stop();
             let answered = end.counter("udp_datagrams_out");
-            // a train passes whole, and the loop makes trains
+            // a train passes as a whole, and the loop makes trains
             let most = RATE + (RATE as f64 * elapsed.as_secs_f64()).ceil() as u64 + TRAIN;
             println!("{address}: {answered} answered, {most} allowed");
             assert!((RATE..=most).contains(&answered));
@@ -184,7 +184,7 @@ fn services_that_are_known_to_reflect_are_not_answered_on_the_internet() {
     });
 }
 
-// What is told ---------------------------------------------------------------------------------------
+// Warnings -------------------------------------------------------------------------------------------
 
 fn times_told(end: &End, text: &str) -> usize {
     end.stderr.iter().filter(|line| line.contains(text) && !line.contains("counters:")).count()

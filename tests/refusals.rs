@@ -17,17 +17,17 @@ const REGISTER_FILES: u32 = 13;
 /// `IORING_REGISTER_PBUF_RING`, the operation of `io_uring_register(2)` that came with buffer rings.
 const REGISTER_BUFFER_RING: u32 = 22;
 
-/// `IORING_REGISTER_RESTRICTIONS`, the operation that limits what a ring can do.
+/// `IORING_REGISTER_RESTRICTIONS`, which limits the operations of a ring.
 const REGISTER_RESTRICTIONS: u32 = 11;
 
-/// `nobody` has one account of locked memory, so those who use it take turns.
+/// `nobody` has one account of locked memory, so tests that use it take turns.
 fn nobody_alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Expects this exit code, no readiness, no panic, and exactly one line that begins `error:` and names
-/// all of these.
+/// Expects this exit code, no readiness, no panic, and exactly one line that begins with `error:` and contains all of
+/// these texts.
 fn expect_refusal(launch: Launch, code: i32, named: &[&str]) {
     let Refusal { code: seen, stderr, ready_count } = launch.refused();
     let text = stderr.join("\n");
@@ -79,7 +79,7 @@ fn a_port_that_somebody_holds() {
 #[test]
 fn a_port_that_another_program_would_share() {
     bounded(|| {
-        // SO_REUSEPORT on both would halve the other's traffic, and nobody would be told.
+        // with SO_REUSEPORT on both, each would silently get half of the traffic
         let other = UdpSocket::bind("127.0.0.1:0").expect("bind");
         set_option(&other, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).expect("SO_REUSEPORT");
         let address = other.local_addr().expect("getsockname").to_string();
@@ -102,7 +102,7 @@ fn an_address_that_another_one_covers() {
                     assert!(stderr[0].contains(&cure) && !stderr[0].contains("--join"), "{stderr:?}");
                 }
             }
-            // with ports that are shared both are served, as wanted
+            // with shared ports both are served, as wanted
             Launch::new(&["--listen", &all, "--listen", &one, "--join"]).ready().stop();
         }
     });
@@ -119,7 +119,7 @@ fn an_address_of_another_host() {
     });
 }
 
-/// Addresses of many hosts at once: bound they could be, most of them, and answer nobody.
+/// Multicast and broadcast addresses: most of them could be bound, but no reply could leave from them.
 #[test]
 #[ignore = "needs root"]
 fn an_address_of_many_hosts() {
@@ -136,14 +136,14 @@ fn an_address_of_many_hosts() {
                 expect_refusal(Launch::new(&[option, &address]), 1, &[&address, kind, "ip address"]);
             }
         }
-        // the cure
+        // follow the cure
         for address in ["192.0.2.1:1234", "0.0.0.0:1235"] {
             Launch::new(&["--listen", address]).ready().stop();
         }
     });
 }
 
-/// A .socket unit may have bound one.
+/// A .socket unit may have bound such an address.
 #[test]
 #[ignore = "needs root"]
 fn a_passed_address_of_many_hosts() {
@@ -156,7 +156,7 @@ fn a_passed_address_of_many_hosts() {
     });
 }
 
-/// What was sent to many hosts is counted by that rule, whatever the kernel says of a reply from there.
+/// Datagrams to such addresses count under their own rule, even if the kernel could send a reply from there.
 #[test]
 #[ignore = "needs root"]
 fn a_datagram_to_many_hosts_is_counted_as_that() {
@@ -228,7 +228,7 @@ fn a_registration_without_memory() {
 #[test]
 fn a_kernel_too_old() {
     bounded(|| {
-        // No flag and no size of ring that we could ask for is known to it.
+        // the kernel knows none of the flags and sizes of a ring that the server asks for
         let no_ring = Launch::new(&["--listen", "127.0.0.1:0"]).deny(libc::SYS_io_uring_setup, libc::EINVAL);
         expect_refusal(no_ring, 1, &["kernel", "6.1"]);
         let no_buffers = Launch::new(&["--listen", "127.0.0.1:0"]);
@@ -248,7 +248,7 @@ fn a_kernel_that_can_not_restrict_a_ring_is_served_all_the_same() {
     });
 }
 
-/// Serves with this system call denied; the lines that warn.
+/// Serves with this system call denied. Returns the warnings.
 fn serves(launch: Launch) -> Vec<String> {
     let server = launch.ready();
     for _ in 0..10 {
@@ -259,7 +259,7 @@ fn serves(launch: Launch) -> Vec<String> {
     end.stderr.into_iter().filter(|line| line.contains("WARN")).collect()
 }
 
-/// A seccomp filter, or a kernel of another make, may refuse what is only a help.
+/// A seccomp filter, or another kernel, may refuse options that only help.
 #[test]
 fn what_is_not_needed_to_serve_costs_a_warning_at_the_most() {
     const SETSOCKOPT: libc::c_long = libc::SYS_setsockopt;
@@ -291,15 +291,15 @@ fn what_is_not_needed_to_serve_costs_a_warning_at_the_most() {
 fn too_few_descriptors() {
     bounded(|| {
         let named = ["RLIMIT_NOFILE"];
-        // Not even the sockets and the ring.
+        // not enough for the sockets and the ring
         let launch = Launch::new(&["--listen", "127.0.0.1:0"]).limit(libc::RLIMIT_NOFILE, 5);
         expect_refusal(launch, 1, &named);
         let launch = Launch::new(&["--listen", "127.0.0.1:0"]).limit(libc::RLIMIT_NOFILE, 16);
         expect_refusal(launch, 1, &named);
-        // More sockets than descriptors.
+        // more sockets than descriptors
         let launch = Launch::new(&["--listen", "127.0.0.1:0", "--workers", "40"]);
         expect_refusal(launch.limit(libc::RLIMIT_NOFILE, 64), 1, &named);
-        // More connections than files.
+        // more connections than files
         let launch = Launch::new(&["--listen", "127.0.0.1:0", "--max-connections", "100000"]);
         expect_refusal(launch.limit(libc::RLIMIT_NOFILE, 8_000), 1, &named);
     });
@@ -314,7 +314,7 @@ fn too_little_locked_memory() {
             let launch = Launch::new(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", "2"]);
             launch.unprivileged().limit(libc::RLIMIT_MEMLOCK, bytes)
         };
-        // At which step memory runs out differs, what the operator is told does not.
+        // the step at which memory runs out differs, but the error gives the same advice
         for bytes in [0, 32 << 10, 64 << 10, 128 << 10] {
             expect_refusal(launch(bytes), 1, &["RLIMIT_MEMLOCK", "LimitMEMLOCK"]);
         }
@@ -325,7 +325,7 @@ fn too_little_locked_memory() {
 fn too_little_of_the_address_space() {
     bounded(|| {
         let launch = |limit, bytes| Launch::new(&["--listen", "127.0.0.1:0"]).limit(limit, bytes);
-        // at a buffer ring, at the memory for streams, at another worker's
+        // at a buffer ring, at the memory for streams, or at another worker's
         for mib in [20, 40, 60, 80] {
             expect_refusal(
                 launch(libc::RLIMIT_AS, mib << 20),
@@ -351,7 +351,7 @@ fn too_little_of_the_address_space() {
 fn without_privileges_it_serves() {
     bounded(|| {
         let _turn = nobody_alone();
-        // 8 MiB of locked memory is what Debian and systemd give everybody.
+        // 8 MiB of locked memory is the default of Debian and systemd
         let launch = Launch::new(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--workers", "2"]);
         let server = launch.unprivileged().limit(libc::RLIMIT_MEMLOCK, 8 << 20).ready();
         for &(_, address) in server.addresses() {

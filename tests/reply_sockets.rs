@@ -30,13 +30,13 @@ fn until_told(server: &Server, text: &str) {
     assert!(server.log.wait_for(PATIENCE, |lines| lines.iter().any(is_told)), "never told: {text}");
 }
 
-// Others' ports --------------------------------------------------------------------------------------
+// Ports of other programs ----------------------------------------------------------------------------
 
 #[test]
 #[ignore = "needs root"]
 fn ports_that_others_count_on_are_left_to_them() {
     private_network(|| {
-        // The port that is listened on is often reserved, so that no client gets it: it is answered all the same.
+        // the listening port is often reserved, so that no client gets it; the server answers from it all the same
         setting("ipv4/ip_local_reserved_ports", &format!("{PORT},5353,7000-7009"));
         let steered = Steered::start(User::Root, &["--reply-ports-except=reserved,8000-8009"]);
         let mut asked = 0;
@@ -50,7 +50,7 @@ fn ports_that_others_count_on_are_left_to_them() {
             for port in [PORT, 5352, 5354, 6999, 7010, 7999, 8010] {
                 client.echo(of(port), &[64; 3], 1);
             }
-            // Whoever counts on a port has it while the server runs, for all addresses.
+            // while the server runs, another program can bind such a port, for all addresses
             for port in [5353, 7000, 8009] {
                 UdpSocket::bind((unspecified(of(port)), port)).expect("nobody has the port");
             }
@@ -80,7 +80,7 @@ fn reserved_ports_are_answered_from_where_that_is_wanted_and_are_free_within_sec
             assert!(bind().is_err(), "a reply socket has it");
             until("the port is free", || bind().is_ok());
             println!("{family:?}: free after {:?}", answered.elapsed());
-            // Two seconds by default; the test waits for a processor, too.
+            // two seconds by default; the test may also wait for a processor
             assert!(answered.elapsed() < Duration::from_secs(4));
         }
         let end = steered.stop(&[]);
@@ -88,7 +88,7 @@ fn reserved_ports_are_answered_from_where_that_is_wanted_and_are_free_within_sec
     });
 }
 
-// What there is none for -----------------------------------------------------------------------------
+// Reply sockets that can't be opened -----------------------------------------------------------------
 
 #[test]
 #[ignore = "needs root"]
@@ -109,7 +109,7 @@ fn without_open_files_it_says_so_and_recovers() {
     });
 }
 
-/// A server that has got these sockets from a .socket unit, and the steering of all ports of `prefix` to them.
+/// A server with these sockets from a .socket unit, and all ports of `prefix` steered to them.
 fn steered_to(passed: Vec<OwnedFd>, prefix: &str, launch: Launch) -> (Server, Dispatcher) {
     let address = server_sys::local_addr(passed[0].as_fd()).expect("getsockname");
     let passed: Vec<_> =
@@ -126,7 +126,7 @@ fn steered_to(passed: Vec<OwnedFd>, prefix: &str, launch: Launch) -> (Server, Di
 fn a_filter_that_forbids_it_is_named() {
     private_network(|| {
         let socket = UdpSocket::bind(("127.0.0.1", PORT)).expect("bind");
-        // As SocketBindDeny= of a unit does, for example.
+        // like SocketBindDeny= of a unit
         let launch = Launch::new(&[] as &[&str]).deny(libc::SYS_bind, libc::EPERM);
         let (server, _dispatcher) = steered_to(vec![socket.into()], PREFIXES[0], launch);
         let client = UdpClient::at([127, 0, 0, 1]);
@@ -139,9 +139,9 @@ fn a_filter_that_forbids_it_is_named() {
     });
 }
 
-// What they inherit ----------------------------------------------------------------------------------
+// Inherited options ----------------------------------------------------------------------------------
 
-/// Binds a socket of a .socket unit with `BindToDevice=`.
+/// Binds a socket to a device, as `BindToDevice=` of a .socket unit does.
 fn bind_to_device(address: &str, device: &str) -> OwnedFd {
     let address: SocketAddr = address.parse().unwrap();
     let socket = server_sys::socket(Protocol::Udp, address).expect("socket");
@@ -179,7 +179,7 @@ fn the_device_of_a_passed_socket_holds_for_its_reply_sockets() {
         });
         ip("route add local 198.51.100.0/24 dev lo");
         ip("-6 route add local 2001:db8:9::/64 dev lo");
-        // Whoever is bound to no device looks for the client behind another one.
+        // a socket without a device would look for the client behind the other device
         let elsewhere = Netns::new();
         Netns::cable("nowhere", "end", &elsewhere);
         elsewhere.run(|| ip("link set end up"));

@@ -23,7 +23,7 @@ const RULES: [&str; 6] = [
     "udp_refused_reflector_port",
 ];
 
-/// Exchanges beside them, with each address: how many were answered.
+/// Exchanges with each address while the rules refuse others. Returns how many were answered.
 fn clients_notice_nothing(targets: &[SocketAddr]) -> u64 {
     const EXCHANGES: usize = 20;
     for &target in targets {
@@ -32,7 +32,7 @@ fn clients_notice_nothing(targets: &[SocketAddr]) -> u64 {
     (EXCHANGES * targets.len()) as u64
 }
 
-/// One datagram to all hosts of this network at once.
+/// Sends one datagram to all hosts of this network at once.
 fn broadcast(port: u16) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_broadcast(true).expect("SO_BROADCAST");
@@ -45,7 +45,7 @@ fn counted(end: &End, wanted: [u64; RULES.len()], answered: u64) {
     assert_eq!(end.counter("udp_datagrams_in"), answered + wanted.iter().sum::<u64>());
 }
 
-/// As many datagrams for each rule as for no other, so that none can count in another's place.
+/// Each rule gets a different number of datagrams, so that no rule can count in another one's place.
 #[test]
 #[ignore = "needs root"]
 fn each_rule_counts_what_it_refuses_and_a_client_notices_nothing() {
@@ -77,7 +77,7 @@ fn each_rule_counts_what_it_refuses_and_a_client_notices_nothing() {
     });
 }
 
-/// What is over one rate is counted by its counter and by no other.
+/// The datagrams above one rate count under its counter and under no other.
 #[test]
 #[ignore = "needs root"]
 fn each_rate_counts_what_is_over_it() {

@@ -15,10 +15,10 @@ use support::{Server, private_network};
 /// The server's port in its private network.
 const PORT: u16 = 7;
 
-/// Addresses of 127/8, all of them local on every Linux.
+/// Addresses of 127/8, all of which are local on every Linux.
 const V4: [[u8; 4]; 4] = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 9, 8, 7], [127, 255, 255, 254]];
 
-/// A prefix that a route makes local as a whole (`AnyIP`).
+/// A prefix that a route makes local as a whole (AnyIP).
 const V6_PREFIX: &str = "2001:db8:7::/64";
 
 fn v6_targets() -> impl Iterator<Item = SocketAddr> {
@@ -36,8 +36,8 @@ fn on_wildcards() -> Server {
     Server::start(&["--udp", "0.0.0.0:7", "--udp", "[::]:7"])
 }
 
-/// Datagrams and a train to every address, all in flight together; [`UdpClient::expect`] compares the
-/// source.
+/// Sends datagrams and a train to every address, all in flight together. [`UdpClient::expect`] compares the source of
+/// each reply.
 fn every_address_answers() {
     for (client, targets) in [
         (UdpClient::at([127, 0, 0, 1]), v4_targets().collect::<Vec<_>>()),
@@ -49,7 +49,7 @@ fn every_address_answers() {
             client.send_train(target, &train, 700);
             datagrams(&train, 700).for_each(|datagram| client.expect(target, datagram));
         }
-        // Neighbours in the queue, of one peer but to different addresses, must not be merged.
+        // consecutive datagrams of one peer to different addresses must not be merged
         for round in 0..50 {
             for &target in &targets {
                 client.send(target, &payload(round, 300));
@@ -87,7 +87,7 @@ fn from_an_address_asked_in_a_burst() {
             }
         }
         server.resume();
-        // Replies of different sources come in any order, those of one source in order.
+        // replies of different sources come in any order, those of one source in order
         let mut rounds = vec![0; targets.len()];
         for _ in 0..100 * targets.len() {
             let arrival = client.receive();
@@ -101,7 +101,8 @@ fn from_an_address_asked_in_a_burst() {
     });
 }
 
-/// A server with a cable to another host, and clients there at these two addresses; and what the far end's scope is.
+/// Starts a server with a cable to another host, and clients with these two addresses there. Returns the scope of the
+/// far end too.
 fn beside_a_cable(addresses: [&str; 2]) -> (Server, [UdpClient; 2], u32) {
     let far = Netns::new();
     Netns::cable("near", "far", &far);
@@ -123,7 +124,7 @@ fn beside_a_cable(addresses: [&str; 2]) -> (Server, [UdpClient; 2], u32) {
     (Server::start(&["--udp", "[::]:7"]), clients, scope)
 }
 
-/// Single datagrams and a train from each client to each address.
+/// Sends single datagrams and a train from each client to each address.
 #[test]
 #[ignore = "needs root"]
 fn to_and_from_link_local_and_global_addresses() {
@@ -143,7 +144,7 @@ fn to_and_from_link_local_and_global_addresses() {
     });
 }
 
-// What include/uapi/linux/in.h, in6.h and asm-generic/socket.h define and libc does not.
+// constants of include/uapi/linux/in.h, in6.h and asm-generic/socket.h that libc lacks
 const IP_CHECKSUM: c_int = 23;
 const IP_RECVFRAGSIZE: c_int = 25;
 const IPV6_2292PKTINFO: c_int = 2;
@@ -160,7 +161,7 @@ const SO_TIMESTAMPING_NEW: c_int = 65;
 const SO_RCVMARK: c_int = 75;
 const SO_RCVPRIORITY: c_int = 82;
 
-/// Software and hardware time of reception, and the device that it came by.
+/// Options for the time of reception, by software and hardware, and for the receiving device.
 const TIMESTAMPING: c_int = (libc::SOF_TIMESTAMPING_RX_SOFTWARE
     | libc::SOF_TIMESTAMPING_SOFTWARE
     | libc::SOF_TIMESTAMPING_RX_HARDWARE
@@ -213,17 +214,17 @@ fn telling_of_any_socket() -> Vec<Telling> {
     options
 }
 
-/// Our own descriptors for the server's two sockets, IPv4 first: what is set on them, it has.
+/// Duplicates of the server's two sockets, IPv4 first. An option set on a duplicate is set on the server's socket.
 fn sockets_of(server: &Server) -> [OwnedFd; 2] {
     let mut addresses = server.addresses().iter();
     assert!(addresses.all(|(protocol, _)| *protocol == Protocol::Udp));
-    // The listening sockets are the first descriptors after stdin, stdout and stderr.
+    // the listening sockets are the first descriptors after stdin, stdout and stderr
     let copies = [3 as RawFd, 4].map(|number| server.pidfd.copy_descriptor(number).expect("pidfd_getfd"));
     let [one, other] = copies;
     if sys::local_address(&one).expect("getsockname").is_ipv4() { [one, other] } else { [other, one] }
 }
 
-/// Switches an option; older kernels do not know each of them.
+/// Switches an option. Older kernels lack some of them.
 fn switch(socket: &OwnedFd, telling: &Telling, value: c_int) -> bool {
     match sys::set_option(socket, telling.level, telling.option, value) {
         Ok(()) => true,
@@ -249,7 +250,7 @@ fn with_each_other_control_message_beside() {
                 switched += 1;
                 println!("with {}", telling.name);
                 every_address_answers();
-                // The server's own stays on.
+                // the option that the server needs stays on
                 if ![libc::IP_RECVORIGDSTADDR, libc::IPV6_RECVORIGDSTADDR].contains(&telling.option) {
                     switch(socket, telling, 0);
                 }
@@ -275,7 +276,7 @@ fn with_all_other_control_messages_at_once() {
         }
         every_address_answers();
 
-        // The longest header options that IPv4 allows: 40 bytes, here all NOP, told by two options.
+        // the longest header options of IPv4: 40 bytes of NOP, reported by two options
         let client = UdpClient::at([127, 0, 0, 1]);
         let no_operations = [1; 40];
         sys::set_option_bytes(&client.socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &no_operations)

@@ -11,7 +11,7 @@ use support::tcp::{connect, echo};
 use support::udp::UdpClient;
 use support::{Launch, Server, bounded, private_network};
 
-/// Asks every address of the server for one echo.
+/// Sends one datagram to each address of the server and expects its echo.
 fn all_answer(server: &Server) {
     for &(protocol, address) in server.addresses() {
         match protocol {
@@ -79,7 +79,7 @@ fn without_ipv4_the_default_costs_one_warning() {
     });
 }
 
-/// The default address `absent` cannot be bound, `present` can; then the one named alone cannot.
+/// The default address `absent` cannot be bound, and `present` can. Then the start fails if `absent` alone is named.
 fn one_warning(absent: &str, present: &str) {
     let server = Server::start::<&str>(&[]);
     let present: SocketAddr = present.parse().unwrap();
@@ -214,7 +214,7 @@ fn a_port_that_its_holder_has_just_left_is_taken_over() {
         let mut server = start("127.0.0.1:0");
         let address = server.udp().to_string();
         for _ in 0..5 {
-            // The connection's end at the server is the one that waits out TIME_WAIT.
+            // the connection's end at the server is the one in TIME_WAIT
             let mut connection = connect(server.tcp());
             echo(&mut connection, b"to be cut by the server's end");
             server.stop();
@@ -225,7 +225,7 @@ fn a_port_that_its_holder_has_just_left_is_taken_over() {
     });
 }
 
-/// The kernel cuts a longer one down and says nothing.
+/// The kernel shortens a longer queue and reports nothing.
 #[test]
 #[ignore = "needs root"]
 fn a_shorter_accept_queue_than_asked_for_is_told_with_its_cure() {
@@ -240,7 +240,7 @@ fn a_shorter_accept_queue_than_asked_for_is_told_with_its_cure() {
         assert!(told.contains("hold 16 connections instead of 4096"), "{told}");
         all_answer(&server);
         server.stop();
-        // the advice, followed
+        // follow the advice
         setting("core/somaxconn", "4096");
         let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2"]);
         assert_eq!(warning(&server), None);

@@ -15,7 +15,7 @@ use support::tcp::{connect, echo};
 use support::udp::UdpClient;
 use support::{Server, private_network};
 
-/// What came in was answered, or a counter says why not.
+/// Every received datagram was answered, or a counter says why not.
 fn accounted(end: &End) {
     let why_not = |name: &str| {
         name.starts_with("udp_refused_")
@@ -28,7 +28,7 @@ fn accounted(end: &End) {
     assert_eq!(end.counter("udp_datagrams_in"), end.counter("udp_datagrams_out") + not_answered);
 }
 
-/// An IPv4 packet to `to` that is right in most respects: any source, options, flags and lengths.
+/// A mostly valid IPv4 packet to `to`, with any source, options, flags and lengths.
 fn odd_packet(random: &mut Random, to: SocketAddr) -> Vec<u8> {
     let SocketAddr::V4(to) = to else { panic!("{to} is no IPv4 address") };
     let body = random.between(0, 300);
@@ -75,7 +75,7 @@ fn whatever_a_datagram_consists_of_the_server_and_its_connections_go_on() {
                 send_packet(Ipv4Addr::LOCALHOST, &odd_packet(&mut random, targets[0]));
                 odd += 1;
             }
-            // Each size, each byte, trains of each shape, and whatever a train can't be; who sends is gone at once.
+            // each size, each byte, trains of each shape, and trains that are invalid; the sender vanishes at once
             for &target in &targets {
                 let stranger = UdpClient::beside(target);
                 let size = random.between(0, if round % 10 == 0 { 65_507 } else { 1500 });
@@ -104,10 +104,10 @@ fn whatever_a_datagram_consists_of_the_server_and_its_connections_go_on() {
     });
 }
 
-/// AddressSanitizer (ci/asan) takes memory of its own.
+/// AddressSanitizer (ci/asan) needs memory of its own.
 const UNDER_SANITIZER: u64 = if cfg!(ring_poison) { 16 } else { 1 };
 
-/// Memory of its own that a process has in use, in KiB (proc(5)).
+/// Private memory that a process uses, in KiB (proc(5)).
 fn resident_kib(server: &Server) -> u64 {
     let text =
         fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).expect("the process's memory");
@@ -115,21 +115,21 @@ fn resident_kib(server: &Server) -> u64 {
     line.split_whitespace().next().expect("a number").parse().expect("a number")
 }
 
-/// Sockets of this network.
+/// Number of sockets in this network.
 fn sockets() -> usize {
     let count = |file: &str| fs::read_to_string(file).expect("the network's sockets").lines().count() - 1;
     count("/proc/thread-self/net/udp") + count("/proc/thread-self/net/udp6")
 }
 
-/// As many sources, ports and addresses as there is time for cost no memory that is not there at the start: what is
-/// kept of them is of fixed size, receive buffers, tables and reply sockets.
+/// As many sources, ports and addresses as the time allows take no more memory than the server has at the start:
+/// receive buffers, tables and reply sockets have a fixed size.
 #[test]
 #[ignore = "needs root"]
 fn datagrams_of_ever_new_sources_to_ever_new_ports_take_no_more_memory() {
     const DATAGRAMS: usize = 20_000;
     const EACH: usize = 100;
     const REPLY_SOCKETS: usize = 50;
-    /// What a few words for each datagram would come to.
+    /// The memory that a few words for each datagram would take.
     const GROWN_KIB_MAX: u64 = 1024 * UNDER_SANITIZER;
     private_network(|| {
         let sockets_before = sockets();
@@ -152,11 +152,11 @@ fn datagrams_of_ever_new_sources_to_ever_new_ports_take_no_more_memory() {
                 for number in 0..EACH {
                     client.send(family.pair(&mut random, FREE_PORTS), &payload(number, bytes));
                 }
-                // so that none of it finds the receive buffer full
+                // so that no datagram finds the receive buffer full
                 last.echo(bound, &[8], 1);
             }
         };
-        // Each buffer is filled once, and each table is there.
+        // by now each buffer is filled once, and each table exists
         for family in [V4, V6] {
             ask(family, 400, 20_000);
             ask(family, 5_000, 8);

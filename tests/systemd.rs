@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// Puts the units where they belong.
+/// Installs the units.
 fn install() {
     rig::install_dist(&[
         "tubular-echo.service",
@@ -54,7 +54,7 @@ fn install() {
     ]);
 }
 
-/// The properties of a service like in the README, and more of them.
+/// The properties of a service as in the README, and more.
 fn notified<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["Type=notify", "NotifyAccess=main", "LimitCORE=0"], more].concat()
 }
@@ -63,7 +63,7 @@ fn registered(dispatcher: &Dispatcher) -> usize {
     DESTINATIONS.iter().filter(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip)).count()
 }
 
-/// Every second start as `nobody`, whom the manager believes only by the sender of the message.
+/// Every second start runs as `nobody`, whom the manager believes only because of the message's sender.
 fn fifty_starts(dispatcher: &Dispatcher) -> String {
     const STARTS: usize = 50;
     let mut slowest = Duration::ZERO;
@@ -83,7 +83,7 @@ fn fifty_starts(dispatcher: &Dispatcher) -> String {
     format!("{STARTS} of {STARTS} registered, slowest start {} ms", slowest.as_millis())
 }
 
-/// Without the message the manager waits, and the hook never runs.
+/// Without the message the manager would wait, and the hook would never run.
 fn active_only_after_ready(dispatcher: &Dispatcher) -> String {
     let properties = notified(&[&["TimeoutStartSec=1s"], &REGISTER[..]].concat());
     let silent = ["env", "--unset=NOTIFY_SOCKET", "tubular-echo"];
@@ -110,7 +110,7 @@ fn failing_starts(_: &Dispatcher) -> String {
         assert_eq!((unit.show("Result").as_str(), unit.number("ExecMainStatus")), ("exit-code", 1));
         let lines = unit.journal();
         let is_ours = |line: &String| line.starts_with("error: ") && line.contains(word);
-        // an address is waited for, which is told
+        // an address is missing, and the log says that the server waits
         let (_, lines): (Vec<_>, Vec<_>) =
             lines.into_iter().partition(|line| line.contains("is not there yet"));
         assert!(lines.len() == 1 && lines.iter().all(is_ours), "{name}: {lines:#?}");
@@ -120,7 +120,7 @@ fn failing_starts(_: &Dispatcher) -> String {
     format!("{} of {}", cases.len(), cases.len())
 }
 
-/// As scopes of logins have it: the drain lasts as long as without.
+/// As in a login scope: the drain takes no longer than without.
 fn hangup_behind_the_end(_: &Dispatcher) -> String {
     const DRAIN: Duration = Duration::from_secs(1);
     let properties = notified(&["SendSIGHUP=yes"]);
@@ -138,7 +138,7 @@ fn hangup_behind_the_end(_: &Dispatcher) -> String {
     format!("{} ms", elapsed.as_millis())
 }
 
-/// With a connection that the client neither uses nor closes.
+/// A client holds a connection open without using it.
 fn stop_in_time(_: &Dispatcher) -> String {
     const TIMEOUT: Duration = Duration::from_secs(10);
     let properties = notified(&["TimeoutStopSec=10s"]);
@@ -150,7 +150,7 @@ fn stop_in_time(_: &Dispatcher) -> String {
         let name = unit.0.clone();
         let elapsed = unit.stop();
         let unit = Unit(name);
-        // What the manager had to kill is left as failed; what ended well is forgotten.
+        // the manager keeps a unit as failed if it had to kill it, and forgets it if it ended well
         assert_ne!(unit.show("ActiveState"), "failed", "killed: {}", unit.show("Result"));
         elapsed
     };
@@ -191,7 +191,7 @@ fn stuck_worker_is_replaced(_: &Dispatcher) -> String {
     format!("after {:.1} s with WatchdogSec={} s", elapsed.as_secs_f32(), WATCHDOG.as_secs())
 }
 
-/// As they are shipped: started by its name, registered by its drop-in, sandboxed.
+/// The delivered units: started by name, registered by the drop-in, sandboxed.
 fn service_of_dist(dispatcher: &Dispatcher) -> String {
     succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
     let unit = Unit::start("tubular-echo").expect("the service starts");
@@ -230,8 +230,8 @@ fn service_of_dist(dispatcher: &Dispatcher) -> String {
     format!("as DynamicUser, exposure {exposure} of at most 2.0")
 }
 
-/// By the manager's store, or because a .socket unit holds them. The store gives them back in any order, so
-/// another one of each group may be registered.
+/// The manager's store, or a .socket unit, holds the sockets. The store returns them in any order, so another socket of
+/// each group may be registered.
 fn restarts_with_the_same_sockets(dispatcher: &Dispatcher, unit: &Unit) {
     let served = || -> BTreeSet<u64> {
         let process = PidFd::open(unit.main_pid()).expect("the server's process");
@@ -246,7 +246,7 @@ fn restarts_with_the_same_sockets(dispatcher: &Dispatcher, unit: &Unit) {
     walk_through(300, 5);
 }
 
-/// The first connection starts the service, whose hook registers what it was passed.
+/// The first connection starts the service, whose hook registers the passed sockets.
 fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
     const SOCKETS: &str = "tubular-echo.socket";
     succeeded(&run("systemd-analyze", &["verify", SOCKETS])).expect("a unit without a mistake");
@@ -263,7 +263,7 @@ fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
     "started by a connection, registered, kept over a restart".into()
 }
 
-/// What is shipped, with its registration, where one family is away.
+/// The delivered units, with their registration, on a host that lacks one family.
 fn hosts_with_one_family(dispatcher: &Dispatcher) -> String {
     const FILTER: &str = "/etc/systemd/system/tubular-echo.service.d/filter.conf";
     let v4_echoes = || tcp::echo(&mut tcp::connect("127.0.0.1:1234".parse().unwrap()), b"IPv4");
@@ -282,7 +282,7 @@ fn hosts_with_one_family(dispatcher: &Dispatcher) -> String {
     setting("ipv6/conf/all/disable_ipv6", "1");
     serves("IPv6 switched off", &v4_echoes);
 
-    // the same by the .socket unit, which systemd binds
+    // the same with the .socket unit, which systemd binds
     succeeded(&systemctl(&["start", "tubular-echo.socket"])).expect("the sockets are there");
     v4_echoes();
     let unit = Unit("tubular-echo".into());
@@ -306,7 +306,7 @@ fn hosts_with_one_family(dispatcher: &Dispatcher) -> String {
     "both families registered as far as they are there".into()
 }
 
-/// A port that is taken for longer than the manager's start limit lasts by default: five starts in ten seconds.
+/// A port is taken for longer than the manager's default start limit lasts: five starts in ten seconds.
 fn restarts_without_limit(dispatcher: &Dispatcher) -> String {
     let holder = TcpListener::bind("127.0.0.1:1234").expect("the port is free");
     let unit = Unit("tubular-echo".into());
@@ -319,7 +319,7 @@ fn restarts_without_limit(dispatcher: &Dispatcher) -> String {
     assert!(unit.show("After").contains("network-online.target"));
     unit.stop();
 
-    // what is wrong for good is not tried again
+    // a permanent error is not tried again
     fs::write("/etc/default/tubular-echo", "TUBULAR_ECHO_WORKERS=many\n").expect("settings");
     assert!(Unit::start("tubular-echo").is_err(), "wrong usage");
     let unit = Unit("tubular-echo".into());
@@ -330,7 +330,7 @@ fn restarts_without_limit(dispatcher: &Dispatcher) -> String {
     format!("served after {restarts} restarts; wrong usage is told once")
 }
 
-/// A client may have the server's own port number if the kernel gives it to clients.
+/// A client may have the server's own port number if it is in the kernel's range for clients.
 fn ports_of_clients(_: &Dispatcher) -> String {
     setting("ipv4/ip_local_port_range", "1200 1300");
     let unit = Unit::start("tubular-echo").expect("the service starts");
@@ -343,8 +343,8 @@ fn ports_of_clients(_: &Dispatcher) -> String {
     "a client on the server's port number is answered".into()
 }
 
-/// The unit answers filtered system calls with an error, and the server would pass over most of those.
-/// Here each is deadly, and pinning and metrics make more of them.
+/// The unit answers filtered system calls with an error, and the server would ignore most of those errors. Here each
+/// filtered call kills the process; pinning and metrics make the server use more calls.
 fn starts_where_filtered_calls_kill(dispatcher: &Dispatcher) {
     const DROP_IN: &str = "/etc/systemd/system/tubular-echo.service.d/strict.conf";
     const STRICT: &str = "[Service]\nSystemCallErrorNumber=\nExecStart=\nExecStart=tubular-echo --workers auto --pin --metrics 127.0.0.1:9469\n";

@@ -24,7 +24,7 @@ fn on_one_address(options: &[&str]) -> Server {
     Server::start(&[&["--tcp", "127.0.0.1:0"], options].concat())
 }
 
-/// Stops the server; no connection may be left open in it, and so many were accepted.
+/// Stops the server. It must have no open connection left, and must have accepted this many.
 fn stop_without_connections(server: Server, accepted: u64) {
     let end = server.stop();
     assert_eq!(end.counter("tcp_accepted"), accepted);
@@ -82,9 +82,8 @@ fn connections_that_come_and_go() {
     });
 }
 
-/// Streams, which a server receives from once for each send, beside connections that have sent before they are
-/// received from by multishot: all share the same buffers, and each gets its own bytes back. What the log says of
-/// whole buffers.
+/// The server receives some streams once for each send, and others by multishot. All share the same buffers, and each
+/// must get its own bytes back. Returns the log line about whole buffers.
 fn streams_beside_connections_that_come_and_go(server: Server) -> Vec<String> {
     const STREAMS: u64 = 4;
     const COMERS: u64 = 8;
@@ -121,7 +120,8 @@ fn bytes_of_one_connection_are_no_other_s() {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's version");
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|word| word.parse().unwrap_or(0));
         let version: [u32; 3] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
-        // Those out of order are named in SECURITY.md; what a distribution has repaired is not known here.
+        // SECURITY.md names the kernels that report parts out of order; this test can't know what a distribution has
+        // repaired
         let [least, most] = match version {
             _ if env::var_os("OUT_OF_ORDER").is_some() => [1, 1], // ci/guest --out-of-order
             [..=5, ..] | [6, ..=11, _] => [1, 1],
@@ -142,7 +142,7 @@ fn bytes_of_one_connection_are_no_other_s_where_the_order_can_not_be_tried() {
     });
 }
 
-/// Sends all of it and our FIN while somebody reads until the server's: everything must come back.
+/// Sends all bytes and a FIN while a thread reads until the server's FIN. Everything must come back.
 fn half_close(mut stream: TcpStream, len: usize) {
     let mut writing = stream.try_clone().expect("a second handle");
     let writer = thread::spawn(move || {
@@ -196,7 +196,7 @@ fn data_and_fin_that_arrive_together() {
 fn a_reader_that_comes_late_finds_everything() {
     bounded(|| {
         let server = on_one_address(&[]);
-        // Fills every buffer on the way, so that the server holds a remainder, then says FIN.
+        // fills every buffer on the way, so that the server holds a remainder, then sends the FIN
         let mut late = [Conversation::over(narrow(server.tcp()), 9, 64 << 20, 1 << 16)];
         send_until_full(&mut late, Duration::from_millis(200));
         converse_after_fin(late);
@@ -204,7 +204,7 @@ fn a_reader_that_comes_late_finds_everything() {
     });
 }
 
-/// Says FIN after what was sent so far, then reads it all back.
+/// Sends a FIN after the bytes sent so far, then reads all of them back.
 fn converse_after_fin([conversation]: [Conversation; 1]) {
     let sent = conversation.taken_so_far();
     let mut stream = conversation.stream;
@@ -224,7 +224,7 @@ fn a_reset_ends_one_connection_and_no_other() {
             (0..20).map(|seed| Conversation::open(server.tcp(), seed, 2 << 20, 20_000)).collect();
         for seed in 100..300 {
             let mut short = [Conversation::open(server.tcp(), seed, 1 << 20, 20_000)];
-            // With echoes under way in both directions.
+            // with echoes in flight in both directions
             send_until_full(&mut short, Duration::ZERO);
             sys::reset_on_close(&short[0].stream);
             drop(short);
@@ -239,8 +239,8 @@ fn a_reset_ends_one_connection_and_no_other() {
     });
 }
 
-/// A connection whose kernel buffers do not grow, but hold a segment of the loopback device or two: with
-/// less, TCP falls back to its slow timers.
+/// A connection whose kernel buffers do not grow, but hold one or two segments of the loopback device. With less, TCP
+/// would fall back to its slow timers.
 fn narrow(target: SocketAddr) -> TcpStream {
     let stream = connect(target);
     for name in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
@@ -253,7 +253,7 @@ fn narrow(target: SocketAddr) -> TcpStream {
 #[ignore = "needs root"]
 fn peers_that_never_read_beside_peers_that_do() {
     private_network(|| {
-        // Small buffers in the kernel, so that what is too much for them is in the server.
+        // small buffers in the kernel, so that the rest is in the server
         setting("ipv4/tcp_rmem", "4096 65536 131072");
         setting("ipv4/tcp_wmem", "4096 16384 65536");
         let server = on_one_address(&[]);
@@ -266,7 +266,7 @@ fn peers_that_never_read_beside_peers_that_do() {
         converse(&mut lively);
         lively.into_iter().for_each(Conversation::close);
 
-        // Those who read at last find every byte in its place.
+        // peers that read at last find every byte in its place
         let mut awake = silent.split_off(490);
         awake.iter_mut().for_each(Conversation::send_no_more);
         converse(&mut awake);
@@ -276,7 +276,7 @@ fn peers_that_never_read_beside_peers_that_do() {
         let end = server.stop();
         assert_eq!(end.counter("tcp_accepted"), 551);
         assert_eq!(end.counter("tcp_closed_stalled"), 0);
-        // Otherwise the kernel took everything, and nothing was shown.
+        // otherwise the kernel took everything, and the test showed nothing
         assert!(end.counter("tcp_stalls") >= 500, "{} stalls", end.counter("tcp_stalls"));
     });
 }
@@ -284,10 +284,10 @@ fn peers_that_never_read_beside_peers_that_do() {
 #[test]
 #[ignore = "needs root"]
 fn peers_that_never_read_beyond_the_memory_for_them() {
-    /// These have stopped reading before any other.
+    /// The connections that stopped reading first.
     const FIRST: usize = 100;
     private_network(|| {
-        // Datagrams of 1,500 bytes let TCP work with buffers so small that thousands of connections fit.
+        // with packets of 1,500 bytes, TCP works with buffers so small that thousands of connections fit
         ip("link set lo mtu 1500");
         setting("ipv4/tcp_rmem", "4096 16384 16384");
         setting("ipv4/tcp_wmem", "4096 16384 16384");
@@ -313,7 +313,8 @@ fn peers_that_never_read_beyond_the_memory_for_them() {
     });
 }
 
-/// More connections, and then as many bytes on all of them as each takes; the numbers of those that were closed.
+/// Opens more connections, and then sends as many bytes on all of them as each takes. Returns the numbers of the
+/// connections that the server closed.
 fn fill(silent: &mut Vec<(usize, TcpStream)>, numbers: Range<usize>, target: SocketAddr) -> Vec<usize> {
     silent.extend(numbers.map(|number| (number, connect(target))));
     for (_, stream) in &*silent {
@@ -334,7 +335,7 @@ fn fill(silent: &mut Vec<(usize, TcpStream)>, numbers: Range<usize>, target: Soc
     }
 }
 
-/// Sends until the socket takes no more; false when the server has closed the connection.
+/// Sends until the socket takes no more; false if the server has closed the connection.
 fn takes_no_more(stream: &mut TcpStream) -> bool {
     loop {
         match stream.write(&[0; 1 << 14]) {
@@ -354,7 +355,7 @@ fn at_the_limit_connections_wait_and_none_is_destroyed() {
             echo(stream, b"served");
         }
 
-        // These stay in the backlog.
+        // these connections stay in the backlog
         let mut waiting: Vec<_> = (0..3 * LIMIT).map(|_| connect(server.tcp())).collect();
         for (number, stream) in waiting.iter_mut().enumerate() {
             stream.write_all(&number.to_be_bytes()).expect("send");
@@ -369,7 +370,7 @@ fn at_the_limit_connections_wait_and_none_is_destroyed() {
             echo(stream, b"served all the time");
         }
 
-        // Each that leaves lets one of them in, first come, first served.
+        // each connection that ends lets the next one in, in order
         for (number, mut stream) in waiting.into_iter().enumerate() {
             drop(served.remove(0));
             let mut back = [0; 8];
@@ -409,7 +410,7 @@ fn at_the_limit_again_and_again() {
     });
 }
 
-/// Threads of a process that the kernel has made for operations that block.
+/// Threads that the kernel has made for blocking operations of a process.
 fn blocked_threads(pid: u32) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server's threads");
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
@@ -422,7 +423,7 @@ fn urgent_data_that_never_comes_is_waited_for_by_nobody() {
     const VICTIMS: usize = 200;
     private_network(|| {
         let server = Server::start(&["--tcp", "[::1]:0"]);
-        // Who has sent much at a time is received from differently.
+        // the server receives differently from a peer that has sent much at a time
         let mut victims: Vec<_> = (0..VICTIMS).map(|_| connect(server.tcp())).collect();
         for (number, stream) in victims.iter_mut().enumerate() {
             echo(stream, &Random::new(number as u64).bytes(200_000));
@@ -446,7 +447,7 @@ fn urgent_data_that_never_comes_is_waited_for_by_nobody() {
 fn a_peer_that_has_finished_and_does_not_read_costs_no_processor() {
     const BYTES: usize = 220_000;
     private_network(|| {
-        // Too little for the whole echo, and the server's queue takes the rest, and the FIN.
+        // too little for the whole echo, so the server queues the rest and the FIN
         setting("ipv4/tcp_wmem", "4096 16384 65536");
         setting("ipv4/tcp_rmem", "4096 131072 131072");
         let server = on_one_address(&[]);

@@ -13,7 +13,7 @@ use support::sys::{self, Confinement, Pidfd};
 const SERVER: &str = env!("CARGO_BIN_EXE_tubular-echo");
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
-/// What the program shows on a terminal. It ends by itself, or at the word that says that all is done.
+/// The program's output on a terminal. The program ends by itself, or at the text that says that all is done.
 fn shown(
     program: &str,
     arguments: &[&str],
@@ -32,7 +32,7 @@ fn shown(
         let mut shown = File::from(shown);
         let (mut text, mut part) = (Vec::new(), [0; 4096]);
         let mut is_told = false;
-        // EIO: the last process that could write has gone
+        // EIO: the last process that could write has ended
         while let Ok(read @ 1..) = shown.read(&mut part) {
             text.extend_from_slice(&part[..read]);
             let so_far = String::from_utf8_lossy(&text);
@@ -52,7 +52,7 @@ fn shown(
 const PLAIN: [&[(&str, &str)]; 3] = [&[("NO_COLOR", "1")], &[("NO_COLOR", "false")], &[("TERM", "dumb")]];
 const COLORED: [&[(&str, &str)]; 2] = [&[], &[("NO_COLOR", "")]];
 
-/// `show` yields colors if they are wanted, and on a terminal that knows nothing but text nothing else.
+/// `show` returns output with colors if they are wanted, and only plain text on a terminal that can show nothing else.
 fn heeds(show: impl Fn(&[(&str, &str)]) -> String) {
     for (environments, wanted) in [(&PLAIN[..], false), (&COLORED[..], true)] {
         for environment in environments {
@@ -63,7 +63,7 @@ fn heeds(show: impl Fn(&[(&str, &str)]) -> String) {
     }
 }
 
-/// Whether there is an ESC [ … m in it: not every escape sequence is one, progress moves the cursor.
+/// Whether the output contains ESC [ … m. Not every escape sequence is a color: the progress display moves the cursor.
 fn has_colors(text: &str) -> bool {
     let sequences = text.split("\x1b[").skip(1);
     let mut ends = sequences.filter_map(|rest| rest.chars().find(|char| !matches!(char, '0'..='9' | ';')));
@@ -88,7 +88,7 @@ fn complaints_about_the_command_line() {
     });
 }
 
-/// Its progress, and its table with a condition that fails.
+/// blaster's progress, and its table with a condition that fails.
 #[test]
 fn blaster_s_report() {
     bounded(|| {

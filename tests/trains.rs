@@ -14,7 +14,7 @@ fn on_loopback() -> Server {
     Server::start(&["--udp", "127.0.0.1:0", "--udp", "[::1]:0"])
 }
 
-/// (size of a datagram, full ones, bytes of a shorter last one)
+/// A train: size of a datagram, number of full ones, bytes of a shorter last one.
 const SHAPES: [(u16, usize, usize); 9] = [
     (1, 64, 0),
     (2, 63, 1),
@@ -27,13 +27,13 @@ const SHAPES: [(u16, usize, usize); 9] = [
     (9000, 7, 2000),
 ];
 
-/// Sends the train and expects every datagram of it by itself.
+/// Sends the train and expects every datagram of it alone.
 fn echo_singly(client: &UdpClient, target: SocketAddr, bytes: &[u8], segment_bytes: u16) {
     client.send_train(target, bytes, segment_bytes);
     datagrams(bytes, segment_bytes).for_each(|datagram| client.expect(target, datagram));
 }
 
-/// Sends the train and expects its datagrams, whichever of them the kernel hands over together.
+/// Sends the train and expects its datagrams, however the kernel groups them.
 fn echo_together(client: &UdpClient, target: SocketAddr, bytes: &[u8], segment_bytes: u16) {
     client.send_train(target, bytes, segment_bytes);
     let mut expected = datagrams(bytes, segment_bytes);
@@ -89,7 +89,7 @@ fn the_longest_train_that_the_kernel_sends() {
         let server = on_loopback();
         for &(_, target) in server.addresses() {
             let client = UdpClient::beside(target);
-            // Newer kernels send 128 datagrams at once, older ones 64.
+            // newer kernels send 128 datagrams at once, older ones 64
             let long = payload(1, 128 * 100);
             let sent = sys::send_train(&client.socket, target, &long, 100);
             let train = if sent.is_ok() { &long[..] } else { &long[..64 * 100] };
@@ -97,7 +97,7 @@ fn the_longest_train_that_the_kernel_sends() {
                 client.send_train(target, train, 100);
             }
             datagrams(train, 100).for_each(|datagram| client.expect(target, datagram));
-            // And as many bytes as a message may have.
+            // and as many bytes as a message may have
             echo_singly(&client, target, &payload(2, 65_507), 1472);
         }
         server.stop();
@@ -121,7 +121,7 @@ fn trains_and_single_datagrams_keep_their_order() {
                 for number in 0..200 {
                     let segment_bytes = random.between(1, 1400);
                     let len = match number % 4 {
-                        // Neighbours of one size, which may be merged, and their shorter end.
+                        // consecutive datagrams of one size, which may be merged, and a shorter last one
                         0 => segment_bytes,
                         1 => segment_bytes * random.between(2, 30) + random.between(0, segment_bytes - 1),
                         2 => 0,
@@ -147,7 +147,7 @@ fn trains_and_single_datagrams_keep_their_order() {
     });
 }
 
-/// Expects these datagrams in this order, each by itself or together with its neighbours.
+/// Expects these datagrams in this order, each alone or together with the next ones.
 fn expect_in_order(client: &UdpClient, target: SocketAddr, sent: &[Vec<u8>]) {
     let mut expected = sent.iter();
     while expected.len() > 0 {
@@ -210,8 +210,8 @@ fn a_peer_behind_a_small_mtu_loses_nothing() {
             }
             ip("link set far up");
         });
-        // What comes from host 2 may have 1,472 bytes, what goes there no more than 1,252: the kernel
-        // refuses to cut a train into datagrams of 1,400.
+        // datagrams from host 2 may have 1,472 bytes, those to it only 1,252: the kernel refuses a train of datagrams
+        // of 1,400
         ip("route add 192.0.2.2/32 dev near mtu 1280");
         ip("-6 route add 2001:db8::2/128 dev near mtu 1280");
 
@@ -224,18 +224,18 @@ fn a_peer_behind_a_small_mtu_loses_nothing() {
             let (small, large) = (client(small), client(large));
             for round in 0..10 {
                 let train = payload(round, 1400 * 10 + 77);
-                // Both in flight together: the refusal concerns one peer and not the other.
+                // both trains are in flight together: the refusal must affect only one peer
                 small.send_train(target, &train, 1400);
                 large.send_train(target, &train, 1400);
                 datagrams(&train, 1400).for_each(|datagram| small.expect(target, datagram));
                 datagrams(&train, 1400).for_each(|datagram| large.expect(target, datagram));
-                // And what fits goes on as before.
+                // trains that fit go on as before
                 echo_singly(&small, target, &payload(round, 1000 * 10 + 77), 1000);
             }
         }
         let end = server.stop();
         assert_eq!(end.counter("udp_datagrams_in"), end.counter("udp_datagrams_out"));
-        // Otherwise the trains came singly, and nothing was refused.
+        // otherwise the trains came as single datagrams, and nothing was refused
         assert!(end.counter("udp_trains_in") >= 40, "{} trains came", end.counter("udp_trains_in"));
     });
 }

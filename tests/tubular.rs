@@ -14,12 +14,12 @@ use support::walkthrough::{DESTINATIONS, dispatcher, exchange, steered, walk_thr
 use support::{PATIENCE, Server, netns, private_network, tcp, until};
 use tubular_echo::kernel::sys::Protocol;
 
-/// Where a server listens, in the order of [`DESTINATIONS`].
+/// The addresses of a server, in the order of [`DESTINATIONS`].
 type Addresses = [&'static str; 4];
 
 const FIRST: Addresses = ["127.0.0.1:1234", "127.0.0.1:1234", "[::1]:1234", "[::1]:1234"];
 
-/// The same on another port: replies over UDP leave from the port that was asked all the same.
+/// The same addresses with another port. UDP replies still leave from the port that the client contacted.
 const SECOND: Addresses = ["127.0.0.1:5678", "127.0.0.1:5678", "[::1]:5678", "[::1]:5678"];
 
 fn server(addresses: Addresses, workers: u32) -> Server {
@@ -29,7 +29,7 @@ fn server(addresses: Addresses, workers: u32) -> Server {
     Server::start(&arguments)
 }
 
-/// Registers the server's four sockets; the number of `pidfd_getfd(2)` calls of each walk.
+/// Registers the server's four sockets. Returns the number of `pidfd_getfd(2)` calls of each walk.
 fn register_four(dispatcher: &Dispatcher, server: &Server, addresses: Addresses) -> Vec<u32> {
     let each = DESTINATIONS.iter().zip(addresses).map(|((protocol, _), address)| {
         register_pid(&dispatcher.sockets, server.pid(), *protocol, address.parse().unwrap())
@@ -80,7 +80,7 @@ fn one_registration_spreads_over_all_workers() {
         for number in 0..200 {
             exchange(number, Protocol::Udp, steered(&mut random, Protocol::Udp, Ipv4Addr::LOCALHOST.into()));
         }
-        // An idle worker sleeps on; one with a datagram wakes up for it.
+        // an idle worker goes on sleeping; one with a datagram wakes up for it
         let woken: Vec<_> = workers
             .iter()
             .zip(before)
@@ -164,7 +164,7 @@ fn a_second_server_takes_over_at_once_and_the_first_drains() {
 
         let second = server(SECOND, 2);
         register_four(&dispatcher, &second, SECOND);
-        // Whatever still went to the first server would now stay without an answer.
+        // traffic that still reached the first server would now get no answer
         first.pause();
         walk_through(2, 20);
         first.resume();
@@ -200,8 +200,8 @@ fn a_binding_without_a_socket_drops_even_where_somebody_listens() {
         assert!(DESTINATIONS.iter().all(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip)));
         server.stop();
 
-        // The entries go with the last holder of the sockets, which may be a ring that is still taken down.
-        // Then traffic is dropped, not misled.
+        // the map entries vanish with the last holder of the sockets, which may be a ring that the kernel still takes
+        // down; then traffic is dropped, not misdirected
         until("the sockets are gone with the server", || {
             !DESTINATIONS.iter().any(|(protocol, ip)| dispatcher.sockets.has(*protocol, *ip))
         });

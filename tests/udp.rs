@@ -14,9 +14,9 @@ use support::tcp::{connect, echo};
 use support::udp::UdpClient;
 use support::{PATIENCE, Server, bounded, private_network};
 
-/// The largest payload of a datagram: 65,535 less the headers of IPv4 and UDP.
+/// The largest payload of a datagram over IPv4: 65,535 bytes without the headers of IPv4 and UDP.
 const V4_BYTES_MAX: usize = 65_507;
-/// The same over IPv6, whose length field does not count its own header.
+/// The largest payload over IPv6, whose length field does not count its own header.
 const V6_BYTES_MAX: usize = 65_527;
 
 /// More datagrams than any buffer ring of the server has buffers.
@@ -62,7 +62,7 @@ fn every_small_size_in_flight_together() {
     });
 }
 
-/// Queues all these datagrams while the server stands still, then expects every echo in order.
+/// Queues all these datagrams while the server is stopped, then expects every echo in order.
 fn burst(server: &Server, target: SocketAddr, sizes: &[usize]) {
     let client = UdpClient::beside(target);
     server.pause();
@@ -90,7 +90,7 @@ fn bursts_larger_than_the_buffer_ring() {
         let end = server.stop();
         let sent = 4 * BURST as u64;
         assert_eq!((end.counter("udp_datagrams_in"), end.counter("udp_datagrams_out")), (sent, sent));
-        // Otherwise the burst was too small to show anything.
+        // otherwise the burst was too small to show anything
         assert!(end.counter("udp_no_buffers") > 0, "the buffer ring never ran empty");
     });
 }
@@ -138,7 +138,7 @@ fn a_burst_of_many_flows() {
 fn empty_datagrams_in_a_flood() {
     bounded(|| {
         let server = both_families();
-        // Every empty datagram ends the receive operation that it arrives by.
+        // each empty datagram ends the receive operation that delivers it
         let mixed: Vec<_> =
             (0..10_000).map(|number| if number % 3 == 0 { 0 } else { number % 100 }).collect();
         for target in [v4(&server), v6(&server)] {
@@ -159,7 +159,7 @@ fn peers_that_vanish_disturb_nobody() {
             let stayed = UdpClient::beside(target);
             server.pause();
             for number in 0..200 {
-                // Its reply meets a closed port, and an ICMP error comes back.
+                // its reply reaches a closed port, and an ICMP error comes back
                 UdpClient::beside(target).send(target, b"and gone");
                 stayed.send(target, &payload(number, 64));
             }
@@ -172,7 +172,7 @@ fn peers_that_vanish_disturb_nobody() {
     });
 }
 
-/// How many datagrams the kernel has dropped because this IPv4 socket's buffer was full.
+/// How many datagrams the kernel has dropped because the buffer of this IPv4 socket was full.
 fn dropped_at(target: SocketAddr) -> u64 {
     let port = format!(":{:04X}", target.port());
     let table = fs::read_to_string("/proc/thread-self/net/udp").expect("the namespace's UDP sockets");
@@ -193,7 +193,7 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
         let flooding = {
             let over = Arc::clone(&over);
             thread::spawn(move || {
-                // Trains cost the sender a fraction of what it costs to answer the datagrams in them.
+                // for the sender, a train costs a fraction of what its answers cost the server
                 let train = payload(0, 64 * 8);
                 while !over.load(Ordering::Relaxed) {
                     flooder.send_train(flooded, &train, 8);
@@ -207,7 +207,7 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
         let udp = UdpClient::beside(quiet);
         let mut tcp = connect(flooded);
         for number in 0..PROBES {
-            // Both under way together: each waits for the server's next turn or two.
+            // both are in flight together: each waits for one or two turns of the server
             udp.send(quiet, &payload(number, 100));
             tcp.write_all(&payload(number, 100)).expect("send");
             udp.expect(quiet, &payload(number, 100));
@@ -221,13 +221,13 @@ fn a_flood_on_one_socket_leaves_the_others_their_turn() {
         let after = dropped_at(flooded);
         over.store(true, Ordering::Relaxed);
         flooding.join().expect("the flood");
-        // Otherwise the server kept up, and nothing was shown.
+        // otherwise the server kept up, and the test showed nothing
         assert!(after > before, "the flood was not more than the server can do");
         let told = server.log.wait_for(PATIENCE, |lines| {
             lines.iter().any(|line| line.contains("WARN the kernel drops datagrams"))
         });
         assert!(told, "nobody was told of the drops");
-        // root's buffers are as large as was asked for
+        // root's buffers have the size that the server asks for
         let has_whole_buffers = !server.log.all().iter().any(|line| line.contains("UDP receive buffers are"));
         let advice = if has_whole_buffers {
             "ask for more --workers, and"

@@ -26,14 +26,14 @@ const ARGUMENTS: [&str; 8] = [
     "127.0.0.1:7",
     "--metrics",
     METRICS,
-    // so many lines that they fill whatever holds them
+    // enough lines to fill any pipe and queue
     "--stats-interval",
     "10ms",
     "--drain-timeout",
     "1h",
 ];
 
-/// For a network of its own.
+/// Prepares a private network.
 fn launch(more: &[&str]) -> Launch {
     Launch::new(&[&ARGUMENTS[..], more].concat()).env("WATCHDOG_USEC", "400000")
 }
@@ -54,7 +54,7 @@ fn counted(family: &str) -> f64 {
     sum(&scrape(metrics()), &format!("tubular_echo_{family}_total"), &[])
 }
 
-/// How often the service manager has heard this.
+/// How often the service manager has received this message.
 fn heard(server: &Server, message: &str) -> usize {
     let messages = server.notify.as_ref().expect("a service manager").messages.all();
     messages.iter().filter(|line| *line == message).count()
@@ -65,7 +65,7 @@ fn until_heard_again(server: &Server, message: &str) {
     until(&format!("{message} comes again"), || heard(server, message) > before);
 }
 
-/// It serves both protocols; a connection that stays open, so that a drain has something to wait for.
+/// Checks that the server serves both protocols. Returns an open connection, so that a drain has something to wait for.
 fn serves() -> TcpStream {
     UdpClient::beside(target()).echo(target(), &[100; 100], 10);
     let mut open = connect(target());
@@ -73,7 +73,7 @@ fn serves() -> TcpStream {
     open
 }
 
-/// Waits for an end that nobody asks for any more.
+/// Waits for the end of the server without another signal.
 fn ended(server: Server) -> End {
     assert!(server.pidfd.ends_within(PATIENCE), "the server did not end");
     let end = server.wait();
@@ -81,7 +81,7 @@ fn ended(server: Server) -> End {
     end
 }
 
-/// What the log says was dropped.
+/// The number of dropped lines in the log.
 fn told(end: &End) -> u64 {
     let lines = end.stderr.iter().filter_map(|line| line.split_once(" lines of the log were dropped"));
     lines.map(|(before, _)| before.rsplit(' ').next().unwrap().parse::<u64>().expect("a number")).sum()
@@ -132,10 +132,10 @@ fn a_second_signal_ends_it_at_once_whatever_nobody_reads() {
         expect_end(&mut open);
         assert!(!server.pidfd.ends_within(Duration::from_millis(100)), "it waits for our FIN");
         server.signal(libc::SIGTERM);
-        // but for the second that the last lines get
+        // except for the second that the last lines get
         let end = ended(server);
         assert_eq!(end.ready_count, 0, "nobody could hear it");
-        // a connection that nobody has waited for
+        // a connection that the end did not wait for
         drop(open);
     });
 }
@@ -187,7 +187,8 @@ fn a_manager_that_reads_late_hears_once_that_it_is_ready() {
     });
 }
 
-/// As long as it is away nothing arrives, and then the signs of life go on: at the same name there is another socket.
+/// While the manager is gone, nothing arrives. Then it listens with a new socket of the same name, and the signs of life
+/// go on.
 #[test]
 fn a_manager_that_was_restarted_is_told_on() {
     bounded(|| {
@@ -264,7 +265,7 @@ fn has_thread(server: &Server, name: &str) -> bool {
     names.into_iter().any(|found| found.trim() == name)
 }
 
-/// Here it waits for its store. Nothing is served yet, so that there is nothing to drain.
+/// The start waits for the store. Nothing is served yet, so there is nothing to drain.
 #[test]
 #[ignore = "needs root"]
 fn a_signal_ends_it_before_it_is_ready() {
@@ -279,7 +280,7 @@ fn a_signal_ends_it_before_it_is_ready() {
     });
 }
 
-/// The exit status tells it where the log does not.
+/// The exit status reports the error even if the log can't.
 #[test]
 fn a_failed_start_ends_whoever_reads_why() {
     bounded(|| {
@@ -316,7 +317,7 @@ fn the_end_of_a_worker_is_the_end_of_the_process_whoever_reads_why() {
     });
 }
 
-/// `ulimit -f`: the kernel sends SIGXFSZ to who writes on.
+/// `ulimit -f`: the kernel sends SIGXFSZ to a process that writes beyond the limit.
 #[test]
 #[ignore = "needs root"]
 fn a_log_that_may_not_grow_ends_nothing() {
@@ -360,7 +361,7 @@ fn each_signal_that_ends_a_session_drains() {
     });
 }
 
-/// A shell passes on the SIGHUP that it got itself, and systemd sends one right behind SIGTERM (`SendSIGHUP=`).
+/// A shell passes on the SIGHUP that it gets itself, and systemd sends one right after SIGTERM (`SendSIGHUP=`).
 #[test]
 fn a_hangup_after_a_signal_is_no_impatience() {
     bounded(|| {
@@ -380,7 +381,7 @@ fn a_hangup_after_a_signal_is_no_impatience() {
     });
 }
 
-/// Whatever else it may be that holds it up: here a debugger.
+/// A blocked main thread does not prevent the end; here a debugger blocks it.
 #[test]
 #[ignore = "needs root"]
 fn a_second_signal_needs_no_main_thread() {
@@ -390,13 +391,13 @@ fn a_second_signal_needs_no_main_thread() {
         server.signal(libc::SIGTERM);
         assert!(!server.pidfd.ends_within(Duration::from_millis(100)), "it needs no main thread to drain");
         server.signal(libc::SIGTERM);
-        // its status has been collected by who holds it
+        // the debugger has collected its status
         assert!(server.pidfd.ends_within(PATIENCE), "the server did not end");
         main.join().expect("the end of the main thread");
     });
 }
 
-/// nohup(1).
+/// As with nohup(1).
 #[test]
 fn a_hangup_that_is_ignored_stays_ignored() {
     bounded(|| {

@@ -12,24 +12,24 @@ use std::{process, thread};
 use support::tcp::{connect, echo};
 use support::{Launch, PATIENCE, Server, bounded, stuck};
 
-/// A server that is watched, and when each of its signs of life arrived.
+/// A server with a watchdog, and the arrival time of each sign of life.
 struct Watched {
     server: Server,
     pings: Receiver<Instant>,
 }
 
-/// Numbers the names to notify of this test program.
+/// The number of the next notify socket of this test program.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Watched {
-    /// `watchdog` is the time after which the manager would give the server up.
+    /// Starts a server; `watchdog` is the time after which the manager would kill it.
     fn start(watchdog: Duration, workers: u32) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tubular-echo-test/watchdog/{}/{number}", process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("an abstract name");
         let socket = UnixDatagram::bind_addr(&address).expect("bind the notify socket");
         let (tell, pings) = mpsc::channel();
-        // Ends when the test no longer listens, or with the test program.
+        // ends when the test no longer listens, or with the test program
         thread::spawn(move || {
             let mut message = [0; 4096];
             while let Ok(len) = socket.recv(&mut message) {
@@ -53,8 +53,7 @@ impl Watched {
         self.pings.recv_timeout(PATIENCE).expect("a sign of life")
     }
 
-    /// The longest time between two signs of life, from the last one before `disturb` began to the first one after
-    /// it ended.
+    /// The longest time between two signs of life, from the last one before `disturb` to the first one after it.
     fn longest_gap(&self, disturb: impl FnOnce(&Server)) -> Duration {
         let mut before = self.ping();
         disturb(&self.server);
@@ -69,7 +68,7 @@ impl Watched {
     }
 }
 
-/// A server that serves is far from being given up, with traffic or without.
+/// A serving server is far from the watchdog's limit, with and without traffic.
 #[test]
 fn signs_of_life_come_far_more_often_than_they_must() {
     const WATCHDOG: Duration = Duration::from_secs(4);
@@ -93,13 +92,14 @@ fn signs_of_life_come_far_more_often_than_they_must() {
     });
 }
 
-/// Nine tenths of the time at any phase of the looks: one worker of several, and the whole process.
+/// The server survives a stall of nine tenths of the time, at any point between two checks: of one worker among
+/// several, and of the whole process.
 #[test]
 #[ignore = "needs root"]
 fn a_stall_that_ends_in_time_is_no_end() {
     const WATCHDOG: Duration = Duration::from_secs(6);
     const STALL: Duration = Duration::from_millis(5400);
-    /// How far after a sign of life the stalls begin, in hundredths of the time.
+    /// How long after a sign of life the stalls begin, in hundredths of the time.
     const PHASES: [u32; 4] = [0, 2, 4, 7];
     bounded(|| {
         let survive = |phase: u32, stall: fn(&Server)| {
@@ -109,7 +109,7 @@ fn a_stall_that_ends_in_time_is_no_end() {
                 stall(server);
             });
             assert!(gap < WATCHDOG, "{gap:?} between two signs of life, phase {phase}");
-            // a look that comes just after the stall has begun still finds a turn from before it
+            // a check that comes just after the beginning of the stall still finds a turn from before it
             assert!(gap + WATCHDOG / 10 >= STALL, "the stall did nothing: {gap:?}");
             watched.server.stop();
         };
@@ -130,7 +130,7 @@ fn a_stall_that_ends_in_time_is_no_end() {
     });
 }
 
-/// What does not turn for longer than that is given up: no sign of life comes while one worker stands.
+/// If a worker stands still for longer, no sign of life comes.
 #[test]
 #[ignore = "needs root"]
 fn a_worker_that_stands_ends_the_signs_of_life() {

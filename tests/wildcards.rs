@@ -22,7 +22,7 @@ use support::udp::UdpClient;
 use support::{PATIENCE, Server, netns, private_network, sys, until};
 use tubular_echo::kernel::sys::{self as server_sys, IntOption, Protocol};
 
-/// `nobody` has one account of locked memory, so those who use it take turns.
+/// `nobody` has one account of locked memory, so tests that use it take turns.
 fn nobody_alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -30,7 +30,7 @@ fn nobody_alone() -> MutexGuard<'static, ()> {
 
 // Ten thousand pairs ---------------------------------------------------------------------------------
 
-/// Datagrams of one client that are not answered yet, flow by flow, in order.
+/// The unanswered datagrams of one client, flow by flow and in order.
 #[derive(Default)]
 struct Unanswered {
     flows: HashMap<SocketAddr, VecDeque<usize>>,
@@ -58,7 +58,7 @@ fn bytes(number: usize) -> Vec<u8> {
     payload(number, 8 + number % 57)
 }
 
-/// A client in a closed loop that asks every pair twice in a row, in an order of its own.
+/// A client in a closed loop. It contacts every pair twice in a row, in its own order.
 fn ask_all(pairs: &[SocketAddr], seed: u64) -> usize {
     const IN_FLIGHT: usize = 16;
     let client = UdpClient::beside(pairs[0]);
@@ -80,7 +80,7 @@ fn ask_all(pairs: &[SocketAddr], seed: u64) -> usize {
     2 * pairs.len()
 }
 
-/// Every pair is asked by two clients, so that with two workers both need many a socket of one pair.
+/// Two clients contact every pair, so that with two workers both often need a socket of the same pair.
 fn ten_thousand_pairs(user: User, workers: u32) {
     private_network(move || {
         let _turn = (user == User::Nobody).then(nobody_alone);
@@ -136,7 +136,7 @@ fn ten_thousand_pairs_two_workers_unprivileged() {
 
 // Trains ---------------------------------------------------------------------------------------------
 
-/// Expects these datagrams of each flow, in order, however the flows mix and whatever comes together.
+/// Expects these datagrams of each flow in order. Flows may mix, and the kernel may group datagrams.
 fn expect_flows(client: &UdpClient, mut flows: HashMap<SocketAddr, VecDeque<Vec<u8>>>) {
     while !flows.is_empty() {
         let arrival = client.receive();
@@ -163,7 +163,7 @@ fn trains_and_singles_keep_boundaries_and_sources() {
     private_network(|| {
         let steered = Steered::start(User::Root, &[]);
         for family in [V4, V6] {
-            // A bound port among them: the same turn answers both ways.
+            // one of them is the bound port, so that the same turn sends replies by both kinds of sockets
             let mut pairs = family.pairs(7, 7);
             pairs.push(SocketAddr::new(pairs[0].ip(), PORT));
             for receives_trains in [false, true] {
@@ -171,7 +171,7 @@ fn trains_and_singles_keep_boundaries_and_sources() {
                 if receives_trains {
                     client = client.receiving_trains();
                 }
-                // The first round makes the sockets, the second one finds them.
+                // the first round opens the reply sockets, the second one finds them open
                 for round in 0..2 {
                     let mut random = Random::new(round);
                     let mut flows: HashMap<SocketAddr, VecDeque<Vec<u8>>> = HashMap::new();
@@ -186,7 +186,7 @@ fn trains_and_singles_keep_boundaries_and_sources() {
                             client.send_train(pair, &train, segment_bytes as u16);
                             sent.extend(train.chunks(segment_bytes).map(<[u8]>::to_vec));
                         } else {
-                            // Neighbours of one size, and now and then an empty one.
+                            // consecutive datagrams of one size, and now and then an empty one
                             for copy in 0..random.between(1, 9) {
                                 let bytes =
                                     payload(number + copy, segment_bytes * usize::from(number % 7 > 0));
@@ -209,9 +209,9 @@ fn trains_and_singles_keep_boundaries_and_sources() {
     });
 }
 
-// What can't be answered -----------------------------------------------------------------------------
+// Datagrams that can't be answered --------------------------------------------------------------------
 
-/// One exchange; the client's socket is new.
+/// One exchange from a new client socket.
 fn exchange(target: SocketAddr) {
     let client = UdpClient::beside(target);
     client.echo(target, &[0, 1, 1200, 9000, 64, 64, 64], 2);
@@ -272,7 +272,7 @@ fn a_port_that_somebody_holds_is_dropped_and_counted() {
             client.echo(free, &[64; 10], 1);
             assert!(holder.recv(&mut [0; 64]).is_err(), "{family:?}: it is steered past the holder");
             drop(holder);
-            // Another test of this program may be between fork and exec just now, with a copy of every descriptor.
+            // another test of this program may be between fork and exec, with copies of all descriptors
             until("the port is free", || !sys::is_bound(taken).expect("the kernel's list of sockets"));
             client.echo(taken, &[64; 10], 1);
         }
@@ -283,7 +283,7 @@ fn a_port_that_somebody_holds_is_dropped_and_counted() {
     });
 }
 
-/// A socket bound to a pair alone; IPv6 addresses of a route take `IPV6_FREEBIND`.
+/// A socket bound to exactly this pair. For IPv6 addresses of a local route it needs `IPV6_FREEBIND`.
 fn bind(pair: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = server_sys::socket(Protocol::Udp, pair)?;
     if pair.is_ipv6() {
@@ -317,7 +317,7 @@ fn a_pair_where_we_listen_ourselves_is_answered_and_not_joined() {
             for target in [other, "127.128.0.6:5678", "127.128.0.6:5679"] {
                 exchange(target.parse().unwrap());
             }
-            // Without the steering the sockets that listen there get all of it, no reply socket a share.
+            // without the steering, the listening sockets get all traffic, and reply sockets none
             steered.dispatcher.detach().expect("end the steering");
             (0..20).for_each(|_| exchange(other.parse().unwrap()));
             let end = steered.server.stop();
@@ -327,10 +327,10 @@ fn a_pair_where_we_listen_ourselves_is_answered_and_not_joined() {
     });
 }
 
-// Strangers who choose addresses -----------------------------------------------------------------------
+// Strangers that choose their addresses ---------------------------------------------------------------
 
-/// An address of the steered IPv6 prefix. A hash that folds addresses before it mixes its key in, as ours once did,
-/// can't tell it from `victim`, under any key.
+/// An address of the steered IPv6 prefix that collides with `victim` under any key, if a hash folds the address before
+/// it mixes in the key. The server's hash once did that.
 fn alike(victim: IpAddr) -> IpAddr {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |value: u64| {
@@ -357,7 +357,8 @@ fn a_stranger_silences_no_client_by_the_address_that_it_asks() {
             let client = UdpClient::beside(target);
             client.echo(target, &[64; 10], 1);
             let address = client.socket.local_addr().expect("getsockname");
-            // its answer leaves from a pair that is like the client's, and is one of our own from then on
+            // its reply leaves from a pair that looks like the client's, and that is one of the server's own pairs from
+            // then on
             let pair = SocketAddr::new(alike(address.ip()), address.port());
             exchange(pair);
             client.echo(target, &[64; 50], 1);
@@ -368,7 +369,7 @@ fn a_stranger_silences_no_client_by_the_address_that_it_asks() {
 
 // A sprayer ------------------------------------------------------------------------------------------
 
-/// Ping-pong on the bound port; the round trips, sorted. Any loss fails.
+/// Ping-pong on the bound port. Returns the sorted round-trip times. Any loss fails the test.
 fn ping_pong(target: SocketAddr, count: usize) -> Vec<Duration> {
     let client = UdpClient::beside(target);
     let mut times: Vec<_> = (0..count)
@@ -384,8 +385,8 @@ fn ping_pong(target: SocketAddr, count: usize) -> Vec<Duration> {
     times
 }
 
-/// Sprays random addresses with one of these ports until told to stop: how many. Now and then it waits for
-/// an answer, so that never more of its datagrams are queued than the socket's buffer holds.
+/// Sprays random addresses with one of these ports until it is told to stop. Returns the number of datagrams. Now and
+/// then it waits for a reply, so that its queued datagrams always fit the socket's buffer.
 fn spray(family: Family, ports: RangeInclusive<u16>, stop: &AtomicBool) -> u64 {
     const PER_SECOND: f64 = 40_000.0;
     const QUEUED_MAX: u64 = 200;
@@ -422,7 +423,7 @@ fn a_spray_of_random_ports_makes_sockets_at_their_rate_and_loses_nothing_on_the_
                 println!("{family:?}, {when}: p50 {:?}, p99 {:?}", times[PINGS / 2], times[PINGS * 99 / 100]);
             };
             print("no spray", &ping_pong(target, PINGS));
-            // The first one to the bound port: what a spray costs that makes no sockets.
+            // the first load uses the bound port, which shows the cost of a spray that opens no sockets
             for ports in [PORT..=PORT, FREE_PORTS] {
                 let stop = AtomicBool::new(false);
                 let (sprayed, times) = thread::scope(|scope| {
@@ -437,7 +438,7 @@ fn a_spray_of_random_ports_makes_sockets_at_their_rate_and_loses_nothing_on_the_
         let end = steered.stop(&["udp_reply_sockets_limited"]);
         let (made, limited) =
             (end.counter("udp_reply_sockets_made"), end.counter("udp_reply_sockets_limited"));
-        // What is due in 100 ms may be made at once.
+        // the server may open the sockets of 100 ms at once
         let most = RATE * (begun.elapsed().as_secs_f64() + 0.1);
         println!("{made} reply sockets made, at most {most:.0}, {limited} datagrams dropped");
         assert!(limited > 0, "the spray was too slow to meet the limit");
@@ -445,8 +446,9 @@ fn a_spray_of_random_ports_makes_sockets_at_their_rate_and_loses_nothing_on_the_
     });
 }
 
-/// In a turn whoever asks the bound port is answered first, and who wants a new socket waits until it is made. All of
-/// them are found at once, the bound port last. A turn may end among them: the kernel hands over 32 at a time.
+/// In each turn, datagrams to the bound port are answered first, and those that need a new socket wait until it is
+/// open. The server finds all of them at once, with the bound port last. A turn may end among them: the kernel delivers
+/// 32 at a time.
 #[test]
 #[ignore = "needs root"]
 fn a_flow_on_the_bound_port_does_not_wait_for_new_sockets() {
@@ -517,7 +519,7 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
                 "all ports free {:?} after the binding, idle timeout {IDLE_TIMEOUT:?}",
                 removed.elapsed()
             );
-            // The test itself looks every 10 ms, and waits for a processor.
+            // the test checks every 10 ms, and may wait for a processor
             assert!(removed.elapsed() < IDLE_TIMEOUT + Duration::from_millis(300));
             for pair in &pairs {
                 client(pair).send(*pair, b"not steered");
@@ -532,7 +534,7 @@ fn without_the_binding_nothing_is_echoed_and_the_ports_are_free_soon() {
     });
 }
 
-/// A server that was not run for a moment finds what came meanwhile all at once. That is no faster than before.
+/// After a pause the server finds all queued datagrams at once. It must not open sockets faster than before.
 #[test]
 #[ignore = "needs root"]
 fn new_ports_that_were_asked_during_a_pause_are_all_answered() {
@@ -557,11 +559,12 @@ fn new_ports_that_were_asked_during_a_pause_are_all_answered() {
 fn a_socket_for_a_peer_that_is_sent_no_trains_goes_when_it_is_idle() {
     private_network(|| {
         let steered = Steered::start(User::Root, &["--reply-socket-idle=200ms"]);
-        // The kernel refuses to cut a train into datagrams of 1,400 on the way there.
+        // the kernel refuses trains of datagrams of 1,400 on this way
         netns::ip("route replace local 127.0.0.77 dev lo mtu 1280");
         let client = UdpClient::at([127, 0, 0, 77]);
         for pair in V4.pairs(17, 2) {
-            // The first pair's train is refused; the second one's is not tried, and finds no socket left.
+            // the kernel refuses the first pair's train; the second one's is not tried, because no socket is left for
+            // it
             let train = payload(0, 1400 * 5);
             client.send_train(pair, &train, 1400);
             train.chunks(1400).for_each(|datagram| client.expect(pair, datagram));
@@ -576,14 +579,15 @@ fn a_socket_for_a_peer_that_is_sent_no_trains_goes_when_it_is_idle() {
 
 // Loops ----------------------------------------------------------------------------------------------
 
-/// Long enough for a loop to turn many times: exchanges that go the same way.
+/// Long enough for a loop to go round many times: exchanges on the same way.
 fn let_loops_turn(target: SocketAddr) -> u64 {
     const EXCHANGES: usize = 200;
     ping_pong(target, EXCHANGES);
     EXCHANGES as u64
 }
 
-/// Forged datagrams between two pairs of one server; each may be answered once, and that answer is the end.
+/// Sends forged datagrams between two pairs of one server. The server may answer each once, and must not answer that
+/// answer.
 fn a_loop_between_two_pairs(workers: u32) {
     const COUNT: usize = 50;
     private_network(move || {
@@ -594,14 +598,14 @@ fn a_loop_between_two_pairs(workers: u32) {
         for family in [V4, V6] {
             let (from, to) = (family.pairs(14, COUNT), family.pairs(15, COUNT));
             for (from, to) in from.iter().zip(&to) {
-                // Twice: the first time neither pair is in use.
+                // twice: the first time, neither pair is in use
                 for _ in 0..2 {
                     forge(*from, *to, b"round and round");
                     forged += 1;
                 }
             }
             exchanged += let_loops_turn(SocketAddr::new(to[0].ip(), PORT));
-            // And with a pair in use.
+            // and once with a pair in use
             exchange(from[0]);
             exchanged += 7;
             forge(from[0], to[0], b"round and round");
@@ -652,7 +656,7 @@ fn a_datagram_from_the_server_to_itself_is_never_answered() {
         }
         let refusals = ["udp_refused_own_pair", "udp_refused_own_port"];
         let end = steered.stop(&refusals);
-        // An answer to ourselves would be refused as well, but only when it comes back.
+        // without this rule the server would refuse its own answer, but only when it comes back
         assert_eq!(end.counter("udp_datagrams_out"), exchanged, "nothing of it is answered, not even once");
         assert_eq!(refusals.map(|name| end.counter(name)), [2 * 4, 2 * 2]);
     });
@@ -662,14 +666,14 @@ fn a_datagram_from_the_server_to_itself_is_never_answered() {
 #[ignore = "needs root"]
 fn a_loop_on_a_port_like_a_clients_ends_at_once() {
     private_network(|| {
-        // 40000 lies in ip_local_port_range, where a client may have the number that we listen on.
+        // 40000 is in ip_local_port_range, so a client may have the same number as the server's port
         let server = Server::start(&["--udp=0.0.0.0:40000", "--udp=[::]:40000", "--workers=2", OFTEN]);
         netns::ip("address add fd00::2/128 dev lo nodad");
         for (one, other) in [("127.0.0.5:40000", "127.0.0.6:40000"), ("[::1]:40000", "[fd00::2]:40000")] {
             let [one, other] = [one, other].map(|address| address.parse().unwrap());
             let before = last(&server, "udp_refused_own_pair");
             forge(one, other, b"round and round");
-            // on a busy machine it may come later than what is sent after it
+            // on a busy machine it may arrive after later datagrams
             until("the answer is refused", || last(&server, "udp_refused_own_pair") > before);
             let_loops_turn(one);
         }
@@ -678,8 +682,8 @@ fn a_loop_on_a_port_like_a_clients_ends_at_once() {
     });
 }
 
-/// One server on all addresses, on two ports that clients may have as well: a datagram from one of its pairs to
-/// another is answered once, and that answer is the end.
+/// One server on all addresses and on two ports that clients may have too. It answers a datagram from one of its pairs
+/// to another once, and does not answer that answer.
 fn a_loop_between_two_wildcards(workers: u32) {
     const FORGED: u64 = 20;
     private_network(move || {
@@ -735,7 +739,7 @@ fn two_servers_on_one_port_do_not_answer_each_other() {
                 assert_eq!(end.counter("udp_refused_own_port"), 1);
             }
         }
-        // A wildcard server and another one on its port: the answer of the first ends at the second.
+        // a wildcard server and another server on its port: the answer of the first ends at the second
         let steered = Steered::start(User::Root, &[]);
         let plain = Server::start(&["--udp", "127.0.0.2:1234"]);
         forge(plain.udp(), "127.128.0.9:1234".parse().unwrap(), b"after you");
@@ -759,8 +763,8 @@ fn last(server: &Server, name: &str) -> u64 {
 
 const OFTEN: &str = "--stats-interval=20ms";
 
-/// Two servers on one port that a client may have as well; how many of the datagrams forged between them were
-/// answered, when all is at rest, and the servers' ends.
+/// Runs two servers on one port that clients may have too. Returns how many of the datagrams forged between them were
+/// answered, after the loop has ended, and the ends of the servers.
 fn forged_between(addresses: [&str; 2], forged: u64) -> (u64, [End; 2]) {
     let servers = addresses.map(|address| Server::start(&["--udp", address, OFTEN]));
     let [one, other] = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
@@ -772,7 +776,7 @@ fn forged_between(addresses: [&str; 2], forged: u64) -> (u64, [End; 2]) {
     };
     until("all that was forged has been refused", || servers.iter().map(refused).sum::<u64>() == forged);
     let refused_by_port = servers.iter().any(|server| last(server, "udp_refused_own_port") > 0);
-    // A client that happens to have the servers' port is served like any.
+    // a client that happens to have the servers' port is served like any other
     let client = if one.is_ipv4() { "127.0.0.9" } else { "fd00::9" }.parse().unwrap();
     let client = UdpClient::bound_to(SocketAddr::new(client, one.port()));
     let asked = if refused_by_port { 0 } else { 300 };
@@ -786,7 +790,7 @@ fn forged_between(addresses: [&str; 2], forged: u64) -> (u64, [End; 2]) {
 #[ignore = "needs root"]
 fn a_loop_between_two_servers_on_a_port_like_a_clients_dies_out() {
     const FORGED: u64 = 300;
-    /// What a datagram is sent with by default: each reply leaves with one hop less than its request came with.
+    /// The default hop limit of a datagram. Each reply leaves with one hop less than its request had.
     const HOPS: u64 = 64;
     private_network(|| {
         netns::ip("address add fd00::2/128 dev lo nodad");
@@ -807,7 +811,7 @@ fn a_loop_between_two_servers_on_a_port_like_a_clients_dies_out() {
                 }
             }
         }
-        // Whose port is reserved knows that no client has it.
+        // a server whose port is reserved knows that no client has it
         setting("ipv4/ip_local_reserved_ports", "1234");
         let (answered, ends) = forged_between(["[::1]:1234", "[fd00::2]:1234"], FORGED);
         assert_eq!(answered, 0);

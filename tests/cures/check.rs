@@ -18,7 +18,7 @@ use super::support::{Server, private_network};
 const SERVER: &str = env!("CARGO_BIN_EXE_tubular-echo");
 const HERE: &str = "127.0.0.1:1234";
 
-/// The exit code, and what is printed.
+/// The exit code and the output.
 fn check(mut command: Command) -> (i32, String) {
     let output = command.output().expect("run tubular-echo check");
     let text = [output.stdout, output.stderr].concat();
@@ -49,7 +49,8 @@ fn bound(kind: SockType, addr: &str, prepare: impl Fn(&OwnedFd)) -> OwnedFd {
     made
 }
 
-/// A process with the descriptors `wrong` is refused with these words, one with those that it names instead is not.
+/// A process with the descriptors `wrong` is refused with these words; a process with the descriptors that the message
+/// asks for is not.
 fn refused_and_cured(words: &str, wrong: Vec<(i32, OwnedFd)>, right: impl FnOnce() -> Vec<(i32, OwnedFd)>) {
     let holder = Holder::with(wrong);
     let (code, text) = check_process(holder.pid());
@@ -138,7 +139,7 @@ fn processes_that_are_refused() {
         let holder = Holder::with(vec![(3, listener())]);
         let program = File::open(SERVER).expect("the server");
         let unprivileged = || {
-            // executed by descriptor, because `nobody` may have no way to the file's name
+            // executed by descriptor, because `nobody` may not be able to reach the file by its name
             let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
             command.args(["check", &holder.pid().to_string()]).current_dir("/");
             command

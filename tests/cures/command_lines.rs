@@ -4,10 +4,10 @@
 use super::support::{Launch, Server, bounded, private_network};
 use super::{blaster, cured, number_behind, refused, stderr};
 
-/// What stands behind each value.
+/// The words that follow each value.
 const NEXT_MISTAKE: &str = "--fail-if nonsense";
 
-/// The complaint about a value, which is one line.
+/// The error about a value, which is one line.
 fn complaint(flags: &str) -> String {
     let output = blaster(flags);
     let text = stderr(&output);
@@ -15,14 +15,14 @@ fn complaint(flags: &str) -> String {
     text
 }
 
-/// What a message gives as examples.
+/// The examples in a message.
 fn examples(text: &str) -> Vec<String> {
     let (_, rest) = text.split_once("(example").expect("examples");
     let (list, _) = rest.split_once(": ").and_then(|(_, list)| list.split_once(')')).expect("examples");
     list.split(", ").map(|example| example.replace(' ', "\u{a0}")).collect()
 }
 
-/// A value by its option, what is said of it, and what is right then; `…` for what the message gives as examples.
+/// A wrong value of an option, the error about it, and right values; `…` stands for the examples in the message.
 const VALUES: [(&str, &str, &str, &str); 25] = [
     ("--rate", "x", "is not a number", "…"),
     ("--timeout", "soon", "is not a duration", "…"),
@@ -96,7 +96,7 @@ fn conditions_of_blaster() {
     }
 }
 
-/// Runs as told against a server that is there.
+/// Runs against a live server with the arguments that the message names.
 fn runs(flags: &str, words: &str) {
     let output = blaster(&format!("{flags} --quiet"));
     let text = stderr(&output);
@@ -150,7 +150,7 @@ fn options_of_blaster_that_do_not_go_together() {
 fn targets_of_blaster() {
     private_network(|| {
         let server = Launch::new(&["--listen", "127.0.0.1:1234", "--listen", "[::1]:1234"]).ready();
-        // behind "say" stands what is understood
+        // the program accepts the text behind "say"
         for wrong in [
             "127.0.0.1",
             "::1",
@@ -210,7 +210,7 @@ fn targets_of_blaster() {
             assert!(text.contains(words), "{wrong}: {text}");
             runs(right, words);
         }
-        // what is asked for with --allow-public is sent, and here nobody but ourselves can be met
+        // with --allow-public the datagrams are sent, and in this network they reach only this host
         super::support::netns::ip("route add local 192.88.99.0/24 dev lo");
         let all = Launch::new(&["--udp", "192.88.99.1:1234", "--public"]).ready();
         assert!(complaint("udp 192.88.99.1:1234 --count 1").contains("is public"));
@@ -249,7 +249,7 @@ fn addresses_of_the_server() {
                 let rights: Vec<_> = advice.split([' ', ',']).filter(|word| word.contains(':')).collect();
                 assert!(!rights.is_empty(), "{text}");
                 for right in rights {
-                    // metrics are beside what is served
+                    // the metrics address is none of the served ones
                     let served: &[&str] = if option == "--metrics" { &["--udp", "127.0.0.1:9"] } else { &[] };
                     cured(Launch::new(&[served, &[option, right]].concat()), "say ");
                 }
@@ -257,7 +257,7 @@ fn addresses_of_the_server() {
         }
         let text = refused(Launch::new(&["--listen", "lo.example:7"]), "names are not looked up");
         assert!(super::command_in(&text, "getent ahosts").ends_with("lo.example"), "{text}");
-        // a host's own name is in its /etc/hosts, as this one
+        // the host's own name is in its /etc/hosts, as this one is
         let found = super::shell("getent ahosts localhost");
         let address = found.split_whitespace().next().expect("an address");
         let address = if address.contains(':') { format!("[{address}]:7") } else { format!("{address}:7") };
@@ -309,7 +309,7 @@ fn values_of_the_server() {
         for (keepalive, timeout) in [("1min", "2min"), ("3min", "4min"), ("3min", "0s")] {
             cured(both(keepalive, timeout), words);
         }
-        // the variable that a value comes from is named
+        // the error names the variable of the value
         let variable = |value| Launch::new(&["--listen", "127.0.0.1:0"]).env("TUBULAR_ECHO_WORKERS", value);
         refused(variable("many"), "The value is that of TUBULAR_ECHO_WORKERS in the environment.");
         cured(variable("1"), "The value");

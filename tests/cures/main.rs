@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 
 use support::Launch;
 
-/// The line of a server that does not start.
+/// The error line of a server that does not start.
 fn refused(launch: Launch, words: &str) -> String {
     let refusal = launch.refused();
     let text = refusal.stderr.join("\n");
@@ -23,7 +23,7 @@ fn refused(launch: Launch, words: &str) -> String {
     line.unwrap_or_else(|| panic!("{words:?} is not told: {text}")).clone()
 }
 
-/// Starts a server, which says nothing with these words in it.
+/// Starts a server that must not print these words.
 fn cured(launch: Launch, words: &str) {
     let end = launch.ready().stop();
     let told = end.stderr.iter().find(|line| line.contains(words));
@@ -37,7 +37,7 @@ fn warned(launch: Launch, words: &str) -> String {
     told.unwrap_or_else(|| panic!("{words:?} is not told: {}", end.stderr.join("\n"))).clone()
 }
 
-/// Runs blaster to its end; `flags` are separated by blanks, and behind `=` there may be some.
+/// Runs blaster to its end. `flags` are separated by spaces; the text behind `=` may contain spaces.
 fn blaster(flags: &str) -> Output {
     let words = flags.split(' ').map(|word| word.replace('\u{a0}', " "));
     Command::new(env!("CARGO_BIN_EXE_blaster")).args(words).output().expect("run blaster")
@@ -47,7 +47,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The first number behind these words.
+/// The first number that follows these words.
 fn number_behind(text: &str, words: &str) -> u64 {
     let (_, rest) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} in {text}"));
     let digits: String = rest
@@ -59,13 +59,13 @@ fn number_behind(text: &str, words: &str) -> u64 {
     digits.parse().unwrap_or_else(|_| panic!("a number behind {words:?} in {text}"))
 }
 
-/// What stands in backticks, a command.
+/// The text in backticks, a command.
 fn command_in<'a>(text: &'a str, beginning: &str) -> &'a str {
     let mut commands = text.split('`').skip(1).step_by(2);
     commands.find(|command| command.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning} in {text}"))
 }
 
-/// Has a shell run a command of a message.
+/// Runs a command of a message in a shell.
 fn shell(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().expect("run a shell");
     assert!(output.status.success(), "{command}: {}", stderr(&output));

@@ -13,7 +13,7 @@ fn a_port_that_somebody_has() {
         for address in ["127.0.0.1:7", "[::1]:7"] {
             let holder = UdpSocket::bind(address).expect("bind");
             let text = refused(Launch::new(&["--udp", address]), "cannot bind udp");
-            // the command names who it is
+            // the command shows the process that has the port
             let shown = shell(command_in(&text, "ss -lnp"));
             assert!(shown.contains(&format!("pid={},", std::process::id())), "{shown}");
             cured(Launch::new(&["--udp", &address.replace(":7", ":8").replace("[:8", "[:")]), "cannot bind");
@@ -48,7 +48,7 @@ fn an_address_that_is_not_here() {
         shell(&command);
         until("the address is no longer tentative", || shell("ip -6 address show tentative").is_empty());
         cured(Launch::new(&["--listen", "[2001:db8::7]:7"]), "no address");
-        // of the interfaces there is but loopback
+        // this network has only the loopback interface
         ip("address add fe80::1/64 dev lo nodad");
         let text = refused(Launch::new(&["--listen", "[fe80::1]:7"]), "needs its interface");
         assert!(text.contains("[fe80::1%eth0]:1234"), "{text}");
@@ -66,7 +66,7 @@ fn what_a_user_may_not() {
         assert!(text.contains("ports below net.ipv4.ip_unprivileged_port_start"), "{text}");
         setting("ipv4/ip_unprivileged_port_start", "7");
         cured(launch(), "CAP_NET_BIND_SERVICE");
-        // who else has the user's sockets, with --join
+        // the user's other sockets, with --join
         let holder = Launch::new(&["--listen", "127.0.0.1:8", "--join"]).ready();
         refused(Launch::new(&["--listen", "127.0.0.1:8", "--join"]).unprivileged(), "cannot bind");
         holder.stop();
@@ -93,7 +93,7 @@ fn what_a_filter_forbids() {
         );
         refused(launch().deny(libc::SYS_socket, libc::EAFNOSUPPORT), "this host has no such address family");
         refused(launch().deny(libc::SYS_getsockname, libc::EIO), "see bind(2), ip(7) and ipv6(7)");
-        // without the filter nothing of that is said
+        // without the filter the errors are gone
         cured(launch(), "cannot");
     });
 }
@@ -126,9 +126,9 @@ fn too_much_of_it() {
         let sockets = number_behind(&text, "lower --reply-sockets to");
         let most = number_behind(&text, "are more than");
         assert!(workers * 30_000 <= most && 4096 * sockets <= most, "{text}");
-        // as many workers as that are more than a test has memory for
+        // a test has too little memory for this many workers
         cured(launch("2", &sockets.to_string()), "reply sockets");
-        // no thread more for this user: as many as allowed are there with the first
+        // the limit allows this user no more threads than the first process has
         let launch = || Launch::new(&["--listen", "127.0.0.1:0", "--workers", "8"]).unprivileged();
         let text = refused(launch().limit(libc::RLIMIT_NPROC, 1), "cannot start a thread");
         assert!(text.contains("`ulimit -u`"), "{text}");
@@ -143,7 +143,7 @@ fn too_much_of_it() {
     });
 }
 
-/// The same in blaster.
+/// The same errors in blaster.
 #[test]
 #[ignore = "needs root"]
 fn blaster_that_can_not_run() {

@@ -20,7 +20,7 @@ fn at_the_start() {
         setting("core/somaxconn", &wanted.to_string());
         cured(launch(), "accept queues");
 
-        // net.core.rmem_max is the whole machine's, so a filter stands for it here
+        // net.core.rmem_max belongs to the whole machine, so a seccomp filter imitates it here
         let text = warned(launch_without(libc::SOL_SOCKET as u32), "UDP receive buffers are");
         assert_eq!(number_behind(&text, "net.core.rmem_max to"), 4 << 20);
         assert!(text.contains("or grant CAP_NET_ADMIN, and restart"), "{text}");
@@ -58,12 +58,12 @@ fn at_the_start() {
     });
 }
 
-/// A filter that refuses all options of a level.
+/// A filter that refuses all socket options of one level.
 fn launch_without(level: u32) -> Launch {
     Launch::new(&["--listen", "127.0.0.1:0"]).deny_second(libc::SYS_setsockopt, level, libc::EPERM)
 }
 
-/// What comes back of `count` datagrams to `target` from `local`, which are sent one by one.
+/// Sends `count` datagrams one by one from `local` to `target`. Returns how many came back.
 fn answered(local: &str, target: &str, count: usize) -> usize {
     let socket = UdpSocket::bind(local).expect("bind");
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
@@ -75,7 +75,7 @@ fn answered(local: &str, target: &str, count: usize) -> usize {
     (0..count).filter(exchange).count()
 }
 
-/// The line of a trouble that `provoke` makes with these arguments, and not with those.
+/// The warning that `provoke` causes with the first arguments, and not with the second ones.
 fn trouble(words: &str, wrong: &[&str], right: &[&str], provoke: impl Fn()) -> String {
     let server = Launch::new(wrong).ready();
     provoke();
@@ -89,7 +89,7 @@ fn trouble(words: &str, wrong: &[&str], right: &[&str], provoke: impl Fn()) -> S
     text
 }
 
-/// Ends a server that says nothing with these words. Troubles are looked for each second: this one has had its time.
+/// Ends a server that must not print these words. The server checks for losses each second, and has had that time.
 fn quiet(server: Server, words: &str) {
     let name = words.split(['(', ')']).nth(1).expect("the counter in parentheses").to_owned();
     assert_eq!(server.stop().counter(&name), 0, "{words}");
@@ -126,7 +126,7 @@ fn what_is_not_answered() {
                 let _ = stream.read(&mut [0]);
             }
         };
-        // both are open at a time: the second is closed at once
+        // both connections are open at a time: the second is closed at once
         case("(tcp_closed_prefix_limit)", "--max-connections-per-prefix", "1", "0", &two_connections);
 
         let everywhere = ["--udp", "0.0.0.0:1234"];
@@ -135,7 +135,7 @@ fn what_is_not_answered() {
         });
         assert!(text.contains("--public limits"), "{text}");
 
-        // nothing to do but to send from another port
+        // the only cure is to send from another port
         for (words, bad, good) in [
             ("(udp_refused_system_port)", "127.0.0.1:53", "127.0.0.1:5300"),
             ("(udp_refused_own_port)", "127.0.0.2:1234", "127.0.0.2:1235"),
@@ -156,12 +156,12 @@ fn what_is_not_answered() {
     });
 }
 
-/// A reply that has no route, or no source, gets one.
+/// A reply without a route, or without a source address, gets one.
 #[test]
 #[ignore = "needs root"]
 fn what_can_not_be_sent() {
     private_network(|| {
-        // in by loopback, and out by no way: its source is known here only as long as it is sent
+        // requests arrive by loopback, but replies have no route: the source is local only while the request is sent
         ip("address add 192.0.2.1/32 dev lo");
         let server = Launch::new(&["--udp", "127.0.0.1:1234"]).ready();
         let socket = UdpSocket::bind("192.0.2.1:0").expect("bind");
@@ -187,7 +187,7 @@ fn what_can_not_be_sent() {
         let end = server.stop();
         assert_eq!(end.counter("udp_send_unreachable"), 1);
 
-        // an IPv4 address that is ours only as long as it is asked
+        // an IPv4 address that is local only while the request is sent
         ip("route add local 198.51.100.0/24 dev lo");
         let server = Launch::new(&["--udp", "0.0.0.0:1234"]).ready();
         let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");

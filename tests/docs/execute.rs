@@ -14,10 +14,10 @@ use super::ROOT;
 use super::markdown::{Block, Directive, Document};
 use super::support::until;
 
-/// The longest that a block may take, seconds.
+/// The time limit of a block, in seconds.
 const BLOCK_DEADLINE_S: &str = "60";
 
-/// Runs a document's blocks in a rig; whether all did what they say.
+/// Runs a document's blocks in a rig. Returns whether all blocks did what the document says.
 pub fn outside(document: &Document) -> bool {
     let shell: Vec<_> = document.blocks.iter().filter(|block| block.is_shell()).collect();
     let reasons = shell.iter().filter_map(|block| match &block.directive {
@@ -46,7 +46,7 @@ pub fn outside(document: &Document) -> bool {
     passed
 }
 
-/// Runs a document's blocks, in the rig.
+/// Runs a document's blocks; called in the rig.
 pub fn inside(path: &str) -> ExitCode {
     let document = Document::read(path);
     let target = env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{ROOT}/target"));
@@ -86,8 +86,8 @@ pub fn inside(path: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The repository can be written to, `target` is there, and tubectl is installed: the stand-in, or what TUBECTL names.
-/// So are the programs, for documents that begin with them.
+/// Prepares the rig: the repository is writable, `target` exists, and tubectl is installed (the stand-in, or the
+/// program that TUBECTL names). The programs are installed too, for documents that begin with them.
 fn prepare(target: &str, installed: bool) -> io::Result<()> {
     for directory in ["/tmp/upper", "/tmp/work"] {
         fs::create_dir(directory)?;
@@ -109,7 +109,7 @@ fn prepare(target: &str, installed: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// A shell with the environment of somebody who has just logged in.
+/// A shell with the environment of a user who has just logged in.
 fn shell(block: &Block) -> Command {
     let mut shell = Command::new("timeout");
     shell.args(["--kill-after=5", BLOCK_DEADLINE_S, "bash", "-e", "-o", "pipefail", "-c", &block.text]);
@@ -120,7 +120,7 @@ fn shell(block: &Block) -> Command {
 }
 
 fn run(block: &Block) -> Output {
-    // both in one, in the order in which they were written
+    // both outputs together, in the order of writing
     let path = "/tmp/printed";
     let file = File::create(path).expect("a file for what is printed");
     let mut shell = shell(block);
@@ -129,7 +129,7 @@ fn run(block: &Block) -> Output {
     Output { status, stdout: fs::read(path).expect("what was printed"), stderr: Vec::new() }
 }
 
-/// Starts a block that goes on, and waits until it says that it is ready.
+/// Starts a block that keeps running, and waits until it is ready.
 fn start(block: &Block, number: usize) -> Child {
     let path = format!("/tmp/background-{number}");
     let file = File::create(&path).expect("a file for what is printed");
@@ -146,7 +146,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Whether `printed` is what `told` tells.
+/// Whether `printed` matches the output in the document, `told`.
 fn compare(told: &str, printed: &str) -> Result<(), String> {
     let lines =
         |text: &str| text.trim_end().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
@@ -157,7 +157,7 @@ fn compare(told: &str, printed: &str) -> Result<(), String> {
     }
 }
 
-/// A line of `…` stands for any number of lines.
+/// A line `…` stands for any number of lines.
 fn all_match(told: &[String], printed: &[String]) -> bool {
     match told.split_first() {
         None => printed.is_empty(),
@@ -170,7 +170,7 @@ fn all_match(told: &[String], printed: &[String]) -> bool {
     }
 }
 
-/// `…` stands for anything.
+/// `…` stands for any text.
 fn line_matches(told: &str, printed: &str) -> bool {
     let parts: Vec<_> = told.split('…').collect();
     let (first, last) = (parts[0], parts[parts.len() - 1]);

@@ -26,7 +26,7 @@ use std::{env, fs};
 use markdown::Document;
 use support::tubectl;
 
-/// Where the repository is.
+/// The root of the repository.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The most lines that README.md may have.
 const README_LINES_MAX: usize = 180;
@@ -69,7 +69,7 @@ fn too_long(documents: &[Document]) -> Option<String> {
     (lines > README_LINES_MAX).then(|| format!("README.md has {lines} lines of {README_LINES_MAX}"))
 }
 
-/// Everything that people read: README and its like at the top, and what is in docs/.
+/// All documents for readers: README and the like at the top, and docs/.
 fn documents() -> Vec<Document> {
     let list = |directory: &str| {
         let entries = fs::read_dir(format!("{ROOT}/{directory}")).expect("a directory of the repository");

@@ -14,17 +14,17 @@ use std::fs;
 
 use super::ROOT;
 
-/// A document, by its path in the repository.
+/// A document, with its path in the repository.
 pub struct Document {
     pub path: String,
     pub blocks: Vec<Block>,
-    /// Everything outside of blocks, a line each, empty where a block was.
+    /// The text outside of blocks, one entry per line; the lines of a block are empty.
     prose: Vec<String>,
 }
 
 /// A fenced block.
 pub struct Block {
-    /// Where it begins, from 1.
+    /// The line where it begins, counted from 1.
     pub line: usize,
     pub language: String,
     pub directive: Option<Directive>,
@@ -90,7 +90,7 @@ impl Document {
         Self { path: path.into(), blocks, prose }
     }
 
-    /// What is wrong with the blocks themselves.
+    /// Errors in the blocks themselves.
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut printed = false; // a shell block whose output may be told stands before
@@ -128,7 +128,7 @@ impl Document {
         self.prose.len()
     }
 
-    /// Code in the running text, with its line.
+    /// The code spans in the running text, with their lines.
     pub fn spans(&self) -> Vec<(usize, String)> {
         let mut spans = Vec::new();
         for (line, paragraph) in self.paragraphs() {
@@ -141,7 +141,7 @@ impl Document {
         spans
     }
 
-    /// What links point to, with their line.
+    /// The targets of links, with their lines.
     pub fn links(&self) -> Vec<(usize, String)> {
         let mut links = Vec::new();
         for (line, paragraph) in self.paragraphs() {
@@ -153,7 +153,7 @@ impl Document {
         links
     }
 
-    /// The names by which headings are linked to, as GitHub makes them.
+    /// The anchors of headings, as GitHub makes them.
     pub fn anchors(&self) -> Vec<String> {
         let headings = self.prose.iter().filter(|line| line.starts_with('#'));
         let mut anchors: Vec<String> = Vec::new();
@@ -169,7 +169,7 @@ impl Document {
         anchors
     }
 
-    /// Lines between empty ones joined, with the number of the first, from 1.
+    /// The paragraphs, each joined into one line, with the number of its first line, counted from 1.
     fn paragraphs(&self) -> Vec<(usize, String)> {
         let mut paragraphs: Vec<(usize, String)> = Vec::new();
         let mut open = false;

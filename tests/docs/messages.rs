@@ -14,14 +14,14 @@ use super::ROOT;
 
 const DOCUMENT: &str = "docs/troubleshooting.md";
 
-/// Where each message has a test that follows its advice, or a reason why there is none.
+/// The list of all messages, each with a test that follows its advice, or with the reason why there is none.
 const CURES: &str = "tests/docs/cures.txt";
 
 /// Words before parentheses whose text no user sees.
 const FOR_DEVELOPERS: [&str; 8] =
     ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
 
-/// Files whose texts are no messages, by the beginnings of their paths.
+/// Files whose texts are not messages, by the beginnings of their paths.
 const NO_MESSAGES: [&str; 9] = [
     "src/bin/blaster/report",
     "src/bin/blaster/progress",
@@ -72,15 +72,15 @@ pub fn complaints() -> Vec<String> {
     complaints
 }
 
-/// A line of [`CURES`]: words of a message, and behind an arrow a test in backticks or `nothing:` with a reason.
-/// tests/promise.rs looks whether the tests exist.
+/// A line of [`CURES`]: words of a message, and behind an arrow a test in backticks, or `nothing:` with a reason.
+/// tests/promise.rs checks that the tests exist.
 struct Cure {
     words: String,
     is_used: bool,
 }
 
 impl Cure {
-    /// `None` for an empty line, or a comment.
+    /// `None` for an empty line or a comment.
     fn read(line: &str) -> Option<Self> {
         if line.trim().is_empty() || line.starts_with('#') {
             return None;
@@ -103,12 +103,12 @@ fn collect(directory: &Path, sources: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts in quotes that may be messages.
+/// Collects the quoted texts that may be messages.
 fn walk(tokens: TokenStream, texts: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut is_for_tests = false; // until the next braces, or a semicolon
     for (at, token) in tokens.iter().enumerate() {
-        // what stands before, as in `expect(…)`, `assert!(…)`, `#[…]`, `#![…]`
+        // the word before it, as in `expect(…)`, `assert!(…)`, `#[…]`, `#![…]`
         let word =
             tokens[..at].iter().map(ToString::to_string).rfind(|token| token != "!").unwrap_or_default();
         match token {
@@ -134,7 +134,7 @@ fn walk(tokens: TokenStream, texts: &mut Vec<String>) {
     }
 }
 
-/// It is given to a constant whose name says that it is help, or a list of words.
+/// Whether the text belongs to a constant whose name says that it is help or a list of words.
 fn is_help(before: &[TokenTree]) -> bool {
     let statement = before.rsplit(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ';'));
     statement
@@ -147,7 +147,7 @@ fn is_list(name: &str) -> bool {
     name.contains("HELP") || name.contains("NAMES")
 }
 
-/// What a literal in quotes says; `None` for other literals.
+/// The text of a string literal; `None` for other literals.
 fn unquote(literal: &str) -> Option<String> {
     let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
     let mut text = String::new();
@@ -169,7 +169,7 @@ fn unquote(literal: &str) -> Option<String> {
     Some(text)
 }
 
-/// The parts of a message that are the same each time, if it has three words or more.
+/// The constant parts of a message, if it has three words or more.
 fn fragments(text: &str) -> Vec<String> {
     if text.contains('\n') {
         return Vec::new(); // a message is one line
@@ -182,7 +182,7 @@ fn fragments(text: &str) -> Vec<String> {
         rest = behind.split_once('}').map_or("", |(_, behind)| behind);
     }
     parts.push(rest);
-    // what assigns something is no word: a header of HTTP, an option of a program
+    // assignments do not count as words: a header of HTTP, an option of a program
     let words = parts.iter().flat_map(|part| part.split_whitespace()).filter(|word| !word.contains('='));
     if words.count() < 3 {
         return Vec::new();
@@ -192,7 +192,7 @@ fn fragments(text: &str) -> Vec<String> {
     parts.filter(|part| part.split(' ').count() >= 2).collect()
 }
 
-/// Words with a space between them, without the marks of code.
+/// The words with single spaces between them, without backticks.
 fn plain(text: &str) -> String {
     text.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -10,7 +10,7 @@ use tubular_echo::policy::counters::Snapshot;
 use super::ROOT;
 use super::markdown::{Directive, Document};
 
-/// Where files of the repository are.
+/// The folders that contain the files of the repository.
 const PLACES: [&str; 7] = ["ci/", "dist/", "docs/", "src/", "tests/", "benches/", "target/"];
 
 pub fn complaints(documents: &[Document]) -> Vec<String> {
@@ -31,7 +31,7 @@ pub fn complaints(documents: &[Document]) -> Vec<String> {
             }
         }
         for block in &document.blocks {
-            // the others run, and are told by the programs what they have wrong
+            // the other blocks run, and the programs themselves report wrong options
             let not_run = matches!(block.directive, Some(Directive::NotRun(_)));
             if block.is_shell() && not_run {
                 let syntax = Command::new("bash").args(["-n", "-c", &block.text]).output().expect("run bash");
@@ -51,7 +51,7 @@ pub fn complaints(documents: &[Document]) -> Vec<String> {
     complaints
 }
 
-/// Why a link leads nowhere. Other people's pages are theirs.
+/// Why a link leads nowhere. Links to other sites are not checked.
 fn broken(document: &Document, link: &str) -> Option<String> {
     if link.starts_with("https://") {
         return None;
@@ -67,7 +67,7 @@ fn broken(document: &Document, link: &str) -> Option<String> {
     (!is_known).then(|| format!("{target} has no heading #{anchor}"))
 }
 
-/// What a code span names that does not exist.
+/// A name in a code span that does not exist.
 fn wrong(span: &str, flags: &BTreeSet<String>) -> Vec<String> {
     let first = span.split([' ', ':']).next().unwrap_or_default();
     let is_path = PLACES.iter().any(|place| first.starts_with(place));
@@ -92,7 +92,7 @@ fn wrong(span: &str, flags: &BTreeSet<String>) -> Vec<String> {
     wrong_flags(span, flags)
 }
 
-/// Flags behind the name of one of our programs that it does not have.
+/// Flags that follow the name of one of our programs, but that the program lacks.
 fn wrong_flags(command: &str, flags: &BTreeSet<String>) -> Vec<String> {
     let is_ours = |word: &str| {
         let name = word.rsplit(['/', '=']).next().unwrap_or_default();
@@ -107,7 +107,7 @@ fn wrong_flags(command: &str, flags: &BTreeSet<String>) -> Vec<String> {
     unknown.map(|flag| format!("neither program knows {flag}")).collect()
 }
 
-/// Every word that begins with two dashes, without what is assigned to it.
+/// Every word that begins with two dashes, without the value behind `=`.
 fn words_like_flags(text: &str) -> impl Iterator<Item = String> + '_ {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
     words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned)

@@ -17,7 +17,7 @@ use std::fmt::Write;
 
 const LIST: &str = include_str!("promise.txt");
 
-/// Lines that take the place of others.
+/// Lines that replace other lines.
 #[derive(Debug)]
 pub struct Change {
     pub file: String,
@@ -25,7 +25,7 @@ pub struct Change {
     replacement: Vec<String>,
 }
 
-/// A mistake, and the tests that see it.
+/// A mistake, and the tests that notice it.
 #[derive(Debug)]
 pub struct Mistake {
     pub title: String,
@@ -33,7 +33,7 @@ pub struct Mistake {
     pub changes: Vec<Change>,
 }
 
-/// All of them, in the order of the promise.
+/// All mistakes, in the order of the promise.
 pub fn all() -> Vec<Mistake> {
     let mut mistakes: Vec<Mistake> = Vec::new();
     let mut file = String::new();
@@ -42,7 +42,7 @@ pub fn all() -> Vec<Mistake> {
             mistakes.push(Mistake { title: title.to_owned(), tests: Vec::new(), changes: Vec::new() });
             continue;
         }
-        // what stands before the first one is a comment
+        // the text before the first one is a comment
         let Some(mistake) = mistakes.last_mut() else { continue };
         let (mark, rest) = line.split_once(' ').unwrap_or((line, ""));
         let changes = &mut mistake.changes;
@@ -67,7 +67,7 @@ pub fn all() -> Vec<Mistake> {
 }
 
 impl Change {
-    /// `text` with the change, if that which it takes out stands there exactly once.
+    /// Returns `text` with the change, if the old lines occur in it exactly once.
     pub fn apply(&self, text: &str) -> Result<String, String> {
         let lines: Vec<_> = text.lines().collect();
         let is_here = |place: &usize| {

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Longer than any test takes; one that hangs has seen the mistake.
+/// Longer than any test takes. A test that hangs has noticed the mistake.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
@@ -61,14 +61,15 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A copy of the tree, and where it is built.
+/// A copy of the tree, and its build directory.
 struct Workshop {
     tree: PathBuf,
     build: PathBuf,
 }
 
 impl Workshop {
-    /// Copies what git knows or would take, and leaves alone what is there already, so that little is built anew.
+    /// Copies all files that git tracks or would track. Unchanged files stay as they are, so that little is built
+    /// again.
     fn furnish() -> io::Result<Self> {
         let target = env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{ROOT}/target"));
         let root = PathBuf::from(target).join("mistakes");
@@ -80,7 +81,7 @@ impl Workshop {
         assert!(files.status.success(), "git ls-files: {}", String::from_utf8_lossy(&files.stderr));
         for file in String::from_utf8_lossy(&files.stdout).split_terminator('\0') {
             let (from, to) = (Path::new(ROOT).join(file), this.tree.join(file));
-            // deleted, and not committed
+            // deleted, but not committed
             let Ok(bytes) = fs::read(&from) else { continue };
             if fs::read(&to).ok().as_ref() != Some(&bytes) {
                 fs::create_dir_all(to.parent().expect("a file is in a directory"))?;
@@ -90,7 +91,7 @@ impl Workshop {
         Ok(this)
     }
 
-    /// The test is green, and red with the mistake. `sound`: which tests have been green before.
+    /// Checks that the test passes, and fails with the mistake. `sound` holds the tests that have passed before.
     fn is_seen(
         &self,
         mistake: &list::Mistake,
@@ -111,7 +112,7 @@ impl Workshop {
         if passes? { Err("it stays green".into()) } else { Ok(()) }
     }
 
-    /// Makes a mistake in the copy; `before` gets what the files were.
+    /// Makes a mistake in the copy. `before` gets the old contents of the files.
     fn make(&self, mistake: &list::Mistake, before: &mut Vec<(PathBuf, String)>) -> Result<(), String> {
         for change in &mistake.changes {
             let path = self.tree.join(&change.file);
@@ -123,7 +124,7 @@ impl Workshop {
         Ok(())
     }
 
-    /// Builds and runs one test, which must be found; whether it passes.
+    /// Builds and runs one test, which must exist. Returns whether it passes.
     fn passes(&self, test: &str) -> Result<bool, String> {
         let (module, name) = test.rsplit_once("::").expect("module::test");
         let program = test.split("::").next().expect("a module");
@@ -159,7 +160,8 @@ impl Workshop {
                 break status;
             }
             if begun.elapsed() > PATIENCE {
-                // the test's own deadline has failed to end it: what it started ends with it or by itself
+                // the test did not end at its own deadline; the processes that it has started end with it or by
+                // themselves
                 let _ = run.kill();
                 let _ = run.wait();
                 return Ok(false);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use tubular_echo::kernel::addr::{self, Domain, RawAddr};
 use tubular_echo::kernel::cmsg::{self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError};
 
-/// Any bytes as the control area of a received datagram, and as a socket address.
+/// Takes any bytes as the control area of a received datagram, and as a socket address.
 pub fn check(data: &[u8]) {
     assert_eq!(cmsg::decode(data), ancillary(data));
     assert_eq!(cmsg::decode_error(data), network_error(data));
@@ -18,7 +18,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// What we lay out for a reply from `source` is what the kernel's macros would find.
+/// The kernel's macros find the control messages that the server writes for a reply from `source`.
 fn reply(source: SocketAddr, segment_bytes: Option<u16>, dscp: u8) {
     let scope_id = if let SocketAddr::V6(v6) = source { v6.scope_id() } else { 0 };
     let mut control = Control::EMPTY;
@@ -54,8 +54,8 @@ fn reply(source: SocketAddr, segment_bytes: Option<u16>, dscp: u8) {
     assert_eq!(hops, Some(&i32::from(!dscp).to_ne_bytes()[..]));
 }
 
-/// Level, type and data of each control message of a `struct msghdr`: a header of a size_t and two ints, the
-/// size counts header and data, and the next header begins at the next multiple of a size_t (cmsg(3)).
+/// Level, type and data of each control message of a `struct msghdr`. The header is a size_t and two ints, the size
+/// counts header and data, and the next header begins at the next multiple of a size_t (cmsg(3)).
 fn messages(control: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
     const WORD: usize = size_of::<usize>();
     const HEADER: usize = WORD + 8;

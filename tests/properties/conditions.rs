@@ -3,7 +3,7 @@
 use crate::quantity::{self, Rate};
 use crate::verdict::Conditions;
 
-/// Any text as conditions: each is read by itself, and is a known name, a comparison and a number of its kind.
+/// Takes any text as conditions. Each condition is read alone: a known name, a comparison and a number of its kind.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let all = text.split(',').all(|one| is_condition(one.trim()));

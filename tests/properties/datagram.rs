@@ -5,11 +5,11 @@ use tubular_echo::kernel::ring::{DATAGRAM_HEADER_BYTES, Datagram, Unusable};
 
 /// Four numbers: bytes of the name, of the control messages, of the payload, and flags.
 const LENGTHS_BYTES: usize = 16;
-/// Room for a name.
+/// Bytes reserved for a name.
 const NAME_BYTES: usize = 32;
 
-/// Any bytes as what the kernel put into a buffer. The room for control messages is left out of the input,
-/// or most of it would have no say.
+/// Takes any bytes as the kernel's output in a buffer. The space for control messages is not part of the input, because
+/// most of it would have no effect.
 pub fn check(data: &[u8]) {
     parse(data);
     let (head, rest) = data.split_at(data.len().min(LENGTHS_BYTES + NAME_BYTES));

@@ -10,7 +10,7 @@ use crate::options::{parse_busy_poll, parse_interval, parse_timeout, parse_worke
 
 const CENTURY: Duration = Duration::from_hours(24 * 36_525);
 
-/// Any text as a duration, an interval, a time to poll and a number of workers.
+/// Takes any text as a duration, an interval, a time to poll and a number of workers.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let parsed = duration::parse(text).map_err(|error| error.to_string());

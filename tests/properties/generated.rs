@@ -12,12 +12,12 @@ use tubular_echo::sockets::endpoint::Endpoint;
 
 use crate::options::Options;
 
-/// New inputs each time; one that fails is printed in its smallest form, and belongs into the corpus then.
+/// Uses new inputs each time. A failing input is printed in its smallest form, and should be added to the corpus.
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// A control message of a kind that matters or of any, with data of about the right size.
+/// A control message of a relevant kind or of any kind, with data of about the right size.
 fn control_message() -> impl Strategy<Value = Vec<u8>> {
     let kinds = select(vec![
         (libc::SOL_IP, libc::IP_ORIGDSTADDR),
@@ -48,7 +48,7 @@ fn control_message() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Those, with a byte changed and the end cut off now and then.
+/// Such messages, sometimes with a changed byte or a missing end.
 fn control() -> impl Strategy<Value = Vec<u8>> {
     (vec(control_message(), 0..5), any::<Option<(Index, u8)>>(), any::<Option<Index>>()).prop_map(
         |(messages, change, cut)| {
@@ -65,7 +65,7 @@ fn control() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Lengths and flags that are near the truth, then name and payload.
+/// Lengths and flags near valid ones, then name and payload.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let near = |bytes: u32| prop_oneof![4 => 0..=bytes, 1 => any::<u32>()];
     let flags = prop_oneof![3 => Just(0), 1 => select(vec![0x08, 0x20, 0x28]), 1 => any::<u32>()];
@@ -77,7 +77,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Sizes that often repeat, as they do in a flow.
+/// Sizes that often repeat, as in a flow.
 fn arrivals() -> impl Strategy<Value = Vec<u8>> {
     let size = prop_oneof![3 => select(vec![0, 1, 100, 1452, 1472, 1473, 2000, 65_507]), 1 => any::<u16>()];
     let arrival = (size.clone(), 0_u16..20, prop_oneof![1 => Just(u16::MAX), 1 => size]).prop_map(
@@ -154,7 +154,7 @@ proptest! {
     }
 }
 
-/// Addresses with few bits set, so that they are nearly alike, and IPv4 addresses as IPv6 writes them.
+/// Addresses with few bits set, so that they are similar, and IPv4 addresses in the form of IPv6.
 fn pair() -> impl Strategy<Value = SocketAddr> {
     let bits = vec(0_u32..128, 0..3).prop_map(|bits| bits.into_iter().fold(0_u128, |ip, bit| ip | 1 << bit));
     let prefix = select(vec![0, 0xffff << 32, 0x2001_0db8 << 96, 0xfe80 << 112]);
@@ -188,7 +188,7 @@ proptest! {
     }
 }
 
-/// Few addresses, so that they meet.
+/// Few addresses, so that the same ones meet.
 fn address() -> impl Strategy<Value = SocketAddr> {
     let ip = select(vec!["127.0.0.1", "0.0.0.0", "::1", "fe80::1"])
         .prop_map(|ip| ip.parse::<std::net::IpAddr>().unwrap());

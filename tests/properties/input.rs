@@ -1,10 +1,10 @@
 //! Numbers out of bytes, for checks whose input is not bytes.
 
-/// Bytes that numbers are taken from; behind their end everything is zero.
+/// Bytes that numbers are taken from. Behind the end, all bytes are zero.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl Input<'_> {
-    /// Whether something is left.
+    /// Whether bytes are left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -7,13 +7,13 @@ use crate::payload::{self, ATTRIBUTABLE_BYTES, Bodies, Content, HEADER_BYTES, He
 
 static BODIES: LazyLock<Bodies> = LazyLock::new(Bodies::new);
 
-/// A message, and a reply made from it or of any bytes.
+/// A message, and a reply that is made from it or of any bytes.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let mut header =
         Header { run_id: input.u64(), flow: input.u32(), sequence: input.u64(), intended_ns: input.u64() };
     let sent_bytes = HEADER_BYTES + usize::from(input.u16()) % 600;
-    // one message longer than what is sent, for replies that are too long
+    // one message more than is sent, for replies that are too long
     let mut message = [0; HEADER_BYTES + 1200];
     BODIES.write(&header, &mut message);
     let sent = &message[..sent_bytes];

@@ -44,7 +44,7 @@ mod timeline;
 mod verdict;
 #[path = "../../src/bin/blaster/warnings.rs"]
 mod warnings;
-// where those modules look for the library's
+// these modules expect the library's modules here
 use tubular_echo::{check, kernel, policy, service, sockets, values};
 
 mod input;

@@ -8,10 +8,10 @@ use rand::rngs::SmallRng;
 use crate::payload::HEADER_BYTES;
 use crate::quantity::{self, Rate, Sizes};
 
-/// What no message is longer than.
+/// The longest message.
 const SIZE_MAX: u64 = 65_527;
 
-/// Any text as each kind of number.
+/// Takes any text as each kind of number.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let found = thousandths(text);
@@ -38,7 +38,7 @@ pub fn check(data: &[u8]) {
         assert!(drawn as usize >= HEADER_BYTES);
     }
 
-    // words are humantime's; plain numbers are seconds
+    // humantime reads words; plain numbers are seconds
     let duration = quantity::duration(text);
     if let (Some(ms), false) = (found, text.ends_with(|last: char| last.is_ascii_alphabetic())) {
         let wanted = Some(Duration::from_millis(ms)).filter(|time| !time.is_zero() && *time <= TEN_YEARS);
@@ -54,8 +54,8 @@ pub fn check(data: &[u8]) {
 
 const TEN_YEARS: Duration = Duration::from_hours(24 * 366 * 10);
 
-/// A decimal number of at most 18 digits before the point and 12 behind it, in exact thousandths. Each digit
-/// is added at its own place, so nothing is ever larger than the result.
+/// A decimal number of at most 18 digits before the point and 12 behind it, in exact thousandths. Each digit is added
+/// at its own place, so no intermediate value is larger than the result.
 fn thousandths(text: &str) -> Option<u64> {
     let (digits, exponent) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (&text[..at], 3),

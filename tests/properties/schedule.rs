@@ -4,7 +4,7 @@ use crate::input::Input;
 use crate::pacer::Pacer;
 use crate::quantity::Rate;
 
-/// Any rate, train and crew that the command line allows.
+/// Takes any rate, train and number of threads that the command line allows.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let per_1000_s = 1 + input.u64() % 1_000_000_000_000;

@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 
 use crate::target::Target;
 
-/// Any text as a target.
+/// Takes any text as a target.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(target) = text.parse::<Target>() else { return };
@@ -36,7 +36,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// An address's bits from the top down.
+/// The bits of an address from the top down.
 fn bits(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
@@ -44,7 +44,7 @@ fn bits(ip: IpAddr) -> u128 {
     }
 }
 
-/// Reads what a target shows of itself: address, bits of the prefix (128 for a single address), ports.
+/// Reads the printed form of a target: address, bits of the prefix (128 for a single address), ports.
 fn read(shown: &str) -> (IpAddr, u32, (u16, u16)) {
     let (address, ports) = shown.rsplit_once(':').unwrap();
     let address = address.trim_matches(['[', ']']);
@@ -68,7 +68,7 @@ fn is_never_loaded(ip: IpAddr) -> bool {
     }
 }
 
-/// Belongs to no one on the Internet.
+/// Whether no host on the Internet has the address.
 fn is_nobodys(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_nobodys_v4(ip),
@@ -88,7 +88,7 @@ fn is_nobodys_v4(ip: Ipv4Addr) -> bool {
 fn is_nobodys_v6(ip: Ipv6Addr) -> bool {
     let groups = ip.segments();
     let documentation = groups[..2] == [0x2001, 0xdb8] || groups[0] == 0x3fff && groups[1] < 0x1000;
-    // 2001::/23, but for what was assigned to protocols of the Internet
+    // 2001::/23, except the parts assigned to protocols of the Internet
     let anycast = groups[1..7] == [1, 0, 0, 0, 0, 0] && matches!(groups[7], 1..=3);
     let as112 = groups[1..3] == [4, 0x112];
     let assigned = anycast || as112 || matches!(groups[1], 0 | 3 | 0x20..=0x3f);

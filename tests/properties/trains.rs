@@ -6,7 +6,7 @@ use tubular_echo::policy::flow::Flow;
 use crate::group::{Arrival, Group};
 use crate::input::Input;
 
-/// A row of datagrams and trains of any sizes, each offered to the group that the first one opens.
+/// Takes datagrams and trains of any sizes, and offers each to the group that the first one opens.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let v4 = input.u8() & 1 == 0;
@@ -17,7 +17,7 @@ pub fn check(data: &[u8]) {
     while !input.is_empty() {
         let (bytes, segment_bytes) = (u32::from(input.u16()), input.u16());
         let segment_bytes = (segment_bytes != u16::MAX).then_some(segment_bytes);
-        // the kernel gathers 64 datagrams at the most
+        // the kernel groups at most 64 datagrams
         if bytes > bytes_max || segment_bytes.is_some_and(|size| size > 0 && bytes / u32::from(size) > 100) {
             continue;
         }
@@ -38,7 +38,7 @@ pub fn check(data: &[u8]) {
         let (first, size) = (before[0], group.segment_bytes);
         let all: Vec<u32> = before.iter().chain(&datagrams).copied().collect();
         let total: u32 = all.iter().sum();
-        // a datagram that came singly may be larger than what fits a path as a train: it stays alone
+        // a datagram that came alone may be larger than the path allows in a train: it stays alone
         let alone = before.len() == 1 && first > if v4 { 1472 } else { 1452 };
         let wanted = first > 0
             && !alone

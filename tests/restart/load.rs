@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::sys::Pidfd;
 use crate::support::{TEST_DEADLINE, tcp, until};
 
-/// Where the load goes: steered addresses of both families.
+/// The targets of the load: steered addresses of both families.
 const TARGETS: [&str; 2] = ["127.0.0.128/25:1234", "[2001:db8::/64]:1234"];
 
 /// A running blaster, and a TCP client beside it.
@@ -26,7 +26,7 @@ pub struct Load {
     end: Arc<AtomicBool>,
 }
 
-/// What a load found.
+/// The result of a load.
 pub struct Report {
     /// Datagrams sent.
     pub sent: u64,
@@ -34,25 +34,25 @@ pub struct Report {
     pub lost: u64,
     /// Datagrams that overtook an earlier one of their flow.
     pub reordered: u64,
-    /// The longest time from a datagram's intended sending to its reply: no silence was longer.
+    /// The longest time from a datagram's intended send time to its reply. No pause was longer than that.
     pub slowest: Duration,
     /// The TCP exchanges.
     pub exchanges: Exchanges,
 }
 
-/// Connections, each for one exchange. None was refused or kept waiting, or its thread would have failed.
+/// Connections of one exchange each. None was refused or kept waiting; otherwise its thread would have failed.
 #[derive(Default)]
 pub struct Exchanges {
-    /// Echoed.
+    /// Connections whose data was echoed.
     pub echoed: u64,
-    /// Ended by a FIN before its first byte had come to the server.
+    /// Connections that ended by a FIN before their first byte had reached the server.
     pub ended: u64,
-    /// Reset, as only a killed server's are.
+    /// Connections that were reset, which happens only if a server is killed.
     pub reset: u64,
 }
 
 impl Load {
-    /// Starts sending at this rate; returns when it is under way.
+    /// Starts sending at this rate. Returns when the load is running.
     pub fn start(rate: u64) -> Self {
         let blaster = Command::new("blaster")
             .arg("udp")
@@ -70,14 +70,13 @@ impl Load {
         load
     }
 
-    /// Waits while half a second's datagrams and their replies are received.
+    /// Waits until the datagrams of half a second, and their replies, are received.
     pub fn run_on(&self) {
         let before = datagrams_received();
         until("the load runs", || datagrams_received() >= before + self.rate);
     }
 
-    /// Ends the load and waits for the last replies. Whatever is wrong with one but its absence or its
-    /// place fails the test.
+    /// Ends the load and waits for the last replies. Any error except a missing or reordered reply fails the test.
     pub fn finish(self) -> Report {
         Pidfd::open(self.blaster.id()).expect("blaster").signal(libc::SIGINT).expect("end blaster");
         let output = self.blaster.wait_with_output().expect("blaster's report");
@@ -110,7 +109,7 @@ impl Load {
     }
 }
 
-/// Datagrams that the sockets of this network took in: requests and replies (proc(5), /proc/net/snmp).
+/// Datagrams that the sockets of this network have received, requests and replies (proc(5), /proc/net/snmp).
 fn datagrams_received() -> u64 {
     let count = |file: &str, prefix: &str, field: usize| -> u64 {
         let text = fs::read_to_string(file).expect("the network's counters");

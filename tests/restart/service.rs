@@ -17,13 +17,13 @@ use crate::support::walkthrough::DESTINATIONS;
 /// The name of the service under test.
 pub const NAME: &str = "echo";
 
-/// Writes a unit file and has the manager read it.
+/// Writes a unit file and makes the manager read it.
 pub fn write_unit(file: &str, text: &str) {
     fs::write(format!("/etc/systemd/system/{file}"), text).expect("write a unit");
     succeeded(&systemctl(&["daemon-reload"])).expect("the manager reads the units");
 }
 
-/// Installs the service: these lines, and this command.
+/// Installs the service with these lines and this command.
 pub fn write_service(lines: &str, command: &str) {
     write_unit(
         &format!("{NAME}.service"),
@@ -46,7 +46,7 @@ pub fn sockets(unit: &Unit) -> Vec<Found> {
     walk.found.into_iter().filter(|found| receives(&found.socket)).collect()
 }
 
-/// How many different sockets it has for UDP over IPv4; none may be there twice.
+/// How many different UDP sockets it has for IPv4. Each must occur only once.
 pub fn udp_v4_sockets(unit: &Unit) -> usize {
     let found = sockets(unit);
     let cookies: HashSet<_> = found.iter().map(|found| found.socket.cookie).collect();
@@ -55,7 +55,7 @@ pub fn udp_v4_sockets(unit: &Unit) -> usize {
     found.iter().filter(is_udp_v4).count()
 }
 
-/// What the kernel dropped at its UDP sockets so far.
+/// How many datagrams the kernel has dropped at its UDP sockets so far.
 pub fn drops(unit: &Unit) -> u32 {
     let found = sockets(unit);
     let udp = found.iter().filter(|found| found.socket.protocol == Protocol::Udp);
@@ -63,7 +63,7 @@ pub fn drops(unit: &Unit) -> u32 {
     duplicates.map(|socket| socket_drops(socket.as_fd()).expect("SO_MEMINFO")).sum()
 }
 
-/// Registers its four sockets, once and from outside; their cookies.
+/// Registers its four sockets once, from outside. Returns their cookies.
 pub fn register(dispatcher: &Dispatcher, unit: &Unit) -> [u64; 4] {
     for (protocol, ip) in DESTINATIONS {
         let registered = register_pid(&dispatcher.sockets, unit.main_pid(), protocol, (ip, 1234).into());
@@ -72,7 +72,7 @@ pub fn register(dispatcher: &Dispatcher, unit: &Unit) -> [u64; 4] {
     cookies(dispatcher)
 }
 
-/// The cookies of the registered sockets; zero where there is none.
+/// The cookies of the registered sockets; zero for an empty slot.
 pub fn cookies(dispatcher: &Dispatcher) -> [u64; 4] {
     let cookie = |(protocol, ip): (Protocol, IpAddr)| dispatcher.sockets.cookie(protocol, ip).unwrap_or(0);
     DESTINATIONS.map(cookie)
@@ -83,12 +83,12 @@ pub fn stored(unit: &Unit) -> u64 {
     unit.number("NFileDescriptorStore")
 }
 
-/// The lines of its journal that have this text.
+/// The lines of its journal that contain this text.
 pub fn lines_with(unit: &Unit, text: &str) -> Vec<String> {
     unit.journal().into_iter().filter(|line| line.contains(text)).collect()
 }
 
-/// Forgets what the journal has.
+/// Empties the journal.
 pub fn clear_journal() {
     succeeded(&crate::support::unit::run("journalctl", &["--rotate"])).expect("a new journal");
     succeeded(&crate::support::unit::run("journalctl", &["--vacuum-time=1us"])).expect("an empty journal");

@@ -18,7 +18,7 @@ use crate::support::walkthrough::walk_through;
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:1234", "[::1]:1234"];
 
-/// A .socket unit that lists both protocols of both addresses so many times.
+/// A .socket unit that lists both protocols of both addresses this many times.
 fn write_sockets(times: usize, lines: &str) {
     let each = |address| format!("ListenStream={address}\nListenDatagram={address}\n").repeat(times);
     let listen = ADDRESSES.map(each).concat();
@@ -32,15 +32,15 @@ fn start_sockets() {
     succeeded(&systemctl(&["start", &format!("{NAME}.socket")])).expect("the sockets");
 }
 
-/// Stops the service before its sockets, which would start it again.
+/// Stops the service, then its sockets, which would start the service again.
 fn stop(unit: Unit) {
     let socket = format!("{}.socket", unit.0);
     succeeded(&systemctl(&["stop", &socket, &unit.0])).expect("the service stops");
     fs::remove_file(format!("/etc/systemd/system/{socket}")).expect("the unit");
 }
 
-/// With everything on that disturbs: blocking off, other buffers, more control messages, another user. They
-/// are registered by a second unit, which needs no server.
+/// The units set every option that could disturb the server: non-blocking off, other buffers, more control messages,
+/// another user. A second unit registers the sockets, and needs no server.
 pub fn one_for_each_worker(dispatcher: &Dispatcher) -> String {
     clear_journal();
     write_sockets(
@@ -93,7 +93,7 @@ pub fn fewer_than_workers(dispatcher: &Dispatcher) -> String {
     write_service("", "tubular-echo --workers 2");
     start_sockets();
     succeeded(&systemctl(&["start", "register"])).expect("registered without a server");
-    // The first datagram starts the server, and waits for it.
+    // the first datagram starts the server, and waits for it
     walk_through(1, 5);
     let unit = Unit(NAME.into());
     assert_eq!(udp_v4_sockets(&unit), 1, "none is added");
@@ -104,7 +104,8 @@ pub fn fewer_than_workers(dispatcher: &Dispatcher) -> String {
     lines[0].clone()
 }
 
-/// Somebody stores what a .socket unit passed: the server closes the copies, and register-pid is content.
+/// Another program stores the sockets that a .socket unit passed. The server closes the duplicates, and register-pid
+/// accepts the rest.
 pub fn passed_twice(dispatcher: &Dispatcher) -> String {
     write_sockets(1, "");
     write_service(
@@ -123,7 +124,7 @@ pub fn passed_twice(dispatcher: &Dispatcher) -> String {
     "6 passed, 4 kept, all registered".into()
 }
 
-/// Each by its name, with one line.
+/// Each wrong socket is refused by name, with one line.
 pub fn refused(_: &Dispatcher) -> String {
     let cases = [
         ("ListenDatagram=/run/echo.sock", "neither TCP nor UDP"),
@@ -150,7 +151,7 @@ pub fn refused(_: &Dispatcher) -> String {
     format!("{0} of {0}, each with one line", cases.len())
 }
 
-/// As shipped: the sockets, their registration and the service; then stop and start, which they survive.
+/// The delivered sockets, their registration and the service. All survive a stop and a start.
 pub fn of_dist(dispatcher: &Dispatcher) -> String {
     let units = ["tubular-echo.service", "tubular-echo.socket", "tubular-echo-register.service"];
     rig::install_dist(&units);

@@ -15,7 +15,7 @@ use crate::support::udp::UdpClient;
 use crate::support::unit::{Unit, run, succeeded};
 use crate::support::{rig, until};
 
-/// The most that a process without optimisation on a busy machine may keep a datagram waiting.
+/// The longest time that an unoptimised process on a busy machine may make a datagram wait.
 const GAP_MAX: Duration = Duration::from_millis(150);
 
 const STORE: &str = "FileDescriptorStoreMax=64\nRestart=on-failure";
@@ -63,7 +63,7 @@ pub fn restarts(dispatcher: &Dispatcher) -> String {
     figures.join("; ")
 }
 
-/// What a killed process had received and not yet answered is lost with it, and nothing else.
+/// A killed process loses the datagrams that it had received and not answered, and no others.
 pub fn kills(dispatcher: &Dispatcher) -> String {
     const KILLS: u64 = 3;
     let unit = start(1);
@@ -80,7 +80,7 @@ pub fn kills(dispatcher: &Dispatcher) -> String {
     let report = load.finish();
     assert_eq!(drops(&unit), 0, "dropped at the sockets");
     assert_eq!(cookies(dispatcher), registered, "the registrations");
-    // Two UDP sockets with 128 buffers each; datagrams come singly.
+    // two UDP sockets with 128 buffers each; the datagrams come alone
     assert!(report.lost <= KILLS * 2 * 128, "{} lost", report.lost);
     unit.stop();
     assert!(report.exchanges.reset <= KILLS, "{} connections reset", report.exchanges.reset);
@@ -111,11 +111,11 @@ pub fn worker_counts(dispatcher: &Dispatcher) -> String {
     assert_eq!((report.lost, drops(&unit)), (0, 0), "of {} datagrams", report.sent);
     assert_eq!(cookies(dispatcher), registered, "the registrations");
     unit.stop();
-    // A socket more in a group moves flows away from queues that are not empty.
+    // one more socket in a group moves flows away from queues that are not empty
     format!("{}; 0 of {} lost, {} reordered", counts.join(", "), report.sent, report.reordered)
 }
 
-/// Another user's socket can be served, but no other can be bound beside it.
+/// The server can serve another user's socket, but can bind no other socket beside it.
 pub fn another_user(_: &Dispatcher) -> String {
     clear_journal();
     let unit = start(1);
@@ -130,7 +130,8 @@ pub fn another_user(_: &Dispatcher) -> String {
     lines[0].clone()
 }
 
-/// What is queued on it is still answered; then it is free for others, and gone from the store.
+/// The server still answers the queue of the socket. Then the address is free for others, and the socket is gone from
+/// the store.
 pub fn address_given_up(_: &Dispatcher) -> String {
     const QUEUED: usize = 5000;
     clear_journal();
@@ -140,7 +141,7 @@ pub fn address_given_up(_: &Dispatcher) -> String {
     let unit = Unit::start(NAME).expect("the service starts");
     assert_eq!(stored(&unit), 4);
     write_service(&slow, &format!("tubular-echo --fd-store {kept}"));
-    // Killed, it leaves a second in which its sockets have no process.
+    // after a kill, its sockets have no process for a second
     let pidfd = Pidfd::open(unit.main_pid()).expect("the main process");
     pidfd.signal(libc::SIGKILL).expect("kill it");
     assert!(pidfd.ends_within(Duration::from_secs(5)));
@@ -165,7 +166,7 @@ pub fn address_given_up(_: &Dispatcher) -> String {
     format!("{QUEUED} of {QUEUED} answered that were queued, then closed: {}", lines[0])
 }
 
-/// What finds no room in the store ends with the process, and is drained.
+/// Sockets that the store has no room for end with the process, and are drained.
 pub fn too_small(_: &Dispatcher) -> String {
     clear_journal();
     write_service("FileDescriptorStoreMax=3\nEnvironment=FDSTORE=3", "tubular-echo --workers 2");
@@ -189,7 +190,7 @@ pub fn stop_and_start(dispatcher: &Dispatcher) -> String {
     "the sockets and their registrations are gone".into()
 }
 
-/// Neither the time to stop nor the watchdog, both shorter than the drain, cut it short.
+/// The stop timeout and the watchdog are shorter than the drain, but do not cut it short.
 pub fn drain_extends_the_stop(_: &Dispatcher) -> String {
     write_service(
         &format!("{STORE}\nTimeoutStopSec=1s\nWatchdogSec=1s"),
@@ -207,7 +208,7 @@ pub fn drain_extends_the_stop(_: &Dispatcher) -> String {
     format!("{} ms with TimeoutStopSec=1s and WatchdogSec=1s", elapsed.as_millis())
 }
 
-/// As shipped, with the sandbox: its own user, its small buffers, and `auto` workers.
+/// The delivered unit with its sandbox: its own user, its small buffers, and `auto` workers.
 pub fn service_of_dist(dispatcher: &Dispatcher) -> String {
     rig::install_dist(&["tubular-echo.service"]);
     succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
@@ -215,7 +216,7 @@ pub fn service_of_dist(dispatcher: &Dispatcher) -> String {
     let registered = register(dispatcher, &unit);
     let sockets = sockets(&unit).len() as u64;
     assert_eq!(stored(&unit), sockets);
-    // 256 datagrams fit the buffers that a user without privileges gets.
+    // 256 datagrams fit the buffers of a user without privileges
     let load = Load::start(500);
     for _ in 0..2 {
         restart(&unit);

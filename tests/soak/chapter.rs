@@ -15,16 +15,16 @@ use crate::streams::{self, Streams, Tally};
 use crate::support::random::Random;
 use crate::support::until;
 
-/// What may happen in a chapter.
+/// The events that may happen in a chapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plot {
-    /// Pauses only: one long life, nothing lost.
+    /// Pauses only: one long life of the server, and no loss.
     Steady,
-    /// Restarts with stored sockets: nothing lost, the books of both sides equal.
+    /// Restarts with stored sockets: no loss, and the counts of both sides are equal.
     Restarts,
-    /// The network fails.
+    /// Network faults.
     Network,
-    /// Anything.
+    /// All events.
     Anything,
 }
 
@@ -49,11 +49,11 @@ impl Plot {
 /// A life of the server that was long enough to be judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Life {
-    /// From the warm point to the end.
+    /// Time from the warm point to the end.
     pub length: Duration,
-    /// At the warm point.
+    /// Usage at the warm point.
     pub warm: Usage,
-    /// At the end, with all connections closed.
+    /// Usage at the end, with all connections closed.
     pub end: Usage,
 }
 
@@ -64,30 +64,30 @@ impl Life {
     }
 }
 
-/// What came of a chapter.
+/// The result of a chapter.
 #[derive(Default)]
 pub struct Outcome {
     pub books: Books,
     pub refused: u64,
-    /// By the kernel, at the server's full receive buffers, as far as it could tell.
+    /// Drops by the kernel at the server's full receive buffers, as far as the server could see them.
     pub dropped: u64,
     pub streams: Tally,
     pub lives: usize,
     pub killed: usize,
     pub life: Option<Life>,
-    /// The server's counters and the clients' books agreed to the last datagram.
+    /// The server's counters and the clients' counts agreed exactly.
     pub exact: bool,
-    /// The server's counters, where each of its lives had some.
+    /// The server's counters, if each of its lives left some.
     pub counters: BTreeMap<String, u64>,
     pub damage: Vec<String>,
 }
 
-/// A life of this length says something about growth.
+/// The shortest life that shows growth.
 const LONG_ENOUGH: Duration = Duration::from_secs(8);
 /// The most that resident memory may grow.
 const GROWTH_MAX_PERCENT: f64 = 1.0;
 
-/// Plays a chapter of this length.
+/// Runs a chapter of this length.
 pub fn play(
     site: &Arc<Site>,
     blaster: &str,
@@ -102,7 +102,7 @@ pub fn play(
     let mut house = House::start(site, random.between(1, 2));
     let sockets = Site::sockets_in_use();
 
-    // until everything that the server ever touches was touched
+    // until the server has touched all the memory that it ever uses
     oddities::warm_up(site, &mut sent.books);
     let target = |family: usize| LISTENING[family].parse().expect("an address");
     (0..2).for_each(|family| streams::warm_up(&site.clients, target(family), &mut outcome.streams));
@@ -125,7 +125,7 @@ pub fn play(
     outcome.damage.extend(oddities.finish(diary, &mut sent));
     let verdict = datagrams::finish(loads, diary, &mut sent.books);
     outcome.damage.extend(verdict.damage);
-    // reply sockets go when they were idle for a while, connections when their peer's FIN has come
+    // reply sockets close when they have been idle for a while, connections when their peer's FIN has arrived
     until("all sockets but those that listen are closed", || Site::sockets_in_use() == sockets);
     outcome.lives = house.lives + house.killed + 1;
     outcome.killed = house.killed;
@@ -140,7 +140,7 @@ pub fn play(
     outcome.damage.extend(damage);
     outcome.books = sent.books;
     outcome.refused = sent.refused.total();
-    // a killed life takes its count along; where nothing may be lost nothing may be dropped, either
+    // a killed process loses its count of drops; where no loss is allowed, no drop is allowed either
     let dropped = counters.get("udp_receive_buffer_drops").copied().unwrap_or(0);
     outcome.dropped = dropped;
     let is_told = outcome.killed == 0 && plot.loses() && verdict.missing_datagrams <= dropped;
@@ -188,8 +188,8 @@ fn strike(fault: Fault, site: &Site, house: &mut House, random: &mut Random, dia
     }
 }
 
-/// Whether the server and its clients tell the same story. Where nothing may be lost, to the last datagram and
-/// connection; elsewhere nobody has received what the other side did not send.
+/// Whether the counts of the server and of its clients agree. Where no loss is allowed, they must be equal; elsewhere
+/// no side may have received more than the other has sent.
 fn compare(counters: &BTreeMap<String, u64>, sent: &Sent, streams: &Tally, exact: bool) -> Vec<String> {
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     let mut damage = Vec::new();
@@ -212,7 +212,7 @@ fn compare(counters: &BTreeMap<String, u64>, sent: &Sent, streams: &Tally, exact
     if exact {
         not_more("connections", streams.connected, count("tcp_accepted"));
     }
-    // what a reset destroys is on nobody's books but the sender's
+    // only the sender counts the data that a reset destroys
     if count("tcp_bytes_in") > streams.bytes_sent || streams.bytes_received > count("tcp_bytes_out") {
         damage.push(format!(
             "bytes of connections: sent {}, in {}, out {}, received {}",

@@ -9,7 +9,7 @@ use crate::faults::{Diary, Fault};
 use crate::site::{LISTENING, STEERED, Site};
 use crate::support::sys::{Confinement, Pidfd, confine};
 
-/// What each blaster sends.
+/// The loads, one for each blaster.
 const LOADS: [(&str, &[&str], &str); 4] = [
     ("singles", &LISTENING, "--rate 300 --flows 16 --size 32-1400"),
     ("trains", &LISTENING, "--rate 1600 --gso 16 --flows 4 --size 200-1200"),
@@ -18,7 +18,7 @@ const LOADS: [(&str, &[&str], &str); 4] = [
 ];
 /// Longer than any chapter.
 const DURATION: &str = "24h";
-/// Later than this is damage: no fault lasts so long.
+/// A later reply is an error: no fault lasts this long.
 const TIMEOUT: &str = "8s";
 
 /// A running blaster.
@@ -27,14 +27,14 @@ pub struct Blaster {
     child: Child,
 }
 
-/// The books of several blasters, added up.
+/// The counts of several blasters, added up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Books {
-    /// Sent, by blaster or by the tests themselves.
+    /// Datagrams sent, by blaster or by the tests themselves.
     pub sent: u64,
-    /// Came back.
+    /// Datagrams that came back.
     pub echoed: u64,
-    /// Did not, for a reason.
+    /// Datagrams that did not come back, for an accepted reason.
     pub lost: u64,
 }
 
@@ -61,19 +61,19 @@ pub fn start(site: &Site, program: &str, seed: u64) -> Vec<Blaster> {
         .collect()
 }
 
-/// What is wrong with the replies.
+/// Errors in the replies.
 #[derive(Default)]
 pub struct Verdict {
-    /// What nothing excuses.
+    /// Errors that no fault excuses.
     pub damage: Vec<String>,
-    /// What came back from nobody, and no fault excuses: a full receive buffer may.
+    /// Missing replies that no fault excuses. A full receive buffer may excuse them.
     pub missing: Vec<String>,
-    /// So many datagrams that is.
+    /// The number of those missing replies.
     pub missing_datagrams: u64,
 }
 
-/// Ends the loads, waits for the last replies, and adds their books to `books`. What is wrong with a reply fails
-/// the run, and so does a missing one, unless something in `diary` excuses it, or the server's own account.
+/// Ends the loads, waits for the last replies, and adds their counts to `books`. A wrong or missing reply fails the
+/// run, unless a fault in `diary` or the server's own counters excuse it.
 pub fn finish(blasters: Vec<Blaster>, diary: &Diary, books: &mut Books) -> Verdict {
     for blaster in &blasters {
         Pidfd::open(blaster.child.id()).expect("blaster").signal(libc::SIGINT).expect("end blaster");
@@ -110,7 +110,7 @@ fn judge(load: &str, report: &Value, diary: &Diary, verdict: &mut Verdict) {
         for name in ["lost", "unreachable", "send_failures", "reordered"] {
             let count = interval[name].as_u64().expect("a count");
             let excuse = if name == "reordered" { Fault::reorders } else { Fault::loses };
-            // the order is that of each flow's datagrams, and each of a spray is another flow's
+            // the order counts within a flow, and each datagram of a spray is a flow of its own
             let has_no_order = name == "reordered" && report["load"]["spray"] == true;
             if count > 0 && !has_no_order && !is_excused(started_at, second, diary, excuse) {
                 let end = started_at + Duration::from_secs(second + 1);
@@ -127,8 +127,7 @@ fn judge(load: &str, report: &Value, diary: &Diary, verdict: &mut Verdict) {
     }
 }
 
-/// Whether something excuses what became of a datagram of this second. The report's clock begins a moment after
-/// its date.
+/// Whether a fault excuses the outcome of a datagram of this second. The report's clock begins a moment after its date.
 fn is_excused(started_at: SystemTime, second: u64, diary: &Diary, excuse: fn(Fault) -> bool) -> bool {
     const INEXACT: Duration = Duration::from_millis(100);
     let from = started_at + Duration::from_secs(second);

@@ -4,22 +4,22 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-/// Something that happens.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The server is stopped for a moment (SIGSTOP, SIGCONT): nothing may be lost.
+    /// The server is stopped for a moment (SIGSTOP, SIGCONT). Nothing may be lost.
     Pause,
-    /// SIGTERM and a new process with the same sockets: nothing may be lost.
+    /// SIGTERM and a new process with the same sockets. Nothing may be lost.
     Restart,
     /// SIGTERM and a new process with new sockets.
     Renewal,
-    /// SIGKILL and a new process with the same sockets: what was in hand is lost.
+    /// SIGKILL and a new process with the same sockets. Data that the process had received is lost.
     Kill,
     /// SIGKILL and a new process with new sockets.
     Death,
     /// A device goes down and up.
     Link,
-    /// A served address goes and returns.
+    /// A served address vanishes and returns.
     Address,
 }
 
@@ -28,23 +28,23 @@ impl Fault {
     pub const ALL: [Self; 7] =
         [Self::Pause, Self::Restart, Self::Renewal, Self::Kill, Self::Death, Self::Link, Self::Address];
 
-    /// Datagrams may be lost.
+    /// Whether datagrams may be lost.
     pub fn loses(self) -> bool {
         !matches!(self, Self::Pause | Self::Restart)
     }
 
-    /// Datagrams may overtake each other: what waited in the kernel until the neighbour was found again is sent
-    /// beside what comes then. A plain recvmmsg and sendmmsg server under the same fault has shown the same.
+    /// Whether datagrams may be reordered: datagrams that waited in the kernel until it found the neighbour again are
+    /// sent beside newer ones. A plain server with recvmmsg and sendmmsg showed the same under this fault.
     pub fn reorders(self) -> bool {
         matches!(self, Self::Link | Self::Address)
     }
 
-    /// A connection may end before everything that it sent was echoed.
+    /// Whether a connection may end before all its data was echoed.
     pub fn ends_connections(self) -> bool {
         self != Self::Pause
     }
 
-    /// A connection may be reset, or not come about at all.
+    /// Whether a connection may be reset, or fail to open.
     pub fn breaks_connections(self) -> bool {
         self.loses()
     }
@@ -64,28 +64,28 @@ impl fmt::Display for Fault {
     }
 }
 
-/// When something happened.
+/// The time of a fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// What.
+    /// The kind of the fault.
     pub fault: Fault,
-    /// From when on.
+    /// The beginning.
     pub from: SystemTime,
-    /// Until when.
+    /// The end.
     pub to: SystemTime,
 }
 
-/// How long after a fault its consequences may show. The kernel looks at the state of links once a second, and when the
-/// first question for a neighbour is lost the next one comes a second later: behind a link that had returned a server of
-/// twenty lines that knows nothing but recvfrom and sendto was out of reach for up to 1.94 s in forty tries, over IPv6.
+/// How long after a fault its consequences may show. The kernel checks the state of links once a second, and if its
+/// first neighbour request gets lost, it sends the next one a second later. A plain server of twenty lines with
+/// recvfrom and sendto was out of reach for up to 1.94 s after a link had returned, in forty tries over IPv6.
 const AFTERMATH: Duration = Duration::from_millis(2500);
 
-/// All that happened so far.
+/// All faults so far.
 #[derive(Default)]
 pub struct Diary(Mutex<Vec<Window>>);
 
 impl Diary {
-    /// Does something, and notes when that was.
+    /// Causes a fault and notes its time.
     pub fn note<T>(&self, fault: Fault, action: impl FnOnce() -> T) -> T {
         let from = SystemTime::now();
         let result = action();
@@ -93,7 +93,7 @@ impl Diary {
         result
     }
 
-    /// Whether something that this is true of excuses what happened in this time.
+    /// Whether a fault with this property excuses an error at this time.
     pub fn excuses(&self, from: SystemTime, to: SystemTime, allows: impl Fn(Fault) -> bool) -> bool {
         let windows = self.0.lock().unwrap();
         windows
@@ -101,7 +101,7 @@ impl Diary {
             .any(|window| allows(window.fault) && window.from <= to && from <= window.to + AFTERMATH)
     }
 
-    /// What happened last before this, and how long before, to be read.
+    /// The last fault before this time, and its distance, as text.
     pub fn last(&self, time: SystemTime) -> String {
         let windows = self.0.lock().unwrap();
         let Some(window) = windows.iter().rev().find(|window| window.from <= time) else {
@@ -116,7 +116,7 @@ impl Diary {
         )
     }
 
-    /// How often this happened.
+    /// How often this fault happened.
     pub fn count(&self, fault: Fault) -> usize {
         self.0.lock().unwrap().iter().filter(|window| window.fault == fault).count()
     }

@@ -14,7 +14,7 @@ use crate::support::lines::Stored;
 use crate::support::registry::register_pid;
 use crate::support::{Launch, PATIENCE, Server};
 
-/// What the server uses at one moment.
+/// The server's use of resources at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Resident memory in KiB (proc(5), /proc/PID/smaps_rollup).
@@ -29,13 +29,13 @@ pub struct House {
     workers: usize,
     server: Option<Server>,
     stored: Vec<Stored>,
-    /// The final counters of all lives so far that ended by themselves, added up.
+    /// The final counters of all processes so far that ended by themselves, added up.
     counters: BTreeMap<String, u64>,
-    /// How many those were.
+    /// The number of those processes.
     pub lives: usize,
-    /// Lives that ended without counters.
+    /// Number of processes that ended without counters.
     pub killed: usize,
-    /// What did not add up.
+    /// Errors in the counters.
     pub damage: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl House {
         self.server = Some(server);
     }
 
-    /// Ends the server as a service manager does, and takes its counters.
+    /// Ends the server as a service manager does, and reads its final counters.
     fn end(&mut self) {
         let end = self.server.take().expect("the server runs").stop();
         self.lives += 1;
@@ -108,7 +108,7 @@ impl House {
         }
     }
 
-    /// SIGTERM, and a new process; with the same sockets if it shall.
+    /// SIGTERM, and a new process, with the same sockets if asked for.
     pub fn restart(&mut self, keep_sockets: bool) {
         if !keep_sockets {
             self.stored.clear();
@@ -130,20 +130,20 @@ impl House {
         self.open();
     }
 
-    /// Ends it for good; the sums of its counters.
+    /// Ends the server for good. Returns the sums of its counters.
     pub fn close(mut self) -> (BTreeMap<String, u64>, Vec<String>) {
         self.stored.clear();
         self.end();
         (std::mem::take(&mut self.counters), std::mem::take(&mut self.damage))
     }
 
-    /// What the server uses now.
+    /// The server's present use of resources.
     pub fn usage(&self) -> Usage {
         let process = format!("/proc/{}", self.server().pid());
         let rollup = fs::read_to_string(format!("{process}/smaps_rollup")).expect("the process's memory");
         let resident = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).expect("resident memory");
         let number = resident.split_whitespace().next().expect("a number");
-        // A reply socket has a descriptor for a moment, until the ring has it.
+        // a reply socket has a descriptor for a moment, until the ring takes it
         let count = |_| fs::read_dir(format!("{process}/fd")).expect("the process's descriptors").count();
         Usage {
             resident_kib: number.parse().expect("a number"),
@@ -152,7 +152,7 @@ impl House {
     }
 }
 
-/// What is registered with the dispatcher.
+/// The sockets that are registered with the dispatcher.
 fn destinations() -> impl Iterator<Item = (Protocol, SocketAddr)> {
     let both = |address: &str| {
         let address: SocketAddr = address.parse().expect("an address");
@@ -161,12 +161,12 @@ fn destinations() -> impl Iterator<Item = (Protocol, SocketAddr)> {
     LISTENING.into_iter().flat_map(both)
 }
 
-/// Datagrams that came and were not answered, by the server's own account.
+/// Datagrams that the server received and did not answer, by its own counters.
 pub fn unanswered(counters: &BTreeMap<String, u64>) -> u64 {
     reasons(counters).map(|(_, count)| count).sum()
 }
 
-/// Why datagrams were not answered, and how many.
+/// The reasons why datagrams were not answered, with their numbers.
 pub fn reasons(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
     let is_reason = |name: &str| {
         ["udp_refused_", "udp_send_", "udp_reply_"].iter().any(|kind| name.starts_with(kind))
@@ -176,7 +176,7 @@ pub fn reasons(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, 
     all.filter(move |(name, count)| *count > 0 && is_reason(name))
 }
 
-/// What the server refused, by its own account.
+/// Datagrams that the server refused, by its own counters.
 pub fn refused(counters: &BTreeMap<String, u64>) -> Refused {
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     Refused {

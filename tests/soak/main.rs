@@ -33,7 +33,7 @@ use streams::Tally;
 use support::random::Random;
 use support::sys;
 
-/// What all chapters together came to.
+/// The sum of all chapters.
 #[derive(Default)]
 struct Sum {
     chapters: usize,
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// How long a chapter takes: the first one a quarter of the time, so that one life is long.
+/// The length of a chapter. The first one takes a quarter of the time, so that one process lives long.
 fn length(number: usize, end: Duration, random: &mut Random) -> Duration {
     const SHORTEST: Duration = Duration::from_secs(10);
     let any = Duration::from_millis(random.between(20_000, 90_000) as u64);

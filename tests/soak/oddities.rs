@@ -15,10 +15,10 @@ use crate::support::random::{Random, payload};
 use crate::support::sys;
 use crate::support::udp::UdpClient;
 
-/// A datagram that was not answered by then is lost: no restart takes so long.
+/// A datagram without an answer by then is lost: no restart takes this long.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
-/// Datagrams that must not be answered, by the counter that tells so.
+/// Datagrams that must not be answered, by the counter that counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     /// `udp_refused_system_port`
@@ -36,23 +36,23 @@ impl Refused {
     }
 }
 
-/// What was sent.
+/// The sent datagrams.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sent {
-    /// What deserves an answer.
+    /// Datagrams that must be answered.
     pub books: Books,
-    /// What does not.
+    /// Datagrams that must not be answered.
     pub refused: Refused,
 }
 
-/// An exchange that failed, unless something excuses it.
+/// A failed exchange, which a fault may excuse.
 struct Mishap {
     from: SystemTime,
     what: String,
     damage: bool,
 }
 
-/// A thread that sends them.
+/// The thread that sends the datagrams.
 pub struct Oddities {
     end: Arc<AtomicBool>,
     thread: JoinHandle<(Sent, Vec<Mishap>)>,
@@ -67,7 +67,7 @@ impl Oddities {
         Self { end, thread }
     }
 
-    /// Ends it; what it complains of and nothing in `diary` excuses.
+    /// Ends the thread. Returns the errors that nothing in `diary` excuses.
     pub fn finish(self, diary: &Diary, sent: &mut Sent) -> Vec<String> {
         self.end.store(true, Ordering::Relaxed);
         let (own, mishaps) = self.thread.join().expect("a client");
@@ -109,7 +109,7 @@ fn send_until(site: &Site, end: &AtomicBool, seed: u64) -> (Sent, Vec<Mishap>) {
                 sent.refused.own_port += site.clients.run(|| forged(source, target));
             }
             2 => {
-                // through the server's own loopback device: from outside the kernel takes no such source
+                // through the server's own loopback device: the kernel accepts no such source from outside
                 let own = LISTENING[random.between(0, 1)].parse().expect("an address");
                 sent.refused.own_pair += site.server.run(|| forged(own, own));
             }
@@ -167,7 +167,7 @@ fn exchange(
     }
 }
 
-/// Datagrams of the largest size, until each buffer of each worker has held one: from then on the server needs no
+/// Sends datagrams of the largest size until each buffer of each worker has held one. From then on the server needs no
 /// more memory for datagrams.
 pub fn warm_up(site: &Site, books: &mut Books) {
     const CLIENTS: usize = 64;

@@ -12,32 +12,32 @@ use crate::support::netns::{self, Netns, ip};
 use crate::support::random::Random;
 use crate::support::steer::{Binding, Dispatcher};
 
-/// Where the server listens, and the port.
+/// The addresses of the server.
 pub const LISTENING: [&str; 2] = ["192.0.2.1:1234", "[2001:db8:1::1]:1234"];
 /// The port that it listens on.
 pub const PORT: u16 = 1234;
-/// All ports of these are steered to it.
+/// The prefixes that are steered to the server, with all ports.
 pub const STEERED: [&str; 2] = ["198.51.100.0/24", "2001:db8:2::/64"];
 /// The clients' addresses.
 pub const CLIENTS: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
 
-/// The server's end of the cable, and the clients'.
+/// The devices of the cable: the server's and the clients'.
 const DEVICES: [&str; 2] = ["served", "asking"];
-/// What is served, as it is given to the device; no time is spent on looking for others who have it.
+/// The served addresses, as the device gets them. The detection of duplicate addresses is off, because it takes time.
 const ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64 nodad"];
 
 /// The two hosts.
 pub struct Site {
-    /// The server's; the calling thread is in it.
+    /// The server's host, in which the calling thread is.
     pub server: Netns,
-    /// The clients'.
+    /// The clients' host.
     pub clients: Netns,
-    /// Steers both prefixes, TCP and UDP.
+    /// Steers TCP and UDP of both prefixes.
     pub dispatcher: Dispatcher,
 }
 
 impl Site {
-    /// Builds it, and moves the calling thread to the server's host.
+    /// Builds the hosts, and moves the calling thread to the server's.
     pub fn build() -> Self {
         let server = Netns::unshare();
         let clients = Netns::new();
@@ -66,7 +66,7 @@ impl Site {
         site
     }
 
-    /// Takes the device of one host down for so long.
+    /// Takes the device of one host down for this time.
     pub fn link_down(&self, clients_side: bool, pause: Duration) {
         let toggle = |device: &str| {
             ip(&format!("link set {device} down"));
@@ -83,14 +83,14 @@ impl Site {
         }
     }
 
-    /// Takes an address of the server's from its host for so long: IPv4 0, IPv6 1.
+    /// Removes an address of the server from its host for this time. 0 means IPv4, 1 means IPv6.
     pub fn address_gone(family: usize, pause: Duration) {
         ip(&format!("address del {} dev {}", ADDRESSES[family].trim_end_matches(" nodad"), DEVICES[0]));
         thread::sleep(pause);
         ip(&format!("address add {} dev {}", ADDRESSES[family], DEVICES[0]));
     }
 
-    /// Sockets of the server's host that are in use, by protocol (/proc/net/sockstat).
+    /// Number of used sockets of the server's host, by protocol (/proc/net/sockstat).
     pub fn sockets_in_use() -> [u64; 2] {
         let text = fs::read_to_string("/proc/thread-self/net/sockstat").expect("the sockets' statistics")
             + &fs::read_to_string("/proc/thread-self/net/sockstat6").expect("the sockets' statistics");
@@ -104,13 +104,13 @@ impl Site {
     }
 }
 
-/// Nothing waits for duplicate addresses, and IPv6 addresses stay when the link goes down.
+/// Switches off the detection of duplicate addresses, and keeps IPv6 addresses when the link goes down.
 fn prepare(device: &str) {
     netns::setting(&format!("ipv6/conf/{device}/accept_dad"), "0");
     netns::setting(&format!("ipv6/conf/{device}/keep_addr_on_down"), "1");
 }
 
-/// A device that goes down takes its routes along.
+/// Adds the routes, which vanish when their device goes down.
 fn clients_routes() {
     for (prefix, address) in STEERED.iter().zip(LISTENING) {
         let gateway = address.parse::<SocketAddr>().expect("an address").ip();
@@ -118,7 +118,7 @@ fn clients_routes() {
     }
 }
 
-/// Where a client may aim at: the listening address of a family, or any address and port of its prefix.
+/// A target for a client: the listening address of a family, or any address and port of its prefix.
 pub fn target(random: &mut Random) -> SocketAddr {
     let family = random.between(0, 1);
     if random.between(0, 1) == 0 {

@@ -17,34 +17,34 @@ use crate::support::sys;
 
 /// Connections at a time.
 const THREADS: u64 = 4;
-/// What a connection that reads late sends at the most. When the server was paused meanwhile it may find all of it
-/// at once, and has to set all of it aside.
+/// The most bytes that a connection with a late reader sends. If the server was paused in the meantime, it may find all
+/// of them at once and must spill all of them.
 const READ_LATE_BYTES_MAX: usize = 1 << 20;
-/// Connections at a time for the warm-up. They send in turns, so that about 50 KiB are set aside for each: also with
-/// two workers that is more for each worker than all of `THREADS` can bring at once.
+/// Connections at a time for the warm-up. They send in turns, so that the server spills about 50 KiB for each. Even
+/// with two workers this is more for each worker than all of `THREADS` can send at once.
 const WARMING: usize = 256;
 
-/// What the connections of a chapter were, added up.
+/// The sum of a chapter's connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// Connections that came about.
+    /// Connections that were opened.
     pub connected: u64,
     /// Bytes that their sockets took.
     pub bytes_sent: u64,
     /// Bytes that came back.
     pub bytes_received: u64,
-    /// Connections that something excused cut short.
+    /// Connections that a fault ended early.
     pub cut: u64,
 }
 
-/// A connection that ended as it should not, unless something excuses it.
+/// A connection that ended wrongly, which a fault may excuse.
 struct Mishap {
     from: SystemTime,
     to: SystemTime,
     what: String,
-    /// Other bytes came back: nothing excuses it.
+    /// Wrong bytes came back, which no fault excuses.
     damage: bool,
-    /// A right beginning came back, then a FIN.
+    /// The first bytes came back correctly, then a FIN.
     ended: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Starts them on the clients' host.
+    /// Starts the clients on their host.
     pub fn start(site: &Arc<Site>, seed: u64) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let client = |number: u64| {
@@ -66,7 +66,7 @@ impl Streams {
         Self { end, threads }
     }
 
-    /// Ends them; what they complain of and nothing in `diary` excuses.
+    /// Ends the clients. Returns the errors that nothing in `diary` excuses.
     pub fn finish(self, diary: &Diary, tally: &mut Tally) -> Vec<String> {
         self.end.store(true, Ordering::Relaxed);
         let mut damage = Vec::new();
@@ -139,7 +139,7 @@ fn converse(target: SocketAddr, random: &mut Random, tally: &mut Tally) -> Resul
             talk.finish()
         }
         4 => {
-            // a stream: as much under way as the buffers of both sides hold at least
+            // a stream with at least as much data in flight as the buffers of both sides hold
             for _ in 0..random.between(4, 40) {
                 talk.send(16_384)?;
                 if talk.unread > 32_768 {
@@ -188,7 +188,7 @@ impl Talk<'_> {
         self.receive(self.unread)
     }
 
-    /// Receives so much, and compares it.
+    /// Receives this many bytes and compares them.
     fn receive(&mut self, mut len: usize) -> Result<(), Ending> {
         let mut piece = [0; 8192];
         while len > 0 {
@@ -208,7 +208,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Sends our FIN, receives what is left, and expects the server's.
+    /// Sends a FIN, receives the rest, and expects the server's FIN.
     fn finish(mut self) -> Result<(), Ending> {
         self.stream.shutdown(Shutdown::Write).map_err(Ending::broken("send a FIN"))?;
         self.receive_all()?;
@@ -219,7 +219,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Sends until nothing more is taken, or much was, and reads only after a while.
+    /// Sends until the socket takes no more, or until it has sent much, and reads only after a while.
     fn read_late(mut self, random: &mut Random) -> Result<(), Ending> {
         self.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("set the patience");
         let mut left = Vec::new();
@@ -242,7 +242,7 @@ impl Talk<'_> {
     }
 }
 
-/// So many peers at once that do not read, until the server has set aside what it will for each of them.
+/// Opens many connections at once that do not read, until the server has spilled as much as it will for each of them.
 pub fn warm_up(network: &Netns, target: SocketAddr, tally: &mut Tally) {
     const AT_REST: Duration = Duration::from_millis(100);
     let bytes = Random::new(7).bytes(READ_LATE_BYTES_MAX);
