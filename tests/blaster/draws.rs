@@ -6,7 +6,7 @@ use crate::support::netns::ip;
 use crate::support::{Launch, Server, private_network};
 use crate::{blaster, counts, number, report, stderr};
 
-/// The last sixteen addresses of loopback: all are served, and the last one is broadcast.
+/// The last sixteen addresses of loopback. All are served, and the last one is a broadcast address.
 const LAST_OF_LOOPBACK: &str = "127.255.255.240/28";
 
 fn server(address: &str) -> Server {
@@ -17,7 +17,7 @@ fn local_ports(range: &str) {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("our own network's setting");
 }
 
-/// Forty seeds drew a broadcast address in most runs, and nine times in a /24.
+/// With forty seeds, most runs drew a broadcast address, and nine runs did in a /24.
 #[test]
 #[ignore = "needs root"]
 fn broadcast_addresses_are_not_drawn() {
@@ -34,7 +34,7 @@ fn broadcast_addresses_are_not_drawn() {
             let found = report(&format!("{load} --seed {seed} --count 128"));
             assert_eq!(counts(&found), [("sent", 128), ("ok", 128)], "{load}, seed {seed}");
         }
-        // its own networks as well, also those that came without a broadcast address of their own
+        // broadcast addresses of its own networks too, also of networks that were set up without one
         ip("addr add 10.1.2.1/28 dev lo");
         for seed in 0..40 {
             let found = report(&format!("udp 10.1.2.0/28:1234 --seed {seed} --count 64"));
@@ -44,7 +44,7 @@ fn broadcast_addresses_are_not_drawn() {
     });
 }
 
-/// Where there is nothing else to draw that is said, and also where only the kernel knows.
+/// If there is no other address to draw, the error says so, also if only the kernel knows.
 #[test]
 #[ignore = "needs root"]
 fn a_target_that_is_nothing_but_broadcast_is_told() {
@@ -62,7 +62,7 @@ fn a_target_that_is_nothing_but_broadcast_is_told() {
             output.status.code() == Some(1) && text.contains("127.0.0.4:1234 is broadcast here"),
             "{text}"
         );
-        // sprayed, its first draw is either of the two
+        // with --spray, the first draw is one of the two
         let sprays: Vec<_> = (0..16)
             .map(|seed| {
                 let load = format!(
@@ -75,14 +75,14 @@ fn a_target_that_is_nothing_but_broadcast_is_told() {
         for words in ["127.0.0.4:1234 is broadcast here", "addresses that are broadcast here"] {
             assert!(sprays.iter().any(|text| text.contains(words)), "{words}: {}", sprays[0]);
         }
-        // as told
+        // follow the advice
         let found = report("udp 127.0.0.5:1234 --count 10");
         assert_eq!(counts(&found), [("sent", 10), ("ok", 10)]);
         server.stop();
     });
 }
 
-/// A server takes a datagram from its own port's number for another echo server's.
+/// The server takes a datagram from its own port number for one of another echo server.
 #[test]
 #[ignore = "needs root"]
 fn no_flow_sends_from_the_port_that_it_sends_to() {
@@ -90,7 +90,7 @@ fn no_flow_sends_from_the_port_that_it_sends_to() {
         local_ports("50000 60000");
         let server = server("127.0.0.1:40010");
         local_ports("40000 40019");
-        // all ports but the server's are needed; each run has an address of its own, since a ring gives its sockets back
+        // the test needs all ports except the server's; each run has its own address, because a ring closes its sockets
         // some time after the process has ended
         let loads = ["udp 127.0.0.1:40010", "udp 127.0.0.1:40010 --spray", "udp 127.0.0.1:40010 --rate 1k"];
         for run in 0..15 {
@@ -103,7 +103,7 @@ fn no_flow_sends_from_the_port_that_it_sends_to() {
     });
 }
 
-/// A datagram to its own sender comes back, and so does what is sent on a connection to itself.
+/// A datagram to its own sender comes back, and so does data on a connection to itself.
 #[test]
 #[ignore = "needs root"]
 fn nobody_answers_himself() {

@@ -19,7 +19,7 @@ use support::sys::{Confinement, Denied, Pidfd, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
-/// Runs blaster to its end; `flags` are separated by blanks.
+/// Runs blaster to its end. `flags` are separated by spaces.
 fn blaster(flags: &str) -> Output {
     Command::new(BLASTER).args(flags.split_whitespace()).output().unwrap()
 }
@@ -28,7 +28,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The JSON of a run; it balances, as a whole and in each second.
+/// The JSON of a run. Its counts must balance, in total and in each second.
 fn parse(output: &Output) -> Value {
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)));
@@ -58,7 +58,7 @@ fn assert_balanced(counts: &Value) {
     assert_eq!(sum, number(&counts["sent"]), "{counts}");
 }
 
-/// Every count of `report` that is not zero, but for bytes.
+/// Every count of `report` that is not zero, except bytes.
 fn counts(report: &Value) -> Vec<(&str, u64)> {
     const NAMES: [&str; 13] = [
         "sent",
@@ -79,8 +79,8 @@ fn counts(report: &Value) -> Vec<(&str, u64)> {
     NAMES.iter().map(|name| (*name, number(&totals[*name]))).filter(|(_, count)| *count > 0).collect()
 }
 
-/// 1,000 datagrams to a server of this conduct, so few at a time and with so much patience that nothing
-/// is late or lost but on purpose, however busy the machine is.
+/// Sends 1,000 datagrams to a server with this behavior. Few are in flight at a time and the timeout is long, so that a
+/// reply is late or lost only on purpose, however busy the machine is.
 fn thousand(conduct: Conduct, flags: &str) -> Value {
     let server = UdpServer::new("127.0.0.1:0", conduct);
     report(&format!("udp {} --count 1000 --timeout 3s {flags}", server.addr))
@@ -116,7 +116,7 @@ fn each_tenth_swapped_with_the_next() {
 
 #[test]
 fn each_tenth_with_a_flipped_bit() {
-    // over all 64 bytes, the sequence number's too
+    // over all 64 bytes, including the sequence number
     let found = thousand(Conduct::Flips, "--flows 7 --in-flight 3");
     assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("corrupted", 100)]);
 }
@@ -181,7 +181,7 @@ fn nobody_there_is_unreachable_by_icmp() {
     }
 }
 
-/// A count says that something is wrong; to find out what, one must see it.
+/// A count shows that something is wrong; an example shows what it is.
 #[test]
 fn wrong_replies_are_shown_by_example() {
     for (conduct, kind, line) in [
@@ -238,8 +238,8 @@ fn datagrams_come_from_the_source_that_was_asked_for() {
     assert!(text.lines().count() == 1 && text.contains("192.0.2.77") && text.contains("ip route"), "{text}");
 }
 
-/// Each of its ICMP errors makes the kernel refuse one send of the same socket, once. That is no refusal of the
-/// datagram, which goes out when it is sent again.
+/// Each ICMP error makes the kernel refuse one send of the same socket, once. This is not a refusal of the datagram,
+/// which leaves at the next try.
 #[test]
 fn an_icmp_error_that_a_send_returns_is_no_failed_send() {
     let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -249,8 +249,8 @@ fn an_icmp_error_that_a_send_returns_is_no_failed_send() {
     }
 }
 
-/// Coordinated omission: a stall of the server must show in the percentiles as all who asked meanwhile
-/// would have met it, and not as the one datagram that hit it.
+/// Coordinated omission: a stall of the server must show in the percentiles of all datagrams that were due during it,
+/// not only of the one that met it.
 #[test]
 fn a_stalled_server_can_not_hide_it() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_millis(200)));
@@ -261,7 +261,7 @@ fn a_stalled_server_can_not_hide_it() {
     assert!(number(&latency["p99_ns"]) >= 140_000_000, "{latency}");
 }
 
-/// The same where blaster itself is stopped: the intended send times do not move, and it confesses.
+/// The same if blaster itself is stopped: the intended send times do not move, and blaster reports the stall.
 #[test]
 fn a_stalled_blaster_can_not_hide_it_either() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -309,7 +309,7 @@ fn a_signal_ends_it_early_with_a_full_report() {
     assert!(number(&totals["sent"]) >= 500 && totals["sent"] == totals["ok"], "{totals}");
 }
 
-/// Opening many sockets takes a while, and is no time to be deaf.
+/// Opening many sockets takes a while, and blaster must react to signals during it.
 #[test]
 fn a_signal_ends_it_while_it_opens_sockets() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -336,7 +336,7 @@ fn a_signal_ends_it_while_it_opens_sockets() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// What a terminal shows on standard error while blaster runs; `redirect` is where standard error goes.
+/// The output of a terminal while blaster runs; `redirect` is the target of standard error.
 fn on_a_terminal(server: &UdpServer, flags: &str, redirect: &str) -> String {
     let command = format!(
         "stty cols 120 rows 30; {BLASTER} udp {} --rate 500 --duration 2500ms --timeout 5s {flags} >/dev/null {redirect}",
@@ -359,7 +359,7 @@ fn a_terminal_shows_rate_loss_latency_and_slip() {
     assert_eq!(on_a_terminal(&server, "", "2>/dev/null"), "");
 }
 
-/// A log has no terminal, and still wants to see how a long run fares.
+/// A log file is no terminal, but its reader still wants the progress of a long run.
 #[test]
 fn a_log_gets_a_line_now_and_then() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -400,7 +400,7 @@ fn the_report_says_what_was_run_and_where() {
     assert!(found["generator"]["cpu_ns_per_datagram"].as_f64().unwrap() > 0.0);
 }
 
-/// A rate is what was sent by the time that it is spread over, and one datagram is spread over time, too.
+/// A rate is the number of sent datagrams divided by the time that they cover. A single datagram covers time too.
 #[test]
 fn few_datagrams_have_an_honest_rate() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -419,7 +419,7 @@ fn few_datagrams_have_an_honest_rate() {
     }
 }
 
-/// A closed loop answers a count with as many round trips, the last one included.
+/// A closed loop with --count makes exactly this many round trips, the last one included.
 #[test]
 fn a_counted_loop_takes_as_long_as_its_round_trips() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -435,7 +435,7 @@ fn a_counted_loop_takes_as_long_as_its_round_trips() {
             "{load} {count}: {elapsed_ns} ns for {mean_ns} ns each"
         );
         if load == "tcp" {
-            // not as long as it takes to notice the end
+            // without the time until blaster notices the end
             assert!(
                 elapsed_ns < count * mean_ns + 9_000_000,
                 "{load} {count}: {elapsed_ns} ns for {mean_ns} ns each"
@@ -444,7 +444,7 @@ fn a_counted_loop_takes_as_long_as_its_round_trips() {
     }
 }
 
-/// Where other programs have its processor, a closed loop has no slip to tell that.
+/// If other programs use its processor, a closed loop has no late sends that would show it.
 #[test]
 fn a_blaster_without_a_processor_says_so() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -466,7 +466,7 @@ fn a_blaster_without_a_processor_says_so() {
     }
 }
 
-/// What its sockets dropped during the warmup has no place in books that leave the warmup out.
+/// Drops of its sockets during the warmup do not count, because the warmup does not count.
 #[test]
 fn drops_of_the_warmup_are_left_out() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -488,7 +488,7 @@ fn drops_of_the_warmup_are_left_out() {
         let line = table.lines().find(|line| line.contains(&port)).expect("its socket is open");
         line.split_whitespace().last().unwrap().parse().unwrap()
     };
-    // what it asked for, as often as its receive buffer holds it, and more
+    // more replies than its receive buffer holds
     while drops() == 0 {
         for _ in 0..1_000 {
             server.send_to(&[0; 1_400], peer).unwrap();
@@ -525,7 +525,7 @@ fn exit_status_of_conditions() {
         ("p50>1ns", 3),
         ("actual_max<1ns", 0),
         ("rate<1", 0),
-        // a closed loop has no schedule to slip from, and what was not measured has not passed
+        // a closed loop has no schedule to miss, and a count that was not measured has not passed
         ("slip_p99>1h", 3),
     ];
     for (conditions, status) in table {
@@ -655,7 +655,7 @@ fn tcp_in_each_mode() {
     }
 }
 
-/// What an example shows: kind, bytes that came, the message's number, the first byte that differs.
+/// The parts of an example: kind, received bytes, number of the message, first byte that differs.
 fn which(example: &Value) -> (&str, u64, u64, Option<u64>) {
     let answers = &example["answers"];
     (

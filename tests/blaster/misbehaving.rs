@@ -11,37 +11,37 @@ use std::time::{Duration, Instant};
 
 use tubular_echo::kernel::sys::{self, IntOption};
 
-/// How often a server looks whether it is to end, and whether a delayed reply is due.
+/// How often a server checks whether it must end, and whether a delayed reply is due.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What a UDP server does with a datagram, or with each tenth.
+/// The behavior of a UDP server, for each datagram or for each tenth.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Conduct {
-    /// Echoes each.
+    /// Echoes each datagram.
     Good,
-    /// No reply to each tenth.
+    /// Sends no reply to each tenth.
     Loses,
-    /// Two replies to each tenth.
+    /// Sends two replies to each tenth.
     Doubles,
-    /// Keeps each tenth back until the next was answered.
+    /// Answers each tenth after the next one.
     Swaps,
     /// Flips a bit in each tenth, each time in another byte.
     Flips,
-    /// Leaves the last byte out of each tenth.
+    /// Omits the last byte of each tenth.
     Cuts,
     /// Answers each tenth from another address (and another port).
     Strays,
     /// Answers each tenth after this time.
     Delays(Duration),
-    /// Sends something of its own beside each tenth.
+    /// Sends a datagram of its own beside each tenth.
     Babbles,
-    /// Answers so many per second, and a tenth of that at once; no reply to any more.
+    /// Answers this many per second, a tenth of them at once, and no more.
     Carries(f64),
-    /// Once, after 1,000 datagrams, does nothing at all for this long.
+    /// Pauses once for this long, after 1,000 datagrams.
     Stalls(Duration),
 }
 
-/// How many datagrams a server has received, and who waits for that.
+/// How many datagrams a server has received; tests wait for it.
 #[derive(Default)]
 struct Received {
     count: Mutex<u64>,
@@ -60,7 +60,7 @@ impl UdpServer {
     pub(crate) fn new(bind: &str, conduct: Conduct) -> Self {
         let socket = UdpSocket::bind(bind).unwrap();
         let addr = socket.local_addr().unwrap();
-        // on a busy machine the server may not run for a while, and that must lose nothing
+        // on a busy machine the server may not run for a while, and must lose nothing then
         let enlarge = |option| sys::set_option(socket.as_fd(), option, 4 << 20);
         enlarge(IntOption::RECEIVE_BUFFER_FORCE).or_else(|_| enlarge(IntOption::RECEIVE_BUFFER)).unwrap();
         let (received, is_over) = (Arc::new(Received::default()), Arc::new(AtomicBool::new(false)));
@@ -71,12 +71,12 @@ impl UdpServer {
         Self { addr, received, is_over, thread: Some(thread) }
     }
 
-    /// Datagrams that came so far.
+    /// Number of received datagrams so far.
     pub(crate) fn count(&self) -> u64 {
         *self.received.count.lock().unwrap()
     }
 
-    /// Waits until so many datagrams have come.
+    /// Waits until this many datagrams have arrived.
     pub(crate) fn wait_for(&self, datagrams: u64) {
         let received = &self.received;
         let count = received.count.lock().unwrap();
@@ -168,28 +168,28 @@ fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over:
     }
 }
 
-/// What a TCP server does with a connection.
+/// The behavior of a TCP server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TcpConduct {
     /// Echoes all bytes.
     Good,
-    /// Flips a bit in each tenth message of so many bytes.
+    /// Flips a bit in each tenth message of this size.
     Flips(usize),
-    /// Closes in the middle of the tenth message of so many bytes.
+    /// Closes the connection in the middle of the tenth message of this size.
     HangsUp(usize),
     /// Closes each tenth connection at once.
     Shuns,
-    /// Echoes a message of so many bytes, adds a word of its own, and waits for the end.
+    /// Echoes a message of this size, adds bytes of its own, and waits for the end.
     Babbles(usize),
-    /// Reads all and never answers.
+    /// Reads all bytes and never answers.
     Silent,
     /// Accepts and never reads.
     Deaf,
     /// Listens and never accepts.
     Absent,
-    /// Echoes so many bytes over all connections, then closes them all and listens no longer.
+    /// Echoes this many bytes over all connections, then closes all of them and stops listening.
     Dies(usize),
-    /// Echoes so many bytes over all connections, then does nothing more, and accepts all the same.
+    /// Echoes this many bytes over all connections, then does nothing more, but still accepts.
     Freezes(usize),
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn tcp_server(bind: &str, conduct: TcpConduct) -> SocketAddr {
             if matches!(conduct, TcpConduct::Dies(most) if echoed.load(Ordering::Relaxed) >= most) {
                 break;
             }
-            // a client that ends in the middle of something is not the server's business
+            // a client may end at any point; that is no error of the server
             thread::spawn(move || connection.and_then(|connection| serve_tcp(connection, conduct, &echoed)));
         }
     });
@@ -247,7 +247,7 @@ fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsiz
         }
         TcpConduct::Dies(most) | TcpConduct::Freezes(most) => {
             let mut buffer = vec![0; 65_536];
-            // those that have nothing to read shall notice, too
+            // the threads with nothing to read must notice it too
             connection.set_read_timeout(Some(LOOK_EVERY))?;
             while echoed.load(Ordering::Relaxed) < most {
                 match connection.read(&mut buffer) {
@@ -265,7 +265,7 @@ fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsiz
                     thread::park();
                 }
             }
-            // the thread that accepts waits for a connection
+            // the accepting thread waits for a connection
             TcpStream::connect(connection.local_addr()?).map(drop)
         }
         TcpConduct::Flips(bytes) | TcpConduct::HangsUp(bytes) => {

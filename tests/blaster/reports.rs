@@ -16,7 +16,7 @@ use crate::misbehaving::{Conduct, UdpServer};
 use crate::support::bounded;
 use crate::{BLASTER, blaster, counts, number, parse, stderr};
 
-/// A directory that goes away with the test.
+/// A directory that is removed with the test.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -37,13 +37,13 @@ impl Drop for Scratch {
     }
 }
 
-/// The tenth byte of a histogram's encoding on: what it holds.
+/// Decodes a histogram.
 fn decode(encoded: &str) -> Histogram<u64> {
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap();
     Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap()
 }
 
-/// All lines of a histogram log together, and how many they were.
+/// Adds up all lines of a histogram log. Returns the sum and the number of lines.
 fn read_log(path: impl AsRef<Path>) -> (Histogram<u64>, usize) {
     let log = fs::read(path).unwrap();
     let mut sum: Option<Histogram<u64>> = None;
@@ -120,7 +120,7 @@ fn a_fleet_adds_up() {
     assert_eq!(histogram(&merged), sum);
     assert_eq!(number(&merged["latency"]["from_intended"]["p99_ns"]), sum.value_at_quantile(0.99));
 
-    // conditions are judged on the sum, and the sum can be shown like any report
+    // conditions are judged on the sum, and blaster can show the sum like any report
     let output = blaster(&format!("report --merge {a} {b} --fail-if lost>389"));
     assert_eq!(output.status.code(), Some(3));
     let table = String::from_utf8(output.stdout).unwrap();
@@ -135,14 +135,14 @@ fn a_fleet_adds_up() {
     assert!(blaster(&format!("report {a} {b} --html {html} --quiet")).status.success());
     let page = fs::read_to_string(html).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
-    // by rate and by run for both together, four for each
+    // two of both runs by rate, two by run, and four of each run alone
     assert_eq!((page.matches("<svg").count(), page.matches("<details").count()), (2 + 2 + 2 * 4, 2));
 
     let refused = stderr(&blaster(&format!("report --merge {a} {a}")));
     assert!(refused.lines().count() == 1 && refused.contains("would count twice"), "{refused}");
 }
 
-/// Whatever becomes of the files, the figures of a run are not lost, and those files that can be written are.
+/// If some files can't be written, the figures of a run are not lost, and all other files are written.
 #[test]
 fn a_report_that_can_not_be_written_loses_no_figures() {
     let scratch = Scratch::new("full");
@@ -178,7 +178,7 @@ fn readers_that_have_gone_away_are_no_trouble() {
     }
 }
 
-/// A run that does not come about leaves the report of the last one as it was.
+/// A run that does not start leaves the report of the last run as it was.
 #[test]
 fn a_run_that_fails_leaves_an_older_report_alone() {
     let scratch = Scratch::new("older");
@@ -194,7 +194,7 @@ fn a_run_that_fails_leaves_an_older_report_alone() {
     let output = blaster(&format!("tcp {nobody} --count 1 --json {json}"));
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert_eq!(fs::read(&json).unwrap(), before);
-    // and a shorter one takes the place of a longer one, not of its beginning
+    // and a shorter report replaces a longer one completely
     fs::write(&json, " ".repeat(1 << 20)).unwrap();
     assert!(
         blaster(&format!("udp {} --count 20 --timeout 5s --json {json} --quiet", server.addr))
@@ -220,7 +220,7 @@ fn seeds_stay_what_they_are_in_any_reader() {
         let found = run(&format!("--seed {seed}"));
         let exact = if seed < 1 << 53 { Value::from(seed) } else { Value::from(seed.to_string()) };
         assert_eq!(found["load"]["seed"], exact);
-        // what is read is what was written, also by a blaster that wrote any seed as a number
+        // the read value is the written one, also for reports of a blaster that wrote any seed as a number
         let mut older = found.clone();
         older["load"]["seed"] = seed.into();
         for report in [&found, &older] {
@@ -254,7 +254,7 @@ fn what_is_no_report_is_said_in_one_line() {
     }
 }
 
-/// The names of files are the kernel's: bytes, in any encoding or none.
+/// File names are bytes, in any encoding or none.
 #[test]
 fn a_file_s_name_need_not_be_utf_8() {
     let scratch = Scratch::new("bytes");
@@ -277,7 +277,7 @@ fn a_file_s_name_need_not_be_utf_8() {
     files(Command::new(BLASTER).arg("report").arg(copy));
 }
 
-/// Runs `script` with a directory that has room for nothing more than what `before` makes there, in the variable DISK. Needs
+/// Runs `script` with the variable DISK: a directory whose disk is full after the files that `before` makes. Needs
 /// root.
 fn on_a_full_disk(before: &str, script: &str) -> Output {
     let prepare = format!(
@@ -287,7 +287,7 @@ fn on_a_full_disk(before: &str, script: &str) -> Output {
     Command::new("unshare").args(["--mount", "sh", "-c", &prepare]).env("BLASTER", BLASTER).output().unwrap()
 }
 
-/// What was there outlives a run whose report finds no room, and the run is not lost either.
+/// If there is no room for a report, the old file survives, and the run is not lost either.
 #[test]
 #[ignore = "needs root"]
 fn a_full_disk_costs_neither_the_older_report_nor_the_run() {
@@ -297,11 +297,11 @@ fn a_full_disk_costs_neither_the_older_report_nor_the_run() {
         // more than a page of the disk, also as JSON
         let judged = vec!["ok<1"; 100].join(",");
         for option in ["--json", "--html", "--hdr"] {
-            // a file by itself, one with a second name, one behind a link
+            // a plain file, one with a second name, one behind a link
             for prepare in
                 ["true", "ln $DISK/run $DISK/second", "mv $DISK/run $DISK/file; ln -s file $DISK/run"]
             {
-                // a second name is for the same contents, whose room is room for others: a log fits in there
+                // a second name belongs to the same contents, which are overwritten in place: a log fits there
                 if option == "--hdr" && prepare.starts_with("ln") {
                     continue;
                 }
@@ -320,7 +320,7 @@ fn a_full_disk_costs_neither_the_older_report_nor_the_run() {
                 assert!(out.starts_with("whole\n"), "{option}, {prepare}: {out}");
                 assert!(!out.contains("blaster-"), "left behind: {out}");
             }
-            // a new file comes whole or not at all, and a device that is full is no file
+            // a new file appears completely or not at all, and /dev/full is no file
             let new = format!("$BLASTER udp {target} --count 10 --quiet {option} $DISK/new || ls -A $DISK");
             let output = on_a_full_disk("true", &new);
             assert_eq!(output.stdout, b"rest\n", "{}", stderr(&output));
@@ -331,7 +331,7 @@ fn a_full_disk_costs_neither_the_older_report_nor_the_run() {
     });
 }
 
-/// Permissions, owner, links, other names, devices, pipes.
+/// Permissions, owner, links, other names, devices and pipes stay as they are.
 #[test]
 #[ignore = "needs root"]
 fn what_a_report_is_written_to_stays_what_it_is() {
@@ -355,7 +355,7 @@ fn what_a_report_is_written_to_stays_what_it_is() {
         assert_eq!((now.mode() & 0o7777, now.uid(), now.gid()), (0o640, 1234, 5678));
         assert!(is_report(&file));
 
-        // by its name alone, through links, one of them to nothing yet
+        // by its plain name and through links, one of which points to no file yet
         for (name, target) in [("link", "file"), ("second", "link"), ("dangling", "new")] {
             symlink(target, scratch.0.join(name)).unwrap();
             fs::write(&file, "older").unwrap();
@@ -370,7 +370,7 @@ fn what_a_report_is_written_to_stays_what_it_is() {
         run(&file);
         assert!(fs::metadata(&file).unwrap().nlink() == 2 && is_report(&other));
 
-        // the longest name that there may be
+        // the longest possible name
         let long = "x".repeat(255);
         run(Path::new(&long));
         assert!(is_report(&scratch.0.join(&long)));
@@ -380,7 +380,7 @@ fn what_a_report_is_written_to_stays_what_it_is() {
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
         let output = run(Path::new("/dev/stdout"));
         assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
-        // what a shell has redirected goes on, whatever comes before the report and behind it
+        // output that a shell has redirected continues, whatever comes before and after the report
         let log = scratch.0.join("log");
         let script =
             format!("echo before; $BLASTER udp {} --count 10 --json /dev/stdout; echo after", server.addr);
@@ -410,7 +410,7 @@ fn what_a_report_is_written_to_stays_what_it_is() {
     });
 }
 
-/// Where a report can't be written is told before anything is sent.
+/// If a report can't be written, the error comes before anything is sent.
 #[test]
 fn a_wrong_path_costs_no_run() {
     let scratch = Scratch::new("wrong");

@@ -53,12 +53,13 @@ fn what_a_search_finds_decides_the_exit_status() {
         assert_eq!(output.status.code(), Some(status), "{table}");
         assert_eq!(table.matches(word).count(), 1, "once for the search, not for each run: {table}");
     }
-    // where nothing is searched for, nothing is found
+    // without a search there is no result
     let output = blaster(&format!("udp {} --count 5 --fail-if found>1G", server.addr));
     assert_eq!(output.status.code(), Some(3));
 }
 
-/// However busy the machine is: never more than the server carries, and never blaster's limit as the server's.
+/// However busy the machine is, the result is never more than the server's limit, and blaster never takes its own limit
+/// for the server's.
 #[test]
 fn the_search_finds_what_a_server_carries() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Carries(2_000.0));
@@ -67,7 +68,7 @@ fn the_search_finds_what_a_server_carries() {
         server.addr
     ));
     let answer = &found["found"];
-    // 500 ms of it, and what it answers at once, and the loss that is allowed
+    // 500 ms of its rate, the answers that it gives at once, and the allowed loss
     let most = 2_000.0 * (0.5 + 0.1) / 0.5 * 1.05;
     let met = answer["met"]["rate_per_s"].as_f64().unwrap_or(0.0);
     assert!(met <= most, "{answer}");

@@ -17,10 +17,10 @@ use crate::support::sys::Pidfd;
 use crate::support::{Server, private_network};
 use crate::{BLASTER, counts, number, parse, stderr};
 
-/// More than any of these runs may take, however busy the machine is.
+/// Longer than any of these runs takes, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs blaster to its end, which must come by itself.
+/// Runs blaster until it ends by itself.
 fn ends(flags: &str) -> Output {
     let mut child = Command::new(BLASTER)
         .args(flags.split_whitespace())
@@ -28,7 +28,7 @@ fn ends(flags: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // reports must not fill the pipe
+    // the reports must not fill the pipe
     let mut stdout = child.stdout.take().unwrap();
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
@@ -44,7 +44,7 @@ fn ends(flags: &str) -> Output {
     output
 }
 
-/// Runs a load that must fail with a line that has `words`.
+/// Runs a load that must fail with a line that contains `words`.
 fn fails(flags: &str, words: &str) -> Value {
     let output = ends(&format!("{flags} --json - --quiet"));
     let text = stderr(&output);
@@ -67,7 +67,7 @@ fn a_server_that_never_answers_fails_the_run() {
             let found = fails(&flags, "nothing came back");
             let totals = &found["totals"];
             assert!(number(&totals["sent"]) > 0 && totals["lost"] == totals["sent"], "{flags}: {totals}");
-            // it was blaster that ended them
+            // blaster ended them
             let connections = &found["connections"];
             assert_eq!(connections["broken"], 0, "{flags}: {connections}");
             assert_eq!(connections["stuck"], connections["established"], "{flags}: {connections}");
@@ -89,7 +89,7 @@ fn a_server_that_dies_in_the_middle_fails_the_run() {
     }
 }
 
-/// Its accept queue is full soon, and then the kernel leaves connections unanswered.
+/// The accept queue is soon full, and then the kernel does not answer connections.
 #[test]
 fn a_server_that_accepts_nothing_fails_the_run() {
     for end in ["--duration 700ms", "--count 300"] {
@@ -102,7 +102,7 @@ fn a_server_that_accepts_nothing_fails_the_run() {
     }
 }
 
-/// One connection in ten goes wrong: that is in the report, and for --fail-if to judge.
+/// One connection in ten fails. The report shows it, and --fail-if judges it.
 #[test]
 fn a_server_that_drops_some_connections_is_a_server() {
     let addr = tcp_server("127.0.0.1:0", TcpConduct::Shuns);
@@ -121,7 +121,7 @@ fn a_server_that_drops_some_connections_is_a_server() {
     assert_eq!(number(&found["connections"]["broken"]), 9, "{}", found["connections"]);
 }
 
-/// An echo server, and where its connections came from since that was asked last.
+/// An echo server that records the source of each connection since the last query.
 fn server_that_knows_its_peers() -> (SocketAddr, Arc<Mutex<BTreeSet<IpAddr>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -166,7 +166,7 @@ fn connections_come_from_the_source_that_was_asked_for() {
     assert!(text.lines().count() == 1 && text.contains("192.0.2.77") && text.contains("ip route"), "{text}");
 }
 
-/// The server is there all the time: it is this host that has no port left.
+/// The server is there all the time: this host has no local port left.
 #[test]
 #[ignore = "needs root"]
 fn local_ports_that_are_used_up_are_blaster_s_own_limit() {
@@ -182,7 +182,7 @@ fn local_ports_that_are_used_up_are_blaster_s_own_limit() {
         assert!(number(&connections["failed"]) > 0, "{connections}");
         let warnings = found["warnings"].to_string();
         assert!(warnings.contains("blaster was the bottleneck: it had no local port for"), "{warnings}");
-        // the advice, followed
+        // follow the advice
         setting("ipv4/ip_local_port_range", "50000 60999");
         let output = ends("tcp 127.0.0.1:1234 --mode connect --connections 2 --count 100 --json -");
         assert_eq!((output.status.code(), &parse(&output)["connections"]["failed"]), (Some(0), &0.into()));

@@ -15,7 +15,7 @@ use crate::support::sys::{self, Confinement, Pidfd, confine};
 use crate::support::{PATIENCE, lines, until};
 use crate::{BLASTER, number, stderr};
 
-/// A blaster that is killed when its test ends before it.
+/// A running blaster. If its test ends first, it is killed.
 struct Blaster {
     child: Child,
     pidfd: Pidfd,
@@ -39,21 +39,21 @@ impl Blaster {
         self.pidfd.signal(signal).unwrap();
     }
 
-    /// Whether it takes its signals itself by now.
+    /// Whether it handles its signals itself by now.
     fn listens(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
         u64::from_str_radix(blocked, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0
     }
 
-    /// Waits for an end that nothing else keeps from coming.
+    /// Waits for the end. Nothing may delay it.
     fn end(self) -> Output {
         assert!(self.pidfd.ends_within(PATIENCE), "it goes on");
         self.child.wait_with_output().unwrap()
     }
 }
 
-/// A FIFO that nobody reads, and that has no room for anything. Both ends are open as long as the file is.
+/// A full FIFO that has no reader. The file keeps both ends open.
 fn full_fifo(scratch: &Scratch) -> (String, File) {
     let path = scratch.file("fifo");
     make_fifo(&path);
@@ -67,7 +67,7 @@ fn make_fifo(path: &str) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// A report that was written to its end.
+/// A report that was written completely.
 fn whole(path: &str) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
@@ -93,7 +93,7 @@ fn a_fifo_that_nobody_opens_makes_it_deaf_to_nothing() {
     }
 }
 
-/// The first signal ends the run, and its report waits for its readers; the second one does so no longer.
+/// The first signal ends the run, and its report waits for its readers. After the second signal it waits no longer.
 #[test]
 fn a_full_pipe_makes_it_deaf_to_nothing() {
     let scratch = Scratch::new("full-pipe");
@@ -119,7 +119,7 @@ fn a_full_pipe_makes_it_deaf_to_nothing() {
         server.wait_for(sent);
         blaster.signal(libc::SIGINT);
         let wrote_before = |blaster: &Blaster| {
-            // what has to wait is waited for with everything else done
+            // all other work is done before it waits for a reader
             until("the report waits for its reader", || is_waiting(blaster, "pipe_write"));
             fs::metadata(&good).map_or(0, |good| good.len())
         };
@@ -142,14 +142,14 @@ fn a_full_pipe_makes_it_deaf_to_nothing() {
     }
 }
 
-/// Whether a thread of it waits in this function of the kernel.
+/// Whether one of its threads waits in this function of the kernel.
 fn is_waiting(blaster: &Blaster, function: &str) -> bool {
     let tasks = fs::read_dir(format!("/proc/{}/task", blaster.child.id())).unwrap().filter_map(Result::ok);
     let waits = |task: fs::DirEntry| fs::read_to_string(task.path().join("wchan")).unwrap_or_default();
     tasks.into_iter().any(|task| waits(task).contains(function))
 }
 
-/// Nobody has asked it to end: whoever reads takes his time.
+/// Without a signal, a slow reader may take all the time it needs.
 #[test]
 fn a_reader_may_come_late() {
     let scratch = Scratch::new("late");
@@ -160,7 +160,7 @@ fn a_reader_may_come_late() {
     until("the report waits for its reader", || is_waiting(&blaster, "pipe_write"));
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        // a descriptor of the other end is ours, so that the end of the file never comes
+        // the test holds a descriptor of the other end, so that the reader never sees the end of the file
         while serde_json::from_slice::<Value>(&text).is_err() {
             let mut piece = [0; 1000];
             let bytes = both.read(&mut piece).unwrap();
@@ -172,7 +172,7 @@ fn a_reader_may_come_late() {
     assert_eq!(number(&reader.join().unwrap()["totals"]["ok"]), 200);
 }
 
-/// A shell whose terminal is gone, a login that ends.
+/// As after the loss of a shell's terminal, or at the end of a login.
 #[test]
 fn each_signal_that_ends_a_session_brings_the_report() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -189,7 +189,7 @@ fn each_signal_that_ends_a_session_brings_the_report() {
     }
 }
 
-/// nohup(1).
+/// As with nohup(1).
 #[test]
 fn a_hangup_that_is_ignored_stays_ignored() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -203,7 +203,8 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     assert_eq!((number(&report["totals"]["ok"]), &report["ended_early"]), (1000, &Value::Bool(false)));
 }
 
-/// Lines of --every, and what a terminal shows, are worth no wait: the run ends by itself, and its report is there.
+/// Lines of --every, and the display on a terminal, are not worth a wait: the run ends by itself, and its report is
+/// written.
 #[test]
 fn who_does_not_look_on_holds_up_nothing() {
     let scratch = Scratch::new("looking-on");
@@ -223,7 +224,7 @@ fn who_does_not_look_on_holds_up_nothing() {
     }
 }
 
-/// A terminal that takes nothing, as after Ctrl-S.
+/// A terminal that takes no output, as after Ctrl-S.
 fn full_terminal() -> (OwnedFd, OwnedFd) {
     let (master, slave) = sys::terminal().unwrap();
     let mut slave = File::from(slave);
@@ -235,7 +236,7 @@ fn full_terminal() -> (OwnedFd, OwnedFd) {
     (master, slave.into())
 }
 
-/// The report is in its file before anybody looks at the table, and a second signal ends the wait for the terminal.
+/// The report is in its file before the table is read, and a second signal ends the wait for the terminal.
 #[test]
 fn a_terminal_that_stands_still_makes_it_deaf_to_nothing() {
     let scratch = Scratch::new("terminal");
@@ -253,7 +254,7 @@ fn a_terminal_that_stands_still_makes_it_deaf_to_nothing() {
     assert_eq!(blaster.end().status.code(), Some(1));
 }
 
-/// Whoever shares a pipe or a terminal may have made it so, for all who write to it.
+/// Another process that shares a pipe or terminal may make it non-blocking for all that write to it.
 #[test]
 fn a_pipe_that_does_not_block_gets_the_whole_report() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
@@ -266,14 +267,14 @@ fn a_pipe_that_does_not_block_gets_the_whole_report() {
     until("it has tried", || is_waiting(&blaster, "poll") || blaster.pidfd.ends_within(Duration::ZERO));
     let mut text = Vec::new();
     reader.read_to_end(&mut text).unwrap();
-    // what had filled the pipe
+    // the bytes that had filled the pipe
     let stdout = text.split_off(text.iter().position(|byte| *byte == b'\n').unwrap());
     let output = Output { status: blaster.child.wait().unwrap(), stdout, stderr: Vec::new() };
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(number(&crate::parse(&output)["totals"]["ok"]), 200);
 }
 
-/// `ulimit -f`: the kernel sends SIGXFSZ to who writes on.
+/// `ulimit -f`: the kernel sends SIGXFSZ to a process that writes beyond the limit.
 #[test]
 fn a_file_that_may_not_grow_costs_no_figures() {
     let scratch = Scratch::new("limit");
