@@ -296,9 +296,9 @@ fn without_knowing_the_address_no_reply() {
         let server = on_wildcards();
         let [_, v6] = sockets_of(&server);
         sys::set_option(&v6, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPOPTS, 1).expect("IPV6_RECVHOPOPTS");
-        // The kernel tells a datagram's hop-by-hop options before its destination; 1,024 bytes of them
-        // leave no room for it. RFC 8200: next header, length in units of 8 bytes less one, options; 0x1e
-        // is one for experiments (RFC 4727) that who does not know it skips, PadN fills up the rest.
+        // the kernel reports a datagram's hop-by-hop options before its destination, and 1,024 bytes of them leave no
+        // room for the destination. RFC 8200: next header, length in units of 8 bytes less one, options; 0x1e is an
+        // experimental option (RFC 4727) that receivers without it skip, and PadN fills the rest
         let option = [&[0x1e, 253][..], &[0; 253]].concat();
         let options = [&[0, 127][..], &option.repeat(4), &[1, 0]].concat();
         assert_eq!(options.len(), 1024);

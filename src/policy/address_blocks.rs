@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Who can be reached at the addresses of a block.
+/// How far the addresses of a block reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// A host on the Internet. If the registry gives no answer, the block counts as public.
@@ -23,7 +23,7 @@ pub struct Block {
     pub first: IpAddr,
     /// The length of the prefix.
     pub prefix_len: u8,
-    /// Who can be reached there.
+    /// How far its addresses reach.
     pub reach: Reach,
     /// The purpose of the block.
     pub name: &'static str,
@@ -175,7 +175,7 @@ const fn matches_reach(a: Reach, b: Reach) -> bool {
     a as u8 == b as u8
 }
 
-/// Who can be reached at `ip`.
+/// How far `ip` reaches.
 pub fn reach(ip: IpAddr) -> Reach {
     let (bits, rows, by_first_byte) = match ip {
         IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, &IPV4[..], &V4_BY_FIRST_BYTE),

@@ -176,8 +176,8 @@ fn raise(needed: usize) -> String {
 /// The fewest open files with which this many workers, with this many listening sockets each, can each serve one
 /// connection.
 fn least(workers: usize, sockets: usize) -> usize {
-    // each listening socket takes a descriptor, and a place for one connection in the ring's table; without registered
-    // files that place is a descriptor too
+    // each listening socket takes a descriptor and needs room for a connection that it accepts; without registered files
+    // that connection takes a descriptor too
     let descriptors = RESERVE_MAX + workers * (2 * sockets + WORKER_DESCRIPTORS + 1);
     descriptors.max(2 * sockets + 2)
 }

@@ -16,7 +16,7 @@ pub enum Workers {
     Fixed(NonZeroUsize),
 }
 
-/// Settings of the server: one field for each option of the command line, hence so many.
+/// Settings of the server. It has more than 12 fields because each is an option of the command line.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an independent switch on the command line
 pub struct ServerConfig {

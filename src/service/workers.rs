@@ -27,7 +27,7 @@ pub enum WorkersError {
         /// The reason.
         error: WorkerError,
     },
-    /// A worker ended although nobody asked it to.
+    /// A worker ended, although the server was not draining.
     #[error("worker {0} ended unexpectedly")]
     Ended(usize),
     /// No descriptor could be opened that wakes a worker.

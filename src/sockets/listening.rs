@@ -64,7 +64,7 @@ impl std::fmt::Display for MissingOption {
     }
 }
 
-/// Who else may bind the address.
+/// The other sockets that may bind the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Share {
     /// No other socket.

@@ -1,4 +1,4 @@
-//! What flows draw: no address that is nobody's, and no port where their datagrams would meet themselves.
+//! The addresses and ports that flows draw: no broadcast address, and no port at which a flow would meet itself.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Echo servers that go wrong on purpose, each in one known way.
+//! Echo servers with deliberate faults, one known fault each.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! What becomes of reports: written as files, read again, put side by side and added up.
+//! Reports: written as files, read again, compared and added up.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! Several rates in a row, and the search for the highest.
+//! Several rates in a row, and the search for the highest rate.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! TCP servers that stop serving: blaster ends by itself, and does not call that a success.
+//! TCP servers that stop serving: blaster ends by itself, and the run fails.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};

@@ -1,4 +1,5 @@
-//! Nobody who reads late, or never, makes blaster deaf to the signals that end it, or costs the report of a run.
+//! A reader of blaster's output that reads late or never: signals still end blaster, and the report of the run is not
+//! lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};

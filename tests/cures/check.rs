@@ -1,4 +1,4 @@
-//! What `tubular-echo check` refuses, and what it makes of the same process when it is as told.
+//! The refusals of `tubular-echo check`. If the process follows the advice, the refusal is gone.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

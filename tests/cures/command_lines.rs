@@ -1,5 +1,5 @@
-//! What is wrong with a command line. A condition that is none stands behind each value: what is told is the first mistake,
-//! so the value is right when that one is told.
+//! Errors of the command line. The test puts a second mistake, a wrong condition, behind each value. The program
+//! reports only the first mistake. So if it reports the second one, the value is right.
 
 use super::support::{Launch, Server, bounded, private_network};
 use super::{blaster, cured, number_behind, refused, stderr};

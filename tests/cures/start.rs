@@ -1,4 +1,4 @@
-//! What keeps the server, or blaster, from starting.
+//! Errors that stop the start of the server or of blaster.
 
 use std::net::{TcpListener, UdpSocket};
 

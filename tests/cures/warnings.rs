@@ -1,4 +1,4 @@
-//! What the server warns of, at its start and while it serves.
+//! Warnings of the server, at its start and while it serves.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;

@@ -1,8 +1,9 @@
-//! Runs the shell blocks of a document, in order, where they can harm nobody: beside a systemd of their own, in a
-//! network of their own, over a file system that forgets what is written (tests/support/systemd-rig).
+//! Runs the shell blocks of a document in order. They can do no harm: they run beside their own systemd, in their own
+//! network, over a file system that forgets all changes (tests/support/systemd-rig).
 //!
-//! Each block is a script of its own in the repository's directory, and ends with 0. The documents in docs/ begin
-//! with both programs installed, those at the top with nothing. Nothing reaches another host, so cargo is offline.
+//! Each block is a script of its own, starts in the repository's directory, and must end with status 0. For documents
+//! in docs/, both programs are installed at the beginning; for those at the top, nothing is. No other host can be
+//! reached, so cargo is offline.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Documents as far as the checks need to understand them: blocks, code spans, links and headings.
+//! Reads documents as far as the checks need it: blocks, code spans, links and headings.
 //!
-//! A shell block (`sh`) is run. A comment in the line before a block says what else is to be known of it:
+//! A shell block (`sh`) is run. A comment in the line before a block changes that:
 //!
 //! ```text
 //! <!-- not run: REASON -->        shell: nobody could, here

@@ -1,8 +1,8 @@
-//! Every message that the programs print, and every counter, can be looked up in docs/troubleshooting.md.
+//! Checks that docs/troubleshooting.md explains every message of the programs, and every counter.
 //!
-//! A message is what the source has in quotes and in words, three of them or more, but for what only developers see
-//! (tests, assertions) and for what is no message: help, and the report of blaster while it runs and when it is done.
-//! What a message says of its own occasion stands in braces; the words between them are what is looked for.
+//! A message is a quoted text of three words or more in the source. Texts that only developers see (tests, assertions)
+//! do not count, and neither do help and blaster's report. The changing parts of a message stand in braces; the check
+//! looks for the words between them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What the documents name: files, flags, counters and links exist.
+//! Checks that the files, flags, counters and links in the documents exist.
 
 use std::collections::BTreeSet;
 use std::fs;

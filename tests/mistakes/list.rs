@@ -1,4 +1,4 @@
-//! The mistakes of `promise.txt`: what each one changes, and which tests have to turn red.
+//! The mistakes of `promise.txt`: the change of each, and the tests that must fail.
 //!
 //! ```text
 //! ## the mistake, in words
@@ -8,8 +8,8 @@
 //! + the lines that take their place
 //! ```
 //!
-//! How far lines are indented does not count; several changes, in the same file or in others, make one mistake. A line
-//! with a single `#` is a heading.
+//! Indentation does not count. Several changes, in one file or in several, can make one mistake. A line with a single
+//! `#` is a heading.
 
 #![allow(unreachable_pub, reason = "`pub` here means: for the programs that read it")]
 

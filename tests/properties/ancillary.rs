@@ -1,4 +1,4 @@
-//! Control messages and socket addresses: the decoders against others that go byte by byte, and back.
+//! Control messages and socket addresses: the decoders agree with others that read byte by byte, in both directions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

@@ -1,4 +1,4 @@
-//! Every input that a fuzz target once found worth keeping, in `tests/corpus/`.
+//! Every input that a fuzz target has kept, in `tests/corpus/`.
 
 use std::fs;
 use std::path::Path;

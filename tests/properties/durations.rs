@@ -1,4 +1,4 @@
-//! The server's words of time and its number of workers.
+//! The server's durations and its number of workers.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Random inputs, of the shapes that get far.
+//! Random inputs of shapes that pass the first checks.
 
 use std::net::{IpAddr, SocketAddr};
 

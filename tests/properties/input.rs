@@ -1,4 +1,4 @@
-//! Numbers out of bytes, for checks whose input is not bytes.
+//! Makes numbers from bytes, for checks whose input is not bytes.
 
 /// Bytes that numbers are taken from. Behind the end, all bytes are zero.
 pub struct Input<'a>(pub &'a [u8]);

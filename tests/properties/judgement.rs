@@ -1,4 +1,4 @@
-//! blaster's payload: a reply is judged as it is byte by byte.
+//! blaster's payload: its judgement of a reply agrees with a comparison byte by byte.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! blaster's numbers: `200k`, `1.5M`, `64-1400`, read again digit by digit.
+//! blaster's numbers such as `200k`, `1.5M`, `64-1400`, compared with a reader that goes digit by digit.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! blaster's pacer: intended times are exact, however far the schedule goes.
+//! blaster's pacer: the intended send times are exact, however long the schedule is.
 
 use crate::input::Input;
 use crate::pacer::Pacer;

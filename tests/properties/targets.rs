@@ -1,4 +1,4 @@
-//! blaster's targets: what is drawn lies in them, and nobody is loaded who must not be.
+//! blaster's targets: drawn addresses are inside the target, and none of them is forbidden.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

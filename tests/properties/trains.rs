@@ -1,4 +1,4 @@
-//! Groups of datagrams: what leaves in one GSO send is cut by the kernel into what had come in.
+//! Groups of datagrams: the kernel cuts what leaves in one GSO send into the datagrams that came in.
 
 use tubular_echo::kernel::ring::SEGMENTS_MAX;
 use tubular_echo::policy::flow::Flow;

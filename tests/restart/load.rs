@@ -1,5 +1,4 @@
-//! Load through the dispatcher while a service is restarted: blaster's books for UDP, one connection after
-//! the other for TCP.
+//! Load through the dispatcher while a service restarts: blaster for UDP, and one connection after the other for TCP.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

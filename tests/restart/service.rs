@@ -1,4 +1,4 @@
-//! Services that are installed and restarted, and their sockets as the kernel knows them.
+//! Installs and restarts services, and reads their sockets from the kernel.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! With .socket units: the manager makes the sockets, and passes them on.
+//! With .socket units: the manager opens the sockets and passes them.
 
 use std::fs;
 use std::os::fd::AsFd;

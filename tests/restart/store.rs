@@ -1,4 +1,4 @@
-//! With the manager's store (`--fd-store`): the sockets, what is queued in them and their registrations stay.
+//! With the manager's store (`--fd-store`): the sockets survive, with their queues and registrations.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! A chapter: one server from its start to its end under all loads, faults of one kind at random, and the books of
-//! both sides compared at the end.
+//! A chapter: one server from its start to its end under all loads, with random faults of some kinds. At the end the
+//! counts of both sides are compared.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The load of datagrams: blaster's, as other processes.
+//! The load of datagrams, by blaster in other processes.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};

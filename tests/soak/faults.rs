@@ -1,4 +1,4 @@
-//! What is done to the server and its network, and what each of that excuses.
+//! The faults of the server and its network, and the errors that each of them excuses.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -101,7 +101,7 @@ impl Diary {
             .any(|window| allows(window.fault) && window.from <= to && from <= window.to + AFTERMATH)
     }
 
-    /// The last fault before this time, and its distance, as text.
+    /// The last fault before this time, and how long before, as text.
     pub fn last(&self, time: SystemTime) -> String {
         let windows = self.0.lock().unwrap();
         let Some(window) = windows.iter().rev().find(|window| window.from <= time) else {

@@ -1,5 +1,5 @@
-//! The server's lives, and the service manager that it has: who starts it, keeps its sockets, registers them with
-//! the dispatcher, and looks at what it uses.
+//! Runs the server in place of a service manager: starts it, keeps its sockets, registers them with the dispatcher, and
+//! measures its use of resources.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Datagrams that blaster does not send: empty ones, the largest, forged and unwelcome ones.
+//! Datagrams that blaster does not send: empty, very large, forged and refused ones.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

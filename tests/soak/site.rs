@@ -1,5 +1,5 @@
-//! Two hosts and a cable: the server's, where a dispatcher steers two whole prefixes to it, and its clients'.
-//! And what can go wrong with such a site.
+//! Two hosts and a cable. On the server's host a dispatcher steers two whole prefixes to it; the clients are on the
+//! other one. The faults of the network are here too.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! The load of connections: exchanges, streams, half-closes, resets, peers that read late or send a byte now and
-//! then. What comes back is compared byte for byte, whatever happens to the server.
+//! The load of connections: exchanges, streams, half-closes, resets, peers that read late or send a byte now and then.
+//! Every echoed byte is compared, whatever happens to the server.
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
