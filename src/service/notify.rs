@@ -1,6 +1,6 @@
 //! Messages to the service manager (sd_notify(3)). If `NOTIFY_SOCKET` is unset, nothing is sent.
 //!
-//! [`Notifier::ready`] takes the proof that every worker is armed and consumes the notifier. So `READY=1` is sent once
+//! `Notifier::ready` takes the proof that every worker is armed and consumes the notifier. So `READY=1` is sent once
 //! and never too early, by construction.
 //!
 //! No message waits for a manager that does not read, because the main thread also has workers to watch. Three kinds of

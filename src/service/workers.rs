@@ -40,7 +40,7 @@ pub enum WorkersError {
 
 /// Proof that every worker has its sockets bound, registered and armed. Only [`Workers::wait_until_armed`] makes one.
 #[derive(Debug)]
-pub struct Armed(());
+pub(super) struct Armed(());
 
 /// Messages to the main thread.
 pub(super) enum Event {
