@@ -208,7 +208,7 @@ impl Tcp {
         let mut listeners = Vec::new();
         for (number, listening) in listening.into_iter().enumerate() {
             let file = File(first + number as u32);
-            ring.register_file(file, listening.as_fd())?;
+            ring.register_file(file, listening.shared())?;
             listeners.push(Listener {
                 addr: listening.addr,
                 domain: Domain::of(listening.addr),

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -188,7 +188,6 @@ pub struct Worker {
     leave_deadline: Option<Instant>,
     /// The poll of [`WAKE`] has failed.
     wake_pause: Pause,
-    _wake: Arc<OwnedFd>,
 }
 
 /// Registered files of a worker with these sockets; the limit of open files must allow them.
@@ -215,7 +214,7 @@ impl Worker {
             file_table: config.file_table,
             busy_poll: config.busy_poll,
         })?;
-        ring.register_file(WAKE, wake.as_fd())?;
+        ring.register_file(WAKE, wake)?;
         let first_reply_socket = 1 + sockets.len() as u32;
         let first_connection = first_reply_socket + config.reply_sockets.count as u32;
         let connection_files = files(&sockets, 0, connections, one_by_one) as u32 - first_reply_socket;
@@ -249,7 +248,6 @@ impl Worker {
             tcp_drained: false,
             leave_deadline: None,
             wake_pause: Pause::new(PAUSE),
-            _wake: wake,
         };
         this.finish_turn();
         // an operation that the kernel does not know fails in its first completion

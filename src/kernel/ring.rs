@@ -11,6 +11,7 @@
 mod arena;
 mod buffers;
 mod files;
+mod identity;
 mod memory;
 mod message;
 mod name;
@@ -25,9 +26,11 @@ mod simulated;
 mod token;
 mod uring;
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{DestinationSlot, Fd, Fixed, Timespec};
@@ -37,6 +40,7 @@ pub use self::arena::{Arena, Chunk};
 pub use self::buffers::{BufferConfig, BufferRing, DATAGRAM_HEADER_BYTES, Datagram, ReceivedPart, Unusable};
 use self::files::Descriptors;
 pub use self::files::FileTable;
+use self::identity::{Brings, Identity, Operations, Tokens};
 pub use self::memory::PinnedBytes;
 pub use self::message::{Message, Messages, SEGMENTS_MAX, Transmit};
 pub use self::name::PeerName;
@@ -219,14 +223,28 @@ impl Interval {
 }
 
 /// What the kernel says of an operation.
-#[derive(Debug)]
 pub struct Completion {
+    ring: Identity,
     token: Token,
     result: i32,
-    flags: u32,
+    /// A buffer that was taken is in them no longer.
+    flags: Cell<u32>,
+}
+
+impl std::fmt::Debug for Completion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { token, result, flags, .. } = self;
+        let mut fields = f.debug_struct("Completion");
+        fields.field("token", token).field("result", result).field("flags", &flags.get());
+        fields.finish_non_exhaustive()
+    }
 }
 
 impl Completion {
+    fn new(ring: Identity, token: Token, result: i32, flags: u32) -> Self {
+        Self { ring, token, result, flags: Cell::new(flags) }
+    }
+
     /// The token that the operation was submitted with.
     pub fn token(&self) -> Token {
         self.token
@@ -240,7 +258,7 @@ impl Completion {
     /// Whether a multishot goes on. If not it has ended, whatever the result says: it does so after
     /// errors, when buffers or completion entries run out, and after every empty datagram.
     pub fn more(&self) -> bool {
-        cqueue::more(self.flags)
+        cqueue::more(self.flags())
     }
 
     /// The time of a [`Ring::wake_after`] has passed; else there was no timer to be had.
@@ -249,13 +267,23 @@ impl Completion {
     }
 
     fn flags(&self) -> u32 {
-        self.flags
+        self.flags.get()
+    }
+
+    /// From now on it speaks of no buffer: nobody can take the same one again.
+    fn forget_buffer(&self) {
+        const BUFFER: u32 = 1 << 0; // IORING_CQE_F_BUFFER
+        self.flags.set(self.flags() & !BUFFER);
     }
 }
 
 /// An `io_uring` of the thread that made it.
 pub struct Ring {
+    identity: Identity,
     uring: Uring,
+    operations: Operations,
+    /// What receives into each buffer ring.
+    receivers: Vec<(Identity, Tokens)>,
     /// Where files are not registered: what they are instead.
     descriptors: Option<Descriptors>,
     polling: Polling,
@@ -285,7 +313,10 @@ impl Ring {
         uring.enable().map_err(|error| RingError::new(Step::Setup, &error))?;
         let polling = Polling::new(config.busy_poll);
         Ok(Self {
+            identity: Identity::new(),
             uring,
+            operations: Operations::new(),
+            receivers: Vec::new(),
             descriptors,
             polling,
             early: Vec::new(),
@@ -298,14 +329,22 @@ impl Ring {
         &self.uring
     }
 
-    /// Makes `fd` known as `file`; the descriptor itself stays open and ordinary, as long as the file is known.
-    pub fn register_file(&mut self, file: File, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+    /// Makes `fd` known as `file`. The descriptor itself stays open and ordinary for as long as the file is known.
+    pub fn register_file(
+        &mut self,
+        file: File,
+        fd: Arc<impl AsFd + Send + Sync + 'static>,
+    ) -> Result<(), RingError> {
         if let Some(descriptors) = &mut self.descriptors {
-            descriptors.lend(file, fd.as_raw_fd());
+            descriptors.share(file, fd);
             return Ok(());
         }
+        self.update_file(file, &*fd)
+    }
+
+    fn update_file(&self, file: File, fd: &impl AsFd) -> Result<(), RingError> {
         self.uring
-            .update_file(file, fd.as_raw_fd())
+            .update_file(file, fd.as_fd().as_raw_fd())
             .map_err(|error| RingError::new(Step::RegisterFiles, &error))
     }
 
@@ -313,7 +352,7 @@ impl Ring {
     pub fn take_file(&mut self, file: File, fd: OwnedFd) -> Result<(), RingError> {
         match &mut self.descriptors {
             Some(descriptors) => descriptors.give(file, fd),
-            None => self.register_file(file, fd.as_fd())?,
+            None => self.update_file(file, &fd)?,
         }
         Ok(())
     }
@@ -368,7 +407,7 @@ impl Ring {
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         let before = completions.len();
         let entered = self.uring.enter(wait);
-        self.uring.reap(completions);
+        self.uring.reap(self.identity, completions);
         match entered {
             Err(error) if !is_passing(&error) => return Err(error),
             Err(error) if error.raw_os_error() != Some(libc::ETIME) && completions.len() == before => {
@@ -427,11 +466,35 @@ impl Ring {
     /// entered again, which the borrow forbids. To be asked for when all that was taken out is handled. `None`: later.
     pub fn quiet(&self) -> Option<Quiet<'_>> {
         let quiet = self.uring.is_deferred() && self.early.is_empty() && !self.uring.has_completed();
-        quiet.then_some(Quiet(PhantomData))
+        quiet.then_some(Quiet { ring: self.identity, borrow: PhantomData })
+    }
+
+    /// Queues an operation that brings no file.
+    fn push(&mut self, entry: squeue::Entry, token: Token) {
+        self.operations.claim(token, Brings::Other);
+        self.queue(&entry.user_data(token.user_data()));
+    }
+
+    /// Queues an operation that receives into `buffers`.
+    fn push_receive(&mut self, entry: squeue::Entry, buffers: &BufferRing, token: Token) {
+        if !buffers.expects(token) {
+            self.expect(buffers, token);
+        }
+        self.push(entry, token);
+    }
+
+    /// Tells `buffers` that completions with `token` are its own. The process ends if another buffer ring can't be told
+    /// from it then.
+    fn expect(&mut self, buffers: &BufferRing, token: Token) {
+        let (identity, tokens) = (buffers.identity(), buffers.expect(token, self.identity));
+        self.receivers.retain(|(other, _)| *other != identity);
+        let is_shared = self.receivers.iter().any(|(_, others)| others.overlaps(tokens));
+        assert!(!is_shared, "{token:?} receives into two buffer rings");
+        self.receivers.push((identity, tokens));
     }
 
     /// Queues an operation; submits those before it if the queue is full.
-    fn push(&mut self, entry: &squeue::Entry) {
+    fn queue(&mut self, entry: &squeue::Entry) {
         // SAFETY: all that an entry points at lives as long as the process: the operations below see to it
         while !unsafe { self.uring.push(entry) } {
             self.flush();
@@ -450,7 +513,7 @@ impl Ring {
                 // EBUSY: completions must be taken out before more operations go in
                 Err(error) if is_passing(&error) => {
                     let before = self.early.len();
-                    self.uring.reap(&mut self.early);
+                    self.uring.reap(self.identity, &mut self.early);
                     if self.early.len() == before {
                         self.put_off();
                     }
@@ -484,7 +547,7 @@ impl Ring {
         let entry = on!(self, listener, |target| opcode::AcceptMulti::new(target)
             .allocate_file_index(direct)
             .flags(flags));
-        self.push(&entry.user_data(token.user_data()));
+        self.push_accept(entry, token);
     }
 
     /// Accepts one connection of `listener`, and has its peer's name written to `name`: a multishot has only one
@@ -496,7 +559,12 @@ impl Ring {
         let entry = on!(self, listener, |target| opcode::Accept::new(target, addr, len)
             .file_index(slot)
             .flags(flags));
-        self.push(&entry.user_data(token.user_data()));
+        self.push_accept(entry, token);
+    }
+
+    fn push_accept(&mut self, entry: squeue::Entry, token: Token) {
+        self.operations.claim(token, Brings::File);
+        self.queue(&entry.user_data(token.user_data()));
     }
 
     /// A direct descriptor can't be inherited.
@@ -507,11 +575,16 @@ impl Ring {
     /// The file of the connection that an accept's completion has brought; `None`: it was closed again, since
     /// there was no room for it.
     pub fn accepted(&mut self, completion: Completion) -> Result<Option<File>, Errno> {
+        let brings = self.operations.brings(completion.token);
+        assert!(
+            completion.ring == self.identity && brings == Some(Brings::File),
+            "no accept: {completion:?}"
+        );
         let number = completion.result()?;
         match &mut self.descriptors {
             None => Ok(Some(File(number))),
-            // SAFETY: accept(2): the result is a new descriptor. The completion is taken by value, and nobody else
-            // makes one: it is asked for once
+            // SAFETY: accept(2): the result is a new descriptor, since the completion is that of an accept of this
+            // ring. It is taken by value, and nobody else makes one: it is asked for once
             Some(descriptors) => Ok(unsafe { descriptors.take_in(number as i32) }),
         }
     }
@@ -519,7 +592,7 @@ impl Ring {
     /// Receives from a stream into `buffers` until it ends (multishot, Linux 6.0).
     pub fn receive(&mut self, file: File, buffers: &BufferRing, token: Token) {
         let entry = on!(self, file, |target| opcode::RecvMulti::new(target, buffers.group()));
-        self.push(&entry.user_data(token.user_data()));
+        self.push_receive(entry, buffers, token);
     }
 
     /// Receives once from a stream, up to `bytes_max` bytes into one of `buffers`. It ends during its
@@ -529,7 +602,7 @@ impl Ring {
         let entry = on!(self, file, |target| opcode::Recv::new(target, std::ptr::null_mut(), bytes_max)
             .flags(Patience::Inline.flags())
             .buf_group(buffers.group()));
-        self.push(&entry.flags(squeue::Flags::BUFFER_SELECT).user_data(token.user_data()));
+        self.push_receive(entry.flags(squeue::Flags::BUFFER_SELECT), buffers, token);
     }
 
     /// Receives datagrams with name and control messages into `buffers` until it ends (multishot,
@@ -537,21 +610,21 @@ impl Ring {
     pub fn receive_datagrams(&mut self, file: File, buffers: &BufferRing, token: Token) {
         let entry =
             on!(self, file, |target| opcode::RecvMsgMulti::new(target, buffers.layout(), buffers.group()));
-        self.push(&entry.user_data(token.user_data()));
+        self.push_receive(entry, buffers, token);
     }
 
     /// Sends bytes of a stream. It ends during its submission, with `EAGAIN` if there is no room.
     pub fn send(&mut self, file: File, bytes: PinnedBytes, token: Token) {
         let entry = on!(self, file, |target| opcode::Send::new(target, bytes.as_ptr(), bytes.bytes())
             .flags(Patience::Inline.flags()));
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Sends a message.
     pub fn send_message(&mut self, file: File, message: Message, patience: Patience, token: Token) {
         let entry = on!(self, file, |target| opcode::SendMsg::new(target, message.header())
             .flags(patience.flags() as u32));
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Sends a payload to the address that it bears, without control messages (Linux 6.1: SEND takes an
@@ -565,20 +638,20 @@ impl Ring {
             .flags(Patience::Inline.flags())
             .dest_addr(name)
             .dest_addr_len(name_len));
-        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token.user_data()));
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token);
     }
 
     /// Ends the operation that was submitted as `target`; its last completion still comes. The
     /// cancellation's own result says whether there was one (`ENOENT`: it had ended by itself).
     pub fn cancel(&mut self, target: Token, token: Token) {
         let entry = opcode::AsyncCancel::new(target.user_data()).build();
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Sends a FIN behind everything that was sent before.
     pub fn shutdown(&mut self, file: File, token: Token) {
         let entry = on!(self, file, |target| opcode::Shutdown::new(target, libc::SHUT_WR));
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Closes a connection. It has a completion only if it fails. The kernel may use the number
@@ -588,19 +661,19 @@ impl Ring {
             None => opcode::Close::new(Fixed(file.0)).build(),
             Some(descriptors) => opcode::Close::new(Fd(descriptors.give_up(file))).build(),
         };
-        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token.user_data()));
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token);
     }
 
     /// Completes once, with `ETIME`, when `interval` has passed.
     pub fn wake_after(&mut self, interval: Interval, token: Token) {
         let entry = opcode::Timeout::new(interval.0).build();
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Completes once when `file` is readable.
     pub fn poll_readable(&mut self, file: File, token: Token) {
         let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLIN as u32));
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 
     /// Completes each time when `file` becomes writable after a send has found no room, and at its ends, until
@@ -608,13 +681,16 @@ impl Ring {
     /// poll that completes once would do so at once, again and again, where the peer has sent its FIN.
     pub fn watch_writable(&mut self, file: File, token: Token) {
         let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLOUT as u32).multi(true));
-        self.push(&entry.user_data(token.user_data()));
+        self.push(entry, token);
     }
 }
 
 /// Proof that the kernel has filled no buffer that we have not been told of, and fills none for as long as this lives.
 #[derive(Clone, Copy, Debug)]
-pub struct Quiet<'a>(PhantomData<&'a Ring>);
+pub struct Quiet<'a> {
+    ring: Identity,
+    borrow: PhantomData<&'a Ring>,
+}
 
 /// Errors of io_uring_enter(2) after which one simply goes on: a signal, a timeout, a completion queue
 /// that must be emptied first, memory short for the moment.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::kernel::ring::Errno;
 use crate::kernel::sys::{self, IntOption, Protocol};
@@ -35,7 +36,14 @@ pub struct Listening {
     /// What happens to it at the end.
     pub fate: Fate,
     pub(super) missing_options: Vec<MissingOption>,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
+}
+
+impl Listening {
+    /// The socket, for a ring that keeps it open as long as it knows of it.
+    pub fn shared(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
+    }
 }
 
 impl AsFd for Listening {
@@ -106,14 +114,14 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
         sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?;
     }
     let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of"))?;
-    Ok(Listening { protocol, addr, fate: Fate::Ends, missing_options, fd })
+    Ok(Listening { protocol, addr, fate: Fate::Ends, missing_options, fd: fd.into() })
 }
 
 impl Listening {
     /// A test's descriptor in place of a listening socket.
     #[cfg(test)]
     pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
-        Self { protocol, addr, fate, missing_options: Vec::new(), fd }
+        Self { protocol, addr, fate, missing_options: Vec::new(), fd: fd.into() }
     }
 
     /// Prepares a bound socket of another process for the datapath.
@@ -131,7 +139,7 @@ impl Listening {
         forget_errors(fd.as_fd(), addr);
         let missing_options = prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
-        Ok(Self { protocol, addr, fate: Fate::Outlives, missing_options, fd })
+        Ok(Self { protocol, addr, fate: Fate::Outlives, missing_options, fd: fd.into() })
     }
 }
 

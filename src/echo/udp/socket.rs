@@ -125,7 +125,7 @@ impl Socket {
         way_out: WayOut,
         buffers: u16,
     ) -> Result<Self, RingError> {
-        ring.register_file(file, listening.as_fd())?;
+        ring.register_file(file, listening.shared())?;
         let config = BufferConfig {
             group: file.0 as u16,
             count: buffers,

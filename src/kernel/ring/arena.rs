@@ -1,5 +1,6 @@
 //! A store for bytes that have to outlive the buffer they were received into.
 
+use super::identity::Identity;
 use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
 use super::poison;
@@ -11,6 +12,7 @@ const GIVE_BACK_BYTES: u32 = 1 << 20;
 /// A fixed store of equal chunks for bytes that have to outlive the buffer they were received into.
 #[derive(Debug)]
 pub struct Arena {
+    identity: Identity,
     memory: Mapping,
     chunk_bytes: u32,
     chunks: u32,
@@ -23,6 +25,7 @@ pub struct Arena {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a chunk that is not given back is lost to the arena"]
 pub struct Chunk {
+    arena: Identity,
     index: u32,
     bytes: u32,
 }
@@ -35,7 +38,8 @@ impl Arena {
         // the kernel reads chunks, nobody here does: they are allowed for as long as they are written
         #[cfg(ring_poison)]
         poison::forbid(memory.pinned(0, chunks as usize * chunk_bytes as usize));
-        Ok(Self { memory, chunk_bytes, chunks, free: (0..chunks).rev().collect(), touched: 0 })
+        let free = (0..chunks).rev().collect();
+        Ok(Self { identity: Identity::new(), memory, chunk_bytes, chunks, free, touched: 0 })
     }
 
     /// Copies the head of `bytes`, as much as a chunk holds; the chunk knows how much that was. `None`
@@ -44,16 +48,16 @@ impl Arena {
         let index = self.free.pop()?;
         self.touched = self.touched.max(index + 1);
         let len = bytes.len().min(self.chunk_bytes as usize);
+        let chunk = Chunk { arena: self.identity, index, bytes: len as u32 };
         #[cfg(ring_poison)]
-        poison::allow(self.pinned(&Chunk { index, bytes: len as u32 }));
+        poison::allow(self.pinned(&chunk));
         let place = self.memory.base();
-        // SAFETY: the chunk is inside the mapping and free, so nobody else refers to it; source and
-        // destination are different memory
+        // SAFETY: the chunk is inside the mapping and free, since only chunks of this arena come back, each once.
+        // So nobody else refers to it; source and destination are different memory
         unsafe {
-            let chunk = place.add(index as usize * self.chunk_bytes as usize);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), chunk, len);
+            let place = place.add(index as usize * self.chunk_bytes as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, len);
         }
-        let chunk = Chunk { index, bytes: len as u32 };
         #[cfg(ring_poison)]
         poison::forbid(self.pinned(&chunk));
         Some(chunk)
@@ -61,13 +65,15 @@ impl Arena {
 
     /// Where the chunk's bytes are, to send from.
     pub fn pinned(&self, chunk: &Chunk) -> PinnedBytes {
+        assert_eq!(chunk.arena, self.identity, "a chunk of another arena");
         self.memory.pinned(chunk.index as usize * self.chunk_bytes as usize, chunk.bytes as usize)
     }
 
     /// Takes a chunk back; no send from it may be in flight. With the last one the memory goes back to the system, if
     /// it is worth while.
     pub fn release(&mut self, chunk: Chunk) {
-        let Chunk { index, .. } = chunk;
+        let Chunk { arena, index, .. } = chunk;
+        assert_eq!(arena, self.identity, "a chunk of another arena");
         self.free.push(index);
         let is_empty = self.free.len() == self.chunks as usize;
         if is_empty && self.touched >= GIVE_BACK_BYTES / self.chunk_bytes {

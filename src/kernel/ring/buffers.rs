@@ -11,16 +11,18 @@
 //! get another peer's bytes. Two parts of one buffer that change places, neither of them its last, contradict
 //! nothing and would go unseen; only the trial stands against that.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::cqueue;
 use io_uring::types::{BufRingEntry, RecvMsgOut};
 
+use super::identity::{Identity, Tokens};
 use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
 use super::poison;
-use super::{Completion, Quiet, Ring, RingError, Step};
+use super::{Completion, Quiet, Ring, RingError, Step, Token};
 use crate::kernel::addr::SOCKADDR_V6_BYTES;
 use crate::kernel::cmsg::CONTROL_IN_BYTES;
 
@@ -56,6 +58,8 @@ pub struct BufferConfig {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a part that is not recycled is a buffer lost"]
 pub struct ReceivedPart {
+    /// The buffer ring that it is part of.
+    ring: Identity,
     buffer: u16,
     offset: u32,
     bytes: u32,
@@ -158,6 +162,11 @@ struct Usage {
 /// A ring of provided buffers, registered under a group number.
 #[derive(Debug)]
 pub struct BufferRing {
+    identity: Identity,
+    /// The ring that it is registered with.
+    ring: Identity,
+    /// What receives into it.
+    receivers: Cell<Option<Tokens>>,
     group: u16,
     buffer_bytes: u32,
     incremental: bool,
@@ -195,6 +204,9 @@ impl BufferRing {
         };
         register(if incremental { INCREMENTAL } else { 0 }).map_err(failed)?;
         let mut this = Self {
+            identity: Identity::new(),
+            ring: ring.identity,
+            receivers: Cell::new(None),
             group,
             buffer_bytes,
             incremental,
@@ -215,9 +227,28 @@ impl BufferRing {
     }
 
     /// Takes the ring from the kernel. Nothing that receives into it is in flight.
-    pub(super) fn unregister(self, ring: &Ring) {
+    pub(super) fn unregister(self, ring: &mut Ring) {
+        ring.receivers.retain(|(receiver, _)| *receiver != self.identity);
         // one that stays takes a little memory, and its group
         let _ = ring.uring().unregister_buffers(self.group);
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether completions with this token are its own.
+    #[inline]
+    pub(super) fn expects(&self, token: Token) -> bool {
+        self.receivers.get().is_some_and(|receivers| receivers.contains(token))
+    }
+
+    /// Expects completions of `ring` with this token from now on; all that it expects then.
+    pub(super) fn expect(&self, token: Token, ring: Identity) -> Tokens {
+        assert_eq!(ring, self.ring, "the buffers of another ring");
+        let receivers = self.receivers.get().map_or(Tokens::only(token), |receivers| receivers.with(token));
+        self.receivers.set(Some(receivers));
+        receivers
     }
 
     pub(super) fn group(&self) -> u16 {
@@ -246,8 +277,9 @@ impl BufferRing {
     /// Gives the buffers' memory back to the system, if the kernel has all of them; false if it doesn't.
     ///
     /// The kernel may go on to fill them: their addresses stay, and it finds new pages there. Nothing that it has filled
-    /// may be lost: that is what `_quiet` is for.
-    pub fn give_back(&mut self, _quiet: Quiet<'_>) -> bool {
+    /// may be lost: that is what `quiet` is for.
+    pub fn give_back(&mut self, quiet: Quiet<'_>) -> bool {
+        assert_eq!(quiet.ring, self.ring, "another ring is quiet");
         let all_there = self.available == self.count();
         if all_there {
             self.buffers.give_back();
@@ -272,6 +304,8 @@ impl BufferRing {
         completion: &Completion,
     ) -> Result<Option<ReceivedPart>, Contradiction> {
         let Some(buffer) = cqueue::buffer_select(completion.flags()) else { return Ok(None) };
+        let is_ours = completion.ring == self.ring && self.expects(completion.token);
+        assert!(is_ours, "received into another buffer ring: {completion:?}");
         let bytes = match completion.result() {
             Ok(bytes) => bytes,
             // whatever an error says of a buffer that is used in parts, it has used no part; if the kernel has let go
@@ -303,7 +337,8 @@ impl BufferRing {
             self.available -= 1;
             self.head = self.head.wrapping_add(1);
         }
-        let part = ReceivedPart { buffer, offset, bytes };
+        completion.forget_buffer();
+        let part = ReceivedPart { ring: self.identity, buffer, offset, bytes };
         #[cfg(ring_poison)]
         poison::allow(self.pinned(&part));
         Ok(Some(part))
@@ -312,14 +347,15 @@ impl BufferRing {
     /// The received bytes.
     pub fn bytes(&self, part: &ReceivedPart) -> &[u8] {
         let pinned = self.pinned(part);
-        // SAFETY: the bytes lie in a mapping that is never unmapped, and the kernel wrote it before the
-        // completion that made this part. Until the part is recycled, which takes it by value while
+        // SAFETY: the pinned lies in a mapping that is never unmapped, and the kernel wrote it before the
+        // completion that made this part, which is one of this buffer ring. Until the part is recycled, which takes it by value while
         // no such borrow lives, the kernel writes only behind it
         unsafe { std::slice::from_raw_parts(pinned.as_ptr(), pinned.bytes() as usize) }
     }
 
     /// The received bytes' place, to send from.
     pub fn pinned(&self, part: &ReceivedPart) -> PinnedBytes {
+        assert_eq!(part.ring, self.identity, "a part of another buffer ring");
         let start = usize::from(part.buffer) * self.buffer_bytes as usize + part.offset as usize;
         self.buffers.pinned(start, part.bytes as usize)
     }
@@ -333,7 +369,8 @@ impl BufferRing {
     pub fn recycle(&mut self, part: ReceivedPart) {
         #[cfg(ring_poison)]
         poison::forbid(self.pinned(&part));
-        let ReceivedPart { buffer, .. } = part;
+        let ReceivedPart { ring, buffer, .. } = part;
+        assert_eq!(ring, self.identity, "a part of another buffer ring");
         let usage = &mut self.usage[usize::from(buffer)];
         usage.parts = usage.parts.checked_sub(1).expect("a part of this ring");
         if usage.parts == 0 && !usage.kernel {
@@ -386,16 +423,17 @@ mod tests {
             busy_poll: Duration::ZERO,
         };
         const MORE: u32 = 1 << 4; // IORING_CQE_F_BUF_MORE
-        let of = |buffer: u32, result: i32, flags: u32| Completion {
-            token: Token::new(1, 0, 0),
-            result,
-            flags: 1 | buffer << 16 | flags, // IORING_CQE_F_BUFFER
+        let mut ring = Ring::new(RING).unwrap();
+        let identity = ring.identity;
+        let of = |buffer: u32, result: i32, flags: u32| {
+            // IORING_CQE_F_BUFFER
+            Completion::new(identity, Token::new(1, 0, 0), result, 1 | buffer << 16 | flags)
         };
-        let ring = Ring::new(RING).unwrap();
         let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental: true };
         match BufferRing::new(&ring, config) {
             Err(_) => println!("this kernel has no incremental buffers (6.12)"),
             Ok(mut buffers) => {
+                ring.expect(&buffers, Token::new(1, 0, 0));
                 let mut parts = Vec::new();
                 for (completion, expected) in [
                     (of(2, 10, MORE), Err(Contradiction::Unknown)),
@@ -432,10 +470,12 @@ mod tests {
                 assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotItsTurn));
                 let part = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
                 buffers.recycle(part);
+                buffers.unregister(&mut ring);
             }
         }
         let mut buffers =
             BufferRing::new(&ring, BufferConfig { group: 2, incremental: false, ..config }).unwrap();
+        ring.expect(&buffers, Token::new(1, 0, 0));
         assert_eq!(buffers.try_take(&of(2, 1, 0)), Err(Contradiction::Unknown));
         assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotUsedUp));
         assert_eq!(buffers.try_take(&of(0, 4097, 0)), Err(Contradiction::BeyondItsEnd));

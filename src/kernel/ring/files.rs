@@ -6,8 +6,9 @@
 //! is never free, and no socket is ever freed. There a ring works with ordinary descriptors.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode};
@@ -64,16 +65,14 @@ fn closes_at_once() -> io::Result<bool> {
 }
 
 /// A file of a ring with ordinary descriptors.
-#[derive(Debug)]
 enum Descriptor {
-    /// Somebody else's, who keeps it open for as long as it is known here.
-    Borrowed(RawFd),
+    /// Somebody else has it, too.
+    Shared(Arc<dyn AsFd + Send + Sync>),
     /// The ring's own.
     Owned(OwnedFd),
 }
 
 /// The files of a ring with ordinary descriptors, by number.
-#[derive(Debug)]
 pub(super) struct Descriptors {
     by_file: Vec<Option<Descriptor>>,
     /// Numbers for connections.
@@ -93,14 +92,14 @@ impl Descriptors {
     /// The descriptor of a file; -1, which no operation works on, if there is none.
     pub(super) fn get(&self, file: File) -> RawFd {
         match &self.by_file[file.0 as usize] {
-            Some(Descriptor::Borrowed(fd)) => *fd,
+            Some(Descriptor::Shared(fd)) => fd.as_fd().as_raw_fd(),
             Some(Descriptor::Owned(fd)) => fd.as_raw_fd(),
             None => -1,
         }
     }
 
-    pub(super) fn lend(&mut self, file: File, fd: RawFd) {
-        self.by_file[file.0 as usize] = Some(Descriptor::Borrowed(fd));
+    pub(super) fn share(&mut self, file: File, fd: Arc<dyn AsFd + Send + Sync>) {
+        self.by_file[file.0 as usize] = Some(Descriptor::Shared(fd));
     }
 
     pub(super) fn give(&mut self, file: File, fd: OwnedFd) {

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 
 use io_uring::squeue;
 
+use super::identity::Identity;
 use super::{Completion, File, RingConfig, Token, Wait, uring};
 use crate::simulation::{self, Sqe, World};
 
@@ -166,12 +167,12 @@ impl Uring {
         }
     }
 
-    pub(crate) fn reap(&self, completions: &mut Vec<Completion>) {
+    pub(crate) fn reap(&self, ring: Identity, completions: &mut Vec<Completion>) {
         match self {
-            Self::Real(uring) => uring.reap(completions),
+            Self::Real(uring) => uring.reap(ring, completions),
             Self::Simulated => {
                 completions.extend(ask(World::reap).into_iter().map(|(user_data, result, flags)| {
-                    Completion { token: Token::from_user_data(user_data), result, flags }
+                    Completion::new(ring, Token::from_user_data(user_data), result, flags)
                 }));
             }
         }

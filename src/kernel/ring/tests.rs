@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::*;
 use crate::kernel::cmsg;
@@ -43,11 +45,11 @@ fn next(ring: &mut Ring, token: Token) -> Completion {
     completions.remove(0)
 }
 
-fn datagrams(count: u16) -> (Ring, BufferRing, UdpSocket, UdpSocket) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+fn datagrams(count: u16) -> (Ring, BufferRing, Arc<UdpSocket>, UdpSocket) {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
     sys::set_option(socket.as_fd(), IntOption::ORIGDST_V4, 1).unwrap();
     let mut ring = ring();
-    ring.register_file(LISTENER, socket.as_fd()).unwrap();
+    ring.register_file(LISTENER, Arc::clone(&socket)).unwrap();
     let config = BufferConfig { group: 7, count, buffer_bytes: 4096, incremental: false };
     let buffers = BufferRing::new(&ring, config).unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -196,9 +198,9 @@ fn a_payload_larger_than_its_buffer_is_told() {
 
 /// `None` on a kernel without incremental buffers (6.12).
 fn connection(incremental: bool) -> Option<(Ring, BufferRing, File, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
     let mut ring = ring();
-    ring.register_file(LISTENER, listener.as_fd()).unwrap();
+    ring.register_file(LISTENER, Arc::clone(&listener)).unwrap();
     let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental };
     let buffers = match BufferRing::new(&ring, config) {
         Err(error) if incremental && error.errno == Errno(libc::EINVAL) => return None,
@@ -296,6 +298,94 @@ fn an_arena_gives_out_each_chunk_once() {
     arena.release(second);
 }
 
+/// What `misuse` ends with.
+fn refusal<T>(misuse: impl FnOnce() -> T) -> String {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(misuse)) else { panic!("misuse is not refused") };
+    payload.downcast_ref::<String>().cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_buffer_ring_takes_its_own_completions_and_each_once() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+    let config = BufferConfig { group: 8, count: 4, buffer_bytes: 4096, incremental: false };
+    let mut others = BufferRing::new(&ring, config).unwrap();
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    peer.send(b"once").unwrap();
+    let completion = next(&mut ring, RECEIVE);
+    assert!(refusal(|| others.take(&completion)).contains("another buffer ring"), "nothing receives into it");
+    ring.receive_datagrams(File(1), &others, Token::new(1, 0, 1));
+    assert!(refusal(|| others.take(&completion)).contains("another buffer ring"), "that is another receive");
+    let part = buffers.take(&completion).unwrap();
+    assert_eq!(buffers.take(&completion), None, "it is taken");
+    buffers.recycle(part);
+
+    // the same numbers, of another ring
+    let (mut other_ring, mut foreign, _socket, _peer) = datagrams(4);
+    other_ring.receive_datagrams(LISTENER, &foreign, RECEIVE);
+    peer.send(b"another").unwrap();
+    let mut completions = until(&mut ring, RECEIVE).into_iter(); // and there is no file for the other receive
+    let completion = completions.find(|completion| completion.token() == RECEIVE).unwrap();
+    assert!(refusal(|| foreign.take(&completion)).contains("another buffer ring"));
+    assert!(refusal(|| ring.receive(File(2), &foreign, Token::new(1, 0, 2))).contains("another ring"));
+    assert!(refusal(|| foreign.give_back(ring.quiet().unwrap())).contains("another ring"));
+    assert!(refusal(|| ring.receive_datagrams(LISTENER, &others, RECEIVE)).contains("two buffer rings"));
+    // one bit apart from both: nobody could tell whose it is
+    assert!(
+        refusal(|| ring.receive_datagrams(LISTENER, &others, Token::new(1, 1, 0)))
+            .contains("two buffer rings")
+    );
+}
+
+#[test]
+fn a_part_is_one_of_its_buffer_ring() {
+    let (mut ring, mut buffers, _socket, peer) = datagrams(4);
+    let (_, mut foreign, _socket, _peer) = datagrams(4);
+    ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
+    peer.send(b"ours").unwrap();
+    let part = buffers.take(&next(&mut ring, RECEIVE)).unwrap();
+    assert!(refusal(|| foreign.bytes(&part).len()).contains("a part of another buffer ring"));
+    assert!(refusal(|| foreign.pinned(&part)).contains("a part of another buffer ring"));
+    assert!(refusal(|| foreign.recycle(part)).contains("a part of another buffer ring"));
+}
+
+#[test]
+fn a_chunk_is_one_of_its_arena() {
+    let (mut arena, mut foreign) = (Arena::new(2, 4).unwrap(), Arena::new(2, 4).unwrap());
+    let chunk = arena.keep(b"ours").unwrap();
+    assert!(refusal(|| foreign.pinned(&chunk)).contains("a chunk of another arena"));
+    assert!(refusal(|| foreign.release(chunk)).contains("a chunk of another arena"));
+}
+
+#[test]
+fn only_an_accept_of_this_ring_brings_a_file() {
+    for file_table in [FileTable::Registered, FileTable::Ordinary] {
+        let made = || Ring::new(RingConfig { file_table, ..CONFIG }).unwrap();
+        let (mut ring, mut other) = (made(), made());
+        let accept = Token::new(9, 0, 0);
+        other.accept(LISTENER, accept);
+        ring.cancel(RECEIVE, SEND);
+        let completion = next(&mut ring, SEND);
+        assert!(refusal(|| ring.accepted(completion)).contains("no accept"), "of another operation");
+        ring.accept(LISTENER, accept);
+        let completion = next(&mut ring, accept); // there is no such file
+        assert!(refusal(|| other.accepted(completion)).contains("no accept"), "of another ring");
+        assert!(refusal(|| ring.cancel(RECEIVE, accept)).contains("accepts and for others"));
+    }
+}
+
+#[test]
+fn a_registered_file_stays_open_as_long_as_it_is_known() {
+    for file_table in [FileTable::Registered, FileTable::Ordinary] {
+        let mut ring = Ring::new(RingConfig { file_table, ..CONFIG }).unwrap();
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        ring.register_file(LISTENER, Arc::new(ours)).unwrap();
+        assert!(theirs.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+        ring.unregister_file(LISTENER);
+        assert!(theirs.read(&mut [0]).is_ok_and(|bytes| bytes == 0), "{file_table:?}: it is closed");
+    }
+}
+
 #[test]
 fn a_datagram_made_here_reaches_the_address_it_bears() {
     let (mut ring, _buffers, _socket, peer) = datagrams(1);
@@ -355,8 +445,8 @@ fn a_ring_does_what_it_has_words_for_and_nothing_else() {
     let foreign = io_uring::opcode::Nop::new().build();
     let shutdown = opcode::Shutdown::new(Fixed(file.0), libc::SHUT_WR).build();
     for (number, entry) in (0..).zip([foreign, shutdown.flags(squeue::Flags::ASYNC)]) {
-        let token = Token::new(9, 0, number);
-        ring.push(&entry.user_data(token.user_data()));
+        let token = Token::new(8, 0, number);
+        ring.push(entry, token);
         assert_eq!(next(&mut ring, token).result(), refused);
     }
     let error = ring.uring().probe().unwrap_err();
@@ -366,9 +456,9 @@ fn a_ring_does_what_it_has_words_for_and_nothing_else() {
 #[test]
 fn an_accept_of_one_names_its_peer() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = Arc::new(TcpListener::bind(address).unwrap());
         let mut ring = ring();
-        ring.register_file(LISTENER, listener.as_fd()).unwrap();
+        ring.register_file(LISTENER, Arc::clone(&listener)).unwrap();
         let mut name = PeerName::default();
         assert_eq!(name.get(), None);
         for _ in 0..2 {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Submitter, squeue};
 
+use super::identity::Identity;
 use super::{Completion, File, RingConfig, Token, Wait, restrictions};
 
 /// An instance of `io_uring`, as the calling thread set it up.
@@ -182,14 +183,13 @@ impl Uring {
         .map(drop)
     }
 
-    /// Takes out what the completion queue holds.
-    pub(crate) fn reap(&self, completions: &mut Vec<Completion>) {
+    /// Takes out what the completion queue of `ring` holds.
+    pub(crate) fn reap(&self, ring: Identity, completions: &mut Vec<Completion>) {
         // SAFETY: see `has_work`
         let queue = unsafe { self.instance.completion_shared() };
-        completions.extend(queue.map(|entry| Completion {
-            token: Token::from_user_data(entry.user_data()),
-            result: entry.result(),
-            flags: entry.flags(),
+        completions.extend(queue.map(|entry| {
+            let token = Token::from_user_data(entry.user_data());
+            Completion::new(ring, token, entry.result(), entry.flags())
         }));
     }
 }

@@ -74,7 +74,7 @@ pub(super) struct Worker {
     buffers: BufferRing,
     outgoing: Outgoing,
     flows: Vec<Flow>,
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<Arc<UdpSocket>>,
     /// For each flow, how many ICMP errors were read.
     heard: Vec<u64>,
     source: Source,
@@ -120,7 +120,7 @@ impl Worker {
             let made = socket::open(flow, &plan, load.gro)?;
             flow.sends_from(made.port);
             tally.receive_buffer_bytes = tally.receive_buffer_bytes.min(made.receive_buffer_bytes);
-            sockets.push(made.socket);
+            sockets.push(Arc::new(made.socket));
         }
         let mut ring = Ring::new(RingConfig {
             submission_entries: 256,
@@ -130,7 +130,7 @@ impl Worker {
             busy_poll: Duration::ZERO,
         })?;
         for (file, socket) in (0..).zip(&sockets) {
-            ring.register_file(File(file), socket.as_fd())?;
+            ring.register_file(File(file), Arc::clone(socket))?;
         }
         let config =
             BufferConfig { group: 0, count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
