@@ -45,7 +45,7 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-pub(crate) use self::abi::Sqe;
+pub(crate) use self::abi::{Entries, Sqe};
 pub(crate) use self::world::World;
 
 thread_local! {

@@ -433,20 +433,24 @@ pub fn socket_kind(fd: BorrowedFd<'_>) -> io::Result<SocketKind> {
     Ok(SocketKind { protocol, listens, connected, cookie })
 }
 
-/// Takes over the descriptors that were passed to the process at its start. They can be taken once:
-/// later calls, and numbers that are not open, get nothing.
+/// Takes over the descriptors that were passed to the process at its start: `LISTEN_FDS` says how many there are
+/// (sd_listen_fds(3)). They can be taken once: later calls get nothing, nor do numbers that were not passed or are not
+/// open.
 pub fn take_passed(numbers: &[RawFd]) -> Vec<OwnedFd> {
+    const FIRST: RawFd = 3; // SD_LISTEN_FDS_START
     static TAKEN: AtomicBool = AtomicBool::new(false);
+    let passed = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let passed = FIRST..FIRST.saturating_add(passed);
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Vec::new();
     }
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
     numbers.dedup();
-    // SAFETY: fcntl(2) with F_GETFD takes no memory. Each open number is taken once, from whoever
-    // started the process, before the process opened anything itself
+    // SAFETY: fcntl(2) with F_GETFD takes no memory. Each number is taken once, and whoever started the process says
+    // that it was open before the process opened anything itself
     unsafe {
-        numbers.retain(|&number| number > libc::STDERR_FILENO && libc::fcntl(number, libc::F_GETFD) >= 0);
+        numbers.retain(|number| passed.contains(number) && libc::fcntl(*number, libc::F_GETFD) >= 0);
         numbers.into_iter().map(|number| OwnedFd::from_raw_fd(number)).collect()
     }
 }
@@ -601,11 +605,20 @@ fn cpu_time(clock: libc::clockid_t) -> Duration {
 
 /// Gives the calling thread a table of descriptors of its own (close_range(2), `CLOSE_RANGE_UNSHARE`, Linux
 /// 5.9): with standard input, output and error, and nothing else. What it opens from then on, the other threads
-/// don't have; what they have, it must not use.
-pub fn own_descriptors() -> io::Result<()> {
+/// don't have.
+///
+/// # Safety
+///
+/// The calling thread has just begun, and uses no other descriptor that was opened before: it would be closed for this
+/// thread, or be another file's.
+///
+/// ```compile_fail,E0133
+/// tubular_echo::kernel::sys::own_descriptors();
+/// ```
+pub unsafe fn own_descriptors() -> io::Result<()> {
     const FIRST: u32 = 3;
-    // SAFETY: close_range(2) takes no memory. The range is closed in a copy of the table that nobody else has,
-    // and the calling thread has just begun: it owns no descriptor
+    // SAFETY: close_range(2) takes no memory. The range is closed in a copy of the table that nobody else has; that
+    // the calling thread needs none of it is the caller's promise
     let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
     check(closed as i32).map(drop)
 }
@@ -716,6 +729,13 @@ fn check(result: i32) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_descriptor_that_was_not_passed_is_not_taken() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert!(take_passed(&[ours.as_raw_fd(), theirs.as_raw_fd()]).is_empty());
+        assert_eq!(send_now(ours.as_fd(), b"open").unwrap(), 4, "nobody has closed them");
+    }
 
     #[test]
     fn a_mask_of_processors_grows_with_the_machine() {

@@ -1,25 +1,27 @@
 //! What crosses the border between a process and the kernel, read and written as the kernel does it.
 //!
-//! Every raw pointer of the simulation is followed here.
+//! Every raw pointer of the simulation is followed here, and none from elsewhere: an [`Sqe`] and the [`Entries`] of a
+//! buffer ring are made under the promises of a ring, and what they say of memory can't be changed.
 
 #![allow(unsafe_code)] // the memory that operations point at is the process's own, as in the kernel
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
+use std::time::Duration;
 
-use io_uring::squeue;
+use io_uring::{opcode, squeue};
 
 /// `struct io_uring_sqe`, the part that is used here (io_uring_enter(2)).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sqe {
-    pub(super) opcode: u8,
+    opcode: u8,
     pub(super) flags: u8,
     pub(super) ioprio: u16,
     pub(super) fd: i32,
-    pub(super) off: u64,
-    pub(super) addr: u64,
-    pub(super) len: u32,
+    off: u64,
+    addr: u64,
+    len: u32,
     pub(super) op_flags: u32,
     pub(super) user_data: u64,
     pub(super) buf_group: u16,
@@ -52,72 +54,188 @@ pub(super) const F_BUF_MORE: u32 = 1 << 4;
 pub(super) const PBUF_RING_INC: u16 = 2;
 
 impl Sqe {
-    pub(crate) fn of(entry: &squeue::Entry) -> Self {
+    /// # Safety
+    ///
+    /// What the entry points at is what its operation wants there, and lives as long as the process. The process does
+    /// not touch it while the simulated kernel runs.
+    pub(crate) unsafe fn of(entry: &squeue::Entry) -> Self {
         const { assert!(size_of::<squeue::Entry>() == 64 && size_of::<Sqe>() == 64) };
         // SAFETY: an entry is the kernel's 64 bytes and nothing else, and any bytes are a valid Sqe
         unsafe { std::ptr::from_ref(entry).cast::<Self>().read_unaligned() }
     }
+
+    pub(super) fn opcode(&self) -> u8 {
+        self.opcode
+    }
+
+    pub(super) fn addr(&self) -> u64 {
+        self.addr
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The first `bytes` bytes that a SEND sends.
+    pub(super) fn sent(&self, bytes: usize) -> Vec<u8> {
+        assert!(self.opcode == opcode::Send::CODE && bytes <= self.len as usize);
+        // SAFETY: so many bytes are there, by the promise to `of`
+        unsafe { read(self.addr, bytes) }.to_vec()
+    }
+
+    /// The message of a SENDMSG.
+    pub(super) fn message(&self) -> Option<Message> {
+        // SAFETY: a message is there, by the promise to `of`
+        (self.opcode == opcode::SendMsg::CODE).then(|| unsafe { Message::at(self.addr) })
+    }
+
+    /// Bytes that a multishot RECVMSG leaves for a name and for control messages.
+    pub(super) fn room(&self) -> (u32, u64) {
+        assert_eq!(self.opcode, opcode::RecvMsg::CODE);
+        // SAFETY: a msghdr is there, by the promise to `of`
+        unsafe { (read_u32(self.addr + 8), read_u64(self.addr + 40)) }
+    }
+
+    /// How long a TIMEOUT lasts.
+    pub(super) fn timeout(&self) -> Duration {
+        assert_eq!(self.opcode, opcode::Timeout::CODE);
+        // SAFETY: a timespec is there, by the promise to `of`
+        let (seconds, nanoseconds) = unsafe { (read_u64(self.addr), read_u64(self.addr + 8)) };
+        Duration::new(seconds, nanoseconds as u32)
+    }
+
+    /// Tells an ACCEPT that asks for it who has connected.
+    pub(super) fn write_name(&self, name: &[u8]) {
+        assert!(self.opcode == opcode::Accept::CODE && self.addr != 0);
+        // SAFETY: the length is there, and so much room for a name, by the promise to `of`
+        unsafe {
+            assert!(name.len() <= read_u32(self.off) as usize, "more than there is room for");
+            write(self.addr, name);
+            write(self.off, &(name.len() as u32).to_ne_bytes());
+        }
+    }
 }
 
 /// `len` bytes of the process's memory.
-pub(super) fn read<'a>(addr: u64, len: usize) -> &'a [u8] {
+///
+/// # Safety
+///
+/// They are there, and nobody writes to them while the slice lives.
+unsafe fn read<'a>(addr: u64, len: usize) -> &'a [u8] {
     if len == 0 {
         return &[];
     }
-    // SAFETY: operations point at memory that is never unmapped. The process does not run while the
-    // simulated kernel does, and no caller keeps the slice until it does again
+    // SAFETY: the caller's promise
     unsafe { std::slice::from_raw_parts(addr as *const u8, len) }
 }
 
 /// Writes to the process's memory.
-pub(super) fn write(addr: u64, bytes: &[u8]) {
-    // SAFETY: the caller was given this memory as a provided buffer; see `read`
+///
+/// # Safety
+///
+/// So many bytes are there, and the kernel's to write.
+unsafe fn write(addr: u64, bytes: &[u8]) {
+    // SAFETY: the caller's promise
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
 }
 
-pub(super) fn read_u16(addr: u64) -> u16 {
-    u16::from_ne_bytes(read(addr, 2).try_into().expect("two bytes"))
+/// # Safety
+///
+/// That of [`read`].
+unsafe fn read_u16(addr: u64) -> u16 {
+    // SAFETY: the caller's promise
+    u16::from_ne_bytes(unsafe { read(addr, 2) }.try_into().expect("two bytes"))
 }
 
-pub(super) fn read_u32(addr: u64) -> u32 {
-    u32::from_ne_bytes(read(addr, 4).try_into().expect("four bytes"))
+/// # Safety
+///
+/// That of [`read`].
+unsafe fn read_u32(addr: u64) -> u32 {
+    // SAFETY: the caller's promise
+    u32::from_ne_bytes(unsafe { read(addr, 4) }.try_into().expect("four bytes"))
 }
 
-pub(super) fn read_u64(addr: u64) -> u64 {
-    u64::from_ne_bytes(read(addr, 8).try_into().expect("eight bytes"))
+/// # Safety
+///
+/// That of [`read`].
+unsafe fn read_u64(addr: u64) -> u64 {
+    // SAFETY: the caller's promise
+    u64::from_ne_bytes(unsafe { read(addr, 8) }.try_into().expect("eight bytes"))
 }
 
-/// An entry of a buffer ring: `struct io_uring_buf`. The ring's tail is what lies 14 bytes behind its start.
+/// The entries of a buffer ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries {
+    at: u64,
+    mask: u16,
+}
+
+impl Entries {
+    /// # Safety
+    ///
+    /// That of [`crate::kernel::ring::BufferRing`] towards the kernel: `count` entries are there for the life of the
+    /// process, and those up to the tail name memory that is the kernel's to write until its completion.
+    pub(crate) unsafe fn new(entries: *mut u8, count: u16) -> Self {
+        let at = entries as u64;
+        assert!(count.is_power_of_two() && at.is_multiple_of(4096), "as the kernel wants it");
+        Self { at, mask: count - 1 }
+    }
+
+    pub(super) fn count(self) -> u16 {
+        self.mask + 1
+    }
+
+    /// Up to where the process has provided buffers: it stands in the first entry.
+    pub(super) fn tail(self) -> u16 {
+        const TAIL_AT: u64 = 14;
+        // SAFETY: the entries are there, by the promise to `new`
+        unsafe { read_u16(self.at + TAIL_AT) }
+    }
+
+    /// The entry at this place; it wraps.
+    pub(super) fn get(self, place: u16) -> Provided {
+        const BYTES: u64 = 16;
+        Provided { at: self.at + u64::from(place & self.mask) * BYTES }
+    }
+}
+
+/// An entry of a buffer ring: `struct io_uring_buf`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Provided {
     at: u64,
 }
 
 impl Provided {
-    pub(super) const BYTES: u64 = 16;
-    pub(super) const TAIL_AT: u64 = 14;
-
-    pub(super) fn new(entries: u64, index: u16) -> Self {
-        Self { at: entries + u64::from(index) * Self::BYTES }
-    }
-
     pub(super) fn addr(self) -> u64 {
-        read_u64(self.at)
+        // SAFETY: the entry is there, by the promise to `Entries::new`
+        unsafe { read_u64(self.at) }
     }
 
     pub(super) fn len(self) -> u32 {
-        read_u32(self.at + 8)
+        // SAFETY: as above
+        unsafe { read_u32(self.at + 8) }
     }
 
     pub(super) fn number(self) -> u16 {
-        read_u16(self.at + 12)
+        // SAFETY: as above
+        unsafe { read_u16(self.at + 12) }
+    }
+
+    /// Writes to the buffer.
+    pub(super) fn write(self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len() as usize, "more than the buffer holds");
+        // SAFETY: the buffer is the kernel's to write, by the promise to `Entries::new`
+        unsafe { write(self.addr(), bytes) };
     }
 
     /// What the kernel does when it has used a part of an incremental buffer.
     pub(super) fn advance(self, bytes: u32) {
         let (addr, len) = (self.addr() + u64::from(bytes), self.len() - bytes);
-        write(self.at, &addr.to_ne_bytes());
-        write(self.at + 8, &len.to_ne_bytes());
+        // SAFETY: the entry is there, and the kernel's to write
+        unsafe {
+            write(self.at, &addr.to_ne_bytes());
+            write(self.at + 8, &len.to_ne_bytes());
+        }
     }
 }
 
@@ -126,48 +244,62 @@ impl Provided {
 pub(super) struct Message {
     pub(super) name: Vec<u8>,
     pub(super) control: Vec<u8>,
-    pub(super) parts: Vec<Range<u64>>,
+    parts: Vec<Range<u64>>,
     header: Vec<u8>,
     header_at: u64,
     control_at: u64,
 }
 
 impl Message {
-    pub(super) fn at(addr: u64) -> Self {
-        // msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags
-        let word = |index: u64| read_u64(addr + 8 * index);
-        let parts = (0..word(3)).map(|part| {
-            let (base, len) = (read_u64(word(2) + 16 * part), read_u64(word(2) + 16 * part + 8));
-            base..base + len
-        });
-        Self {
-            name: read(word(0), read_u32(addr + 8) as usize).to_vec(),
-            control: read(word(4), word(5) as usize).to_vec(),
-            parts: parts.collect(),
-            header: read(addr, size_of::<libc::msghdr>()).to_vec(),
-            header_at: addr,
-            control_at: word(4),
+    /// # Safety
+    ///
+    /// A msghdr is there for the life of the process, and so is what it points at.
+    unsafe fn at(addr: u64) -> Self {
+        // SAFETY: the caller's promise
+        unsafe {
+            // msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags
+            let word = |index: u64| read_u64(addr + 8 * index);
+            let parts = (0..word(3)).map(|part| {
+                let (base, len) = (read_u64(word(2) + 16 * part), read_u64(word(2) + 16 * part + 8));
+                base..base + len
+            });
+            Self {
+                name: read(word(0), read_u32(addr + 8) as usize).to_vec(),
+                control: read(word(4), word(5) as usize).to_vec(),
+                parts: parts.collect(),
+                header: read(addr, size_of::<libc::msghdr>()).to_vec(),
+                header_at: addr,
+                control_at: word(4),
+            }
         }
+    }
+
+    /// The memory that it sends from.
+    pub(super) fn parts(&self) -> &[Range<u64>] {
+        &self.parts
     }
 
     /// Nobody has changed the message since it was queued.
     pub(super) fn is_untouched(&self) -> bool {
-        read(self.header_at, self.header.len()) == self.header && {
-            let now = Self::at(self.header_at);
+        // SAFETY: the message is there, by the promise to `at`
+        let (header, now) = unsafe { (read(self.header_at, self.header.len()), Self::at(self.header_at)) };
+        header == self.header && {
             now.name == self.name && now.control == self.control && now.parts == self.parts
         }
     }
 
     /// Nobody has changed what the kernel reads late.
     pub(super) fn is_control_untouched(&self) -> bool {
-        read(self.control_at, self.control.len()) == self.control
+        // SAFETY: as above
+        unsafe { read(self.control_at, self.control.len()) == self.control }
     }
 
     pub(super) fn payload(&self) -> Vec<u8> {
         let mut payload =
             Vec::with_capacity(self.parts.iter().map(|part| part.end - part.start).sum::<u64>() as usize);
         for part in &self.parts {
-            payload.extend_from_slice(read(part.start, (part.end - part.start) as usize));
+            // SAFETY: as above
+            payload.extend_from_slice(unsafe { read(part.start, (part.end - part.start) as usize) });
         }
         payload
     }

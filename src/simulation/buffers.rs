@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::abi::{self, F_BUF_MORE, F_BUFFER, Provided};
+use super::abi::{Entries, F_BUF_MORE, F_BUFFER};
 
 /// What a buffer that went back to the kernel is overwritten with: whoever still reads it gets this.
 const POISON: [u8; 1024] = [0xdb; 1024];
@@ -28,8 +28,7 @@ struct Range64 {
 #[derive(Debug)]
 pub(super) struct Group {
     number: u16,
-    entries: u64,
-    mask: u16,
+    entries: Entries,
     incremental: bool,
     /// What the kernel takes next.
     head: u16,
@@ -39,22 +38,21 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(number: u16, entries: u64, count: u16, incremental: bool) -> Self {
-        assert!(count.is_power_of_two() && entries.is_multiple_of(4096), "as the kernel wants it");
-        let buffers = vec![Buffer::default(); count.into()];
-        Self { number, entries, mask: count - 1, incremental, head: 0, tail: 0, buffers }
+    pub(super) fn new(number: u16, entries: Entries, incremental: bool) -> Self {
+        let buffers = vec![Buffer::default(); entries.count().into()];
+        Self { number, entries, incremental, head: 0, tail: 0, buffers }
     }
 
     /// Takes note of the buffers that the process has provided since the last time. None of them may be
     /// the kernel's already, or in use by one of the operations whose memory is given.
     pub(super) fn sync(&mut self, in_flight: impl Fn() -> Vec<Range<u64>>) {
-        let tail = abi::read_u16(self.entries + Provided::TAIL_AT);
+        let tail = self.entries.tail();
         if tail == self.tail {
             return;
         }
         let in_flight = in_flight();
         while self.tail != tail {
-            let entry = Provided::new(self.entries, self.tail & self.mask);
+            let entry = self.entries.get(self.tail);
             self.tail = self.tail.wrapping_add(1);
             let (number, start, end) = (entry.number(), entry.addr(), entry.addr() + u64::from(entry.len()));
             let Buffer { place: known, kernel, .. } = self.buffers[usize::from(number)];
@@ -68,7 +66,7 @@ impl Group {
                 assert!(apart, "buffer {number} of group {} was given back under a send", self.number);
             }
             if known.end != 0 {
-                abi::write(start, &POISON[..POISON.len().min((end - start) as usize)]);
+                entry.write(&POISON[..POISON.len().min((end - start) as usize)]);
             }
             self.buffers[usize::from(number)] =
                 Buffer { place: Range64 { start, end }, kernel: true, filled: 0 };
@@ -99,17 +97,17 @@ impl Group {
 
     /// Bytes that the next receive can bring.
     pub(super) fn room(&self) -> u32 {
-        Provided::new(self.entries, self.head & self.mask).len()
+        self.entries.get(self.head).len()
     }
 
     /// Writes what was received into the next buffer; the flags of its completion.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> u32 {
         assert!(!self.is_empty() && bytes.len() <= self.room() as usize);
-        let entry = Provided::new(self.entries, self.head & self.mask);
+        let entry = self.entries.get(self.head);
         let number = entry.number();
         let buffer = &mut self.buffers[usize::from(number)];
         assert!(buffer.kernel, "the simulation is wrong: buffer {number} is not the kernel's");
-        abi::write(entry.addr(), bytes);
+        entry.write(bytes);
         buffer.filled += bytes.len() as u64;
         let mut flags = F_BUFFER | u32::from(number) << 16;
         if self.incremental && bytes.len() < entry.len() as usize {

@@ -8,7 +8,7 @@ use std::{io, iter};
 
 use io_uring::opcode;
 
-use super::abi::{self, F_MORE, FIXED_FILE, Message, SKIP_SUCCESS, Sqe};
+use super::abi::{self, Entries, F_MORE, FIXED_FILE, Message, SKIP_SUCCESS, Sqe};
 use super::buffers::Group;
 use super::chance::{Chance, Faults, Persistent};
 use super::ledger::Ledger;
@@ -65,10 +65,10 @@ pub(super) struct Operation {
 impl Operation {
     /// The memory that it sends from.
     fn memory(&self) -> Vec<Range<u64>> {
-        match (&self.message, self.sqe.opcode) {
-            (Some(message), _) => message.parts.clone(),
+        match (&self.message, self.sqe.opcode()) {
+            (Some(message), _) => message.parts().to_vec(),
             (None, opcode::Send::CODE) => {
-                iter::once(self.sqe.addr..self.sqe.addr + u64::from(self.sqe.len)).collect()
+                iter::once(self.sqe.addr()..self.sqe.addr() + u64::from(self.sqe.len())).collect()
             }
             _ => Vec::new(),
         }
@@ -198,18 +198,12 @@ impl Kernel {
         self.files.iter_mut().filter_map(Option::take).collect()
     }
 
-    pub(crate) fn register_buffers(
-        &mut self,
-        entries: u64,
-        count: u16,
-        group: u16,
-        flags: u16,
-    ) -> io::Result<()> {
+    pub(crate) fn register_buffers(&mut self, entries: Entries, group: u16, flags: u16) -> io::Result<()> {
         let incremental = flags & abi::PBUF_RING_INC != 0;
         if incremental && !self.incremental {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let before = self.groups.insert(group, Group::new(group, entries, count, incremental));
+        let before = self.groups.insert(group, Group::new(group, entries, incremental));
         assert!(before.is_none(), "group {group} exists");
         Ok(())
     }
@@ -257,7 +251,7 @@ impl Kernel {
             assert!(registered, "all files are registered, but those that are received from to try it");
             file.unwrap_or_else(|| panic!("an operation on file {}, which is closed: {sqe:?}", sqe.fd))
         });
-        let message = (sqe.opcode == opcode::SendMsg::CODE).then(|| Message::at(sqe.addr));
+        let message = sqe.message();
         let operation = Operation { sqe, object, message, cancelled: false, turn };
         for memory in operation.memory() {
             self.groups.values().for_each(|group| group.check(&memory));
@@ -330,7 +324,7 @@ impl Kernel {
     /// Marks the operation that a cancellation means: its object.
     pub(super) fn cancel(&mut self, user_data: u64) -> Option<Object> {
         let target = self.in_flight.iter_mut().flatten().find(|operation| {
-            operation.sqe.user_data == user_data && operation.sqe.opcode != opcode::Shutdown::CODE
+            operation.sqe.user_data == user_data && operation.sqe.opcode() != opcode::Shutdown::CODE
         })?;
         target.cancelled = true;
         target.object
@@ -494,9 +488,7 @@ impl Kernel {
 
     /// A TIMEOUT is submitted.
     pub(super) fn begin_timer(&mut self, operation: Operation) {
-        let (seconds, nanoseconds) =
-            (abi::read_u64(operation.sqe.addr), abi::read_u64(operation.sqe.addr + 8));
-        let deadline = self.now + Duration::new(seconds, nanoseconds as u32);
+        let deadline = self.now + operation.sqe.timeout();
         let operation = self.begin(operation);
         self.timers.push((deadline, operation));
     }
@@ -541,5 +533,5 @@ fn is_fixed(sqe: &Sqe) -> bool {
 
 /// The operation works on a file.
 fn uses_file(sqe: &Sqe) -> bool {
-    !matches!(sqe.opcode, opcode::AsyncCancel::CODE | opcode::Close::CODE | opcode::Timeout::CODE)
+    !matches!(sqe.opcode(), opcode::AsyncCancel::CODE | opcode::Close::CODE | opcode::Timeout::CODE)
 }

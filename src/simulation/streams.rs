@@ -91,7 +91,7 @@ impl Stream {
         } else if group.is_empty() {
             return Some((-libc::ENOBUFS, 0));
         }
-        let limit = if sqe.len == 0 { u32::MAX } else { sqe.len };
+        let limit = if sqe.len() == 0 { u32::MAX } else { sqe.len() };
         let bytes = self.queue.len().min(group.room().min(limit) as usize);
         let taken: Vec<u8> = self.queue.drain(..bytes).collect();
         Some((bytes as i32, group.fill(&taken)))

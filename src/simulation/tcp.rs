@@ -172,12 +172,11 @@ impl Tcp {
                 Some(file) => {
                     self.connections[connection].accepted = true;
                     self.books.accepted += 1;
-                    kernel.ledger.count("tcp_closed_prefix_limit", (sqe.addr != 0).into());
-                    if sqe.addr != 0 {
+                    kernel.ledger.count("tcp_closed_prefix_limit", (sqe.addr() != 0).into());
+                    if sqe.addr() != 0 {
                         let name = RawAddr::from(self.connections[connection].peer.addr);
                         assert_eq!(sqe.ioprio & abi::ACCEPT_MULTISHOT, 0, "one place for many names");
-                        abi::write(sqe.addr, name.as_bytes());
-                        abi::write(sqe.off, &(name.as_bytes().len() as u32).to_ne_bytes());
+                        sqe.write_name(name.as_bytes());
                     }
                     if sqe.ioprio & abi::ACCEPT_MULTISHOT == 0 {
                         Some(file as i32)
@@ -248,7 +247,7 @@ impl Tcp {
             this.untold |= libc::POLLOUT;
             -libc::EAGAIN
         });
-        let stalls = result < sqe.len as i32;
+        let stalls = result < sqe.len() as i32;
         kernel.ledger.count("tcp_stalls", stalls.into());
         this.stalled |= stalls;
         kernel.end(send);
@@ -260,7 +259,7 @@ impl Tcp {
     /// A POLL_ADD is submitted: once for bytes, or for room as long as it goes.
     pub(super) fn poll(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
         let this = &mut self.connections[connection];
-        let multishot = operation.sqe.len & abi::POLL_ADD_MULTI != 0;
+        let multishot = operation.sqe.len() & abi::POLL_ADD_MULTI != 0;
         let events = operation.sqe.op_flags as i16;
         if events == libc::POLLOUT && kernel.persists(|persistent| persistent.poll) {
             kernel.complete(&operation.sqe, -libc::ENOMEM, 0);
@@ -284,7 +283,7 @@ impl Tcp {
 
     /// A SHUTDOWN is submitted, which the kernel's threads carry out.
     pub(super) fn shut_down(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
-        assert_eq!(operation.sqe.len, libc::SHUT_WR as u32);
+        assert_eq!(operation.sqe.len(), libc::SHUT_WR as u32);
         let this = &mut self.connections[connection];
         assert!(this.shutdown.is_none(), "a second FIN");
         this.shutdown = Some(kernel.begin(operation));
@@ -476,7 +475,7 @@ impl Connection {
             kernel.ledger.count("tcp_no_buffers", 1);
             return Some((-libc::ENOBUFS, 0));
         }
-        let limit = if sqe.len == 0 { u32::MAX } else { sqe.len };
+        let limit = if sqe.len() == 0 { u32::MAX } else { sqe.len() };
         let room = group.room().min(limit).min(content::PART_BYTES_MAX as u32);
         let most = bytes.min(room.into()) as usize;
         let bytes = if kernel.chance.one_in(4) { kernel.chance.between(1, most) } else { most };
@@ -505,12 +504,12 @@ impl Connection {
         if room == 0 {
             return None;
         }
-        let most = room.min(sqe.len.into()) as usize;
+        let most = room.min(sqe.len().into()) as usize;
         let short = kernel.chance.happens(kernel.faults.short);
         let bytes = if short { kernel.chance.between(1, most) } else { most };
-        let sent = abi::read(sqe.addr, bytes);
+        let sent = sqe.sent(bytes);
         let due = (self.received - self.echoed) as usize;
-        assert!(sqe.len as usize <= due, "{} bytes are sent, but {due} are due", sqe.len);
+        assert!(sqe.len() as usize <= due, "{} bytes are sent, but {due} are due", sqe.len());
         assert!(sent == content::stream(self.salt, self.echoed, bytes), "other bytes than were received");
         self.echoed += bytes as u64;
         books.echoed_bytes += bytes as u64;

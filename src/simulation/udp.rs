@@ -221,10 +221,10 @@ impl Udp {
 
     /// A multishot RECVMSG is submitted.
     pub(super) fn receive(&mut self, socket: usize, operation: Operation, kernel: &mut Kernel) {
-        let Sqe { ioprio, addr, .. } = operation.sqe;
-        assert!(ioprio & abi::RECV_MULTISHOT != 0 && operation.sqe.flags & abi::BUFFER_SELECT != 0);
-        let room = (abi::read_u32(addr + 8), abi::read_u64(addr + 40));
-        assert_eq!(room, (32, 512), "room for a name and for control messages");
+        assert!(
+            operation.sqe.ioprio & abi::RECV_MULTISHOT != 0 && operation.sqe.flags & abi::BUFFER_SELECT != 0
+        );
+        assert_eq!(operation.sqe.room(), (32, 512), "room for a name and for control messages");
         assert!(self.sockets[socket].receive.is_none(), "a socket is armed twice");
         // nobody else takes of this group's
         assert!(!kernel.group(operation.sqe.buf_group).is_empty(), "a receive that has to fail at once");
@@ -460,7 +460,7 @@ impl Udp {
         }
         let message = operation.message.as_ref().expect("a message");
         let (flow, segment_bytes, marks) = self.decode(from, message);
-        let bytes: u64 = message.parts.iter().map(|part| part.end - part.start).sum();
+        let bytes: u64 = message.parts().iter().map(|part| part.end - part.start).sum();
         let train = segment_bytes.is_some_and(|segment_bytes| bytes > u64::from(segment_bytes));
         let refusal = self.flows[flow].refuses_trains.filter(|_| train).or_else(|| {
             let refused = kernel.chance.happens(kernel.faults.refused);

@@ -294,7 +294,7 @@ impl World {
     /// An operation begins.
     fn submit(&mut self, operation: Operation) {
         let Self { kernel, udp, tcp, streams, .. } = self;
-        match (operation.sqe.opcode, operation.object) {
+        match (operation.sqe.opcode(), operation.object) {
             (opcode::RecvMsgMulti::CODE, Some(Object::Udp(socket))) => udp.receive(socket, operation, kernel),
             (opcode::SendMsg::CODE, Some(from @ (Object::Udp(_) | Object::Reply(_)))) => {
                 udp.send(from, operation, kernel);
@@ -330,7 +330,7 @@ impl World {
                 kernel.complete(&operation.sqe, 0, 0);
             }
             (opcode::AsyncCancel::CODE, None) => {
-                let object = kernel.cancel(operation.sqe.addr);
+                let object = kernel.cancel(operation.sqe.addr());
                 if let Some(object) = object {
                     kernel.activate(object);
                 }

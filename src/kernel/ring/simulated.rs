@@ -7,7 +7,7 @@ use io_uring::squeue;
 
 use super::identity::Identity;
 use super::{Completion, File, RingConfig, Token, Wait, uring};
-use crate::simulation::{self, Sqe, World};
+use crate::simulation::{self, Entries, Sqe, World};
 
 /// An instance of `io_uring`, real or simulated.
 pub(crate) enum Uring {
@@ -99,7 +99,9 @@ impl Uring {
             // SAFETY: the caller's promise is the same
             Self::Real(uring) => unsafe { uring.register_buffers(entries, count, group, flags) },
             Self::Simulated => {
-                ask(|world| world.kernel.register_buffers(entries as u64, count, group, flags))
+                // SAFETY: the caller's promise is the same
+                let entries = unsafe { Entries::new(entries, count) };
+                ask(|world| world.kernel.register_buffers(entries, group, flags))
             }
         }
     }
@@ -121,7 +123,11 @@ impl Uring {
         match self {
             // SAFETY: the caller's promise is the same
             Self::Real(uring) => unsafe { uring.push(entry) },
-            Self::Simulated => ask(|world| world.push(Sqe::of(entry))),
+            Self::Simulated => {
+                // SAFETY: the caller's promise is the same
+                let sqe = unsafe { Sqe::of(entry) };
+                ask(|world| world.push(sqe))
+            }
         }
     }
 
