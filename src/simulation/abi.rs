@@ -79,94 +79,77 @@ impl Sqe {
     /// The first `bytes` bytes that a SEND sends.
     pub(super) fn sent(&self, bytes: usize) -> Vec<u8> {
         assert!(self.opcode == opcode::Send::CODE && bytes <= self.len as usize);
-        // SAFETY: so many bytes are there, by the promise to `of`
-        unsafe { read(self.addr, bytes) }.to_vec()
+        Place(self.addr).read(bytes).to_vec()
     }
 
     /// The message of a SENDMSG.
     pub(super) fn message(&self) -> Option<Message> {
-        // SAFETY: a message is there, by the promise to `of`
-        (self.opcode == opcode::SendMsg::CODE).then(|| unsafe { Message::at(self.addr) })
+        (self.opcode == opcode::SendMsg::CODE).then(|| Message::at(Place(self.addr)))
     }
 
     /// Bytes that a multishot RECVMSG leaves for a name and for control messages.
     pub(super) fn room(&self) -> (u32, u64) {
         assert_eq!(self.opcode, opcode::RecvMsg::CODE);
-        // SAFETY: a msghdr is there, by the promise to `of`
-        unsafe { (read_u32(self.addr + 8), read_u64(self.addr + 40)) }
+        (Place(self.addr).behind(8).read_u32(), Place(self.addr).behind(40).read_u64())
     }
 
     /// How long a TIMEOUT lasts.
     pub(super) fn timeout(&self) -> Duration {
         assert_eq!(self.opcode, opcode::Timeout::CODE);
-        // SAFETY: a timespec is there, by the promise to `of`
-        let (seconds, nanoseconds) = unsafe { (read_u64(self.addr), read_u64(self.addr + 8)) };
-        Duration::new(seconds, nanoseconds as u32)
+        Duration::new(Place(self.addr).read_u64(), Place(self.addr).behind(8).read_u64() as u32)
     }
 
     /// Tells an ACCEPT that asks for it who has connected.
     pub(super) fn write_name(&self, name: &[u8]) {
         assert!(self.opcode == opcode::Accept::CODE && self.addr != 0);
-        // SAFETY: the length is there, and so much room for a name, by the promise to `of`
-        unsafe {
-            assert!(name.len() <= read_u32(self.off) as usize, "more than there is room for");
-            write(self.addr, name);
-            write(self.off, &(name.len() as u32).to_ne_bytes());
+        let len = Place(self.off);
+        assert!(name.len() <= len.read_u32() as usize, "more than there is room for");
+        Place(self.addr).write(name);
+        len.write(&(name.len() as u32).to_ne_bytes());
+    }
+}
+
+/// A place in the process's memory that an [`Sqe`] or the [`Entries`] of a buffer ring lead to. What is read and written
+/// there is what the promises to [`Sqe::of`] and [`Entries::new`] speak of.
+#[derive(Clone, Copy, Debug)]
+struct Place(u64);
+
+impl Place {
+    fn behind(self, bytes: u64) -> Self {
+        Self(self.0 + bytes)
+    }
+
+    fn read<'a>(self, bytes: usize) -> &'a [u8] {
+        if bytes == 0 {
+            return &[];
         }
+        // SAFETY: by the promises the memory is there for the life of the process, which does not touch it while the
+        // simulated kernel runs; no slice leaves this room
+        unsafe { std::slice::from_raw_parts(self.0 as *const u8, bytes) }
     }
-}
 
-/// `len` bytes of the process's memory.
-///
-/// # Safety
-///
-/// They are there, and nobody writes to them while the slice lives.
-unsafe fn read<'a>(addr: u64, len: usize) -> &'a [u8] {
-    if len == 0 {
-        return &[];
+    fn write(self, bytes: &[u8]) {
+        // SAFETY: the same; this memory was given to the kernel to write to
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0 as *mut u8, bytes.len()) };
     }
-    // SAFETY: the caller's promise
-    unsafe { std::slice::from_raw_parts(addr as *const u8, len) }
-}
 
-/// Writes to the process's memory.
-///
-/// # Safety
-///
-/// So many bytes are there, and the kernel's to write.
-unsafe fn write(addr: u64, bytes: &[u8]) {
-    // SAFETY: the caller's promise
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
-}
+    fn read_u16(self) -> u16 {
+        u16::from_ne_bytes(self.read(2).try_into().expect("two bytes"))
+    }
 
-/// # Safety
-///
-/// That of [`read`].
-unsafe fn read_u16(addr: u64) -> u16 {
-    // SAFETY: the caller's promise
-    u16::from_ne_bytes(unsafe { read(addr, 2) }.try_into().expect("two bytes"))
-}
+    fn read_u32(self) -> u32 {
+        u32::from_ne_bytes(self.read(4).try_into().expect("four bytes"))
+    }
 
-/// # Safety
-///
-/// That of [`read`].
-unsafe fn read_u32(addr: u64) -> u32 {
-    // SAFETY: the caller's promise
-    u32::from_ne_bytes(unsafe { read(addr, 4) }.try_into().expect("four bytes"))
-}
-
-/// # Safety
-///
-/// That of [`read`].
-unsafe fn read_u64(addr: u64) -> u64 {
-    // SAFETY: the caller's promise
-    u64::from_ne_bytes(unsafe { read(addr, 8) }.try_into().expect("eight bytes"))
+    fn read_u64(self) -> u64 {
+        u64::from_ne_bytes(self.read(8).try_into().expect("eight bytes"))
+    }
 }
 
 /// The entries of a buffer ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entries {
-    at: u64,
+    at: Place,
     mask: u16,
 }
 
@@ -178,7 +161,7 @@ impl Entries {
     pub(crate) unsafe fn new(entries: *mut u8, count: u16) -> Self {
         let at = entries as u64;
         assert!(count.is_power_of_two() && at.is_multiple_of(4096), "as the kernel wants it");
-        Self { at, mask: count - 1 }
+        Self { at: Place(at), mask: count - 1 }
     }
 
     pub(super) fn count(self) -> u16 {
@@ -188,54 +171,44 @@ impl Entries {
     /// Up to where the process has provided buffers: it stands in the first entry.
     pub(super) fn tail(self) -> u16 {
         const TAIL_AT: u64 = 14;
-        // SAFETY: the entries are there, by the promise to `new`
-        unsafe { read_u16(self.at + TAIL_AT) }
+        self.at.behind(TAIL_AT).read_u16()
     }
 
     /// The entry at this place; it wraps.
     pub(super) fn get(self, place: u16) -> Provided {
         const BYTES: u64 = 16;
-        Provided { at: self.at + u64::from(place & self.mask) * BYTES }
+        Provided(self.at.behind(u64::from(place & self.mask) * BYTES))
     }
 }
 
 /// An entry of a buffer ring: `struct io_uring_buf`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Provided {
-    at: u64,
-}
+pub(super) struct Provided(Place);
 
 impl Provided {
     pub(super) fn addr(self) -> u64 {
-        // SAFETY: the entry is there, by the promise to `Entries::new`
-        unsafe { read_u64(self.at) }
+        self.0.read_u64()
     }
 
     pub(super) fn len(self) -> u32 {
-        // SAFETY: as above
-        unsafe { read_u32(self.at + 8) }
+        self.0.behind(8).read_u32()
     }
 
     pub(super) fn number(self) -> u16 {
-        // SAFETY: as above
-        unsafe { read_u16(self.at + 12) }
+        self.0.behind(12).read_u16()
     }
 
     /// Writes to the buffer.
     pub(super) fn write(self, bytes: &[u8]) {
         assert!(bytes.len() <= self.len() as usize, "more than the buffer holds");
-        // SAFETY: the buffer is the kernel's to write, by the promise to `Entries::new`
-        unsafe { write(self.addr(), bytes) };
+        Place(self.addr()).write(bytes);
     }
 
     /// What the kernel does when it has used a part of an incremental buffer.
     pub(super) fn advance(self, bytes: u32) {
         let (addr, len) = (self.addr() + u64::from(bytes), self.len() - bytes);
-        // SAFETY: the entry is there, and the kernel's to write
-        unsafe {
-            write(self.at, &addr.to_ne_bytes());
-            write(self.at + 8, &len.to_ne_bytes());
-        }
+        self.0.write(&addr.to_ne_bytes());
+        self.0.behind(8).write(&len.to_ne_bytes());
     }
 }
 
@@ -246,31 +219,26 @@ pub(super) struct Message {
     pub(super) control: Vec<u8>,
     parts: Vec<Range<u64>>,
     header: Vec<u8>,
-    header_at: u64,
-    control_at: u64,
+    header_at: Place,
+    control_at: Place,
 }
 
 impl Message {
-    /// # Safety
-    ///
-    /// A msghdr is there for the life of the process, and so is what it points at.
-    unsafe fn at(addr: u64) -> Self {
-        // SAFETY: the caller's promise
-        unsafe {
-            // msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags
-            let word = |index: u64| read_u64(addr + 8 * index);
-            let parts = (0..word(3)).map(|part| {
-                let (base, len) = (read_u64(word(2) + 16 * part), read_u64(word(2) + 16 * part + 8));
-                base..base + len
-            });
-            Self {
-                name: read(word(0), read_u32(addr + 8) as usize).to_vec(),
-                control: read(word(4), word(5) as usize).to_vec(),
-                parts: parts.collect(),
-                header: read(addr, size_of::<libc::msghdr>()).to_vec(),
-                header_at: addr,
-                control_at: word(4),
-            }
+    fn at(header: Place) -> Self {
+        // msg_name, msg_namelen, msg_iov, msg_iovlen, msg_control, msg_controllen, msg_flags
+        let word = |index: u64| header.behind(8 * index).read_u64();
+        let parts = (0..word(3)).map(|part| {
+            let part = Place(word(2)).behind(16 * part);
+            let (base, len) = (part.read_u64(), part.behind(8).read_u64());
+            base..base + len
+        });
+        Self {
+            name: Place(word(0)).read(header.behind(8).read_u32() as usize).to_vec(),
+            control: Place(word(4)).read(word(5) as usize).to_vec(),
+            parts: parts.collect(),
+            header: header.read(size_of::<libc::msghdr>()).to_vec(),
+            header_at: header,
+            control_at: Place(word(4)),
         }
     }
 
@@ -281,25 +249,22 @@ impl Message {
 
     /// Nobody has changed the message since it was queued.
     pub(super) fn is_untouched(&self) -> bool {
-        // SAFETY: the message is there, by the promise to `at`
-        let (header, now) = unsafe { (read(self.header_at, self.header.len()), Self::at(self.header_at)) };
-        header == self.header && {
+        self.header_at.read(self.header.len()) == self.header && {
+            let now = Self::at(self.header_at);
             now.name == self.name && now.control == self.control && now.parts == self.parts
         }
     }
 
     /// Nobody has changed what the kernel reads late.
     pub(super) fn is_control_untouched(&self) -> bool {
-        // SAFETY: as above
-        unsafe { read(self.control_at, self.control.len()) == self.control }
+        self.control_at.read(self.control.len()) == self.control
     }
 
     pub(super) fn payload(&self) -> Vec<u8> {
         let mut payload =
             Vec::with_capacity(self.parts.iter().map(|part| part.end - part.start).sum::<u64>() as usize);
         for part in &self.parts {
-            // SAFETY: as above
-            payload.extend_from_slice(unsafe { read(part.start, (part.end - part.start) as usize) });
+            payload.extend_from_slice(Place(part.start).read((part.end - part.start) as usize));
         }
         payload
     }
