@@ -3,13 +3,15 @@
 //! Nothing here changes the other process: `pidfd_getfd(2)` (Linux 5.6) duplicates a descriptor, and every
 //! question is a `getsockopt(2)` or its kin. What is asked, and in which order, follows tubular's
 //! `internal/sysconn` and `internal/destination.go`.
-#![allow(unsafe_code)] // floor 0: the system calls have no safe wrapper
+#![allow(unsafe_code)] // bpf(2)
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::kernel::addr;
+use rustix::io::Errno;
+use rustix::process::{self, Pid, PidfdFlags, PidfdGetfdFlags};
+
 use crate::kernel::sys::{self, IntOption, Protocol};
 
 /// What the kernel tells about an internet socket.
@@ -31,23 +33,6 @@ pub struct InetSocket {
     pub reuseport: bool,
     /// `SO_COOKIE`: two descriptors with one cookie are one socket.
     pub cookie: u64,
-}
-
-#[cfg(test)]
-impl InetSocket {
-    /// A socket as a server should have it, bound to this address.
-    pub(crate) fn serving(protocol: Protocol, local: &str) -> Self {
-        Self {
-            protocol,
-            foreign_protocol: None,
-            local: local.parse().unwrap(),
-            peer: None,
-            listening: protocol == Protocol::Tcp,
-            v6only: true,
-            reuseport: false,
-            cookie: 1,
-        }
-    }
 }
 
 /// What stands behind a descriptor.
@@ -81,21 +66,18 @@ impl PidFd {
     /// `pidfd_open(2)`, Linux 5.3. ESRCH: no such process. EINVAL (ENOENT on newer kernels): `pid` is a
     /// thread, not a process.
     pub fn open(pid: u32) -> io::Result<Self> {
-        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+        // the kernel would say the same of 0 and of what is no number of a process
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
+        Ok(Self(process::pidfd_open(pid, PidfdFlags::empty())?))
     }
 
     /// A duplicate of the process's descriptor `fd`, by `pidfd_getfd(2)`; `None` where `fd` is closed.
     /// EPERM: no right to attach to the process (`ptrace(2)`, `PTRACE_MODE_ATTACH_REALCREDS`).
     pub fn duplicate(&self, fd: i32) -> Result<Option<OwnedFd>, Unanswered> {
-        // SAFETY: pidfd_getfd takes three integers and touches no memory of ours.
-        match check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), fd, 0) }) {
-            // SAFETY: the call succeeded, so `copy` is a new descriptor that nobody else owns.
-            Ok(copy) => Ok(Some(unsafe { OwnedFd::from_raw_fd(copy as i32) })),
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
-            Err(source) => Err(Unanswered { step: "pidfd_getfd", path_only: false, source }),
+        match process::pidfd_getfd(&self.0, fd, PidfdGetfdFlags::empty()) {
+            Ok(copy) => Ok(Some(copy)),
+            Err(Errno::BADF) => Ok(None),
+            Err(error) => Err(Unanswered { step: "pidfd_getfd", path_only: false, source: error.into() }),
         }
     }
 }
@@ -105,7 +87,7 @@ pub fn describe(fd: BorrowedFd<'_>) -> Result<Descriptor, Unanswered> {
     let ask = |step, level, name| {
         sys::option(fd, IntOption(level, name)).map_err(|source| Unanswered {
             step,
-            path_only: is_path_only(fd),
+            path_only: sys::is_path_only(fd),
             source,
         })
     };
@@ -132,11 +114,11 @@ pub fn describe(fd: BorrowedFd<'_>) -> Result<Descriptor, Unanswered> {
         protocol,
         foreign_protocol: (number != plain).then_some(number),
         local: sys::local_addr(fd).map_err(unanswered("getsockname"))?,
-        peer: peer_addr(fd).map_err(unanswered("getpeername"))?,
+        peer: sys::peer_addr(fd).map_err(unanswered("getpeername"))?,
         listening: ask("getsockopt(SO_ACCEPTCONN)", libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 1,
         v6only,
         reuseport: ask("getsockopt(SO_REUSEPORT)", libc::SOL_SOCKET, libc::SO_REUSEPORT)? == 1,
-        cookie: cookie(fd).map_err(unanswered("getsockopt(SO_COOKIE)"))?,
+        cookie: sys::cookie(fd).map_err(unanswered("getsockopt(SO_COOKIE)"))?,
     }))
 }
 
@@ -206,43 +188,6 @@ const TAG_PROGRAM: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0
 /// (`printf '\xb7\0\0\0\0\0\0\0\x95\0\0\0\0\0\0\0' | sha1sum`).
 pub const TAG_BY_SHA1: [u8; 8] = [0xa0, 0x4f, 0x5e, 0xef, 0x06, 0xa7, 0xf5, 0x55];
 
-fn is_path_only(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: F_GETFL takes no third argument and touches no memory of ours.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    flags >= 0 && flags & libc::O_PATH != 0
-}
-
-/// `SO_COOKIE`, socket(7): the socket's number, the same for all its descriptors (Linux 4.12).
-fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut value = 0_u64;
-    let mut len = size_of::<u64>() as u32;
-    // SAFETY: getsockopt(2) writes at most `len` bytes to a live u64, and the length to a live u32.
-    check(i64::from(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    }))?;
-    Ok(value)
-}
-
-/// getpeername(2); `None` while there is no peer.
-fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-    let mut bytes = [0_u8; addr::SOCKADDR_V6_BYTES];
-    let mut len = bytes.len() as u32;
-    // SAFETY: getpeername(2) writes at most `len` bytes to `bytes`, and the length to a live u32.
-    match check(i64::from(unsafe {
-        libc::getpeername(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut len)
-    })) {
-        Ok(_) => Ok(addr::decode(&bytes[..bytes.len().min(len as usize)])),
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -252,6 +197,22 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, UdpSocket};
     use std::os::fd::AsFd;
+
+    impl InetSocket {
+        /// A socket as a server should have it, bound to this address.
+        pub(crate) fn serving(protocol: Protocol, local: &str) -> Self {
+            Self {
+                protocol,
+                foreign_protocol: None,
+                local: local.parse().unwrap(),
+                peer: None,
+                listening: protocol == Protocol::Tcp,
+                v6only: true,
+                reuseport: false,
+                cookie: 1,
+            }
+        }
+    }
 
     fn inet(fd: &impl AsFd) -> InetSocket {
         match describe(fd.as_fd()).unwrap() {

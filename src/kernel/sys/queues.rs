@@ -1,0 +1,125 @@
+//! What waits in a socket's queues, and what was dropped there.
+
+#![allow(unsafe_code)] // recvmsg(2) from the error queue
+
+use std::io;
+use std::mem::{offset_of, zeroed};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::options;
+use crate::kernel::addr;
+use crate::kernel::cmsg::{self, NetworkError};
+#[cfg(test)]
+use crate::simulation;
+
+/// Lets nothing new into the socket's receive queue or accept queue; what is queued stays
+/// (`SO_ATTACH_FILTER`, socket(7), with a program that keeps zero bytes of anything).
+pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(()) = simulation::ask(|world| world.drop_incoming(socket)) {
+        return Ok(());
+    }
+    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    options::set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+}
+
+/// Bytes that the kernel holds in a UDP socket's receive queue, overhead included (`SO_MEMINFO`, Linux
+/// 4.12): zero exactly when nothing is queued, empty datagrams count too.
+pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const RMEM_ALLOC: usize = 0; // SK_MEMINFO_RMEM_ALLOC
+    #[cfg(test)]
+    if let Some(bytes) = simulation::ask(|world| world.receive_queue_bytes(socket)) {
+        return Ok(bytes);
+    }
+    memory_info(socket, RMEM_ALLOC)
+}
+
+/// Datagrams that the kernel dropped at the socket, mostly because its receive buffer was full
+/// (`SO_MEMINFO`). It wraps at 32 bits.
+pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS
+    #[cfg(test)]
+    if let Some(drops) = simulation::ask(|world| world.socket_drops(socket)) {
+        return Ok(drops);
+    }
+    memory_info(socket, DROPS)
+}
+
+/// One of the numbers of `SO_MEMINFO`.
+fn memory_info(socket: BorrowedFd<'_>, number: usize) -> io::Result<u32> {
+    const NUMBERS: usize = 9; // SK_MEMINFO_VARS
+    let info: [u8; NUMBERS * size_of::<u32>()] = options::get(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    Ok(u32_at(&info, number * size_of::<u32>()))
+}
+
+/// Connections in a listener's accept queue (`TCP_INFO`; the kernel reports it as `tcpi_unacked`).
+pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    #[cfg(test)]
+    if let Some(connections) = simulation::ask(|world| world.accept_queue_len(listener)) {
+        return Ok(connections);
+    }
+    tcp_info(listener, offset_of!(libc::tcp_info, tcpi_unacked))
+}
+
+/// Connections that a listener's accept queue may hold (`TCP_INFO`; the kernel reports it as `tcpi_sacked`):
+/// what listen(2) was asked for, cut down to `net.core.somaxconn`.
+pub fn accept_queue_max(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    tcp_info(listener, offset_of!(libc::tcp_info, tcpi_sacked))
+}
+
+/// The number that stands at this place of `TCP_INFO`.
+fn tcp_info(socket: BorrowedFd<'_>, offset: usize) -> io::Result<u32> {
+    let info: [u8; size_of::<libc::tcp_info>()] = options::get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(u32_at(&info, offset))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_ne_bytes(
+        *bytes[offset..].first_chunk().expect("the number is one of those that were asked for"),
+    )
+}
+
+/// An ICMP error from a socket's error queue (ip(7), ipv6(7): `IP_RECVERR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// What the host or router that complains says.
+    pub report: NetworkError,
+    /// Where the datagram that it complains about was sent to.
+    pub destination: SocketAddr,
+    /// How many bytes of that datagram's payload were quoted.
+    pub quoted_bytes: usize,
+}
+
+/// Takes the oldest error out of the socket's error queue; what is quoted of the datagram's payload goes
+/// to `quoted`. `None`: the queue is empty. Errors that did not come by ICMP are skipped.
+pub fn next_icmp_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Result<Option<IcmpError>> {
+    loop {
+        let mut name = [0_u8; addr::SOCKADDR_V6_BYTES];
+        let mut control = [0_u8; cmsg::CONTROL_IN_BYTES];
+        let mut part = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
+        // SAFETY: msghdr is plain data
+        let mut header: libc::msghdr = unsafe { zeroed() };
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = name.len() as u32;
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control.len() as _;
+        // SAFETY: recvmsg(2) writes to the buffers that the header names, within the lengths it gives
+        let received = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
+        };
+        if received < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        let report = cmsg::decode_error(&control[..control.len().min(header.msg_controllen as usize)]);
+        let destination = addr::decode(&name[..name.len().min(header.msg_namelen as usize)]);
+        if let (Some(report), Some(destination)) = (report, destination) {
+            let quoted_bytes = quoted.len().min(received as usize);
+            return Ok(Some(IcmpError { report, destination, quoted_bytes }));
+        }
+    }
+}
