@@ -96,6 +96,7 @@ pub mod kernel {
     pub mod pause; // time before the next try
     pub mod pidfd; // descriptors of another process
     pub mod ring; // one io_uring
+    pub(crate) mod seam; // the real kernel, or in tests another one
     pub mod sys; // system calls
 }
 

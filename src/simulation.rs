@@ -5,7 +5,7 @@
 //! worker.rs udp.rs tcp.rs …  the real code: it does not know
 //!        │ operations          ▲ completions
 //!        ▼                     │
-//! ring/simulated.rs          the door: to the kernel, or to here
+//! uring.rs                   the door: to the kernel, or to here
 //!        │
 //! world.rs     io_uring_enter(2); what happens next; what must hold
 //! kernel.rs    queues, files, operations in flight      buffers.rs  who has which buffer
@@ -25,8 +25,8 @@
 //! order, and each byte of a stream too; and whenever all is quiet that nobody is owed anything, that
 //! everything is armed and that the counters tell what has happened.
 //!
-//! A world belongs to a thread, as a ring does. Whatever asks the kernel for something past the ring has a
-//! question to [`ask`] first, in tests only.
+//! A world belongs to a thread, as a ring does. Whatever asks the kernel for something past the ring asks [`ask`]
+//! first, in tests only: `kernel::seam` is the one place that does so.
 
 mod abi;
 mod buffers;
@@ -39,14 +39,13 @@ mod scene;
 mod streams;
 mod tcp;
 mod udp;
+mod uring;
 mod world;
 
 use std::cell::RefCell;
-use std::sync::LazyLock;
-use std::time::Instant;
 
-pub(crate) use self::abi::{Entries, Sqe};
-pub(crate) use self::world::World;
+pub(crate) use self::uring::Uring;
+use self::world::World;
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -55,12 +54,6 @@ thread_local! {
 /// Asks the world of this thread; `None` if it has none and lives in the real one.
 pub(crate) fn ask<T>(question: impl FnOnce(&mut World) -> T) -> Option<T> {
     WORLD.with_borrow_mut(|world| world.as_mut().map(question))
-}
-
-/// The time in this thread's world, if it has one.
-pub(crate) fn now() -> Option<Instant> {
-    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-    ask(|world| *BEGINNING + world.now())
 }
 
 #[cfg(test)]

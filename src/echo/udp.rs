@@ -155,7 +155,7 @@ impl Udp {
             operations,
             sockets,
             singles,
-            refusals: Refusals::new(HashKey::draw_here()),
+            refusals: Refusals::new(HashKey::draw()),
             gate,
             reply_sockets,
             lanes: Lanes::default(),

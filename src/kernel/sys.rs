@@ -9,6 +9,7 @@
 //! | `sys::host` | limits, names, interfaces, ports |
 //! | `sys::processors` | which there are, and staying on one |
 //! | `sys::clock` | time, sleep, processor time |
+//! | `sys::secrets` | keys for hashes |
 //! | `sys::signals` | signals that end a program |
 //!
 //! `rustix` makes the calls on sockets and descriptors, `nix` those on the process and the host. `unsafe` is left where
@@ -20,6 +21,7 @@ mod host;
 mod options;
 mod processors;
 mod queues;
+mod secrets;
 mod signals;
 mod sockets;
 
@@ -37,6 +39,7 @@ pub use self::queues::{
     IcmpError, accept_queue_len, accept_queue_max, drop_incoming, next_icmp_error, receive_queue_bytes,
     socket_drops,
 };
+pub use self::secrets::secret_words;
 pub use self::signals::EndSignals;
 pub use self::sockets::{
     Protocol, SocketKind, bind, end_stream, is_broadcast, listen, local_addr, peer_addr, send_now, socket,

@@ -1,8 +1,9 @@
 //! Flows: who asked, and whom.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+
+use crate::kernel::sys;
 
 /// A UDP flow: a reply goes to `peer` and leaves from `origdst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,33 +65,7 @@ pub struct HashKey([u64; 5]);
 impl HashKey {
     /// A new one.
     pub fn draw() -> Self {
-        let state = RandomState::new();
-        Self([0, 1, 2, 3, 4].map(|number| state.hash_one(number)))
-    }
-
-    /// A new one of this thread's world, in tests, so that a world goes the same way again.
-    pub fn draw_here() -> Self {
-        #[cfg(test)]
-        if let Some(key) = crate::simulation::ask(|world| Self([(); 5].map(|()| world.secret()))) {
-            return key;
-        }
-        Self::draw()
-    }
-
-    /// One that is the same each time.
-    #[cfg(test)]
-    pub(crate) fn numbered(number: u64) -> Self {
-        let mut state = number;
-        Self([(); 5].map(|()| {
-            state = stir(state.wrapping_add(0x0123_4567_89ab_cdef));
-            state
-        }))
-    }
-
-    /// One under which all IPv4 addresses have the same hash.
-    #[cfg(test)]
-    pub(crate) fn blind() -> Self {
-        Self([0; 5])
+        Self(sys::secret_words())
     }
 
     /// The hash of an address and port.
@@ -174,6 +149,22 @@ impl Refusals {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    impl HashKey {
+        /// One that is the same each time.
+        pub(crate) fn numbered(number: u64) -> Self {
+            let mut state = number;
+            Self([(); 5].map(|()| {
+                state = stir(state.wrapping_add(0x0123_4567_89ab_cdef));
+                state
+            }))
+        }
+
+        /// One under which all IPv4 addresses have the same hash.
+        pub(crate) fn blind() -> Self {
+            Self([0; 5])
+        }
+    }
 
     #[test]
     fn flows_spread_over_a_small_table() {

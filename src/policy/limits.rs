@@ -204,7 +204,7 @@ struct PrefixRates {
 
 impl PrefixRates {
     fn new(rate: Rate) -> Self {
-        Self { rate, sets: vec![Set::default(); SETS].into(), key: HashKey::draw_here() }
+        Self { rate, sets: vec![Set::default(); SETS].into(), key: HashKey::draw() }
     }
 
     fn take(&mut self, peer: IpAddr, datagrams: u32, now_ns: u64) -> bool {

@@ -24,7 +24,7 @@ pub(super) struct Endpoint {
 pub(super) type Flow = (SocketAddr, SocketAddr, usize, Expected, Option<i32>);
 
 /// The furniture, and how lively it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Scene {
     pub(super) udp: Vec<Endpoint>,

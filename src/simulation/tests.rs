@@ -12,8 +12,7 @@ use rand::random;
 
 use super::chance::Faults;
 use super::kernel::{Kernel, Order};
-use super::scene::Endpoint;
-use super::udp::CLIENT_LIKE_PORT;
+use super::scene::{CLIENT_LIKE_PORT, Endpoint, Scene};
 use super::world::World;
 use super::{WORLD, ask};
 use crate::echo::tcp;
@@ -43,7 +42,9 @@ fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> u64 {
     let mut world = World::new(seed, Arc::clone(&counters));
     make(&mut world.kernel);
     WORLD.set(Some(world));
-    let (sockets, wake, config) = ask(furnish).expect("there is a world");
+    let (sockets, wake) = ask(furnish).expect("there is a world");
+    let scene = ask(|world| world.scene().clone()).expect("there is a world");
+    let config = config(&scene, &sockets);
     let worker = Worker::arm(sockets, Arc::new(wake), counters, config).expect("the worker starts");
     worker.run().expect("the worker ends in good order");
     ask(World::check_end);
@@ -51,7 +52,7 @@ fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> u64 {
 }
 
 /// What the worker starts with.
-fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
+fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd) {
     let (tcp, udp, flows) =
         (world.scene().tcp.clone(), world.scene().udp.clone(), world.scene().flows.clone());
     let mut listening = Vec::new();
@@ -78,10 +79,15 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
     }
     // what was dropped before the worker came is not its business
     world.udp.books.dropped = 0;
+    let wake = world.descriptor(super::kernel::Object::Wake);
+    (listening, wake)
+}
+
+/// What the worker is told.
+fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
     let addresses: Vec<SocketAddr> = listening.iter().map(|socket| socket.addr).collect();
-    let scene = world.scene();
     let pairs = Arc::new(Pairs::new(addresses.len() + scene.reply_sockets));
-    let config = WorkerConfig {
+    WorkerConfig {
         file_table: FileTable::Registered,
         rules: Rules::new(&addresses, CLIENT_LIKE_PORT..=CLIENT_LIKE_PORT, pairs),
         reply_sockets: reply_sockets::Limits {
@@ -102,9 +108,7 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd, WorkerConfig) {
         drain_timeout: scene.drain_timeout,
         workers_with_tcp: Arc::new(AtomicUsize::new(1)),
         turn_timeout: None,
-    };
-    let wake = world.descriptor(super::kernel::Object::Wake);
-    (listening, wake, config)
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use io_uring::opcode;
 
@@ -85,9 +85,10 @@ impl World {
     // System calls beside the ring.
 
     /// Time goes on a little whenever somebody looks.
-    pub(crate) fn now(&mut self) -> Duration {
+    pub(crate) fn now(&mut self) -> Instant {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
         self.kernel.now += Duration::from_nanos(100);
-        self.kernel.now
+        *BEGINNING + self.kernel.now
     }
 
     /// The process sleeps.

@@ -118,12 +118,6 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
 }
 
 impl Listening {
-    /// A test's descriptor in place of a listening socket.
-    #[cfg(test)]
-    pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
-        Self { protocol, addr, fate, missing_options: Vec::new(), fd: fd.into() }
-    }
-
     /// Prepares a bound socket of another process for the datapath.
     pub fn adopt(fd: OwnedFd, protocol: Protocol) -> Result<Self, SocketError> {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -233,4 +227,16 @@ fn free_source(fd: BorrowedFd<'_>, protocol: Protocol, addr: SocketAddr) -> Resu
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Listening {
+        /// A test's descriptor in place of a listening socket.
+        pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
+            Self { protocol, addr, fate, missing_options: Vec::new(), fd: fd.into() }
+        }
+    }
 }

@@ -23,6 +23,7 @@ use hashbrown::HashTable;
 
 use crate::echo::idle::{IdleClock, TICKS};
 use crate::kernel::ring::{File, Ring, Token};
+use crate::kernel::seam;
 use crate::kernel::sys::{self, IntOption, Protocol};
 use crate::policy::flow::HashKey;
 use crate::policy::pairs::Pairs;
@@ -395,9 +396,8 @@ impl ReplySockets {
 /// A socket that sends from `pair` and is never read. `SO_REUSEPORT`, since another worker may need
 /// the same pair; never `SO_REUSEADDR`, which would let in others' sockets.
 fn bind(pair: SocketAddr, inherited: &Inherited) -> io::Result<OwnedFd> {
-    #[cfg(test)]
-    if let Some(socket) = crate::simulation::ask(|world| world.bind(pair)) {
-        return socket;
+    if let Some(outcome) = seam::bind(pair) {
+        return outcome;
     }
     let socket = sys::socket(Protocol::Udp, pair)?;
     inherited.set(socket.as_fd())?;

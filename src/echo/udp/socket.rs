@@ -155,7 +155,7 @@ impl Socket {
             failures: Failures::default(),
             open: Vec::with_capacity(buffers.into()),
             places: Box::new([(0, NONE); FLOW_PLACES]),
-            places_key: HashKey::draw_here(),
+            places_key: HashKey::draw(),
         })
     }
 

@@ -1,5 +1,7 @@
 //! A store for bytes that have to outlive the buffer they were received into.
 
+#![allow(unsafe_code)]
+
 use super::identity::Identity;
 use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]

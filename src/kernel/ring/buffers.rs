@@ -11,6 +11,8 @@
 //! get another peer's bytes. Two parts of one buffer that change places, neither of them its last, contradict
 //! nothing and would go unseen; only the trial stands against that.
 
+#![allow(unsafe_code)]
+
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};

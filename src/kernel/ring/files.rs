@@ -5,6 +5,8 @@
 //! that began before, on whichever file: with multishots that never end, a connection never gets our FIN, a port
 //! is never free, and no socket is ever freed. There a ring works with ordinary descriptors.
 
+#![allow(unsafe_code)]
+
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;

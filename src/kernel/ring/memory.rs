@@ -3,6 +3,8 @@
 //! A ring is torn down asynchronously after its last descriptor is closed, so nothing that a ring knows
 //! of is ever unmapped: a ring and its memory live as long as the process.
 
+#![allow(unsafe_code)]
+
 use std::io;
 use std::ptr::{self, NonNull};
 

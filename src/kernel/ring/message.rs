@@ -1,5 +1,7 @@
 //! Outgoing messages: `struct msghdr` with everything that it points at, in slots that never move.
 
+#![allow(unsafe_code)]
+
 use std::net::SocketAddr;
 
 use super::memory::PinnedBytes;

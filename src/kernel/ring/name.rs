@@ -1,5 +1,7 @@
 //! Where the kernel writes who connects.
 
+#![allow(unsafe_code)]
+
 use std::net::SocketAddr;
 use std::ptr::NonNull;
 

@@ -1,5 +1,7 @@
 //! Datagrams that are made here rather than received: slots with payload memory of their own.
 
+#![allow(unsafe_code)]
+
 use std::io;
 use std::net::SocketAddr;
 

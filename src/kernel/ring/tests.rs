@@ -5,6 +5,10 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::Fixed;
+use io_uring::{opcode, squeue};
 
 use super::*;
 use crate::kernel::cmsg;

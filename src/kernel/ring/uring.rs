@@ -1,6 +1,8 @@
 //! The one door to the kernel: everything that a ring asks of `io_uring`, and nothing that it decides.
 //!
-//! Tests put another kernel behind it, see `crate::simulation`; nothing else of a ring knows of that.
+//! Tests put another kernel behind it, see `kernel::seam`; nothing else of a ring knows of that.
+
+#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,8 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Submitter, squeue};
 
-use super::identity::Identity;
-use super::{Completion, File, RingConfig, Token, Wait, restrictions};
+use super::{File, RingConfig, Wait, restrictions};
 
 /// An instance of `io_uring`, as the calling thread set it up.
 pub(crate) struct Uring {
@@ -99,12 +100,6 @@ impl Uring {
         self.submitter.register_ring_fd().map(drop)
     }
 
-    /// Asks what the kernel knows: a registration that no ring of ours needs.
-    #[cfg(test)]
-    pub(crate) fn probe(&self) -> io::Result<()> {
-        self.submitter.register_probe(&mut io_uring::Probe::new())
-    }
-
     /// Registers a ring of provided buffers under `group`.
     ///
     /// # Safety
@@ -183,13 +178,22 @@ impl Uring {
         .map(drop)
     }
 
-    /// Takes out what the completion queue of `ring` holds.
-    pub(crate) fn reap(&self, ring: Identity, completions: &mut Vec<Completion>) {
+    /// Takes out what the completion queue holds: user data, result and flags of each.
+    pub(crate) fn reap(&self) -> impl Iterator<Item = (u64, i32, u32)> {
         // SAFETY: see `has_work`
         let queue = unsafe { self.instance.completion_shared() };
-        completions.extend(queue.map(|entry| {
-            let token = Token::from_user_data(entry.user_data());
-            Completion::new(ring, token, entry.result(), entry.flags())
-        }));
+        queue.map(|entry| (entry.user_data(), entry.result(), entry.flags()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Uring {
+        /// Asks what the kernel knows: a registration that no ring of ours needs.
+        pub(crate) fn probe(&self) -> io::Result<()> {
+            self.submitter.register_probe(&mut io_uring::Probe::new())
+        }
     }
 }

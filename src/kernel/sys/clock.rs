@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-#[cfg(test)]
-use crate::simulation;
+use crate::kernel::seam;
 
 /// What time it is (clock_gettime(2), `CLOCK_MONOTONIC`).
 #[inline]
 pub fn now() -> Instant {
-    #[cfg(test)]
-    if let Some(now) = simulation::now() {
+    if let Some(now) = seam::now() {
         return now;
     }
     Instant::now()
@@ -19,8 +17,7 @@ pub fn now() -> Instant {
 
 /// Sleeps, for want of anything else that can be done.
 pub fn sleep(time: Duration) {
-    #[cfg(test)]
-    if simulation::ask(|world| world.sleep(time)).is_some() {
+    if seam::sleep(time).is_some() {
         return;
     }
     std::thread::sleep(time);

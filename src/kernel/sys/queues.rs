@@ -8,16 +8,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::options;
-use crate::kernel::addr;
 use crate::kernel::cmsg::{self, NetworkError};
-#[cfg(test)]
-use crate::simulation;
+use crate::kernel::{addr, seam};
 
 /// Lets nothing new into the socket's receive queue or accept queue; what is queued stays
 /// (`SO_ATTACH_FILTER`, socket(7), with a program that keeps zero bytes of anything).
 pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
-    #[cfg(test)]
-    if let Some(()) = simulation::ask(|world| world.drop_incoming(socket)) {
+    if seam::drop_incoming(socket).is_some() {
         return Ok(());
     }
     let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
@@ -29,8 +26,7 @@ pub fn drop_incoming(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// 4.12): zero exactly when nothing is queued, empty datagrams count too.
 pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const RMEM_ALLOC: usize = 0; // SK_MEMINFO_RMEM_ALLOC
-    #[cfg(test)]
-    if let Some(bytes) = simulation::ask(|world| world.receive_queue_bytes(socket)) {
+    if let Some(bytes) = seam::receive_queue_bytes(socket) {
         return Ok(bytes);
     }
     memory_info(socket, RMEM_ALLOC)
@@ -40,8 +36,7 @@ pub fn receive_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// (`SO_MEMINFO`). It wraps at 32 bits.
 pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = 8; // SK_MEMINFO_DROPS
-    #[cfg(test)]
-    if let Some(drops) = simulation::ask(|world| world.socket_drops(socket)) {
+    if let Some(drops) = seam::socket_drops(socket) {
         return Ok(drops);
     }
     memory_info(socket, DROPS)
@@ -56,8 +51,7 @@ fn memory_info(socket: BorrowedFd<'_>, number: usize) -> io::Result<u32> {
 
 /// Connections in a listener's accept queue (`TCP_INFO`; the kernel reports it as `tcpi_unacked`).
 pub fn accept_queue_len(listener: BorrowedFd<'_>) -> io::Result<u32> {
-    #[cfg(test)]
-    if let Some(connections) = simulation::ask(|world| world.accept_queue_len(listener)) {
+    if let Some(connections) = seam::accept_queue_len(listener) {
         return Ok(connections);
     }
     tcp_info(listener, offset_of!(libc::tcp_info, tcpi_unacked))

@@ -8,8 +8,7 @@ use std::os::unix::net::UnixStream;
 use rustix::net::{self, AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
 
 use super::options::{self, IntOption};
-#[cfg(test)]
-use crate::simulation;
+use crate::kernel::seam;
 
 /// The two kinds of socket that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,9 +48,8 @@ pub fn bind(socket: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<()> {
 /// connect a UDP socket there (`SO_BROADCAST`, ip(7)); no datagram is sent.
 pub fn is_broadcast(ip: Ipv4Addr) -> io::Result<bool> {
     const ANY_PORT: u16 = 9;
-    #[cfg(test)]
-    if let Some(answer) = simulation::ask(|_| false) {
-        return Ok(answer);
+    if seam::is_simulated() {
+        return Ok(false);
     }
     let addr = SocketAddr::from((ip, ANY_PORT));
     let socket = socket(Protocol::Udp, addr)?;
@@ -86,8 +84,7 @@ pub fn peer_addr(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
 
 /// socketpair(2): the two ends of a stream inside the process.
 pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    #[cfg(test)]
-    if let Some(ends) = simulation::ask(simulation::World::stream_pair) {
+    if let Some(ends) = seam::stream_pair() {
         return Ok(ends);
     }
     UnixStream::pair().map(|(ours, theirs)| (ours.into(), theirs.into()))
@@ -95,8 +92,7 @@ pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// send(2) without waiting for room; how many bytes found it.
 pub fn send_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    #[cfg(test)]
-    if let Some(()) = simulation::ask(|world| world.send_now(stream, bytes)) {
+    if seam::send_now(stream, bytes).is_some() {
         return Ok(bytes.len());
     }
     Ok(net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
@@ -104,8 +100,7 @@ pub fn send_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 
 /// shutdown(2): nothing more is sent.
 pub fn end_stream(stream: BorrowedFd<'_>) -> io::Result<()> {
-    #[cfg(test)]
-    if let Some(()) = simulation::ask(|world| world.end_stream(stream)) {
+    if seam::end_stream(stream).is_some() {
         return Ok(());
     }
     Ok(net::shutdown(stream, Shutdown::Write)?)

@@ -1,13 +1,15 @@
-//! The door of [`super::uring`] with two kernels behind it: the real one, and that of the simulation.
+//! The door of a ring with two kernels behind it: the real one, and that of the simulation.
+
+#![allow(unsafe_code)] // the door's own promises, handed on
 
 use std::io;
 use std::os::fd::RawFd;
 
 use io_uring::squeue;
 
-use super::identity::Identity;
-use super::{Completion, File, RingConfig, Token, Wait, uring};
-use crate::simulation::{self, Entries, Sqe, World};
+use super::abi::{Entries, Sqe};
+use super::{World, ask as ask_if_any};
+use crate::kernel::ring::{File, RingConfig, Wait, uring};
 
 /// An instance of `io_uring`, real or simulated.
 pub(crate) enum Uring {
@@ -16,12 +18,12 @@ pub(crate) enum Uring {
 }
 
 fn ask<T>(question: impl FnOnce(&mut World) -> T) -> T {
-    simulation::ask(question).expect("the thread of a simulated ring has a world")
+    ask_if_any(question).expect("the thread of a simulated ring has a world")
 }
 
 impl Uring {
     pub(crate) fn new(config: &RingConfig) -> io::Result<Self> {
-        match simulation::ask(|world| world.kernel.set_up(config)) {
+        match ask_if_any(|world| world.kernel.set_up(config)) {
             Some(()) => Ok(Self::Simulated),
             None => uring::Uring::new(config).map(Self::Real),
         }
@@ -173,14 +175,10 @@ impl Uring {
         }
     }
 
-    pub(crate) fn reap(&self, ring: Identity, completions: &mut Vec<Completion>) {
+    pub(crate) fn reap(&self) -> Box<dyn Iterator<Item = (u64, i32, u32)> + '_> {
         match self {
-            Self::Real(uring) => uring.reap(ring, completions),
-            Self::Simulated => {
-                completions.extend(ask(World::reap).into_iter().map(|(user_data, result, flags)| {
-                    Completion::new(ring, Token::from_user_data(user_data), result, flags)
-                }));
-            }
+            Self::Real(uring) => Box::new(uring.reap()),
+            Self::Simulated => Box::new(ask(World::reap).into_iter()),
         }
     }
 }
