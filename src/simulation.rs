@@ -25,13 +25,14 @@
 //! order, and each byte of a stream too; and whenever all is quiet that nobody is owed anything, that
 //! everything is armed and that the counters tell what has happened.
 //!
-//! A world belongs to a thread, as a ring does. Whatever asks the kernel for something past the ring asks [`ask`]
+//! A world belongs to a thread, as a ring does. Whatever asks the kernel for something past the ring asks it (`here.rs`)
 //! first, in tests only: `kernel::seam` is the one place that does so.
 
 mod abi;
 mod buffers;
 mod chance;
 mod content;
+mod here;
 mod kernel;
 mod ledger;
 mod peer;
@@ -42,19 +43,7 @@ mod udp;
 mod uring;
 mod world;
 
-use std::cell::RefCell;
-
+pub(crate) use self::here::ask;
 pub(crate) use self::uring::Uring;
-use self::world::World;
 
-thread_local! {
-    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
-}
-
-/// Asks the world of this thread; `None` if it has none and lives in the real one.
-pub(crate) fn ask<T>(question: impl FnOnce(&mut World) -> T) -> Option<T> {
-    WORLD.with_borrow_mut(|world| world.as_mut().map(question))
-}
-
-#[cfg(test)]
 mod tests;

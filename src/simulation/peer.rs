@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 
 use super::chance::Chance;
-use super::kernel::{Kernel, Object};
-use super::tcp::Tcp;
 
 /// How it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,49 +64,24 @@ impl Peer {
             self.end = End::Stays;
         }
     }
-}
+    /// The most that it reads now, of what it has not read yet.
+    pub(super) fn reads_at_most(&self, unread: u64) -> usize {
+        if self.stubborn { 0 } else { unread.min(self.reads as u64) as usize }
+    }
 
-impl Tcp {
-    /// The peer of a connection does something.
-    pub(super) fn advance_peer(&mut self, connection: usize, kernel: &mut Kernel) {
-        let this = &mut self.connections[connection];
-        if this.broken {
-            return;
-        }
-        let mut acted = false;
-        let unread = this.echoed - this.read;
-        if unread > 0 && !this.peer.stubborn {
-            let most = unread.min(this.peer.reads as u64) as usize;
-            this.read += kernel.chance.between(1, most) as u64;
-            acted = true;
-        }
-        let waits = this.peer.polite && this.read < this.sent;
-        let most = this.peer.left.min(this.window()).min(this.peer.chunk as u64) as usize;
-        if most > 0 && !waits && !this.fin {
-            let bytes = kernel.chance.between(1, most) as u64;
-            this.sent += bytes;
-            this.peer.left -= bytes;
-            acted = true;
-        }
-        let gone = this.is_finished() && this.read == this.echoed;
-        let through = match this.peer.end {
-            End::HalfClose => this.peer.left == 0,
-            End::Fin => this.peer.left == 0 && this.read == this.sent,
+    /// The most that it sends now, into this window.
+    pub(super) fn sends_at_most(&self, is_answered: bool, window: u64) -> usize {
+        let waits = self.polite && !is_answered;
+        if waits { 0 } else { self.left.min(window).min(self.chunk as u64) as usize }
+    }
+
+    /// Whether it sends its FIN now.
+    pub(super) fn ends(&self, is_answered: bool, is_left: bool) -> bool {
+        let is_through = match self.end {
+            End::HalfClose => self.left == 0,
+            End::Fin => self.left == 0 && is_answered,
             End::Stays | End::Never => false,
         };
-        if !this.fin && (through || gone && this.peer.end != End::Never) {
-            this.fin = true;
-            acted = true;
-        }
-        if !this.closed && kernel.chance.happens(kernel.faults.reset) {
-            let errno = kernel.chance.pick(&[libc::ECONNRESET, libc::ECONNRESET, libc::ETIMEDOUT]);
-            this.break_with(errno);
-            acted = true;
-        }
-        if acted {
-            kernel.progress();
-            kernel.activate(Object::Connection(connection));
-            kernel.activate(Object::Peer(connection));
-        }
+        is_through || is_left && self.end != End::Never
     }
 }

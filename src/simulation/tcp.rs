@@ -94,6 +94,42 @@ impl Tcp {
         Object::Listener(self.listeners.len() - 1)
     }
 
+    /// The peer of a connection does something.
+    pub(super) fn advance_peer(&mut self, connection: usize, kernel: &mut Kernel) {
+        let this = &mut self.connections[connection];
+        if this.broken {
+            return;
+        }
+        let mut acted = false;
+        let most = this.peer.reads_at_most(this.echoed - this.read);
+        if most > 0 {
+            this.read += kernel.chance.between(1, most) as u64;
+            acted = true;
+        }
+        let most = this.peer.sends_at_most(this.read == this.sent, this.window());
+        if most > 0 && !this.fin {
+            let bytes = kernel.chance.between(1, most) as u64;
+            this.sent += bytes;
+            this.peer.left -= bytes;
+            acted = true;
+        }
+        let is_left = this.is_finished() && this.read == this.echoed;
+        if !this.fin && this.peer.ends(this.read == this.sent, is_left) {
+            this.fin = true;
+            acted = true;
+        }
+        if !this.closed && kernel.chance.happens(kernel.faults.reset) {
+            let errno = kernel.chance.pick(&[libc::ECONNRESET, libc::ECONNRESET, libc::ETIMEDOUT]);
+            this.break_with(errno);
+            acted = true;
+        }
+        if acted {
+            kernel.progress();
+            kernel.activate(Object::Connection(connection));
+            kernel.activate(Object::Peer(connection));
+        }
+    }
+
     /// Somebody connects.
     pub(super) fn connect(&mut self, listener: usize, peer: Peer, kernel: &mut Kernel) {
         if self.listeners[listener].filtered {

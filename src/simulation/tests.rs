@@ -11,10 +11,11 @@ use std::time::Duration;
 use rand::random;
 
 use super::chance::Faults;
+use super::here::{WORLD, ask};
 use super::kernel::{Kernel, Order};
-use super::scene::{CLIENT_LIKE_PORT, Endpoint, Scene};
+use super::scene::{Endpoint, Scene};
+use super::udp::CLIENT_LIKE_PORT;
 use super::world::World;
-use super::{WORLD, ask};
 use crate::echo::tcp;
 use crate::echo::udp::reply_sockets;
 use crate::echo::worker::{Worker, WorkerConfig};

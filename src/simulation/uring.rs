@@ -8,7 +8,8 @@ use std::os::fd::RawFd;
 use io_uring::squeue;
 
 use super::abi::{Entries, Sqe};
-use super::{World, ask as ask_if_any};
+use super::here::ask as ask_if_any;
+use super::world::World;
 use crate::kernel::ring::{File, RingConfig, Wait, uring};
 
 /// An instance of `io_uring`, real or simulated.
