@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::abi::{self, Marks, Message, Sqe};
+use super::chance::Chance;
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
 use crate::kernel::addr::{self, RawAddr};
@@ -310,34 +311,7 @@ impl Udp {
         for datagram in &datagrams {
             content::write_datagram(&mut payload, datagram.id, datagram.bytes);
         }
-        let mut control = Vec::new();
-        if kernel.chance.one_in(4) {
-            abi::push_control(&mut control, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2, 3, 4]);
-        }
-        let (level, kind) = match origdst {
-            SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_ORIGDSTADDR),
-            SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR),
-        };
-        if flaw != Some(Flaw::NoDestination) {
-            abi::push_control(&mut control, level, kind, RawAddr::from(*origdst).as_bytes());
-        }
-        let hops = i32::from(datagrams[0].hops).to_ne_bytes();
-        match origdst {
-            SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TTL, &hops),
-            SocketAddr::V6(_) => abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_HOPLIMIT, &hops),
-        }
-        let class = datagrams[0].traffic_class;
-        match origdst {
-            SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TOS, &[class]),
-            SocketAddr::V6(_) => {
-                let class = i32::from(class).to_ne_bytes();
-                abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_TCLASS, &class);
-            }
-        }
-        if datagrams.len() > 1 {
-            let bytes = datagrams[0].bytes as i32;
-            abi::push_control(&mut control, libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes());
-        }
+        let control = control_of(*origdst, &datagrams, flaw, &mut kernel.chance);
         let message_flags = match flaw {
             Some(Flaw::PayloadTruncated) => libc::MSG_TRUNC,
             Some(Flaw::ControlTruncated) => libc::MSG_CTRUNC,
@@ -610,4 +584,42 @@ fn find(unanswered: &VecDeque<Datagram>, bytes: &[u8], marks: Marks) -> Option<u
     };
     let sound = unanswered.iter().position(|datagram| !datagram.failed && is_it(datagram));
     sound.or_else(|| unanswered.iter().position(is_it))
+}
+
+/// The control messages that come with datagrams to `origdst`.
+fn control_of(
+    origdst: SocketAddr,
+    datagrams: &[Datagram],
+    flaw: Option<Flaw>,
+    chance: &mut Chance,
+) -> Vec<u8> {
+    let mut control = Vec::new();
+    if chance.one_in(4) {
+        abi::push_control(&mut control, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2, 3, 4]);
+    }
+    let (level, kind) = match origdst {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_ORIGDSTADDR),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR),
+    };
+    if flaw != Some(Flaw::NoDestination) {
+        abi::push_control(&mut control, level, kind, RawAddr::from(origdst).as_bytes());
+    }
+    let hops = i32::from(datagrams[0].hops).to_ne_bytes();
+    match origdst {
+        SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TTL, &hops),
+        SocketAddr::V6(_) => abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_HOPLIMIT, &hops),
+    }
+    let class = datagrams[0].traffic_class;
+    match origdst {
+        SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TOS, &[class]),
+        SocketAddr::V6(_) => {
+            let class = i32::from(class).to_ne_bytes();
+            abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_TCLASS, &class);
+        }
+    }
+    if datagrams.len() > 1 {
+        let bytes = datagrams[0].bytes as i32;
+        abi::push_control(&mut control, libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes());
+    }
+    control
 }

@@ -415,69 +415,80 @@ mod tests {
     use super::super::{FileTable, RingConfig, Token};
     use super::*;
 
-    #[test]
-    fn a_completion_that_can_not_be_true_is_no_part() {
-        const RING: RingConfig = RingConfig {
+    const MORE: u32 = 1 << 4; // IORING_CQE_F_BUF_MORE
+    const CONFIG: BufferConfig = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental: false };
+    const RECEIVE: Token = Token::new(1, 0, 0);
+
+    /// A ring without a file; what completes in it is made here.
+    fn ring() -> Ring {
+        Ring::new(RingConfig {
             submission_entries: 8,
             completion_entries: 16,
             files: 1,
             file_table: FileTable::Registered,
             busy_poll: Duration::ZERO,
+        })
+        .unwrap()
+    }
+
+    /// A completion of this ring that has used a buffer.
+    fn used(ring: &Ring, buffer: u32, result: i32, flags: u32) -> Completion {
+        Completion::new(ring.identity, RECEIVE, result, 1 | buffer << 16 | flags) // IORING_CQE_F_BUFFER
+    }
+
+    #[test]
+    fn a_completion_that_can_not_be_true_is_no_part_of_an_incremental_buffer() {
+        let mut ring = ring();
+        let Ok(mut buffers) = BufferRing::new(&ring, BufferConfig { incremental: true, ..CONFIG }) else {
+            println!("this kernel has no incremental buffers (6.12)");
+            return;
         };
-        const MORE: u32 = 1 << 4; // IORING_CQE_F_BUF_MORE
-        let mut ring = Ring::new(RING).unwrap();
-        let identity = ring.identity;
-        let of = |buffer: u32, result: i32, flags: u32| {
-            // IORING_CQE_F_BUFFER
-            Completion::new(identity, Token::new(1, 0, 0), result, 1 | buffer << 16 | flags)
-        };
-        let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental: true };
-        match BufferRing::new(&ring, config) {
-            Err(_) => println!("this kernel has no incremental buffers (6.12)"),
-            Ok(mut buffers) => {
-                ring.expect(&buffers, Token::new(1, 0, 0));
-                let mut parts = Vec::new();
-                for (completion, expected) in [
-                    (of(2, 10, MORE), Err(Contradiction::Unknown)),
-                    (of(1, 10, MORE), Err(Contradiction::NotItsTurn)),
-                    (of(0, 10, 0), Err(Contradiction::UsedUpTooSoon)),
-                    (of(0, 4097, 0), Err(Contradiction::BeyondItsEnd)),
-                    (of(0, 4096, MORE), Err(Contradiction::NotUsedUp)),
-                    (of(0, 96, MORE), Ok(Some((0, 96)))),
-                    (of(0, -libc::ECONNRESET, 0), Ok(None)), // it has used nothing
-                    (of(0, 4001, 0), Err(Contradiction::BeyondItsEnd)),
-                    (of(0, 3999, 0), Err(Contradiction::UsedUpTooSoon)),
-                    (of(1, 1, MORE), Err(Contradiction::NotItsTurn)),
-                    (of(0, 4000, 0), Ok(Some((96, 4000)))),
-                    (of(0, 1, MORE), Err(Contradiction::NotTheKernels)),
-                    (of(1, 4096, 0), Ok(Some((0, 4096)))),
-                    (of(1, 1, MORE), Err(Contradiction::NotTheKernels)),
-                ] {
-                    let taken = buffers.try_take(&completion);
-                    let seen = taken.map(|part| {
-                        part.map(|part| {
-                            let place = (part.offset, part.bytes);
-                            parts.push(part);
-                            place
-                        })
-                    });
-                    assert_eq!(seen, expected, "{completion:?}");
-                }
-                // they come back in the order in which they are given back
-                let last = parts.pop().unwrap();
-                buffers.recycle(last);
-                for part in parts {
-                    buffers.recycle(part);
-                }
-                assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotItsTurn));
-                let part = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
-                buffers.recycle(part);
-                buffers.unregister(&mut ring);
-            }
+        ring.expect(&buffers, RECEIVE);
+        let of = |buffer, result, flags| used(&ring, buffer, result, flags);
+        let mut parts = Vec::new();
+        for (completion, expected) in [
+            (of(2, 10, MORE), Err(Contradiction::Unknown)),
+            (of(1, 10, MORE), Err(Contradiction::NotItsTurn)),
+            (of(0, 10, 0), Err(Contradiction::UsedUpTooSoon)),
+            (of(0, 4097, 0), Err(Contradiction::BeyondItsEnd)),
+            (of(0, 4096, MORE), Err(Contradiction::NotUsedUp)),
+            (of(0, 96, MORE), Ok(Some((0, 96)))),
+            (of(0, -libc::ECONNRESET, 0), Ok(None)), // it has used nothing
+            (of(0, 4001, 0), Err(Contradiction::BeyondItsEnd)),
+            (of(0, 3999, 0), Err(Contradiction::UsedUpTooSoon)),
+            (of(1, 1, MORE), Err(Contradiction::NotItsTurn)),
+            (of(0, 4000, 0), Ok(Some((96, 4000)))),
+            (of(0, 1, MORE), Err(Contradiction::NotTheKernels)),
+            (of(1, 4096, 0), Ok(Some((0, 4096)))),
+            (of(1, 1, MORE), Err(Contradiction::NotTheKernels)),
+        ] {
+            let taken = buffers.try_take(&completion);
+            let seen = taken.map(|part| {
+                part.map(|part| {
+                    let place = (part.offset, part.bytes);
+                    parts.push(part);
+                    place
+                })
+            });
+            assert_eq!(seen, expected, "{completion:?}");
         }
-        let mut buffers =
-            BufferRing::new(&ring, BufferConfig { group: 2, incremental: false, ..config }).unwrap();
-        ring.expect(&buffers, Token::new(1, 0, 0));
+        // they come back in the order in which they are given back
+        let last = parts.pop().unwrap();
+        buffers.recycle(last);
+        for part in parts {
+            buffers.recycle(part);
+        }
+        assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotItsTurn));
+        let part = buffers.try_take(&of(1, 1, MORE)).unwrap().unwrap();
+        buffers.recycle(part);
+    }
+
+    #[test]
+    fn a_completion_that_can_not_be_true_is_no_whole_buffer() {
+        let mut ring = ring();
+        let mut buffers = BufferRing::new(&ring, CONFIG).unwrap();
+        ring.expect(&buffers, RECEIVE);
+        let of = |buffer, result, flags| used(&ring, buffer, result, flags);
         assert_eq!(buffers.try_take(&of(2, 1, 0)), Err(Contradiction::Unknown));
         assert_eq!(buffers.try_take(&of(0, 1, MORE)), Err(Contradiction::NotUsedUp));
         assert_eq!(buffers.try_take(&of(0, 4097, 0)), Err(Contradiction::BeyondItsEnd));
