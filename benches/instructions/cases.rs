@@ -14,10 +14,10 @@ use tubular_echo::policy::pairs::Pairs;
 use tubular_echo::policy::refuse::Rules;
 
 use crate::group::{Arrival, Group};
-use crate::pacer::Pacer;
-use crate::payload::{Bodies, HEADER_BYTES, Header};
-use crate::quantity::Rate;
-use crate::target::Targets;
+use crate::model::pacer::Pacer;
+use crate::model::payload::{Bodies, HEADER_BYTES, Header};
+use crate::model::quantity::Rate;
+use crate::model::target::Targets;
 
 /// Makes so many calls.
 type Case = fn(u32);

@@ -7,18 +7,16 @@
 
 #![allow(dead_code)] // of the modules below only the hot paths are called
 
-#[path = "../../src/bin/blaster/draw.rs"]
-mod draw;
 #[path = "../../src/echo/udp/group.rs"]
 mod group;
-#[path = "../../src/bin/blaster/pacer.rs"]
-mod pacer;
-#[path = "../../src/bin/blaster/payload.rs"]
-mod payload;
-#[path = "../../src/bin/blaster/quantity.rs"]
-mod quantity;
-#[path = "../../src/bin/blaster/target.rs"]
-mod target;
+#[path = "../../src/bin/blaster/model"]
+mod model {
+    pub(crate) mod draw;
+    pub(crate) mod pacer;
+    pub(crate) mod payload;
+    pub(crate) mod quantity;
+    pub(crate) mod target;
+}
 // where those modules look for the library's
 use tubular_echo::{kernel, policy};
 

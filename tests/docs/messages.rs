@@ -23,15 +23,15 @@ const FOR_DEVELOPERS: [&str; 8] =
 
 /// Files whose texts are not messages, by the beginnings of their paths.
 const NO_MESSAGES: [&str; 9] = [
-    "src/bin/blaster/report",
-    "src/bin/blaster/progress",
-    "src/bin/blaster/page",         // the report as a page
-    "src/bin/blaster/compare",      // the report of several runs
-    "src/bin/blaster/objective",    // the same
-    "src/service/metrics/families", // what Prometheus shows as help
-    "src/service/metrics/process",  // the same
-    "src/policy/address_blocks",    // names of blocks of addresses
-    "src/simulation",               // a test that stands beside what it tests
+    "src/bin/blaster/show/text",
+    "src/bin/blaster/show/progress",
+    "src/bin/blaster/show/page",       // the report as a page
+    "src/bin/blaster/show/compare",    // the report of several runs
+    "src/bin/blaster/judge/objective", // the same
+    "src/service/metrics/families",    // what Prometheus shows as help
+    "src/service/metrics/process",     // the same
+    "src/policy/address_blocks",       // names of blocks of addresses
+    "src/simulation",                  // a test that stands beside what it tests
 ];
 
 pub fn complaints() -> Vec<String> {

@@ -1,7 +1,7 @@
 //! blaster's `--fail-if`.
 
-use crate::quantity::{self, Rate};
-use crate::verdict::Conditions;
+use crate::judge::fail_if::Conditions;
+use crate::model::quantity::{self, Rate};
 
 /// Takes any text as conditions. Each condition is read alone: a known name, a comparison and a number of its kind.
 pub fn check(data: &[u8]) {

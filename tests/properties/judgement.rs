@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use crate::input::Input;
-use crate::payload::{self, ATTRIBUTABLE_BYTES, Bodies, Content, HEADER_BYTES, Header};
+use crate::model::payload::{self, ATTRIBUTABLE_BYTES, Bodies, Content, HEADER_BYTES, Header};
 
 static BODIES: LazyLock<Bodies> = LazyLock::new(Bodies::new);
 

@@ -5,45 +5,40 @@
 #![allow(dead_code)] // of the parts of the programs below not everything is used
 #![allow(unreachable_pub)] // fuzz/ reaches it
 
-#[path = "../../src/bin/blaster/books.rs"]
-mod books;
-#[path = "../../src/bin/blaster/compile.rs"]
-mod compile;
-#[path = "../../src/bin/blaster/draw.rs"]
-mod draw;
 #[path = "../../src/echo/udp/group.rs"]
 mod group;
-#[path = "../../src/bin/blaster/latency.rs"]
-mod latency;
-#[path = "../../src/bin/blaster/objective.rs"]
-mod objective;
 #[path = "../../src/service/options.rs"]
 mod options;
-#[path = "../../src/bin/blaster/pacer.rs"]
-mod pacer;
-#[path = "../../src/bin/blaster/payload.rs"]
-mod payload;
-#[path = "../../src/bin/blaster/quantity.rs"]
-mod quantity;
-#[path = "../../src/bin/blaster/report.rs"]
-mod report;
-#[cfg(test)]
-#[path = "../../src/bin/blaster/sample.rs"]
-mod sample;
-#[path = "../../src/bin/blaster/schema.rs"]
-mod schema;
-#[path = "../../src/bin/blaster/search.rs"]
-mod search;
-#[path = "../../src/bin/blaster/tally.rs"]
-mod tally;
-#[path = "../../src/bin/blaster/target.rs"]
-mod target;
-#[path = "../../src/bin/blaster/timeline.rs"]
-mod timeline;
-#[path = "../../src/bin/blaster/verdict.rs"]
-mod verdict;
-#[path = "../../src/bin/blaster/warnings.rs"]
-mod warnings;
+#[path = "../../src/bin/blaster/judge"]
+mod judge {
+    pub(crate) mod fail_if;
+    pub(crate) mod objective;
+    pub(crate) mod search;
+    pub(crate) mod warnings;
+}
+#[path = "../../src/bin/blaster/report"]
+mod report {
+    pub(crate) mod compile;
+    #[cfg(test)]
+    pub(crate) mod sample;
+    pub(crate) mod schema;
+}
+#[path = "../../src/bin/blaster/show"]
+mod show {
+    pub(crate) mod text;
+}
+#[path = "../../src/bin/blaster/model"]
+mod model {
+    pub(crate) mod draw;
+    pub(crate) mod latency;
+    pub(crate) mod outcomes;
+    pub(crate) mod pacer;
+    pub(crate) mod payload;
+    pub(crate) mod quantity;
+    pub(crate) mod results;
+    pub(crate) mod target;
+    pub(crate) mod timeline;
+}
 // these modules expect the library's modules here
 use tubular_echo::{check, kernel, policy, service, sockets, values};
 

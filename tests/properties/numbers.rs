@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::payload::HEADER_BYTES;
-use crate::quantity::{self, Rate, Sizes};
+use crate::model::payload::HEADER_BYTES;
+use crate::model::quantity::{self, Rate, Sizes};
 
 /// The longest message.
 const SIZE_MAX: u64 = 65_527;

@@ -1,8 +1,8 @@
 //! blaster's pacer: the intended send times are exact, however long the schedule is.
 
 use crate::input::Input;
-use crate::pacer::Pacer;
-use crate::quantity::Rate;
+use crate::model::pacer::Pacer;
+use crate::model::quantity::Rate;
 
 /// Takes any rate, train and number of threads that the command line allows.
 pub fn check(data: &[u8]) {

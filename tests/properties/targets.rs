@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::target::Target;
+use crate::model::target::Target;
 
 /// Takes any text as a target.
 pub fn check(data: &[u8]) {

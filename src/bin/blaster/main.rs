@@ -1,69 +1,97 @@
 //! `blaster`: a load tester for UDP and TCP echo servers that can be believed.
 //!
 //! ```text
-//! main      options, manual → load → outputs → exit status
-//! pure      quantity  target  draw  pacer  payload  ledger  books  latency  timeline  tally
-//!           schema  compile (tally → report)  merge (reports → report)  warnings  verdict
-//!           objective  search
-//! showing   report  compare (tables)  page/{plots, plot, facts} (HTML)  hdr (histogram log)  destination (files)
-//! running   load  steps  crew (threads)  live  view (terminal)  clock  signals  patience (who does not read)
-//! loads     udp: udp/{flow (pure), socket, worker}, on tubular_echo's ring
-//!           tcp: tcp/{echo (pure), connection}, on tokio-uring
+//! main          the command line → a run, or a report that is read again → its exit status
+//! options       the command line · manual  what --help says after the options
+//! run           session (one run)  steps (several)  outputs (where reports go)  destination (one file)
+//! show          text  compare (tables)  page + page/{plots, plot, facts} (HTML)  progress (while it runs)
+//! judge         warnings  fail_if  objective  search
+//! report        schema  compile (results → report)  merge (reports → report)  hdr (histogram log)
+//! udp           udp/{flow (pure), socket, worker}, on tubular_echo's ring
+//! tcp           tcp/{echo (pure), bound, connection}, on tokio-uring
+//! console       signals  interruptible (who does not read)
+//! workers       threads  live  clock
+//! model         quantity  target  draw  pacer  payload  sent_log  outcomes  latency  timeline  results
 //! ```
 
-mod books;
-mod clock;
-mod compare;
-mod compile;
-mod crew;
-mod destination;
-mod draw;
-#[cfg(test)]
-mod extremes;
-mod hdr;
-mod latency;
-mod ledger;
-mod live;
-mod load;
 mod manual;
-mod merge;
-mod objective;
 mod options;
-mod outputs;
-mod pacer;
-mod page;
 #[cfg(test)]
 mod pages;
-mod patience;
-mod payload;
-mod quantity;
-mod report;
-#[cfg(test)]
-mod sample;
-mod schema;
-mod search;
-mod signals;
-mod steps;
-mod tally;
-mod target;
 mod tcp;
-mod timeline;
 mod udp;
-mod verdict;
-mod view;
-mod warnings;
+
+mod run {
+    pub(crate) mod destination;
+    pub(crate) mod outputs;
+    pub(crate) mod session;
+    pub(crate) mod steps;
+}
+
+mod show {
+    pub(crate) mod compare;
+    #[cfg(test)]
+    mod extremes;
+    pub(crate) mod page;
+    pub(crate) mod progress;
+    pub(crate) mod text;
+}
+
+mod judge {
+    pub(crate) mod fail_if;
+    pub(crate) mod objective;
+    pub(crate) mod search;
+    pub(crate) mod warnings;
+}
+
+mod report {
+    pub(crate) mod compile;
+    pub(crate) mod hdr;
+    pub(crate) mod merge;
+    #[cfg(test)]
+    pub(crate) mod sample;
+    pub(crate) mod schema;
+}
+
+mod console {
+    pub(crate) mod interruptible;
+    pub(crate) mod signals;
+}
+
+mod workers {
+    pub(crate) mod clock;
+    pub(crate) mod live;
+    pub(crate) mod threads;
+}
+
+mod model {
+    pub(crate) mod draw;
+    pub(crate) mod latency;
+    pub(crate) mod outcomes;
+    pub(crate) mod pacer;
+    pub(crate) mod payload;
+    pub(crate) mod quantity;
+    pub(crate) mod results;
+    pub(crate) mod sent_log;
+    pub(crate) mod target;
+    pub(crate) mod timeline;
+}
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::load::{LoadError, Session};
-use crate::merge::MergeError;
+use crate::console::{interruptible, signals};
 use crate::options::{Command, Load, Options, Reread};
-use crate::outputs::{OutputError, Outputs, complain};
-use crate::report::count;
-use crate::schema::{Document, Named, Report, Series};
+use crate::report::merge::MergeError;
+use crate::report::schema::{Document, Named, Report, Series};
+use crate::report::{merge, schema};
+use crate::run::outputs::{OutputError, Outputs, complain};
+use crate::run::session::{LoadError, Session};
+use crate::run::{outputs, steps};
+use crate::show::text::count;
+use crate::show::{compare, progress, text};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +194,7 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
     };
     outputs.judge(&mut document);
     let table = match &document {
-        Document::Run(report) => report::render(report, outputs.paint()),
+        Document::Run(report) => text::render(report, outputs.paint()),
         // its lines have been printed as they came
         Document::Series(series) => compare::footer(series, outputs.paint()),
     };
@@ -179,10 +207,10 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
 /// Writes the files and prints the table, in this order: a reader of the table may take his time. Says what went wrong,
 /// and shows what would be lost with it. Whether nothing did.
 fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
-    patience::begin_report();
+    interruptible::begin_report();
     let mut errors = outputs.write(document);
     if outputs.is_for_terminal() {
-        view::settle();
+        progress::settle();
     }
     outputs.print(table);
     errors.extend(outputs.finish());
@@ -191,7 +219,7 @@ fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
     }
     if !errors.is_empty() {
         outputs.rescue(&match document {
-            Document::Run(report) => report::render(report, outputs.paint()),
+            Document::Run(report) => text::render(report, outputs.paint()),
             Document::Series(series) => compare::render(series, outputs.paint()),
         });
     }
@@ -232,7 +260,7 @@ fn show(reread: &Reread) -> Result<Outcome, Failure> {
     let mut outputs = Outputs::open(&reread.outputs)?;
     outputs.judge(&mut document);
     let table = match &document {
-        Document::Run(report) => report::render(report, outputs.paint()),
+        Document::Run(report) => text::render(report, outputs.paint()),
         Document::Series(series) => compare::render(series, outputs.paint()),
     };
     if !write(&mut outputs, &document, &table) {

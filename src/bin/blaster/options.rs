@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
-use crate::quantity::{self, Percent, Rate, Sizes, Step};
-use crate::target::{Source, Target};
+use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
+use crate::model::target::{Source, Target};
 use crate::tcp;
 use crate::udp;
-use crate::verdict::Conditions;
 
 /// A load tester for UDP and TCP echo servers that can be believed
 ///

@@ -18,14 +18,14 @@ use tubular_echo::kernel::ring::{RingError, Step};
 use tubular_echo::kernel::sys;
 
 use self::connection::Connection;
-use crate::clock::{self, Clock};
-use crate::crew::{self, Watch};
-use crate::live::{Live, Shown, Stop};
-use crate::payload::Bodies;
-use crate::quantity::Sizes;
-use crate::tally::{Effort, Tally};
-use crate::target::{NotOurs, Source, Targets};
-use crate::warnings::LOCAL_PORTS_USED_UP;
+use crate::judge::warnings::LOCAL_PORTS_USED_UP;
+use crate::model::payload::Bodies;
+use crate::model::quantity::Sizes;
+use crate::model::results::{Effort, Tally};
+use crate::model::target::{NotOurs, Source, Targets};
+use crate::workers::clock::{self, Clock};
+use crate::workers::live::{Live, Shown, Stop};
+use crate::workers::threads::{self, Watch};
 
 /// Descriptors beside the connections'.
 const SPARE_FILES: u64 = 64;
@@ -190,7 +190,7 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
     }
     let stop = Arc::clone(stop);
     let load = Arc::new(load);
-    crew::run(load.workers, load.warmup, watch, move |number, live, post| {
+    threads::run(load.workers, load.warmup, watch, move |number, live, post| {
         let ids: Vec<u32> = (number..load.connections).step_by(load.workers as usize).collect();
         let count = load.count.map_or(u64::MAX, |count| {
             let workers = u64::from(load.workers);

@@ -14,11 +14,11 @@ use tubular_echo::kernel::sys;
 
 pub(crate) use self::flow::Plan;
 use self::worker::Worker;
-use crate::crew::{self, Watch};
-use crate::live::Stop;
-use crate::quantity::Rate;
-use crate::tally::Tally;
-use crate::target::NotOurs;
+use crate::model::quantity::Rate;
+use crate::model::results::Tally;
+use crate::model::target::NotOurs;
+use crate::workers::live::Stop;
+use crate::workers::threads::{self, Watch};
 
 /// Descriptors beside the flows' sockets: standard streams, rings, the report's file, and some to spare.
 const SPARE_FILES: u64 = 64;
@@ -141,7 +141,7 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
         return Err(UdpError::OpenFiles { flows: load.flows, limit });
     }
     let stop = Arc::clone(stop);
-    crew::run(load.workers, load.warmup, watch, move |number, live, post| {
+    threads::run(load.workers, load.warmup, watch, move |number, live, post| {
         let worker = Worker::new(number, &load, Arc::clone(&stop), live)?;
         post.ready().map(|clock| worker.run(clock)).transpose()
     })

@@ -10,9 +10,9 @@ use tokio_uring::net::TcpStream;
 
 use super::echo::{Echo, Echoed, Expected};
 use super::{Mode, Shared, bound};
-use crate::books::Class;
-use crate::payload::Header;
-use crate::tally::{Answered, Example, Tally};
+use crate::model::outcomes::Class;
+use crate::model::payload::Header;
+use crate::model::results::{Answered, Example, Tally};
 
 /// Bytes read at once when streaming.
 const READ_BYTES: usize = 64 << 10;
@@ -278,7 +278,7 @@ impl Connection {
         tally.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
     }
 
-    fn note_connection(&self, change: impl FnOnce(&mut crate::tally::Connections)) {
+    fn note_connection(&self, change: impl FnOnce(&mut crate::model::results::Connections)) {
         change(&mut self.shared.tally.borrow_mut().connections);
     }
 

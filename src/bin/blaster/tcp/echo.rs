@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::payload::{Bodies, HEADER_BYTES, Header};
+use crate::model::payload::{Bodies, HEADER_BYTES, Header};
 
 /// A message whose echo has not come in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

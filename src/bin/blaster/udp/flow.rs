@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use crate::books::Class;
-use crate::ledger::{Entry, Ledger, State};
-use crate::payload::{self, Bodies, Content, Header};
-use crate::quantity::Sizes;
-use crate::tally::{Answered, Example, Tally};
-use crate::target::{Source, Targets};
+use crate::model::outcomes::Class;
+use crate::model::payload::{self, Bodies, Content, Header};
+use crate::model::quantity::Sizes;
+use crate::model::results::{Answered, Example, Tally};
+use crate::model::sent_log::{Entry, Ledger, State};
+use crate::model::target::{Source, Targets};
 
 /// What all flows of a run share.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
 use super::UdpError;
 use super::flow::{Flow, Plan};
-use crate::target::NotOurs;
-use crate::warnings::RECEIVE_BUFFER_BYTES;
+use crate::judge::warnings::RECEIVE_BUFFER_BYTES;
+use crate::model::target::NotOurs;
 
 /// A socket and what it got.
 pub(super) struct Made {

@@ -19,11 +19,11 @@ use tubular_echo::kernel::{addr, cmsg};
 use super::flow::{Flow, Plan, Train};
 use super::socket;
 use super::{Load, Mode, UdpError};
-use crate::books::Class;
-use crate::clock::{self, Clock};
-use crate::live::{Live, Shown, Stop};
-use crate::pacer::{Guard, Pacer};
-use crate::tally::{Complaint, Effort, Tally};
+use crate::model::outcomes::Class;
+use crate::model::pacer::{Guard, Pacer};
+use crate::model::results::{Complaint, Effort, Tally};
+use crate::workers::clock::{self, Clock};
+use crate::workers::live::{Live, Shown, Stop};
 
 /// Trains in one turn at the most. More would only make each other wait.
 const BATCH: u32 = 64;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::books::Counts;
+use crate::model::outcomes::Counts;
 
 const TIMEOUT_NS: u64 = 1_000;
 

@@ -1,0 +1,95 @@
+//! What may take as long as somebody else likes: a FIFO that nobody opens, a pipe or a terminal that takes nothing. It is
+//! done on threads of its own, so that the main thread hears what signals ask for.
+//!
+//! | signals | what still waits for somebody |
+//! |---|---|
+//! | none, or the one that ended the run | waits |
+//! | the first one, when the run is over | is given up after five seconds in which nothing of it was taken |
+//! | the second one | is given up after a second of that |
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tubular_echo::console::printer::Printer;
+
+use crate::console::signals;
+
+/// How often signals are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_URGENT: Duration = Duration::from_secs(1);
+
+/// Signals that came before there was anything to report.
+static SIGNALS_OF_RUN: AtomicU32 = AtomicU32::new(0);
+
+/// The run is over: what comes now is meant for the report.
+pub(crate) fn begin_report() {
+    SIGNALS_OF_RUN.store(signals::stop().times(), Ordering::Relaxed);
+}
+
+/// Waits until `is_done`, which may take the time that it is given; or until a signal says that it takes too long with
+/// no `progress`. Whether it is done.
+pub(crate) fn wait(progress: impl Fn() -> u64, is_done: impl Fn(Duration) -> bool) -> bool {
+    let look = || (progress(), signals::stop().times());
+    let (mut last, mut since) = (look(), Instant::now());
+    while !is_done(LOOK_EVERY) {
+        let now = look();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        let is_over = match now.1 {
+            0 => false,
+            1 => SIGNALS_OF_RUN.load(Ordering::Relaxed) == 0 && since.elapsed() >= PATIENCE,
+            _ => since.elapsed() >= PATIENCE_URGENT,
+        };
+        if is_over {
+            return false;
+        }
+    }
+    true
+}
+
+/// Opens a file; the first signal ends that.
+pub(crate) fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let (done, is_done) = mpsc::channel();
+    let (own_options, own_path) = (options.clone(), path.to_owned());
+    let open = move || {
+        // nobody wants it any more only when the process is ending
+        let _ = done.send(own_options.open(own_path));
+    };
+    if thread::Builder::new().name("open".into()).spawn(open).is_err() {
+        return options.open(path);
+    }
+    loop {
+        match is_done.recv_timeout(LOOK_EVERY) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Timeout) if !signals::stop().is_asked() => {}
+            Err(_) => return Err(given_up()),
+        }
+    }
+}
+
+/// Writes everything to a file of whatever kind.
+pub(crate) fn write_all(file: &File, bytes: &[u8]) -> io::Result<()> {
+    let printer = Printer::start(file.try_clone()?, |_, _| {});
+    printer.print_bytes(bytes);
+    finish(&printer)
+}
+
+/// Waits until everything is printed; what went wrong.
+pub(crate) fn finish(printer: &Printer) -> io::Result<()> {
+    if wait(|| printer.written(), |timeout| printer.is_done_within(timeout)) {
+        printer.take_error().map_or(Ok(()), Err)
+    } else {
+        Err(given_up())
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "given up at a signal, since nobody reads it")
+}

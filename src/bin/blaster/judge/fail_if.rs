@@ -1,0 +1,327 @@
+//! `--fail-if`: conditions on a report, for scripts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::model::quantity;
+use crate::report::schema::{Judged, Report};
+
+/// Why a condition can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConditionError {
+    #[error("{0:?} is not NAME>VALUE (or >=, <, <=)")]
+    Shape(String),
+    #[error("{0:?} is no measure: one of {NAMES}")]
+    Name(String),
+    #[error("{0:?} wants a {1}")]
+    Value(String, &'static str),
+}
+
+const NAMES: &str = "sent, ok, corrupted, truncated, misdirected, late, lost (or loss), unreachable, duplicated, \
+                     reordered, unattributed, send_failures, own_drops, unsent, failed, broken, stuck, p50, p90, p99, p99.9, p99.99, max, the \
+                     same with actual_ or slip_ before them, rate, found";
+
+const COUNTS: [&str; 17] = [
+    "sent",
+    "ok",
+    "corrupted",
+    "truncated",
+    "misdirected",
+    "late",
+    "lost",
+    "unreachable",
+    "duplicated",
+    "reordered",
+    "unattributed",
+    "send_failures",
+    "own_drops",
+    "unsent",
+    "failed",
+    "broken",
+    "stuck",
+];
+
+const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
+
+/// From when on a latency counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Intended,
+    Actual,
+    Slip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Measure {
+    /// A count, by its name.
+    Count(&'static str),
+    /// The same in percent of what was sent.
+    Share(&'static str),
+    /// Nanoseconds.
+    Latency(From, &'static str),
+    /// Right replies per second.
+    Rate,
+    /// The highest rate that `--find-max` found: of all its runs together.
+    Found,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    More,
+    MoreOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Condition {
+    text: String,
+    measure: Measure,
+    comparison: Comparison,
+    value: f64,
+}
+
+/// The conditions of one `--fail-if`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Conditions(Vec<Condition>);
+
+impl FromStr for Conditions {
+    type Err = ConditionError;
+
+    fn from_str(text: &str) -> Result<Self, ConditionError> {
+        text.split(',').map(|one| one.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Conditions {
+    /// What each condition on a run comes to for `report`.
+    pub(crate) fn judge(&self, report: &Report) -> Vec<Judged> {
+        let all = self.0.iter().filter(|condition| condition.measure != Measure::Found);
+        all.map(|condition| condition.judge(condition.measure.of(report))).collect()
+    }
+
+    /// What each condition on a search comes to that found this rate, none being 0; `None`: there was no search.
+    pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<Judged> {
+        let all = self.0.iter().filter(|condition| condition.measure == Measure::Found);
+        all.map(|condition| condition.judge(per_s)).collect()
+    }
+}
+
+impl FromStr for Condition {
+    type Err = ConditionError;
+
+    fn from_str(text: &str) -> Result<Self, ConditionError> {
+        let at = text.find(['<', '>']).ok_or_else(|| ConditionError::Shape(text.into()))?;
+        let (name, rest) = text.split_at(at);
+        let (comparison, value) = match (rest.strip_prefix(">="), rest.strip_prefix("<=")) {
+            (Some(value), _) => (Comparison::MoreOrEqual, value),
+            (_, Some(value)) => (Comparison::LessOrEqual, value),
+            _ if rest.starts_with('>') => (Comparison::More, &rest[1..]),
+            _ => (Comparison::Less, &rest[1..]),
+        };
+        let (name, value) = (name.trim(), value.trim());
+        let wants = |what| move || ConditionError::Value(text.into(), what);
+        let name = if name == "loss" { "lost" } else { name };
+        let (measure, value) = if let Some(name) = COUNTS.iter().find(|known| **known == name) {
+            match value.strip_suffix('%') {
+                Some(share) => {
+                    let share: f64 = share.trim().parse().map_err(|_| wants("number before %")())?;
+                    (Measure::Share(name), Some(share).filter(|share| share.is_finite() && *share >= 0.0))
+                }
+                None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
+            }
+        } else if name == "rate" || name == "found" {
+            let measure = if name == "rate" { Measure::Rate } else { Measure::Found };
+            (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
+        } else {
+            let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
+                (Some(percentile), _) => (From::Actual, percentile),
+                (_, Some(percentile)) => (From::Slip, percentile),
+                _ => (From::Intended, name),
+            };
+            let known = PERCENTILES.iter().find(|known| **known == percentile);
+            let percentile = known.ok_or_else(|| ConditionError::Name(name.into()))?;
+            let value = quantity::duration_or_zero(value).ok().map(|duration| duration.as_nanos() as f64);
+            (Measure::Latency(from, percentile), value)
+        };
+        let value = value.ok_or_else(wants(match measure {
+            Measure::Count(_) => "whole number, or a percentage",
+            Measure::Share(_) => "percentage of at least 0",
+            Measure::Latency(..) => "duration, as in 500us or 1ms",
+            Measure::Rate | Measure::Found => "number",
+        }))?;
+        Ok(Self { text: text.into(), measure, comparison, value })
+    }
+}
+
+impl Condition {
+    /// Whether it holds. What could not be measured can't have been good enough: then it holds, too.
+    fn holds(&self, measured: Option<f64>) -> bool {
+        let Some(measured) = measured else { return true };
+        match self.comparison {
+            Comparison::More => measured > self.value,
+            Comparison::MoreOrEqual => measured >= self.value,
+            Comparison::Less => measured < self.value,
+            Comparison::LessOrEqual => measured <= self.value,
+        }
+    }
+
+    fn judge(&self, measured: Option<f64>) -> Judged {
+        Judged { condition: self.to_string(), measured: self.words(measured), failed: self.holds(measured) }
+    }
+
+    /// What was measured, for people.
+    fn words(&self, measured: Option<f64>) -> String {
+        match (self.measure, measured) {
+            (_, None) => "not measured".into(),
+            (Measure::Count(_) | Measure::Rate | Measure::Found, Some(value)) => format!("{value:.0}"),
+            (Measure::Share(_), Some(value)) => format!("{value:.4}%"),
+            (Measure::Latency(..), Some(ns)) => crate::show::text::duration(ns as u64),
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Measure {
+    fn of(self, report: &Report) -> Option<f64> {
+        let totals = &report.totals;
+        match self {
+            Self::Count(name) => count(report, name).map(|count| count as f64),
+            Self::Share(name) if totals.counts.sent > 0 => {
+                count(report, name).map(|count| count as f64 * 100.0 / totals.counts.sent as f64)
+            }
+            Self::Share(_) | Self::Found => None,
+            Self::Rate => Some(totals.ok_per_s),
+            Self::Latency(from, percentile) => {
+                let percentiles = match from {
+                    From::Intended => report.latency.from_intended.as_ref(),
+                    From::Actual => report.latency.from_actual.as_ref(),
+                    From::Slip => report.generator.slip.as_ref(),
+                }?;
+                Some(match percentile {
+                    "p50" => percentiles.p50_ns,
+                    "p90" => percentiles.p90_ns,
+                    "p99" => percentiles.p99_ns,
+                    "p99.9" => percentiles.p99_9_ns,
+                    "p99.99" => percentiles.p99_99_ns,
+                    _ => percentiles.max_ns,
+                } as f64)
+            }
+        }
+    }
+}
+
+fn count(report: &Report, name: &str) -> Option<u64> {
+    let counts = &report.totals.counts;
+    Some(match name {
+        "sent" => counts.sent,
+        "ok" => counts.ok,
+        "corrupted" => counts.corrupted,
+        "truncated" => counts.truncated,
+        "misdirected" => counts.misdirected,
+        "late" => counts.late,
+        "lost" => counts.lost,
+        "unreachable" => counts.unreachable,
+        "duplicated" => counts.duplicated,
+        "reordered" => counts.reordered,
+        "unattributed" => counts.unattributed,
+        "send_failures" => counts.send_failures,
+        "own_drops" => report.totals.own_drops,
+        "unsent" => report.generator.unsent,
+        "failed" => report.connections?.failed,
+        "broken" => report.connections?.broken,
+        "stuck" => report.connections?.stuck,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::outcomes::Counts;
+    use crate::report::sample::report;
+
+    #[test]
+    fn what_is_a_condition() {
+        for text in [
+            "loss>0.01%",
+            "lost>0",
+            "p99>1ms",
+            "misdirected>0",
+            "actual_p99.9>=500us",
+            "slip_max<=1s",
+            "rate<100k",
+            "ok < 10",
+            "sent<1",
+            "own_drops>0",
+            "p99.99>1s",
+            "late>1k",
+            "found<100k",
+            "failed>0",
+            "broken>1%",
+        ] {
+            text.parse::<Condition>().unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for text in [
+            "",
+            "loss",
+            "loss>",
+            "loss>x",
+            "loss>-1",
+            "loss>-1%",
+            "loss>nan%",
+            "p98>1ms",
+            "p99>5",
+            "p99>1%x",
+            "=3",
+            ">3",
+            "sloss>0",
+            "rate>fast",
+            "slip_loss>0",
+            "loss=0",
+            "loss>0,,p99>1ms",
+        ] {
+            let parsed = text.parse::<Conditions>();
+            // a plain number is seconds
+            assert_eq!(parsed.is_ok(), text == "p99>5", "{text}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn conditions_on_a_known_report() {
+        let report = report(Counts { sent: 1_000, ok: 990, lost: 10, ..Counts::default() });
+        for (text, wanted) in [
+            ("lost>10", false),
+            ("lost>=10", true),
+            ("loss>1%", false),
+            ("loss>0.99%", true),
+            ("ok<990", false),
+            ("ok<=990", true),
+            ("misdirected>0", false),
+            ("p99>1us", true),
+            ("p99>1h", false),
+            ("rate<1M", true),
+            ("unsent>0", false),
+            ("unsent>=0", true),
+        ] {
+            let judged = &text.parse::<Conditions>().unwrap().judge(&report)[0];
+            assert_eq!(judged.failed, wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_fails() {
+        let mut report = report(Counts::default());
+        report.latency.from_intended = None;
+        // UDP has no connections
+        for text in ["p99>1h", "loss>50%", "broken>5"] {
+            assert!(text.parse::<Conditions>().unwrap().judge(&report)[0].failed, "{text}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! `--loss` and `--p99`: what a rate must achieve, and whose fault it is when it does not.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::judge::warnings::{BUSY, SLIP_P99_NS, STARVED};
+use crate::report::schema::Report;
+use crate::show::text::{count, duration, percent, rate};
+
+/// Late senders bunch datagrams up: a burst that the rate does not have, and that may be lost. With each that left late
+/// so many may be, for those behind it find the queues full.
+const BURST: u64 = 2;
+
+/// The share of a rate that must really have been sent.
+const RATE_KEPT: f64 = 0.98;
+
+/// What every run at a rate is to achieve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Objective {
+    /// The most, in percent of what was sent, that may go without a right reply in time.
+    pub(crate) loss_percent: f64,
+    /// The longest that 99 of 100 right replies may take from the intended send time, in nanoseconds.
+    pub(crate) p99_ns: Option<u64>,
+}
+
+/// What a run says about its rate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    /// The objective was met.
+    Met,
+    /// It was not, and blaster has no part in that.
+    Missed(String),
+    /// It was not, or the rate was not even sent, and blaster itself may be to blame: this says nothing about
+    /// the server.
+    Generator(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Met => f.write_str("met"),
+            Self::Missed(why) => write!(f, "missed: {why}"),
+            Self::Generator(why) => write!(f, "blaster's limit: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loss at most {}%", self.loss_percent)?;
+        self.p99_ns.map_or(Ok(()), |ns| write!(f, ", p99 at most {}", duration(ns)))
+    }
+}
+
+impl Objective {
+    /// Judges a run.
+    pub(crate) fn judge(&self, report: &Report) -> Verdict {
+        let generator = &report.generator;
+        if generator.unsent > 0 {
+            return Verdict::Generator(format!("{} were never sent", count(generator.unsent)));
+        }
+        let sent_per_s = report.totals.sent_per_s;
+        if report.load.rate_per_s.is_some_and(|wanted| sent_per_s < wanted * RATE_KEPT) {
+            let refused = report.totals.counts.send_failures;
+            if refused > 0 {
+                return Verdict::Generator(format!("this host refused to send {}", count(refused)));
+            }
+            return Verdict::Generator(format!("only {}/s were sent", rate(sent_per_s)));
+        }
+        self.loss(report).or_else(|| self.latency(report)).unwrap_or(Verdict::Met)
+    }
+
+    /// What is to be said of datagrams without a right reply in time. `None`: there are few enough.
+    fn loss(&self, report: &Report) -> Option<Verdict> {
+        let counts = &report.totals.counts;
+        if counts.sent == 0 {
+            return Some(Verdict::Missed("nothing was sent".into()));
+        }
+        let is_too_much = |bad: u64| bad as f64 * 100.0 > self.loss_percent * counts.sent as f64;
+        let bad = counts.sent.saturating_sub(counts.ok);
+        if !is_too_much(bad) {
+            return None;
+        }
+        let missed = |bad| Verdict::Missed(format!("{} not ok", percent(bad, counts.sent)));
+        // blaster has its part in so many of them and no more
+        let mut own = 0;
+        let mut excuses = Vec::new();
+        if let Some(slip_ns) = slipped(report) {
+            own += BURST * sent_late(report);
+            excuses.push(left_late(slip_ns));
+        }
+        for (number, before, after) in [
+            (report.totals.own_drops, "its own sockets dropped ", ""),
+            (report.generator.forgotten, "", " were given up before the timeout"),
+            (if is_away(report) { counts.late } else { 0 }, "", " came too late while it was away"),
+        ] {
+            if number > 0 {
+                own += number;
+                excuses.push(format!("{before}{}{after}", count(number)));
+            }
+        }
+        let rest = bad.saturating_sub(own);
+        Some(if is_too_much(rest) { missed(rest) } else { Verdict::Generator(excuses.join(", ")) })
+    }
+
+    /// What is to be said of the latency. `None`: it is short enough.
+    fn latency(&self, report: &Report) -> Option<Verdict> {
+        let most_ns = self.p99_ns?;
+        let Some(measured) = &report.latency.from_intended else {
+            return Some(Verdict::Missed("no latency was measured".into()));
+        };
+        if measured.p99_ns <= most_ns {
+            return None;
+        }
+        Some(match self.late_by_itself(report) {
+            Some(excuse) => Verdict::Generator(excuse),
+            None => Verdict::Missed(format!("p99 {}", duration(measured.p99_ns))),
+        })
+    }
+
+    /// Why a long latency may be blaster's own.
+    fn late_by_itself(&self, report: &Report) -> Option<String> {
+        let generator = &report.generator;
+        if let Some(busiest) = most(&generator.cpu_share).filter(|share| *share >= BUSY) {
+            return Some(format!("a thread of it used {:.0}% of a core", busiest * 100.0));
+        }
+        if let Some(share) = most(&generator.starved_share).filter(|share| *share >= STARVED) {
+            return Some(format!("a thread of it waited for a processor {:.0}% of the time", share * 100.0));
+        }
+        if let Some(slip_ns) = slipped(report) {
+            return Some(left_late(slip_ns));
+        }
+        let actual_ns = report.latency.from_actual.as_ref()?.p99_ns;
+        let intended_ns = report.latency.from_intended.as_ref()?.p99_ns;
+        let is_slip_alone = self.p99_ns.is_some_and(|most_ns| intended_ns > most_ns && actual_ns <= most_ns);
+        is_slip_alone.then(|| format!("from the actual send time p99 is {}", duration(actual_ns)))
+    }
+}
+
+fn most(shares: &[f64]) -> Option<f64> {
+    shares.iter().copied().max_by(f64::total_cmp)
+}
+
+/// By how much the schedule was missed, if it was.
+fn slipped(report: &Report) -> Option<u64> {
+    report.generator.slip.as_ref().map(|slip| slip.p99_ns).filter(|slip_ns| *slip_ns >= SLIP_P99_NS)
+}
+
+/// How many left so late.
+fn sent_late(report: &Report) -> u64 {
+    report.generator.slip.as_ref().map_or(0, |slip| slip.histogram.unpack().count_from(SLIP_P99_NS))
+}
+
+fn left_late(slip_ns: u64) -> String {
+    format!("one in a hundred left {} late or more", duration(slip_ns))
+}
+
+/// Whether blaster, while it was not at its sockets, may have let replies become late that came in time.
+fn is_away(report: &Report) -> bool {
+    let generator = &report.generator;
+    generator.slip.as_ref().is_some_and(|slip| slip.max_ns >= report.load.timeout_ns / 2)
+        || most(&generator.cpu_share).is_some_and(|share| share >= BUSY)
+        || most(&generator.starved_share).is_some_and(|share| share >= STARVED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::latency::Latency;
+    use crate::model::outcomes::Counts;
+    use crate::report::sample::report;
+    use crate::report::schema::Load;
+
+    const OBJECTIVE: Objective = Objective { loss_percent: 1.0, p99_ns: Some(2_000_000) };
+
+    fn good() -> Report {
+        report(Counts { sent: 1_000, ok: 990, lost: 5, late: 5, ..Counts::default() })
+    }
+
+    fn all_took(ns: u64) -> Latency {
+        let mut latency = Latency::new();
+        latency.record(ns);
+        latency
+    }
+
+    fn missed(report: &Report) -> String {
+        match OBJECTIVE.judge(report) {
+            Verdict::Missed(why) => why,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn met_and_missed() {
+        assert_eq!(OBJECTIVE.judge(&good()), Verdict::Met);
+        let mut lossy = good();
+        lossy.totals.counts.ok -= 1;
+        assert_eq!(missed(&lossy), "1.1000 % not ok");
+        let mut slow = good();
+        slow.latency.from_intended = all_took(2_100_000).summary();
+        slow.latency.from_actual = slow.latency.from_intended.clone();
+        assert!(missed(&slow).starts_with("p99 2.10 ms"));
+        let loss_alone = Objective { p99_ns: None, ..OBJECTIVE };
+        assert_eq!(loss_alone.judge(&slow), Verdict::Met);
+        assert_eq!(missed(&report(Counts::default())), "nothing was sent");
+    }
+
+    /// What blaster did can account for a part of the loss, or for none of it: the rest is not excused.
+    #[test]
+    fn loss_that_blaster_can_not_have_caused_is_the_servers() {
+        type Spoil = fn(&mut Report);
+        let cases: [(&str, Spoil); 7] = [
+            ("nothing", |_| {}),
+            ("a few late", |report| {
+                let mut slip = Latency::new();
+                (0..1_000).for_each(|number| slip.record(if number < 40 { 2_000_000 } else { 1_000 }));
+                report.generator.slip = slip.summary();
+            }),
+            ("a few drops", |report| report.totals.own_drops = 3),
+            ("a few refused", |report| report.totals.counts.send_failures = 3),
+            ("a few forgotten", |report| report.generator.forgotten = 3),
+            ("a busy thread", |report| report.generator.cpu_share = vec![0.97]),
+            ("a starved thread", |report| report.generator.starved_share = vec![0.3]),
+        ];
+        for (what, spoil) in cases {
+            let mut report = report(Counts { sent: 1_000, ok: 900, lost: 100, ..Counts::default() });
+            spoil(&mut report);
+            let why = missed(&report);
+            assert!(why.ends_with("% not ok"), "{what}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_bottleneck_of_blasters_own_is_no_limit_of_the_servers() {
+        type Spoil = fn(&mut Report);
+        let cases: [(&str, Spoil); 7] = [
+            ("own sockets dropped", |report| report.totals.own_drops = 995),
+            ("were given up", |report| report.generator.forgotten = 995),
+            ("97% of a core", |report| {
+                report.totals.counts = Counts { sent: 1_000, ok: 990, ..Counts::default() };
+                report.latency.from_intended = all_took(2_100_000).summary();
+                report.latency.from_actual = report.latency.from_intended.clone();
+                report.generator.cpu_share = vec![0.3, 0.97];
+            }),
+            ("waited for a processor", |report| {
+                report.totals.counts = Counts { sent: 1_000, ok: 990, ..Counts::default() };
+                report.latency.from_intended = all_took(2_100_000).summary();
+                report.latency.from_actual = report.latency.from_intended.clone();
+                report.generator.starved_share = vec![0.0, 0.3];
+            }),
+            ("came too late", |report| {
+                report.totals.counts = Counts { sent: 1_000, ok: 0, late: 1_000, ..Counts::default() };
+                report.load.timeout_ns = 1_000_000;
+                report.generator.slip = all_took(900_000).summary();
+            }),
+            ("left 2.", |report| {
+                let mut slip = Latency::new();
+                (0..1_000).for_each(|number| slip.record(if number < 495 { 2_000_000 } else { 1_000 }));
+                report.generator.slip = slip.summary();
+            }),
+            ("actual send time", |report| {
+                report.totals.counts = Counts { sent: 1_000, ok: 1_000, ..Counts::default() };
+                report.generator.slip = all_took(100_000).summary();
+                report.latency.from_intended = all_took(2_050_000).summary();
+            }),
+        ];
+        for (words, spoil) in cases {
+            let mut report = good();
+            report.totals.counts = Counts { sent: 1_000, lost: 1_000, ..Counts::default() };
+            spoil(&mut report);
+            let verdict = OBJECTIVE.judge(&report);
+            assert!(matches!(&verdict, Verdict::Generator(why) if why.contains(words)), "{words}: {verdict}");
+        }
+        // what was met in spite of all that was met, unless the rate was not sent at all
+        let mut busy = good();
+        busy.generator.cpu_share = vec![1.0];
+        assert_eq!(OBJECTIVE.judge(&busy), Verdict::Met);
+        let slow = Report { load: Load { rate_per_s: Some(1_021.0), ..good().load }, ..good() };
+        assert!(matches!(OBJECTIVE.judge(&slow), Verdict::Generator(_)), "1,000/s were sent");
+        busy.generator.unsent = 1;
+        assert!(matches!(OBJECTIVE.judge(&busy), Verdict::Generator(_)));
+    }
+}

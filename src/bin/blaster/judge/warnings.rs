@@ -1,0 +1,180 @@
+//! What a reader must know before believing a report: above all, when blaster was the bottleneck.
+
+use crate::report::schema::Report;
+use crate::show::text::{count, duration};
+
+/// Receive buffer that a flow's socket asks for, in bytes: the default holds only some 250 small datagrams.
+pub(crate) const RECEIVE_BUFFER_BYTES: i32 = 4 << 20;
+/// A thread that is this busy may have been the limit.
+pub(crate) const BUSY: f64 = 0.95;
+/// A thread that waited for a processor for this share of the time was not there when replies came.
+pub(crate) const STARVED: f64 = 0.05;
+/// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
+pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
+
+/// Each closed connection keeps its local port for a minute (TIME_WAIT, tcp(7)), and there are 28,232 by default.
+pub(crate) const LOCAL_PORTS_USED_UP: &str = "; local ports are used up: wait a minute, load a prefix instead of one \
+     address or come from one (--source), or widen net.ipv4.ip_local_port_range";
+
+/// All warnings that `report` calls for, each one line.
+pub(crate) fn warnings(report: &Report) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut warn = |text: String| found.push(text);
+    let generator = &report.generator;
+    let totals = &report.totals;
+    if !totals.counts.is_balanced() {
+        warn("the books do not balance: this is a defect of blaster, believe none of its numbers".into());
+    }
+    if totals.own_drops > 0 {
+        // socket(7): the kernel doubles what was asked for
+        let given = generator.receive_buffer_bytes.unwrap_or(0) / 2;
+        let raise = if given < RECEIVE_BUFFER_BYTES as u64 {
+            format!("raise net.core.rmem_max to {RECEIVE_BUFFER_BYTES}, or ")
+        } else {
+            String::new()
+        };
+        warn(format!(
+            "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
+             buffers of {} bytes; {raise}use more --flows or --threads)",
+            count(totals.own_drops),
+            count(given),
+        ));
+    }
+    let busiest = generator.cpu_share.iter().copied().fold(0.0, f64::max);
+    if busiest >= BUSY {
+        warn(format!(
+            "blaster may be the bottleneck: a thread of it used {:.0}% of a core; the server may carry more \
+             (use more --threads, or other processors than the server's)",
+            busiest * 100.0
+        ));
+    }
+    let starved = generator.starved_share.iter().copied().fold(0.0, f64::max);
+    if starved >= STARVED {
+        warn(format!(
+            "blaster was the bottleneck: a thread of it waited {:.0}% of the time for a processor that others had; \
+             latency includes that, and what is late may have come in time (give it processors of its own)",
+            starved * 100.0
+        ));
+    }
+    let elsewhere = if busiest < BUSY / 2.0 {
+        ", though it used little of its processors: something else keeps them busy"
+    } else {
+        ""
+    };
+    if generator.unsent > 0 {
+        warn(format!(
+            "blaster was the bottleneck: {} datagrams of the schedule were never sent, {}/s is more than it \
+             can do here{elsewhere}",
+            count(generator.unsent),
+            report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
+        ));
+    }
+    if let Some(slip) = generator.slip.as_ref().filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
+        warn(format!(
+            "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
+             intended send time includes that{elsewhere}",
+            duration(slip.p99_ns)
+        ));
+    }
+    if generator.forgotten > 0 {
+        warn(format!(
+            "{} datagrams were given up before the timeout, to make room for newer ones: a reply after that \
+             is unattributed (use more --flows or a shorter --timeout)",
+            count(generator.forgotten)
+        ));
+    }
+    if totals.counts.send_failures > 0 {
+        warn(format!("this host refused to send: {}", reasons(report)));
+    } else if let Some(connections) = report.connections.filter(|it| it.failed + it.broken > 0) {
+        let reasons =
+            if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
+        warn(format!(
+            "{} connections failed and {} broke: {reasons}",
+            count(connections.failed),
+            count(connections.broken)
+        ));
+    }
+    let no_port = report.refusals.iter().find(|refusals| refusals.errno == libc::EADDRNOTAVAIL);
+    if let (Some(no_port), Some(_)) = (no_port, report.connections) {
+        warn(format!(
+            "blaster was the bottleneck: it had no local port for {} connections{LOCAL_PORTS_USED_UP}",
+            count(no_port.count)
+        ));
+    }
+    if let Some(connections) = report.connections {
+        if connections.stuck > 0 {
+            warn(format!(
+                "{} connections had no answer to what was sent on them, and blaster ended them",
+                count(connections.stuck)
+            ));
+        }
+        let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(totals.counts.sent));
+        if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
+            warn(format!("given up: {} messages of --count were never sent", count(left)));
+        }
+    }
+    if report.ended_early {
+        warn("ended early by a signal: the report covers what was done until then".into());
+    }
+    found
+}
+
+/// What the kernel said, and how often.
+fn reasons(report: &Report) -> String {
+    let said = report.refusals.iter();
+    let said = said.map(|refusals| format!("{} × {}", count(refusals.count), refusals.message));
+    said.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::latency::Latency;
+    use crate::model::outcomes::Counts;
+    use crate::report::sample::report;
+
+    fn good() -> Report {
+        report(Counts { sent: 10, ok: 10, ..Counts::default() })
+    }
+
+    #[test]
+    fn a_good_run_warns_of_nothing() {
+        assert_eq!(warnings(&good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_defect_has_its_sentence() {
+        type Spoil = fn(&mut Report);
+        let cases: [(&str, Spoil); 8] = [
+            ("do not balance", |report| report.totals.counts.lost += 1),
+            ("its own sockets dropped", |report| report.totals.own_drops = 3),
+            ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
+            ("30% of the time for a processor", |report| report.generator.starved_share = vec![0.0, 0.3]),
+            ("never sent", |report| report.generator.unsent = 7),
+            ("given up before the timeout", |report| report.generator.forgotten = 1),
+            ("refused to send", |report| report.totals.counts.send_failures = 1),
+            ("ended early", |report| report.ended_early = true),
+        ];
+        for (words, spoil) in cases {
+            let mut report = good();
+            spoil(&mut report);
+            let found = warnings(&report);
+            assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        }
+        for (bytes, can_be_raised) in [(425_984, true), (8 << 20, false)] {
+            let mut report = good();
+            report.totals.own_drops = 3;
+            report.generator.receive_buffer_bytes = Some(bytes);
+            assert_eq!(
+                warnings(&report)[0].contains("raise net.core.rmem_max to 4194304"),
+                can_be_raised,
+                "{bytes}"
+            );
+        }
+        let mut slip = Latency::new();
+        slip.record(5_000_000);
+        let mut report = good();
+        report.generator.slip = slip.summary();
+        assert!(warnings(&report)[0].contains("late or more"));
+    }
+}

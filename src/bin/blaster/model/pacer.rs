@@ -1,0 +1,216 @@
+//! When each train is due: plain arithmetic, the clock is outside.
+//!
+//! A run's schedule is one sequence of trains, `datagrams` of them to a train, `rate` datagrams a
+//! second. With several workers, worker w of n takes the trains w, w + n, w + 2n, and so on, so that
+//! together they keep the pace of one. Intended times are exact: what does not divide is carried, so
+//! the millionth train is as punctual as the first.
+
+use crate::model::quantity::Rate;
+
+/// Nanoseconds in 1000 seconds, since a [`Rate`] counts datagrams in 1000 seconds.
+const NS_PER_1000_S: u128 = 1_000_000_000_000;
+
+/// One worker's part of the schedule. Times are nanoseconds since the run's start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pacer {
+    /// The next intended time is `next_ns` + `next_rest` / `per_1000_s`.
+    next_ns: u64,
+    next_rest: u64,
+    step_ns: u64,
+    step_rest: u64,
+    per_1000_s: u64,
+    /// From one train of the whole schedule to the next.
+    spacing_ns: u64,
+    /// When the last train taken was due.
+    last_ns: Option<u64>,
+}
+
+impl Pacer {
+    /// The part of worker `worker` of `workers` in a schedule of trains of `datagrams` datagrams.
+    pub(crate) fn new(rate: Rate, datagrams: u32, worker: u32, workers: u32) -> Self {
+        let per_1000_s = u128::from(rate.per_1000_s);
+        let after = |trains: u32| {
+            let numerator = u128::from(trains) * u128::from(datagrams) * NS_PER_1000_S;
+            ((numerator / per_1000_s) as u64, (numerator % per_1000_s) as u64)
+        };
+        let (next_ns, next_rest) = after(worker);
+        let (step_ns, step_rest) = after(workers);
+        let (spacing_ns, _) = after(1);
+        let per_1000_s = rate.per_1000_s;
+        Self { next_ns, next_rest, step_ns, step_rest, per_1000_s, spacing_ns, last_ns: None }
+    }
+
+    /// Up to where the trains taken so far cover the schedule: the last one, and the time that it has to itself.
+    pub(crate) fn covered_ns(&self) -> u64 {
+        self.last_ns.map_or(0, |last_ns| last_ns + self.spacing_ns)
+    }
+
+    /// When the next train is due.
+    pub(crate) fn next_ns(&self) -> u64 {
+        self.next_ns
+    }
+
+    /// How many trains are still to come before `end_ns`.
+    pub(crate) fn left(&self, end_ns: u64) -> u64 {
+        let Some(ahead_ns) = end_ns.checked_sub(self.next_ns).filter(|ahead_ns| *ahead_ns > 0) else {
+            return 0;
+        };
+        let per_1000_s = u128::from(self.per_1000_s);
+        let step = u128::from(self.step_ns) * per_1000_s + u128::from(self.step_rest);
+        let ahead = u128::from(ahead_ns) * per_1000_s - u128::from(self.next_rest);
+        ahead.div_ceil(step) as u64
+    }
+
+    /// The intended time of the next train, if it is due at `now_ns`; the one after it comes next.
+    pub(crate) fn take(&mut self, now_ns: u64) -> Option<u64> {
+        if self.next_ns > now_ns {
+            return None;
+        }
+        let intended_ns = self.next_ns;
+        self.last_ns = Some(intended_ns);
+        self.next_ns += self.step_ns;
+        self.next_rest += self.step_rest;
+        if self.next_rest >= self.per_1000_s {
+            self.next_rest -= self.per_1000_s;
+            self.next_ns += 1;
+        }
+        Some(intended_ns)
+    }
+}
+
+/// How long before an intended send time to stop sleeping and look at the clock instead: twice what
+/// recent sleeps overran by. A quiet machine wakes us within microseconds, a virtual or busy one does not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    ns: u64,
+}
+
+impl Guard {
+    /// No shorter than looking at the clock and entering the kernel takes.
+    const SHORTEST_NS: u64 = 4_000;
+    /// No longer than is worth the processor time: who is that late is not late by oversleeping.
+    const LONGEST_NS: u64 = 100_000;
+
+    /// What is reasonable before anything is known.
+    pub(crate) fn new() -> Self {
+        Self { ns: 20_000 }
+    }
+
+    /// In nanoseconds.
+    pub(crate) fn ns(self) -> u64 {
+        self.ns
+    }
+
+    /// Takes into account that a sleep ended `overrun_ns` too late.
+    pub(crate) fn learn(&mut self, overrun_ns: u64) {
+        let wanted_ns = overrun_ns.saturating_mul(2).clamp(Self::SHORTEST_NS, Self::LONGEST_NS);
+        self.ns = (self.ns * 7 + wanted_ns) / 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(text: &str) -> Rate {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn intended_times() {
+        // rate, datagrams to a train, worker, workers, the first intended times in nanoseconds
+        let table: &[(&str, u32, u32, u32, &[u64])] = &[
+            ("1", 1, 0, 1, &[0, 1_000_000_000, 2_000_000_000]),
+            ("1k", 1, 0, 1, &[0, 1_000_000, 2_000_000]),
+            ("3", 1, 0, 1, &[0, 333_333_333, 666_666_666, 1_000_000_000]),
+            ("0.5", 1, 0, 1, &[0, 2_000_000_000, 4_000_000_000]),
+            ("200k", 1, 0, 1, &[0, 5_000, 10_000]),
+            ("200k", 32, 0, 1, &[0, 160_000, 320_000]),
+            ("1k", 1, 0, 2, &[0, 2_000_000, 4_000_000]),
+            ("1k", 1, 1, 2, &[1_000_000, 3_000_000, 5_000_000]),
+            ("3", 1, 2, 3, &[666_666_666, 1_666_666_666]),
+            ("1G", 1, 0, 1, &[0, 1, 2]),
+            ("700M", 1, 0, 1, &[0, 1, 2, 4, 5, 7, 8, 10]),
+        ];
+        for &(text, datagrams, worker, workers, wanted) in table {
+            let mut pacer = Pacer::new(rate(text), datagrams, worker, workers);
+            let found: Vec<u64> = wanted.iter().map_while(|_| pacer.take(u64::MAX)).collect();
+            assert_eq!(found, wanted, "{text}, trains of {datagrams}, worker {worker} of {workers}");
+        }
+    }
+
+    #[test]
+    fn each_train_covers_the_time_until_the_next_of_any_worker() {
+        let mut pacers = [0, 1].map(|worker| Pacer::new(rate("10"), 2, worker, 2));
+        assert_eq!(pacers[0].covered_ns(), 0);
+        for (worker, wanted_ns) in [(0, 200_000_000), (1, 400_000_000), (0, 600_000_000)] {
+            pacers[worker].take(u64::MAX);
+            assert_eq!(pacers[worker].covered_ns(), wanted_ns);
+        }
+    }
+
+    #[test]
+    fn nothing_before_its_time() {
+        let mut pacer = Pacer::new(rate("1k"), 1, 1, 2);
+        assert_eq!(pacer.take(999_999), None);
+        assert_eq!(pacer.next_ns(), 1_000_000);
+        assert_eq!(pacer.take(1_000_000), Some(1_000_000));
+        assert_eq!(pacer.take(2_999_999), None);
+    }
+
+    #[test]
+    fn what_is_left_is_what_would_be_taken() {
+        for (text, datagrams, worker, workers) in
+            [("1k", 1, 0, 1), ("3", 2, 1, 3), ("700M", 7, 0, 2), ("0.5", 1, 0, 1)]
+        {
+            let mut pacer = Pacer::new(rate(text), datagrams, worker, workers);
+            for end_ns in [0, 1, 999, 1_000, 1_001, 1_000_000, 5_000_000, 7_000_000] {
+                let left = pacer.left(end_ns);
+                let taken =
+                    std::iter::from_fn(|| end_ns.checked_sub(1).and_then(|now_ns| pacer.take(now_ns)));
+                assert_eq!(left, taken.count() as u64, "{text}, until {end_ns}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_guard_follows_how_punctually_sleeps_end() {
+        let mut guard = Guard::new();
+        for (overrun_ns, wanted_ns) in [(0, 4_000), (5_000, 10_000), (30_000, 60_000), (10_000_000, 100_000)]
+        {
+            for _ in 0..200 {
+                guard.learn(overrun_ns);
+            }
+            assert!(guard.ns().abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", guard.ns());
+        }
+    }
+
+    #[test]
+    fn a_stall_shifts_no_intended_time() {
+        let mut pacer = Pacer::new(rate("1k"), 1, 0, 1);
+        assert_eq!(pacer.take(0), Some(0));
+        let after_a_stall: Vec<u64> = std::iter::from_fn(|| pacer.take(200_000_000)).collect();
+        assert_eq!(after_a_stall.len(), 200);
+        assert_eq!((after_a_stall[0], after_a_stall[199]), (1_000_000, 200_000_000));
+    }
+
+    #[test]
+    fn the_millionth_train_is_as_punctual_as_the_first() {
+        for text in ["3", "7k", "333333", "0.007"] {
+            let mut pacer = Pacer::new(rate(text), 7, 1, 3);
+            for train in 0..1_000_000_u128 {
+                let exact = (train * 3 + 1) * 7 * NS_PER_1000_S / u128::from(rate(text).per_1000_s);
+                assert_eq!(pacer.take(u64::MAX).map(u128::from), Some(exact), "{text}, train {train}");
+            }
+        }
+    }
+
+    #[test]
+    fn workers_together_keep_the_schedule_of_one() {
+        let mut one = Pacer::new(rate("123456"), 5, 0, 1);
+        let mut many: Vec<Pacer> = (0..4).map(|worker| Pacer::new(rate("123456"), 5, worker, 4)).collect();
+        for train in 0..10_000 {
+            assert_eq!(many[train % 4].take(u64::MAX), one.take(u64::MAX));
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Numbers as people write them: `200k`, `1.5M`, `0.01%`, `64-1400`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use tubular_echo::values::duration;
+
+use crate::model::draw;
+use crate::model::payload::HEADER_BYTES;
+
+/// Why a number could not be read; one line, with what would have been right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum QuantityError {
+    #[error("{0:?} is not a number (examples: 500, 200k, 1.5M)")]
+    NotANumber(String),
+    #[error("{0} is out of range: {1}")]
+    OutOfRange(String, &'static str),
+    #[error("a size of {0} bytes has no room for the header of {HEADER_BYTES} bytes")]
+    SizeTooSmall(u64),
+    #[error("a size of {0} bytes is more than one message carries ({1})")]
+    SizeTooLarge(u64, u32),
+    #[error("the size range {0}-{1} is empty")]
+    EmptyRange(u32, u32),
+    #[error("{0:?} is not a duration (examples: 500ms, 10s, 1h 30m)")]
+    NotADuration(String),
+    #[error("{0:?} is not RATE:TIME (example: 100k:10s)")]
+    NotAStep(String),
+    #[error("{0:?} is not a percentage (example: 0.1%)")]
+    NotAPercentage(String),
+}
+
+/// Reads a decimal number with an optional suffix k, M or G (powers of 1000), in thousandths.
+fn thousandths(text: &str) -> Result<u64, QuantityError> {
+    let bad = || QuantityError::NotANumber(text.into());
+    let (digits, scale) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000_u64),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+    if !(plain(whole) && plain(fraction)) || whole.len() + fraction.len() == 0 {
+        return Err(bad());
+    }
+    let (whole, fraction) = (whole.replace('_', ""), fraction.replace('_', ""));
+    // at most 12 places behind the point: a thousandth of a billionth
+    if whole.len() > 18 || fraction.len() > 12 {
+        return Err(bad());
+    }
+    let number: u128 = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
+    let unit = 10_u128.pow(fraction.len() as u32);
+    let too_large = || QuantityError::OutOfRange(text.into(), "too large");
+    let scaled = number.checked_mul(u128::from(scale) * 1_000).ok_or_else(too_large)?;
+    if scaled % unit != 0 {
+        return Err(QuantityError::OutOfRange(text.into(), "thousandths are the finest"));
+    }
+    u64::try_from(scaled / unit).map_err(|_| too_large())
+}
+
+/// A whole number: `500`, `200k`, `1.5M`.
+pub(crate) fn count(text: &str) -> Result<u64, QuantityError> {
+    match thousandths(text)? {
+        value if value % 1_000 == 0 => Ok(value / 1_000),
+        _ => Err(QuantityError::OutOfRange(text.into(), "a whole number is wanted")),
+    }
+}
+
+/// A whole number of at least 1 that fits 32 bits.
+pub(crate) fn positive(text: &str) -> Result<u32, QuantityError> {
+    match count(text)? {
+        0 => Err(QuantityError::OutOfRange(text.into(), "at least 1 is wanted")),
+        value => u32::try_from(value).map_err(|_| QuantityError::OutOfRange(text.into(), "too large")),
+    }
+}
+
+/// A duration of more than nothing and at most ten years, as humantime reads it; a plain number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
+    let bad = || QuantityError::NotADuration(text.into());
+    let duration = match thousandths(text) {
+        Ok(value) if !text.ends_with(|last: char| last.is_ascii_alphabetic()) => Duration::from_millis(value),
+        _ => duration::parse(text).map_err(|_| bad())?,
+    };
+    if duration.is_zero() {
+        return Err(QuantityError::OutOfRange(text.into(), "longer than nothing is wanted"));
+    }
+    if duration.as_secs() > 10 * 366 * 86_400 {
+        return Err(QuantityError::OutOfRange(text.into(), "ten years is the most"));
+    }
+    Ok(duration)
+}
+
+/// As [`duration()`], but nothing at all (`0`, `0s`) is fine.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, QuantityError> {
+    match text.trim() {
+        "0" | "0s" | "0ms" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
+/// Datagrams per second, exact to a thousandth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    /// Datagrams in 1000 seconds; never 0.
+    pub(crate) per_1000_s: u64,
+}
+
+impl FromStr for Rate {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        match thousandths(text.strip_suffix("/s").unwrap_or(text))? {
+            0 => Err(QuantityError::OutOfRange(text.into(), "more than nothing is wanted")),
+            value if value > 1_000_000_000_000 => {
+                Err(QuantityError::OutOfRange(text.into(), "1G per second is the most"))
+            }
+            value => Ok(Self { per_1000_s: value }),
+        }
+    }
+}
+
+impl Rate {
+    /// A whole number of datagrams per second, at least 1.
+    pub(crate) fn whole(per_s: u64) -> Self {
+        Self { per_1000_s: per_s.max(1).saturating_mul(1_000) }
+    }
+
+    /// Datagrams per second.
+    pub(crate) fn per_s(self) -> f64 {
+        self.per_1000_s as f64 / 1_000.0
+    }
+}
+
+/// A rate for a while: `100k:10s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Datagrams per second.
+    pub(crate) rate: Rate,
+    /// For how long.
+    pub(crate) duration: Duration,
+}
+
+impl FromStr for Step {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let (rate, time) = text.split_once(':').ok_or_else(|| QuantityError::NotAStep(text.into()))?;
+        Ok(Self { rate: rate.trim().parse()?, duration: duration(time.trim())? })
+    }
+}
+
+/// A share: `0.1%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Percent(pub(crate) f64);
+
+impl FromStr for Percent {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        number
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(Self)
+            .ok_or_else(|| QuantityError::NotAPercentage(text.into()))
+    }
+}
+
+/// A share of more than nothing.
+pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
+    match text.parse()? {
+        Percent(percent) if percent <= 0.0 => {
+            Err(QuantityError::OutOfRange(text.into(), "more than nothing is wanted"))
+        }
+        percent => Ok(percent),
+    }
+}
+
+/// The largest message: what one IPv6 datagram carries.
+const SIZE_MAX_BYTES: u32 = 65_527;
+
+/// How large the messages are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// `64`.
+    Fixed(u32),
+    /// `64-1400`: each size of the range is as likely as the next.
+    Range(u32, u32),
+    /// `64,512,1400`: each of the list is as likely as the next.
+    List(Vec<u32>),
+}
+
+impl Sizes {
+    /// The largest size that can be drawn, in bytes.
+    pub(crate) fn max_bytes(&self) -> u32 {
+        match self {
+            Self::Fixed(size) | Self::Range(_, size) => *size,
+            Self::List(sizes) => sizes.iter().copied().max().unwrap_or(0),
+        }
+    }
+
+    /// The one size, if there is but one.
+    pub(crate) fn fixed(&self) -> Option<u32> {
+        match self {
+            Self::Fixed(size) => Some(*size),
+            Self::Range(..) | Self::List(_) => None,
+        }
+    }
+
+    /// The size of the message `sequence` of `flow` in bytes: the same whenever it is asked for.
+    pub(crate) fn of_message(&self, seed: u64, flow: u32, sequence: u64) -> u32 {
+        match self {
+            Self::Fixed(size) => *size,
+            // not the random numbers that the destination is drawn from
+            Self::Range(..) | Self::List(_) => self.draw(&mut draw::rng(!seed, flow, sequence)),
+        }
+    }
+
+    /// Draws a size in bytes.
+    pub(crate) fn draw(&self, rng: &mut SmallRng) -> u32 {
+        match self {
+            Self::Fixed(size) => *size,
+            Self::Range(low, high) => rng.random_range(*low..=*high),
+            Self::List(sizes) => sizes[rng.random_range(0..sizes.len())],
+        }
+    }
+}
+
+fn size(text: &str) -> Result<u32, QuantityError> {
+    let bytes = count(text.trim())?;
+    if bytes < HEADER_BYTES as u64 {
+        return Err(QuantityError::SizeTooSmall(bytes));
+    }
+    match u32::try_from(bytes) {
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(QuantityError::SizeTooLarge(bytes, SIZE_MAX_BYTES)),
+    }
+}
+
+impl FromStr for Sizes {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let sizes = if text.contains(',') {
+            Self::List(text.split(',').map(size).collect::<Result<_, _>>()?)
+        } else if let Some((low, high)) = text.split_once('-') {
+            let (low, high) = (size(low)?, size(high)?);
+            if low > high {
+                return Err(QuantityError::EmptyRange(low, high));
+            }
+            Self::Range(low, high)
+        } else {
+            Self::Fixed(size(text)?)
+        };
+        if sizes.max_bytes() > SIZE_MAX_BYTES {
+            return Err(QuantityError::SizeTooLarge(sizes.max_bytes().into(), SIZE_MAX_BYTES));
+        }
+        Ok(sizes)
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Range(low, high) => write!(f, "{low}-{high}"),
+            Self::List(sizes) => {
+                for (nth, size) in sizes.iter().enumerate() {
+                    write!(f, "{}{size}", if nth == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts() {
+        let table = [
+            ("0", Some(0)),
+            ("500", Some(500)),
+            ("200k", Some(200_000)),
+            ("1.5M", Some(1_500_000)),
+            ("1_000", Some(1_000)),
+            ("2G", Some(2_000_000_000)),
+            ("0.5", None),
+            ("", None),
+            ("k", None),
+            (".", None),
+            ("-1", None),
+            ("+1", None),
+            ("1e3", None),
+            ("1 k", None),
+            ("99999999999999999999", None),
+            ("1.0001", None),
+            ("999999999999999999.999999999999G", None),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(count(text).ok(), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rates_keep_their_thousandths() {
+        for (text, wanted) in [
+            ("0.5", Some(500)),
+            ("50k", Some(50_000_000)),
+            ("1000/s", Some(1_000_000)),
+            ("0", None),
+            ("2G", None),
+        ] {
+            assert_eq!(text.parse::<Rate>().ok().map(|rate| rate.per_1000_s), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("10", Some(10_000)),
+            ("0.5", Some(500)),
+            ("500ms", Some(500)),
+            ("1m 30s", Some(90_000)),
+            ("0", None),
+            ("0s", None),
+            ("soon", None),
+            ("-1s", None),
+            ("5k", None),
+            ("99999999999h", None),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(duration(text).ok().map(|found| found.as_millis()), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn steps_and_percentages() {
+        let step = Step { rate: Rate::whole(100_000), duration: Duration::from_secs(10) };
+        assert_eq!("100k:10s".parse(), Ok(step));
+        assert_eq!(" 100k : 10s ".trim().parse(), Ok(step));
+        for text in ["", "100k", "100k:", ":10s", "100k:10s:1", "0:1s", "1k:0s", "fast:1s"] {
+            text.parse::<Step>().expect_err(text);
+        }
+        for (text, wanted) in [
+            ("0.1%", Some(0.1)),
+            ("5 %", Some(5.0)),
+            ("0%", Some(0.0)),
+            ("100%", Some(100.0)),
+            ("0.1", None),
+            ("-1%", None),
+            ("101%", None),
+            ("nan%", None),
+            ("%", None),
+        ] {
+            assert_eq!(text.parse::<Percent>().ok().map(|percent| percent.0), wanted, "{text:?}");
+        }
+        percent_above_zero("0%").expect_err("a bracket of no width");
+    }
+
+    #[test]
+    fn sizes() {
+        let table = [
+            ("64", Some(Sizes::Fixed(64))),
+            ("32", Some(Sizes::Fixed(32))),
+            ("64-1400", Some(Sizes::Range(64, 1400))),
+            ("64,512, 1400", Some(Sizes::List(vec![64, 512, 1400]))),
+            ("31", None),
+            ("0", None),
+            ("1400-64", None),
+            ("64,", None),
+            ("65528", None),
+            ("64-70k", None),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(text.parse::<Sizes>().ok(), wanted, "{text:?}");
+        }
+        assert_eq!("16".parse::<Sizes>(), Err(QuantityError::SizeTooSmall(16)));
+        for text in ["64", "64-1400", "64,512,1400"] {
+            assert_eq!(text.parse::<Sizes>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_size_of_a_range_is_drawn() {
+        let mut rng = rand::SeedableRng::seed_from_u64(1);
+        let (range, list) = (Sizes::Range(40, 43), Sizes::List(vec![50, 60]));
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            seen.extend([range.draw(&mut rng), list.draw(&mut rng)]);
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [40, 41, 42, 43, 50, 60]);
+    }
+}

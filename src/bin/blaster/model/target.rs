@@ -1,0 +1,606 @@
+//! Where the load goes: one address and port, or a prefix and a range of ports to draw from.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use tubular_echo::policy::address_blocks::{self, Reach};
+use tubular_echo::policy::many_hosts::ManyHosts;
+use tubular_echo::sockets::listen_addr::{self, Interface, ListenAddrError};
+
+use crate::model::draw;
+
+/// Why a target can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error("target {0:?} is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any")]
+    Shape(String),
+    #[error("target {0:?}: IPv6 goes in brackets, as in [2001:db8::1]:1234 or [2001:db8::/64]:1234")]
+    Brackets(String),
+    #[error("target {0:?}: {1:?} is neither an IP address nor a prefix (names are not looked up)")]
+    Address(String, String),
+    #[error("target {0:?}: {1}")]
+    Misspelt(String, ListenAddrError),
+    #[error("target {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    HostBits(String, Box<Target>),
+    #[error("target {0:?}: {1:?} is not a port (1-65535), a range LOW-HIGH or `any` (1024-65535)")]
+    Port(String, String),
+    #[error("target {0:?}: no interface is named {1:?}")]
+    Zone(String, String),
+    #[error(
+        "target {target} is public: only addresses that the Internet does not reach (RFC 6890: loopback, private, \
+         link-local, documentation and the like) are loaded without --allow-public; load belongs on hosts that are yours"
+    )]
+    Public { target: String },
+    #[error(
+        "target {target} has no address but those that mean a whole network of this host, which are never loaded: \
+         `ip address` shows the networks"
+    )]
+    Broadcast { target: String },
+    #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
+    Forbidden { target: String, kind: &'static str, net: String },
+    #[error(
+        "target {target}: with several targets --spray draws within one address family; mixing is for plain flows"
+    )]
+    MixedSpray { target: String },
+}
+
+/// Why a source can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error(
+        "{0:?} is no source: neither an IP address nor a prefix, without a port (examples: 127.0.0.2, 2001:db8::/64)"
+    )]
+    Shape(String),
+    #[error("source {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    HostBits(String, IpNet),
+    #[error(
+        "source {0:?} stands for many hosts, and no reply goes there: name an address of this host, or a prefix of them"
+    )]
+    ManyHosts(String),
+}
+
+/// Nothing can be bound to a source that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
+pub(crate) struct NotOurs {
+    pub(crate) local: IpAddr,
+    pub(crate) error: io::Error,
+}
+
+/// A prefix (a single address is one of full length) and a range of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    net: IpNet,
+    scope_id: u32,
+    port_min: u16,
+    port_max: u16,
+}
+
+impl Target {
+    /// Whether there is but one (address, port) in it.
+    pub(crate) fn is_single(&self) -> bool {
+        self.net.prefix_len() == self.net.max_prefix_len() && self.port_min == self.port_max
+    }
+
+    /// IPv4?
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.net.addr().is_ipv4()
+    }
+
+    /// Draws again while `is_unwanted`; after a thousand draws whatever comes.
+    fn draw_wanted(&self, rng: &mut SmallRng, is_unwanted: impl Fn(SocketAddr) -> bool) -> SocketAddr {
+        const DRAWS_MAX: u32 = 1_000;
+        let mut drawn = self.draw(rng);
+        for _ in 1..DRAWS_MAX {
+            if self.is_single() || !is_unwanted(drawn) {
+                break;
+            }
+            drawn = self.draw(rng);
+        }
+        drawn
+    }
+
+    /// Draws an address and a port, each as likely as the next.
+    pub(crate) fn draw(&self, rng: &mut SmallRng) -> SocketAddr {
+        if self.is_single() {
+            return self.at(self.net.addr(), self.port_min);
+        }
+        let port = rng.random_range(self.port_min..=self.port_max);
+        let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
+        let ip = match self.net.addr() {
+            IpAddr::V4(base) => {
+                let host = rng.random::<u32>() & 1_u32.checked_shl(host_bits).map_or(u32::MAX, |end| end - 1);
+                IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | host))
+            }
+            IpAddr::V6(base) => {
+                let host =
+                    rng.random::<u128>() & 1_u128.checked_shl(host_bits).map_or(u128::MAX, |end| end - 1);
+                IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | host))
+            }
+        };
+        self.at(ip, port)
+    }
+
+    fn at(&self, ip: IpAddr, port: u16) -> SocketAddr {
+        match ip {
+            IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope_id).into(),
+        }
+    }
+
+    /// Refuses what a well-behaved load tester does not send to.
+    pub(crate) fn check_manners(&self, allow_public: bool) -> Result<(), TargetError> {
+        let (around, mut inside) = address_blocks::blocks_of(self.net.addr(), self.net.prefix_len());
+        let mut is_public = around.is_none_or(|block| block.reach == Reach::Public);
+        let no_host = around.into_iter().chain(&mut inside).find(|block| {
+            is_public |= block.reach == Reach::Public;
+            block.reach == Reach::NoHost
+        });
+        if let Some(block) = no_host {
+            let net = format!("{}/{}", block.first, block.prefix_len);
+            return Err(TargetError::Forbidden { target: self.to_string(), kind: block.name, net });
+        }
+        if is_public && !allow_public {
+            return Err(TargetError::Public { target: self.to_string() });
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        Self::parse(text).map_err(|error| match (&error, listen_addr::parse(text)) {
+            // what is no prefix either may be an address that has been written in another way
+            (
+                TargetError::Shape(_) | TargetError::Brackets(_) | TargetError::Address(..),
+                Err(
+                    advice @ (ListenAddrError::NoPort(_)
+                    | ListenAddrError::Brackets(_)
+                    | ListenAddrError::BracketsAroundV4(_)
+                    | ListenAddrError::Localhost(_)
+                    | ListenAddrError::Name(..)
+                    | ListenAddrError::Decorated(_)),
+                ),
+            ) => TargetError::Misspelt(text.into(), advice),
+            _ => error,
+        })
+    }
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, TargetError> {
+        let shape = || TargetError::Shape(text.into());
+        let (address, port) = if let Some(rest) = text.strip_prefix('[') {
+            rest.split_once("]:").ok_or_else(shape)?
+        } else {
+            let (address, port) = text.rsplit_once(':').ok_or_else(shape)?;
+            if address.contains(':') {
+                return Err(TargetError::Brackets(text.into()));
+            }
+            (address, port)
+        };
+        let bad_address = || TargetError::Address(text.into(), address.into());
+        let (address, prefix_len) = match address.split_once('/') {
+            Some((address, len)) => (address, Some(len.parse::<u8>().map_err(|_| bad_address())?)),
+            None => (address, None),
+        };
+        let (address, zone) = match address.split_once('%') {
+            Some((address, zone)) => (address, Some(zone)),
+            None => (address, None),
+        };
+        let net = if text.starts_with('[') {
+            let ip: Ipv6Addr = address.parse().map_err(|_| bad_address())?;
+            IpNet::V6(Ipv6Net::new(ip, prefix_len.unwrap_or(128)).map_err(|_| bad_address())?)
+        } else {
+            let ip: Ipv4Addr = address.parse().map_err(|_| bad_address())?;
+            IpNet::V4(Ipv4Net::new(ip, prefix_len.unwrap_or(32)).map_err(|_| bad_address())?)
+        };
+        let scope_id = match zone {
+            None => 0,
+            Some(zone) if net.addr().is_ipv4() => return Err(TargetError::Zone(text.into(), zone.into())),
+            Some(zone) => zone_index(zone).ok_or_else(|| TargetError::Zone(text.into(), zone.into()))?,
+        };
+        let (port_min, port_max) = ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
+        let target = Self { net: net.trunc(), scope_id, port_min, port_max };
+        if target.net == net { Ok(target) } else { Err(TargetError::HostBits(text.into(), Box::new(target))) }
+    }
+}
+
+/// The interface that `zone` means: a number, or a name that the kernel looks up in this network namespace.
+fn zone_index(zone: &str) -> Option<u32> {
+    zone.parse().ok().or_else(|| Interface::new(zone)?.index().ok())
+}
+
+fn ports(text: &str) -> Option<(u16, u16)> {
+    let one = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+    if text == "any" {
+        return Some((1024, 65_535));
+    }
+    match text.split_once('-') {
+        Some((low, high)) => {
+            let (low, high) = (one(low)?, one(high)?);
+            (low <= high).then_some((low, high))
+        }
+        None => one(text).map(|port| (port, port)),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = self.net.addr();
+        let zone = if self.scope_id == 0 { String::new() } else { format!("%{}", self.scope_id) };
+        let len = if self.net.prefix_len() == self.net.max_prefix_len() {
+            String::new()
+        } else {
+            format!("/{}", self.net.prefix_len())
+        };
+        if ip.is_ipv4() {
+            write!(f, "{ip}{len}")?;
+        } else {
+            write!(f, "[{ip}{zone}{len}]")?;
+        }
+        match (self.port_min, self.port_max) {
+            (low, high) if low == high => write!(f, ":{low}"),
+            (1024, 65_535) => write!(f, ":any"),
+            (low, high) => write!(f, ":{low}-{high}"),
+        }
+    }
+}
+
+/// Where flows and connections come from: one local address, or a prefix of them to draw from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    net: IpNet,
+}
+
+impl Source {
+    /// IPv4?
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.net.addr().is_ipv4()
+    }
+
+    /// The address of `flow`, with a port of the kernel's choice; `peer` is where the flow goes first.
+    pub(crate) fn of_flow(&self, seed: u64, flow: u32, peer: SocketAddr, nobodys: &Nobodys) -> SocketAddr {
+        // a link-local address is one of the interface that leads to the peer
+        let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+        let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
+        all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| nobodys.has(drawn.ip()))
+    }
+}
+
+/// Addresses inside the networks of this host that no host has: they mean the network, or all its hosts (broadcast).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nobodys(Arc<[Ipv4Addr]>);
+
+impl Nobodys {
+    /// Those of these networks. Networks of two addresses or one have none (RFC 3021).
+    pub(crate) fn of(networks: impl IntoIterator<Item = Ipv4Net>) -> Self {
+        let large = networks.into_iter().filter(|network| network.prefix_len() < 31);
+        let mut all: Vec<_> = large.flat_map(|network| [network.network(), network.broadcast()]).collect();
+        all.sort_unstable();
+        all.dedup();
+        Self(all.into())
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.0.binary_search(&ip).is_ok())
+    }
+
+    /// Whether there are as many of them in `net` as there are addresses.
+    fn has_all_of(&self, net: IpNet) -> bool {
+        let IpNet::V4(net) = net else { return false };
+        let known = self.0.iter().filter(|ip| net.contains(*ip)).count() as u64;
+        known == 1 << (32 - net.prefix_len())
+    }
+}
+
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let net: IpNet = net.map_err(|_| SourceError::Shape(text.into()))?;
+        if net.trunc() != net {
+            Err(SourceError::HostBits(text.into(), net.trunc()))
+        } else if ManyHosts::by_number(net.addr()).is_some() {
+            Err(SourceError::ManyHosts(text.into()))
+        } else {
+            Ok(Self { net })
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.net.prefix_len() == self.net.max_prefix_len() {
+            write!(f, "{}", self.net.addr())
+        } else {
+            write!(f, "{}", self.net)
+        }
+    }
+}
+
+/// All targets, and how they are dealt out. What a flow or a datagram draws depends on the seed and on
+/// its own number alone, so it is drawn again when a reply must be judged, and needs no memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Targets {
+    all: Vec<Target>,
+    seed: u64,
+    spray: bool,
+    nobodys: Nobodys,
+}
+
+impl Targets {
+    /// Deals out `targets` (at least one); with `spray` every datagram draws anew.
+    pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
+        if spray {
+            let first = targets[0].is_ipv4();
+            if let Some(other) = targets.iter().find(|target| target.is_ipv4() != first) {
+                return Err(TargetError::MixedSpray { target: other.to_string() });
+            }
+        }
+        Ok(Self { all: targets, seed, spray, nobodys: Nobodys::default() })
+    }
+
+    /// The same, but nothing goes to `nobodys`.
+    pub(crate) fn sparing(self, nobodys: Nobodys) -> Result<Self, TargetError> {
+        match self.all.iter().find(|target| nobodys.has_all_of(target.net)) {
+            Some(target) => Err(TargetError::Broadcast { target: target.to_string() }),
+            None => Ok(Self { nobodys, ..self }),
+        }
+    }
+
+    /// What nothing goes to.
+    pub(crate) fn nobodys(&self) -> &Nobodys {
+        &self.nobodys
+    }
+
+    /// Whether a flow whose datagrams come from `port` would be drawn to that port again and again. A server does not
+    /// answer what comes from its own port: it might be another echo server. And a datagram to its own sender answers
+    /// itself.
+    pub(crate) fn meets(&self, flow: u32, port: u16) -> bool {
+        let is_here = |target: &Target| target.port_min == port && target.port_max == port;
+        if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
+    }
+
+    /// Whether every datagram draws its own destination.
+    pub(crate) fn spray(&self) -> bool {
+        self.spray
+    }
+
+    /// The destination of `flow`: the targets take turns, each flow draws within its own.
+    pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
+        let nth = flow as usize % self.all.len();
+        let mut rng = draw::rng(self.seed, flow, u64::MAX);
+        self.all[nth].draw_wanted(&mut rng, |drawn| self.nobodys.has(drawn.ip()))
+    }
+
+    /// The destination of one datagram when sprayed, which comes from `own_port`.
+    pub(crate) fn of_datagram(&self, flow: u32, sequence: u64, own_port: u16) -> SocketAddr {
+        let mut rng = draw::rng(self.seed, flow, sequence);
+        let nth = rng.random_range(0..self.all.len());
+        self.all[nth].draw_wanted(&mut rng, |drawn| drawn.port() == own_port || self.nobodys.has(drawn.ip()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_source() {
+        for text in ["127.0.0.2", "127.0.0.0/8", "::1", "2001:db8::/64"] {
+            let source: Source = text.parse().unwrap();
+            assert_eq!(source.to_string(), text);
+            let peer = if source.is_ipv4() { "127.0.0.1:7" } else { "[fe80::1%3]:7" };
+            let peer =
+                peer.parse().unwrap_or_else(|_| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, 3).into());
+            let drawn = source.of_flow(5, 2, peer, &Nobodys::default());
+            assert!(source.net.contains(&drawn.ip()) && drawn.port() == 0, "{text}: {drawn}");
+            assert_eq!(drawn, source.of_flow(5, 2, peer, &Nobodys::default()));
+        }
+        for text in ["", "localhost", "127.0.0.1:7", "[::1]", "127.0.0.1/33", "127.0.0.1/8"] {
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_a_target() {
+        for text in [
+            "127.0.0.1:7",
+            "192.0.2.0/24:1234",
+            "192.0.2.0/24:any",
+            "10.0.0.0/8:1-65535",
+            "[::1]:7",
+            "[2001:db8::/64]:1234",
+            "[2001:db8::/64]:5000-5003",
+            "[fe80::1%1]:7",
+        ] {
+            let target: Target = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(target.to_string(), text);
+        }
+        let lo: Target = "[fe80::1%lo]:7".parse().unwrap();
+        assert_eq!(lo.to_string(), "[fe80::1%1]:7");
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in [
+            "",
+            ":",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0.1:65536",
+            "127.0.0.1:9-8",
+            "127.0.0.1:x",
+            "127.0.0.1:-5",
+            "localhost:7",
+            "::1:7",
+            "[::1]7",
+            "[::1]",
+            "[127.0.0.1]:7",
+            "192.0.2.0/33:7",
+            "192.0.2.1/24:7",
+            "[2001:db8::1/64]:7",
+            "127.0.0.1%lo:7",
+            "[fe80::1%nosuch]:7",
+            "[fe80::1%../x]:7",
+        ] {
+            let error = text.parse::<Target>().expect_err(text).to_string();
+            assert!(!error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_to_write_instead_is_told_to_the_letter() {
+        for (text, meant) in [
+            ("127.0.0.1", "127.0.0.1:1234"),
+            ("::1:7", "[::1]:7"),
+            ("[::1]", "[::1]:1234"),
+            ("[127.0.0.1]:7", "127.0.0.1:7"),
+            ("localhost:7", "127.0.0.1:7"),
+            ("udp://127.0.0.1:7", "127.0.0.1:7"),
+            ("192.0.2.1/24:7", "192.0.2.0/24:7"),
+            ("[2001:db8::1/64]:7-9", "[2001:db8::/64]:7-9"),
+        ] {
+            let error = text.parse::<Target>().expect_err(text).to_string();
+            let (_, advice) = error.split_once("say ").unwrap_or_else(|| panic!("{error}"));
+            assert_eq!(advice.split(' ').next(), Some(meant), "{text}: {error}");
+            assert!(meant.parse::<Target>().is_ok(), "{meant}");
+        }
+    }
+
+    #[test]
+    fn only_allowed_ranges_are_loaded_unasked() {
+        let verdict = |text: &str, allow_public| text.parse::<Target>().unwrap().check_manners(allow_public);
+        for text in [
+            "127.0.0.1:7",
+            "127.0.0.0/8:any",
+            "169.254.1.1:7",
+            "10.1.2.3:7",
+            "172.31.0.1:7",
+            "192.168.0.0/16:7",
+            "192.0.2.1:7",
+            "198.51.100.1:7",
+            "203.0.113.0/24:7",
+            "198.18.0.0/15:7",
+            "[::1]:7",
+            "[fe80::1%1]:7",
+            "[fd00::1]:7",
+            "[2001:db8::/32]:any",
+            "[3fff::1]:7",
+            "[2001:2::1]:7",
+            "100.64.0.0/10:7",
+            "192.0.0.0/29:7",
+            "240.0.0.1:7",
+            "[64:ff9b:1::/48]:7",
+        ] {
+            verdict(text, false).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for text in [
+            "8.8.8.8:53",
+            "172.32.0.1:7",
+            "192.0.0.0/8:7",
+            "198.20.0.1:7",
+            "[2606:4700::1]:7",
+            "[2000::/3]:7",
+            "100.0.0.0/8:7",
+            // two anycast addresses in it are public
+            "192.0.0.0/24:7",
+            "192.0.0.9:7",
+            "[64:ff9b::10.0.0.1]:7",
+            "[2001::/23]:7",
+            "[2002:a00:1::1]:7",
+        ] {
+            assert!(matches!(verdict(text, false), Err(TargetError::Public { .. })), "{text}");
+            verdict(text, true).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        for text in [
+            "224.0.0.1:7",
+            "239.255.0.0/16:7",
+            "255.255.255.255:7",
+            "240.0.0.0/4:7",
+            "0.0.0.0:7",
+            "0.0.0.0/0:7",
+            "[ff02::1%1]:7",
+            "[::]:7",
+            "[::/0]:7",
+            "[::ffff:127.0.0.1]:7",
+        ] {
+            assert!(matches!(verdict(text, true), Err(TargetError::Forbidden { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn draws_stay_inside_and_come_back_the_same() {
+        for text in ["192.0.2.128/25:5000-5003", "[2001:db8:0:7::/64]:any", "10.0.0.0/8:9", "127.0.0.1:7"] {
+            let target: Target = text.parse().unwrap();
+            let targets = Targets::new(vec![target.clone()], 42, true).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            for sequence in 0..1_000 {
+                let addr = targets.of_datagram(3, sequence, 0);
+                assert!(target.net.contains(&addr.ip()), "{addr} is not in {text}");
+                assert!(
+                    (target.port_min..=target.port_max).contains(&addr.port()),
+                    "{addr} is not in {text}"
+                );
+                assert_eq!(addr, targets.of_datagram(3, sequence, 0));
+                seen.insert(addr);
+            }
+            assert_eq!(seen.len() == 1, target.is_single(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_of_a_small_prefix_is_met() {
+        let targets = Targets::new(vec!["192.0.2.0/30:7".parse().unwrap()], 1, false).unwrap();
+        let seen: std::collections::BTreeSet<_> = (0..100).map(|flow| targets.of_flow(flow)).collect();
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn nobody_and_the_own_port_are_not_drawn() {
+        let nobodys =
+            Nobodys::of(["10.1.0.1/30", "10.2.0.1/31", "10.3.0.1/32"].map(|net| net.parse().unwrap()));
+        assert_eq!(nobodys.0.len(), 2, "{nobodys:?}");
+        let targets = |text: &str, spray| {
+            Targets::new(vec![text.parse().unwrap()], 1, spray).unwrap().sparing(nobodys.clone())
+        };
+        for spray in [false, true] {
+            let targets = targets("10.1.0.0/29:5000-5001", spray).unwrap();
+            let drawn: std::collections::BTreeSet<_> = (0..500)
+                .map(
+                    |nth| {
+                        if spray { targets.of_datagram(3, nth, 5_001) } else { targets.of_flow(nth as u32) }
+                    },
+                )
+                .collect();
+            // of eight addresses two are nobody's, and of two ports one is the sprayer's own
+            assert_eq!(drawn.len(), if spray { 6 } else { 12 }, "{drawn:?}");
+        }
+        for text in ["10.1.0.0:7", "10.1.0.3/32:7"] {
+            assert!(matches!(targets(text, false), Err(TargetError::Broadcast { .. })), "{text}");
+        }
+        assert!(targets("10.2.0.0/31:7", false).is_ok());
+        assert!(targets("127.0.0.0/8:7", true).unwrap().meets(0, 7));
+        assert!(!targets("127.0.0.0/8:7-8", true).unwrap().meets(0, 7));
+    }
+
+    #[test]
+    fn targets_take_turns() {
+        let list = vec!["127.0.0.1:7".parse().unwrap(), "[::1]:8".parse().unwrap()];
+        let targets = Targets::new(list.clone(), 1, false).unwrap();
+        assert_eq!(targets.of_flow(4), "127.0.0.1:7".parse().unwrap());
+        assert_eq!(targets.of_flow(5), "[::1]:8".parse().unwrap());
+        assert!(matches!(Targets::new(list, 1, true), Err(TargetError::MixedSpray { .. })));
+    }
+}

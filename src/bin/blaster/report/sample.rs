@@ -1,0 +1,52 @@
+//! One report to test with, for everything that reads reports.
+
+use std::time::{Duration, SystemTime};
+
+use crate::model::outcomes::Counts;
+use crate::model::results::{Effort, Tally};
+use crate::report::compile::Preface;
+use crate::report::schema::{Host, Load, Report};
+
+/// What a run was that began at the epoch: a closed loop, so that nothing is scheduled.
+pub(crate) fn preface() -> Preface {
+    Preface {
+        command_line: vec!["blaster".into(), "udp".into(), "127.0.0.1:7".into()],
+        started_at: SystemTime::UNIX_EPOCH,
+        host: Host { name: "here".into(), ..Host::default() },
+        load: Load {
+            protocol: "udp".into(),
+            mode: "closed".into(),
+            targets: vec!["127.0.0.1:7".into()],
+            run_ids: vec!["1".into()],
+            seed: Some(1),
+            size: "64".into(),
+            flows: 1,
+            threads: 1,
+            ..Load::default()
+        },
+        ended_early: false,
+    }
+}
+
+/// What a worker brings home from a second in which `counts` came to pass, each right reply after a
+/// millisecond.
+pub(crate) fn tally(counts: Counts) -> Tally {
+    let mut tally = Tally::new(Duration::ZERO);
+    tally.books.page(0).counts = counts;
+    for _ in 0..counts.ok {
+        tally.round_trips.record(0, 1_000_000);
+    }
+    tally.efforts.push(Effort {
+        elapsed_ns: 1_000_000_000,
+        span_ns: 1_000_000_000,
+        cpu_ns: 400_000_000,
+        pacing_ns: 100_000_000,
+        ..Effort::default()
+    });
+    tally
+}
+
+/// The report of that.
+pub(crate) fn report(counts: Counts) -> Report {
+    Report::new(preface(), &tally(counts))
+}

@@ -1,0 +1,102 @@
+//! Several open loops, one after the other: --steps and --find-max.
+//!
+//! Each is a run of its own, with new sockets and closed books, so that nothing of one step is counted in the
+//! next.
+
+use std::time::Duration;
+
+use crate::judge::objective::Objective;
+use crate::judge::search::{Plan, Search};
+use crate::model::quantity::Rate;
+use crate::options::{Common, Load, Udp};
+use crate::report::schema::{Found, Named, Series};
+use crate::run::outputs::Outputs;
+use crate::run::session::{LoadError, Session};
+use crate::show::compare;
+use crate::show::text;
+
+/// Wide enough for any name of a step.
+const NAME_WIDTH: usize = 15;
+
+/// What has been run, and why it is not all.
+type Outcome = (Series, Option<LoadError>);
+
+/// What remains of an error once the runs before it are reported: a signal is a reason to end as good as any.
+fn unless_stopped(error: LoadError) -> Option<LoadError> {
+    if matches!(error, LoadError::Stopped) { None } else { Some(error) }
+}
+
+/// Runs --steps.
+pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
+    outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
+    let mut runs = Vec::new();
+    for (nth, step) in (1..).zip(&udp.steps) {
+        let about = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
+        let run = match one(session, udp, step.rate, step.duration, &about) {
+            Ok(run) => run,
+            Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
+            Err(error) => return (Series::new(runs), unless_stopped(error)),
+        };
+        outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
+        let is_over = run.report.ended_early;
+        runs.push(run);
+        if is_over {
+            break;
+        }
+    }
+    (Series::new(runs), None)
+}
+
+/// Runs --find-max.
+pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
+    let objective =
+        Objective { loss_percent: udp.loss.0, p99_ns: udp.p99.map(|longest| longest.as_nanos() as u64) };
+    let plan = Plan {
+        first_per_s: udp.rate.map_or(Plan::FIRST_PER_S, |rate| (rate.per_s() as u64).max(1)),
+        precision: udp.precision.0 / 100.0,
+        repeat: udp.repeat,
+    };
+    let duration = udp.common.duration.unwrap_or(Plan::DURATION);
+    outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
+    let mut search = Search::new(plan);
+    let mut failure = None;
+    let mut runs = Vec::new();
+    while let Some(rate_per_s) = search.next() {
+        let rate = Rate::whole(rate_per_s);
+        let about = format!("run {}: {}", runs.len() + 1, name(rate));
+        let mut run = match one(session, udp, rate, duration, &about) {
+            Ok(run) => run,
+            Err(error) => {
+                failure = if runs.is_empty() { Some(error) } else { unless_stopped(error) };
+                break;
+            }
+        };
+        if run.report.ended_early {
+            break;
+        }
+        let verdict = objective.judge(&run.report);
+        search.note(rate_per_s, &verdict);
+        run.verdict = Some(verdict);
+        outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
+        runs.push(run);
+    }
+    let found = Found { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };
+    (Series { found: Some(found), ..Series::new(runs) }, failure)
+}
+
+fn name(rate: Rate) -> String {
+    format!("{}/s", text::rate(rate.per_s()))
+}
+
+fn one(
+    session: &Session,
+    udp: &Udp,
+    rate: Rate,
+    duration: Duration,
+    about: &str,
+) -> Result<Named, LoadError> {
+    let common = Common { duration: Some(duration), ..udp.common.clone() };
+    let step = Udp { rate: Some(rate), steps: Vec::new(), find_max: false, common, ..udp.clone() };
+    let report = session.run(&Load::Udp(step), about)?;
+    Ok(Named::new(name(rate), report))
+}

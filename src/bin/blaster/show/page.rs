@@ -1,0 +1,245 @@
+//! `--html`: one page that needs nothing but itself. Drawings are inline, colors follow the reader's choice of
+//! light or dark, and there is no script: what a plot says when it is pointed at are titles.
+
+mod facts;
+mod plot;
+mod plots;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use self::plot::{Ink, Plot, Stroke};
+use crate::report::schema::{Document, Named, Report, Series};
+use crate::show::text::{count, duration, percent};
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// The whole page.
+pub(crate) fn render(document: &Document) -> String {
+    let (title, body) = match document {
+        Document::Run(report) => (facts::title(report), run(report)),
+        Document::Series(series) => (series_title(series), all(series)),
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                // else browsers ask the server for one
+                link rel="icon" href="data:,";
+                title { "blaster: " (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { main { (body) } footer { "blaster " (env!("CARGO_PKG_VERSION")) } }
+        }
+    };
+    page.into_string()
+}
+
+/// A page of one run.
+fn run(report: &Report) -> Markup {
+    html! {
+        header { h1 { (facts::title(report)) } p.about { (facts::about(report)) } }
+        (notices(report))
+        (inside(report))
+    }
+}
+
+/// What a run came to.
+fn inside(report: &Report) -> Markup {
+    html! {
+        (tiles(report))
+        div.plots {
+            @for plot in [
+                plots::rate(report),
+                plots::not_ok(report),
+                plots::latency_by_percentile(report),
+                plots::latency_over_time(report),
+            ] { (card(&plot)) }
+        }
+        div.tables { (facts::books(report)) (facts::latencies(report)) (facts::details(report)) }
+    }
+}
+
+fn series_title(series: &Series) -> String {
+    let first = series.runs.first().map_or(String::new(), |run| facts::title(&run.report));
+    let has_one_title = series.runs.iter().all(|run| facts::title(&run.report) == first);
+    let runs = format!("{} runs", series.runs.len());
+    if has_one_title { format!("{first}, {runs}") } else { runs }
+}
+
+/// A page of several.
+fn all(series: &Series) -> Markup {
+    let runs = &series.runs;
+    html! {
+        header { h1 { (series_title(series)) } }
+        @if let Some(found) = &series.found { p.answer { (found.sentence()) } }
+        div.plots {
+            @if plots::have_rates(runs) {
+                (card(&plots::latency_by_rate(runs)))
+                (card(&plots::not_ok_by_rate(runs)))
+            }
+            // more lines than colors can't be told apart
+            @if runs.len() <= Ink::SERIES.len() {
+                (card(&plots::percentiles_of_each(runs)))
+                (card(&plots::p99_of_each(runs)))
+            }
+        }
+        (overview(runs))
+        @for run in runs {
+            details {
+                summary { (run.name) }
+                p.about { (facts::about(&run.report)) }
+                (notices(&run.report))
+                (inside(&run.report))
+            }
+        }
+    }
+}
+
+fn overview(runs: &[Named]) -> Markup {
+    let has_verdicts = runs.iter().any(|run| run.verdict.is_some());
+    let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
+    html! {
+        section.card {
+            h2 { "Runs" }
+            div.scroll { table {
+                thead { tr {
+                    th { "run" }
+                    @for name in ["sent/s", "ok/s", "not ok", "p50", "p99", "p99.9", "max", "slip p99"] { th.number { (name) } }
+                    @if has_verdicts { th { "objective" } }
+                } }
+                tbody { @for run in runs {
+                    @let totals = &run.report.totals;
+                    @let bad = totals.counts.sent.saturating_sub(totals.counts.ok);
+                    @let latency = run.report.latency.from_intended.as_ref();
+                    tr {
+                        td { (run.name) }
+                        td.number { (count(totals.sent_per_s.round() as u64)) }
+                        td.number { (count(totals.ok_per_s.round() as u64)) }
+                        td.number.bad[bad > 0] { (percent(bad, totals.counts.sent)) }
+                        td.number { (figure(latency.map(|latency| latency.p50_ns))) }
+                        td.number { (figure(latency.map(|latency| latency.p99_ns))) }
+                        td.number { (figure(latency.map(|latency| latency.p99_9_ns))) }
+                        td.number { (figure(latency.map(|latency| latency.max_ns))) }
+                        td.number { (figure(run.report.generator.slip.as_ref().map(|slip| slip.p99_ns))) }
+                        @if let Some(verdict) = &run.verdict { td { (verdict) } }
+                    }
+                } }
+            } }
+        }
+    }
+}
+
+/// What a reader must know first.
+fn notices(report: &Report) -> Markup {
+    html! {
+        @if !report.warnings.is_empty() || !report.fail_if.is_empty() {
+            ul.notices {
+                @for warning in &report.warnings {
+                    li.warning { (warning) }
+                }
+                @for judged in &report.fail_if {
+                    li.failed[judged.failed].passed[!judged.failed] {
+                        (if judged.failed { "failed" } else { "passed" }) ": " code { (judged.condition) } ", measured " (judged.measured)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The figures that are looked for first.
+fn tiles(report: &Report) -> Markup {
+    let totals = &report.totals;
+    let bad = totals.counts.sent.saturating_sub(totals.counts.ok);
+    let latency = report.latency.from_intended.as_ref();
+    let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
+    let tile = |name: &str, figure: String, note: String, is_bad: bool| {
+        html! { div.tile { span.name { (name) } span.figure.bad[is_bad] { (figure) } span.note { (note) } } }
+    };
+    let seconds = report.elapsed_ns as f64 / 1e9;
+    html! {
+        div.tiles {
+            (tile("ok", format!("{}/s", count(totals.ok_per_s.round() as u64)), format!("{} in {seconds:.1} s", count(totals.counts.ok)), false))
+            (tile("not ok", percent(bad, totals.counts.sent), format!("{} of {}", count(bad), count(totals.counts.sent)), bad > 0))
+            (tile("p50", figure(latency.map(|latency| latency.p50_ns)), "half were faster".into(), false))
+            (tile("p99", figure(latency.map(|latency| latency.p99_ns)), "one in 100 was slower".into(), false))
+            (tile("p99.9", figure(latency.map(|latency| latency.p99_9_ns)), "one in 1,000 was slower".into(), false))
+            @if let Some(slip) = &report.generator.slip {
+                (tile("generator slip p99", duration(slip.p99_ns), "blaster's own delay".into(), false))
+            } @else {
+                (tile("max", figure(latency.map(|latency| latency.max_ns)), "the slowest".into(), false))
+            }
+        }
+    }
+}
+
+fn card(plot: &Plot) -> Markup {
+    html! {
+        section.card.plot {
+            h2 { (plot.title) }
+            @if plot.lines.len() > 1 {
+                ul.legend { @for line in &plot.lines {
+                    li { span.swatch.dashed[line.stroke == Stroke::Dashed] style={ "--ink:" (line.ink.name()) } {} (line.name) }
+                } }
+            }
+            (PreEscaped(plot.svg()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::outcomes::Counts;
+    use crate::report::sample::report;
+
+    fn sample() -> Report {
+        let mut report = report(Counts { sent: 1_000, ok: 990, lost: 9, late: 1, ..Counts::default() });
+        report.load.targets = vec!["<script>alert(1)</script>".into()];
+        report.warnings = vec!["\"quoted\" & <marked>".into()];
+        report
+    }
+
+    /// Nothing that a browser would fetch, run or misread.
+    fn assert_self_contained(page: &str) {
+        assert!(!page.contains("<script") && !page.contains("<marked>"), "{page}");
+        let references = ["src=", "url(", "@import", "<object", "<iframe", "<link rel=\"stylesheet"];
+        for reference in references {
+            assert!(!page.contains(reference), "{reference}");
+        }
+        let namespaces = page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count();
+        assert_eq!(page.matches("http").count(), namespaces, "a link that is no name of a namespace");
+    }
+
+    #[test]
+    fn a_run_has_its_plots_and_tables() {
+        let page = render(&Document::Run(Box::new(sample())));
+        assert_self_contained(&page);
+        assert_eq!(page.matches("<svg").count(), 4);
+        assert!(page.contains("&quot;quoted&quot; &amp; &lt;marked&gt;"), "{page}");
+        for words in ["Rate", "Not ok", "Latency by percentile", "Latency over time", "The books", "1.00 ms"]
+        {
+            assert!(page.contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_series_has_a_table_and_every_run() {
+        let named = |name: &str| Named::new(name, sample());
+        let page = render(&Document::Series(Box::new(Series::new(vec![named("a.json"), named("b.json")]))));
+        assert_self_contained(&page);
+        assert_eq!(page.matches("<details").count(), 2);
+        // two of both together: these have no rates
+        assert_eq!(page.matches("<svg").count(), 2 + 2 * 4);
+    }
+
+    #[test]
+    fn a_run_without_replies_has_a_page_too() {
+        let page = render(&Document::Run(Box::new(report(Counts { sent: 5, lost: 5, ..Counts::default() }))));
+        assert_self_contained(&page);
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    }
+}

@@ -1,0 +1,181 @@
+//! The tables of a page: the books, latency in numbers, and what was run where.
+
+use maud::{Markup, html};
+
+use super::plot::Ink;
+use crate::model::latency::Percentiles;
+use crate::report::schema::Report;
+use crate::show::text::{count, duration, percent};
+
+/// What was loaded.
+pub(super) fn title(report: &Report) -> String {
+    format!("{} {}", report.load.protocol.to_uppercase(), report.load.targets.join(" "))
+}
+
+/// How it was loaded, in one line.
+pub(super) fn about(report: &Report) -> String {
+    let load = &report.load;
+    let flows = if load.protocol == "tcp" { "connections" } else { "flows" };
+    let mut words = vec![match load.rate_per_s {
+        Some(rate) => format!("{} loop at {}/s", load.mode, count(rate as u64)),
+        None => load.mode.clone(),
+    }];
+    words.push(format!("{} {flows}", count(load.flows.into())));
+    words.push(format!("{} bytes", load.size));
+    words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
+    if report.hosts.len() > 1 {
+        words.push(format!("{} hosts", report.hosts.len()));
+    }
+    words.push(format!("{:.1} s from {}", report.elapsed_ns as f64 / 1e9, report.started_at));
+    words.join(" · ")
+}
+
+/// Each class with its share, as a bar that shows small ones too.
+pub(super) fn books(report: &Report) -> Markup {
+    let counts = &report.totals.counts;
+    let classes = [
+        ("ok", counts.ok, Ink::GOOD),
+        ("corrupted", counts.corrupted, Ink::BAD),
+        ("truncated", counts.truncated, Ink::BAD),
+        ("misdirected", counts.misdirected, Ink::BAD),
+        ("late", counts.late, Ink::BAD),
+        ("lost", counts.lost, Ink::BAD),
+        ("unreachable", counts.unreachable, Ink::BAD),
+    ];
+    let beside = [
+        ("duplicated", counts.duplicated),
+        ("reordered", counts.reordered),
+        ("unattributed", counts.unattributed),
+        ("send failures", counts.send_failures),
+        ("own drops", report.totals.own_drops),
+    ];
+    // each tenfold is as long as the last: one in a million is seen beside the million
+    let length = |number: u64| {
+        let decades = (counts.sent.max(10) as f64).log10();
+        if number == 0 { 0.0 } else { (number as f64).log10().max(0.0).mul_add(0.97 / decades, 0.03) * 100.0 }
+    };
+    html! {
+        section.card {
+            h2 { "The books" }
+            table.books {
+                thead { tr { th { "sent" } td.number { (count(counts.sent)) } td.number {} td.bar { "logarithmic" } } }
+                tbody {
+                    @for (name, number, ink) in classes {
+                        tr.zero[number == 0] {
+                            th { (name) } td.number { (count(number)) }
+                            td.number { @if number > 0 { (percent(number, counts.sent)) } }
+                            td.bar { span style={ "--ink:" (ink.name()) ";width:" (format!("{:.1}%", length(number))) } {} }
+                        }
+                    }
+                }
+                tbody {
+                    @for (name, number) in beside {
+                        tr.zero[number == 0] { th { (name) } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A figure and what it is called.
+type Row = (&'static str, fn(&Percentiles) -> u64);
+const FIGURES: [Row; 8] = [
+    ("min", |it| it.min_ns),
+    ("mean", |it| it.mean_ns),
+    ("p50", |it| it.p50_ns),
+    ("p90", |it| it.p90_ns),
+    ("p99", |it| it.p99_ns),
+    ("p99.9", |it| it.p99_9_ns),
+    ("p99.99", |it| it.p99_99_ns),
+    ("max", |it| it.max_ns),
+];
+
+/// Latency in numbers.
+pub(super) fn latencies(report: &Report) -> Markup {
+    let is_scheduled = report.generator.slip.is_some();
+    let rows = [
+        (if is_scheduled { "from intended" } else { "round trip" }, &report.latency.from_intended),
+        ("from actual", if is_scheduled { &report.latency.from_actual } else { &None }),
+        ("generator slip", &report.generator.slip),
+    ];
+    let rows: Vec<(&str, &Percentiles)> =
+        rows.into_iter().filter_map(|(name, percentiles)| Some((name, percentiles.as_ref()?))).collect();
+    html! {
+        section.card {
+            h2 { "Latency" }
+            table {
+                thead { tr { th {} @for (name, _) in &rows { th.number { (name) } } } }
+                tbody { @for (name, of) in FIGURES {
+                    tr { th { (name) } @for (_, percentiles) in &rows { td.number { (duration(of(percentiles))) } } }
+                } }
+            }
+        }
+    }
+}
+
+/// What was run, and where.
+pub(super) fn details(report: &Report) -> Markup {
+    let load = &report.load;
+    let generator = &report.generator;
+    let shares = |shares: &[f64]| {
+        shares.iter().map(|share| format!("{:.0}%", share * 100.0)).collect::<Vec<_>>().join(" ")
+    };
+    let mut rows: Vec<(&str, String)> = vec![("command", report.command_line.join(" "))];
+    for host in &report.hosts {
+        rows.push((
+            "host",
+            format!("{}: Linux {}, {} × {}", host.name, host.kernel, host.processors, host.cpu),
+        ));
+    }
+    rows.push(("threads", load.threads.to_string()));
+    rows.extend(load.seed.map(|seed| ("seed", seed.to_string())));
+    rows.push(("timeout", duration(load.timeout_ns)));
+    if load.warmup_ns > 0 {
+        rows.push(("warmup", duration(load.warmup_ns)));
+    }
+    rows.push((
+        "blaster",
+        format!(
+            "{} of its own CPU per {}, {} of a core, and {} watching the clock",
+            duration(generator.cpu_ns_per_datagram as u64),
+            if load.protocol == "tcp" { "message" } else { "datagram" },
+            shares(&generator.cpu_share),
+            shares(&generator.pacing_share)
+        ),
+    ));
+    if let Some(it) = report.connections {
+        rows.push((
+            "connections",
+            format!(
+                "{} attempted, {} established, {} failed, {} broken",
+                count(it.attempted),
+                count(it.established),
+                count(it.failed),
+                count(it.broken)
+            ),
+        ));
+    }
+    for errors in &report.icmp_errors {
+        rows.push((
+            "ICMP",
+            format!(
+                "{} × type {} code {} from {} about {}",
+                count(errors.count),
+                errors.icmp_type,
+                errors.icmp_code,
+                errors.from,
+                errors.about
+            ),
+        ));
+    }
+    for refusals in &report.refusals {
+        rows.push(("refused", format!("{} × {}", count(refusals.count), refusals.message)));
+    }
+    html! {
+        section.card.wide {
+            h2 { "The run" }
+            table.facts { tbody { @for (name, fact) in rows { tr { th { (name) } td { (fact) } } } } }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! What a terminal shows while a run lasts: a few lines on standard error, gone when the report comes. And what a log
+//! gets, where --every asks for it: a line now and then.
+//!
+//! ```text
+//! 127.0.0.1:1234  ━━━━━━━━━━━━━╸───────────  00:34 of 01:00
+//! rate           50,012/s  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇  ok 50,009/s
+//! not ok         0.0057 %  ▁▁▁▁▁▁▁▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  unanswered 312, damaged 0
+//! latency p99     3.41 ms  ▂▂▂▂▂▂▂▂▂█▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂  p50 30.5 µs, max 10.3 ms
+//! slip p99         888 µs  ▁▁▁▁▁▁▁▁▁▃▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  p50 405 ns, max 5.17 ms
+//! ```
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tubular_echo::console::terminal;
+
+use crate::console::interruptible;
+use crate::run::outputs::mention;
+use crate::show::text::{Paint, count, duration, percent, rate};
+use crate::workers::live::{Coarse, Live, Shown};
+
+/// How often the workers' end is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often the clock is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+/// How often the figures change: often enough to follow, long enough for a percentile.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Samples in sight.
+const HISTORY: usize = 40;
+
+/// What is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal<'a> {
+    /// What is run.
+    pub(crate) about: &'a str,
+    /// Warmup and measured time together.
+    pub(crate) duration: Option<Duration>,
+    /// Draw nothing.
+    pub(crate) quiet: bool,
+    /// Print a line so often, and draw nothing.
+    pub(crate) every: Option<Duration>,
+}
+
+/// Looks on until the workers are done. Neither a terminal that stands still nor a log that nobody reads holds it up.
+pub(crate) fn watch(goal: Goal<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
+    let screen = Screen::start(goal, lives);
+    let start = Instant::now();
+    let mut log = goal.every.map(|every| Log::new(every, Look::new(lives)));
+    while !are_done() {
+        thread::sleep(LOOK_EVERY);
+        if let Some(log) = &mut log
+            && let Some(line) = log.line(start.elapsed(), || Look::new(lives))
+        {
+            mention(&line);
+        }
+    }
+    if let Some(screen) = screen {
+        screen.finish();
+    }
+}
+
+/// A thread that draws on the terminal.
+struct Screen {
+    is_over: Arc<AtomicBool>,
+    thread: Thread,
+    /// Ends when the terminal is clear.
+    drawing: Receiver<()>,
+}
+
+/// Of a screen whose terminal took nothing when it should have been cleared.
+static STUCK: Mutex<Option<Receiver<()>>> = Mutex::new(None);
+
+/// Waits until the terminal is clear, so that nothing is drawn over what is printed next.
+pub(crate) fn settle() {
+    if let Some(drawing) = STUCK.lock().expect("a panic ends the process").take() {
+        interruptible::wait(|| 0, |timeout| drawing.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout));
+    }
+}
+
+impl Screen {
+    /// Nothing is drawn where there is no terminal, or no thread; or none that takes anything.
+    fn start(goal: Goal<'_>, lives: &[Arc<Live>]) -> Option<Self> {
+        let target = target(goal);
+        if target.is_hidden() || STUCK.lock().expect("a panic ends the process").is_some() {
+            return None;
+        }
+        let (bar, lives) = (bar(goal), lives.to_vec());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let (cleared, drawing) = mpsc::channel();
+        let draw = move || {
+            bar.set_draw_target(target);
+            draw(&bar, &lives, &over, cleared);
+        };
+        let thread = thread::Builder::new().name("view".into()).spawn(draw).ok()?.thread().clone();
+        Some(Self { is_over, thread, drawing })
+    }
+
+    fn finish(self) {
+        /// A terminal that moves takes much less.
+        const CLEAR_TIMEOUT: Duration = Duration::from_millis(500);
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+        if self.drawing.recv_timeout(CLEAR_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            STUCK.lock().expect("a panic ends the process").replace(self.drawing);
+        }
+    }
+}
+
+/// Draws until it is over, and clears the terminal then. Nothing is ever sent to `_cleared`: it ends with this.
+fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<()>) {
+    let paint = Paint { color: terminal::wants_color(std::io::stderr().is_terminal()) };
+    let start = Instant::now();
+    let mut sampled_at = start;
+    let mut history = History::default();
+    let mut before = Look::new(lives);
+    while !is_over.load(Ordering::Relaxed) {
+        thread::park_timeout(DRAW_EVERY);
+        let since = sampled_at.elapsed();
+        if since >= SAMPLE_EVERY {
+            let now = Look::new(lives);
+            history.push(Sample::new(&before, &now, since));
+            bar.set_message(history.render(&now.shown, &paint));
+            (sampled_at, before) = (Instant::now(), now);
+        }
+        bar.set_position(start.elapsed().as_millis() as u64);
+    }
+    bar.finish_and_clear();
+}
+
+/// Hidden unless standard error is a terminal that can move its cursor.
+fn target(goal: Goal<'_>) -> ProgressDrawTarget {
+    if goal.quiet || goal.every.is_some() || terminal::is_dumb() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    }
+}
+
+/// Hidden: what is set before there is a target would be drawn at once, and piece by piece.
+fn bar(goal: Goal<'_>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(
+        goal.duration.map(|duration| duration.as_millis() as u64),
+        ProgressDrawTarget::hidden(),
+    );
+    let (template, length) = match goal.duration {
+        Some(duration) => ("{prefix}  {bar:40}  {elapsed} of ", format!("{}s{{msg}}", duration.as_secs())),
+        None => ("{prefix}  {elapsed}", "{msg}".into()),
+    };
+    let style =
+        ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
+    bar.set_style(style.progress_chars("━╸─"));
+    bar.set_prefix(goal.about.to_string());
+    bar
+}
+
+/// A line of --every for each stretch of time.
+struct Log {
+    every: Duration,
+    /// When the next line is due, since the start.
+    due: Duration,
+    /// Since when it counts, and what had been then.
+    since: Duration,
+    before: Look,
+}
+
+impl Log {
+    fn new(every: Duration, before: Look) -> Self {
+        Self { every, due: every, since: Duration::ZERO, before }
+    }
+
+    /// The line that is due at `now`, if one is: what came since the last one. If several are due they are one.
+    fn line(&mut self, now: Duration, look: impl FnOnce() -> Look) -> Option<String> {
+        if now < self.due {
+            return None;
+        }
+        let look = look();
+        let latency = |ns| if ns == 0 { "-".into() } else { duration(ns) };
+        let sample = Sample::new(&self.before, &look, now.saturating_sub(self.since));
+        // the next multiple, and not the next but so many
+        let every_ns = self.every.as_nanos();
+        self.due = now + Duration::from_nanos((every_ns - now.as_nanos() % every_ns) as u64);
+        (self.since, self.before) = (now, look);
+        Some(format!(
+            "{:.1}s: sent {}/s, ok {}/s, not ok {}, p50 {}, p99 {}\n",
+            now.as_secs_f64(),
+            rate(sample.sent_per_s),
+            rate(sample.ok_per_s),
+            percent(sample.not_ok.0, sample.not_ok.1),
+            latency(sample.round_trips[0]),
+            latency(sample.round_trips[1]),
+        ))
+    }
+}
+
+/// What all workers show at a moment.
+#[derive(Clone)]
+struct Look {
+    shown: Shown,
+    round_trips: Coarse,
+    slip: Coarse,
+}
+
+impl Look {
+    fn new(lives: &[Arc<Live>]) -> Self {
+        let mut look =
+            Self { shown: Shown::default(), round_trips: Coarse::default(), slip: Coarse::default() };
+        for live in lives {
+            let Shown { sent, ok, damaged, refused } = live.look();
+            look.shown.sent += sent;
+            look.shown.ok += ok;
+            look.shown.damaged += damaged;
+            look.shown.refused += refused;
+            look.round_trips += live.round_trips.look();
+            look.slip += live.slip.look();
+        }
+        look
+    }
+}
+
+/// What happened between two moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sample {
+    sent_per_s: f64,
+    ok_per_s: f64,
+    /// Of what was sent: not answered rightly by now.
+    not_ok: (u64, u64),
+    /// p50, p99 and the longest, in nanoseconds; nothing was measured, where they are 0.
+    round_trips: [u64; 3],
+    slip: [u64; 3],
+}
+
+impl Sample {
+    fn new(before: &Look, now: &Look, over: Duration) -> Self {
+        let per_s = |number: u64| number as f64 / over.as_secs_f64();
+        let (sent, ok) = (now.shown.sent - before.shown.sent, now.shown.ok - before.shown.ok);
+        let figures = |all: Coarse| [0.5, 0.99, 1.0].map(|quantile| all.at(quantile).unwrap_or(0));
+        Self {
+            sent_per_s: per_s(sent),
+            ok_per_s: per_s(ok),
+            not_ok: (sent.saturating_sub(ok), sent),
+            round_trips: figures(now.round_trips.since(&before.round_trips)),
+            slip: figures(now.slip.since(&before.slip)),
+        }
+    }
+}
+
+/// A row of durations: its name, and its p50, p99 and longest.
+type Row = (&'static str, fn(&Sample) -> [u64; 3]);
+
+/// The samples in sight, the newest last.
+#[derive(Debug, Default)]
+struct History {
+    samples: VecDeque<Sample>,
+}
+
+impl History {
+    fn push(&mut self, sample: Sample) {
+        if self.samples.len() == HISTORY {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(sample);
+    }
+
+    /// The lines below the bar; each begins with a line break.
+    fn render(&self, shown: &Shown, paint: &Paint) -> String {
+        let Some(last) = self.samples.back() else { return String::new() };
+        let (bad, sent) = last.not_ok;
+        let unanswered = shown.sent.saturating_sub(shown.ok + shown.damaged);
+        let mut text = line(
+            "rate",
+            &format!("{}/s", count(last.sent_per_s.round() as u64)),
+            &self.bars(|sample| sample.sent_per_s),
+            &format!("ok {}/s", count(last.ok_per_s.round() as u64)),
+        );
+        let share = line(
+            "not ok",
+            &percent(bad, sent),
+            &self.bars(|sample| sample.not_ok.0 as f64 / sample.not_ok.1.max(1) as f64),
+            &format!("unanswered {}, damaged {}", count(unanswered), count(shown.damaged)),
+        );
+        text.push_str(&if bad > 0 { paint.bad(&share) } else { share });
+        let rows: [Row; 2] =
+            [("latency p99", |sample| sample.round_trips), ("slip p99", |sample| sample.slip)];
+        for (name, of) in rows {
+            let [p50_ns, p99_ns, max_ns] = of(last);
+            // no schedule, no slip; no reply, no latency
+            if self.samples.iter().all(|sample| of(sample)[2] == 0) {
+                continue;
+            }
+            let bars = self.bars(|sample| magnitude(of(sample)[1]));
+            let beside = format!("p50 {}, max {}", duration(p50_ns), duration(max_ns));
+            text.push_str(&line(name, &duration(p99_ns), &bars, &beside));
+        }
+        text
+    }
+
+    fn bars(&self, of: impl Fn(&Sample) -> f64) -> String {
+        let values: Vec<f64> = self.samples.iter().map(of).collect();
+        bars(&values)
+    }
+}
+
+fn line(name: &str, figure: &str, bars: &str, beside: &str) -> String {
+    format!("\n{name:<11} {figure:>14}  {bars:<HISTORY$}  {beside}")
+}
+
+/// How large a duration is: a microsecond is nothing, and a tenfold a step.
+fn magnitude(ns: u64) -> f64 {
+    (ns as f64 / 1e3).max(1.0).log10()
+}
+
+/// A bar for each value, as high as its share of the largest.
+fn bars(values: &[f64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let height = |value: &f64| if largest > 0.0 { value / largest * 7.0 } else { 0.0 };
+    values.iter().map(|value| BARS[(height(value).round() as usize).min(7)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_a_line_for_each_stretch() {
+        let at = |sent, ok| Look {
+            shown: Shown { sent, ok, ..Shown::default() },
+            round_trips: Coarse::default(),
+            slip: Coarse::default(),
+        };
+        let mut log = Log::new(Duration::from_secs(2), at(0, 0));
+        let mut line = |ms, sent, ok| log.line(Duration::from_millis(ms), || at(sent, ok));
+        assert_eq!(line(1_999, 20, 20), None);
+        assert_eq!(
+            line(2_000, 20, 15).as_deref(),
+            Some("2.0s: sent 10/s, ok 7.50/s, not ok 25.0000 %, p50 -, p99 -\n")
+        );
+        assert_eq!(line(3_999, 40, 35), None);
+        // who was away for some time has one line for it, and is as punctual as ever afterwards
+        assert_eq!(
+            line(7_000, 70, 65).as_deref(),
+            Some("7.0s: sent 10/s, ok 10/s, not ok 0, p50 -, p99 -\n")
+        );
+        assert_eq!(line(7_999, 80, 75), None);
+        assert!(line(8_000, 80, 75).is_some());
+    }
+
+    fn sample(sent_per_s: f64, bad: u64, p99_ns: u64) -> Sample {
+        Sample {
+            sent_per_s,
+            ok_per_s: sent_per_s - bad as f64,
+            not_ok: (bad, sent_per_s as u64),
+            round_trips: [30_000, p99_ns, 9_000_000],
+            slip: [0; 3],
+        }
+    }
+
+    #[test]
+    fn all_at_a_glance() {
+        let mut history = History::default();
+        history.push(sample(1_000.0, 0, 100_000));
+        history.push(sample(2_000.0, 20, 10_000_000));
+        let shown = Shown { sent: 3_000, ok: 2_900, damaged: 5, refused: 0 };
+        let text = history.render(&shown, &Paint { color: false });
+        let lines: Vec<&str> = text.trim_start().lines().collect();
+        let words = |nth: usize| lines[nth].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(0), "rate 2,000/s ▅█ ok 1,980/s");
+        assert_eq!(words(1), "not ok 1.0000 % ▁█ unanswered 95, damaged 5");
+        assert_eq!(words(2), "latency p99 10.0 ms ▅█ p50 30.0 µs, max 9.00 ms");
+        assert_eq!(lines.len(), 3, "there is no slip without a schedule: {text}");
+        assert!(history.render(&shown, &Paint { color: true }).contains("\x1b[31m\nnot ok"), "loss is red");
+    }
+
+    #[test]
+    fn the_oldest_samples_leave() {
+        let mut history = History::default();
+        (0..=HISTORY).for_each(|nth| history.push(sample(nth as f64, 0, 1)));
+        assert_eq!((history.samples.len(), history.samples[0].sent_per_s as u64), (HISTORY, 1));
+    }
+
+    #[test]
+    fn a_sample_is_what_happened_since() {
+        let live = Arc::new(Live::default());
+        live.show(Shown { sent: 10, ok: 5, damaged: 0, refused: 0 });
+        live.round_trips.note(5_000_000);
+        let before = Look::new(&[Arc::clone(&live)]);
+        live.show(Shown { sent: 30, ok: 20, damaged: 0, refused: 0 });
+        (0..99).for_each(|_| live.round_trips.note(1_000));
+        live.round_trips.note(2_000_000);
+        let sample = Sample::new(&before, &Look::new(&[live]), Duration::from_millis(500));
+        assert_eq!((sample.sent_per_s as u64, sample.ok_per_s as u64, sample.not_ok), (40, 30, (5, 20)));
+        let [p50, p99, max] = sample.round_trips;
+        assert!(p50.abs_diff(1_000) < 130 && p99 == p50 && max.abs_diff(2_000_000) < 250_000, "{sample:?}");
+    }
+}

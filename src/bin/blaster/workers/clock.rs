@@ -1,0 +1,52 @@
+//! The clock of a run: nanoseconds since its start. And what the kernel knows of time that a thread lost.
+
+use std::time::{Duration, Instant};
+
+use crate::model::results::Waits;
+
+/// Counts from the start of a run, which may lie a moment ahead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose run starts after `delay`.
+    pub(crate) fn starting_in(delay: Duration) -> Self {
+        Self { start: Instant::now() + delay }
+    }
+
+    /// Nanoseconds since the start (`CLOCK_MONOTONIC`); 0 before it.
+    pub(crate) fn now_ns(self) -> u64 {
+        let elapsed = self.start.elapsed();
+        elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+    }
+
+    /// Sleeps until the start.
+    pub(crate) fn wait_for_start(self) {
+        std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Only this file tells how long a thread has waited for a processor (proc(5)).
+const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
+
+/// Why nobody knows how long threads wait for a processor; `None` if it is known.
+pub(crate) fn waits_unknown() -> Option<String> {
+    let error = std::fs::read_to_string(SCHEDSTAT).err()?;
+    Some(format!(
+        "how long blaster waited for processors is unknown ({SCHEDSTAT}: {error}): it may have been the bottleneck \
+         unseen"
+    ))
+}
+
+/// How long this thread has waited for a processor since it began, and how often it got one. Nothing where the kernel
+/// does not count.
+pub(crate) fn waits() -> Waits {
+    let text = std::fs::read_to_string(SCHEDSTAT).unwrap_or_default();
+    let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(waited_ns), Some(times)) => Waits { waited_ns, times },
+        _ => Waits::default(),
+    }
+}
