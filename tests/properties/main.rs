@@ -12,9 +12,6 @@ mod options;
 #[path = "../../src/bin/blaster/judge"]
 mod judge {
     pub(crate) mod fail_if;
-    pub(crate) mod objective;
-    pub(crate) mod search;
-    pub(crate) mod warnings;
 }
 #[path = "../../src/bin/blaster/report"]
 mod report {
@@ -22,10 +19,6 @@ mod report {
     #[cfg(test)]
     pub(crate) mod sample;
     pub(crate) mod schema;
-}
-#[path = "../../src/bin/blaster/show"]
-mod show {
-    pub(crate) mod text;
 }
 #[path = "../../src/bin/blaster/model"]
 mod model {
@@ -38,6 +31,7 @@ mod model {
     pub(crate) mod results;
     pub(crate) mod target;
     pub(crate) mod timeline;
+    pub(crate) mod units;
 }
 // these modules expect the library's modules here
 use tubular_echo::{check, kernel, policy, service, sockets, values};

@@ -29,10 +29,12 @@ mod run {
 }
 
 mod show {
+    pub(crate) mod answer;
     pub(crate) mod compare;
     #[cfg(test)]
     mod extremes;
     pub(crate) mod page;
+    pub(crate) mod paint;
     pub(crate) mod progress;
     pub(crate) mod text;
 }
@@ -56,17 +58,20 @@ mod report {
 mod console {
     pub(crate) mod interruptible;
     pub(crate) mod signals;
+    pub(crate) mod streams;
 }
 
 mod workers {
     pub(crate) mod clock;
     pub(crate) mod live;
+    pub(crate) mod stop;
     pub(crate) mod threads;
 }
 
 mod model {
     pub(crate) mod draw;
     pub(crate) mod latency;
+    pub(crate) mod local_limits;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
     pub(crate) mod payload;
@@ -75,6 +80,7 @@ mod model {
     pub(crate) mod sent_log;
     pub(crate) mod target;
     pub(crate) mod timeline;
+    pub(crate) mod units;
 }
 
 use std::process::ExitCode;
@@ -82,15 +88,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::console::{interruptible, signals};
+use crate::console::streams::complain;
+use crate::console::{interruptible, signals, streams};
+use crate::model::units::count;
 use crate::options::{Command, Load, Options, Reread};
 use crate::report::merge::MergeError;
 use crate::report::schema::{Document, Named, Report, Series};
 use crate::report::{merge, schema};
-use crate::run::outputs::{OutputError, Outputs, complain};
+use crate::run::outputs::{OutputError, Outputs};
 use crate::run::session::{LoadError, Session};
-use crate::run::{outputs, steps};
-use crate::show::text::count;
+use crate::run::steps;
 use crate::show::{compare, progress, text};
 
 /// Why there is no report.
@@ -118,7 +125,7 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let status = run();
-    outputs::settle();
+    streams::settle();
     status
 }
 

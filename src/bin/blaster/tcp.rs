@@ -18,13 +18,14 @@ use tubular_echo::kernel::ring::{RingError, Step};
 use tubular_echo::kernel::sys;
 
 use self::connection::Connection;
-use crate::judge::warnings::LOCAL_PORTS_USED_UP;
+use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::payload::Bodies;
 use crate::model::quantity::Sizes;
 use crate::model::results::{Effort, Tally};
 use crate::model::target::{NotOurs, Source, Targets};
 use crate::workers::clock::{self, Clock};
-use crate::workers::live::{Live, Shown, Stop};
+use crate::workers::live::{Live, Shown};
+use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
 /// Descriptors beside the connections'.

@@ -17,7 +17,7 @@ use self::worker::Worker;
 use crate::model::quantity::Rate;
 use crate::model::results::Tally;
 use crate::model::target::NotOurs;
-use crate::workers::live::Stop;
+use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
 /// Descriptors beside the flows' sockets: standard streams, rings, the report's file, and some to spare.

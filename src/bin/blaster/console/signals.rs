@@ -5,7 +5,7 @@ use std::{io, process, thread};
 
 use tubular_echo::kernel::sys::EndSignals;
 
-use crate::workers::live::Stop;
+use crate::workers::stop::Stop;
 
 static STOP: LazyLock<Arc<Stop>> = LazyLock::new(Arc::default);
 

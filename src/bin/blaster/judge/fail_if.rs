@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::model::quantity;
+use crate::model::units;
 use crate::report::schema::{Judged, Report};
 
 /// Why a condition can't be read.
@@ -177,7 +178,7 @@ impl Condition {
             (_, None) => "not measured".into(),
             (Measure::Count(_) | Measure::Rate | Measure::Found, Some(value)) => format!("{value:.0}"),
             (Measure::Share(_), Some(value)) => format!("{value:.4}%"),
-            (Measure::Latency(..), Some(ns)) => crate::show::text::duration(ns as u64),
+            (Measure::Latency(..), Some(ns)) => units::duration(ns as u64),
         }
     }
 }

@@ -1,12 +1,8 @@
 //! `--loss` and `--p99`: what a rate must achieve, and whose fault it is when it does not.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::judge::warnings::{BUSY, SLIP_P99_NS, STARVED};
-use crate::report::schema::Report;
-use crate::show::text::{count, duration, percent, rate};
+use crate::model::units::{count, duration, percent, rate};
+use crate::report::schema::{Objective, Report, Verdict};
 
 /// Late senders bunch datagrams up: a burst that the rate does not have, and that may be lost. With each that left late
 /// so many may be, for those behind it find the queues full.
@@ -14,45 +10,6 @@ const BURST: u64 = 2;
 
 /// The share of a rate that must really have been sent.
 const RATE_KEPT: f64 = 0.98;
-
-/// What every run at a rate is to achieve.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Objective {
-    /// The most, in percent of what was sent, that may go without a right reply in time.
-    pub(crate) loss_percent: f64,
-    /// The longest that 99 of 100 right replies may take from the intended send time, in nanoseconds.
-    pub(crate) p99_ns: Option<u64>,
-}
-
-/// What a run says about its rate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
-pub(crate) enum Verdict {
-    /// The objective was met.
-    Met,
-    /// It was not, and blaster has no part in that.
-    Missed(String),
-    /// It was not, or the rate was not even sent, and blaster itself may be to blame: this says nothing about
-    /// the server.
-    Generator(String),
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Met => f.write_str("met"),
-            Self::Missed(why) => write!(f, "missed: {why}"),
-            Self::Generator(why) => write!(f, "blaster's limit: {why}"),
-        }
-    }
-}
-
-impl fmt::Display for Objective {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "loss at most {}%", self.loss_percent)?;
-        self.p99_ns.map_or(Ok(()), |ns| write!(f, ", p99 at most {}", duration(ns)))
-    }
-}
 
 impl Objective {
     /// Judges a run.

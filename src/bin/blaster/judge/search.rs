@@ -14,9 +14,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::judge::objective::Verdict;
+use crate::report::schema::{Answer, End, Limit, Runs, Verdict};
 
 /// The highest rate that is tried.
 const RATE_MAX: u64 = 1_000_000_000;
@@ -34,78 +32,11 @@ pub(crate) struct Plan {
     pub(crate) repeat: u32,
 }
 
-/// What the runs at one rate came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Runs {
-    /// The objective was met.
-    pub(crate) met: u32,
-    /// It was missed.
-    pub(crate) missed: u32,
-    /// Blaster was the bottleneck.
-    pub(crate) generator: u32,
-}
-
 impl Plan {
     /// Where a search begins that is not told where.
     pub(crate) const FIRST_PER_S: u64 = 10_000;
     /// How long its runs last if that is not said.
     pub(crate) const DURATION: Duration = Duration::from_secs(2);
-}
-
-impl Runs {
-    fn note(&mut self, verdict: &Verdict) {
-        match verdict {
-            Verdict::Met => self.met += 1,
-            Verdict::Missed(_) => self.missed += 1,
-            Verdict::Generator(_) => self.generator += 1,
-        }
-    }
-
-    /// How many there were.
-    pub(crate) fn all(self) -> u32 {
-        self.met + self.missed + self.generator
-    }
-
-    fn not_met(self) -> u32 {
-        self.missed + self.generator
-    }
-}
-
-/// One end of the bracket, and its confirming runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct End {
-    /// Datagrams per second.
-    pub(crate) rate_per_s: u64,
-    /// The runs that confirmed it.
-    pub(crate) runs: Runs,
-}
-
-/// What lies above the highest rate that met the objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Limit {
-    /// The server, or the path to it: most runs missed the objective, by no fault of blaster's.
-    Server,
-    /// Blaster itself: whether the server carries more is not known.
-    Generator,
-    /// Nothing: the search ended before it met one.
-    None,
-}
-
-/// The answer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Answer {
-    /// The highest rate that meets the objective. `null`: none did.
-    pub(crate) met: Option<End>,
-    /// The lowest above it that does not.
-    pub(crate) not_met: Option<End>,
-    /// Whose limit that is.
-    pub(crate) limit: Limit,
-    /// The probability that it is not by chance that most runs met the objective at the one end and, if the
-    /// server is the limit, that most missed it at the other.
-    pub(crate) confidence: f64,
-    /// Whether confirming runs bore out the bracket.
-    pub(crate) settled: bool,
 }
 
 /// A search under way.

@@ -1,20 +1,15 @@
 //! What a reader must know before believing a report: above all, when blaster was the bottleneck.
 
+use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
+use crate::model::units::{count, duration};
 use crate::report::schema::Report;
-use crate::show::text::{count, duration};
 
-/// Receive buffer that a flow's socket asks for, in bytes: the default holds only some 250 small datagrams.
-pub(crate) const RECEIVE_BUFFER_BYTES: i32 = 4 << 20;
 /// A thread that is this busy may have been the limit.
 pub(crate) const BUSY: f64 = 0.95;
 /// A thread that waited for a processor for this share of the time was not there when replies came.
 pub(crate) const STARVED: f64 = 0.05;
 /// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
 pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
-
-/// Each closed connection keeps its local port for a minute (TIME_WAIT, tcp(7)), and there are 28,232 by default.
-pub(crate) const LOCAL_PORTS_USED_UP: &str = "; local ports are used up: wait a minute, load a prefix instead of one \
-     address or come from one (--source), or widen net.ipv4.ip_local_port_range";
 
 /// All warnings that `report` calls for, each one line.
 pub(crate) fn warnings(report: &Report) -> Vec<String> {

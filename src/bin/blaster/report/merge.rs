@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use crate::model::latency::{Latency, Percentiles};
 use crate::model::outcomes::Counts;
 use crate::model::results::{self, Connections, Example};
+use crate::model::units::duration;
 use crate::report::schema::{
     self, Generator, IcmpErrors, Interval, Latencies, Load, Named, ReadError, Refusals, Report, SCHEMA,
     Totals, VERSION,
 };
-use crate::show::text::duration;
 
 /// Runs that share less of their time than this have not really loaded at the same time.
 const OVERLAP_MIN: f64 = 0.9;

@@ -10,8 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge::objective::{Objective, Verdict};
-use crate::judge::search::Answer;
 use crate::model::latency::Percentiles;
 use crate::model::outcomes::Counts;
 use crate::model::results::{Connections, Example};
@@ -309,6 +307,97 @@ pub(crate) struct Found {
     /// The answer.
     #[serde(flatten)]
     pub(crate) answer: Answer,
+}
+
+/// What every run at a rate is to achieve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Objective {
+    /// The most, in percent of what was sent, that may go without a right reply in time.
+    pub(crate) loss_percent: f64,
+    /// The longest that 99 of 100 right replies may take from the intended send time, in nanoseconds.
+    pub(crate) p99_ns: Option<u64>,
+}
+
+/// What a run says about its rate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    /// The objective was met.
+    Met,
+    /// It was not, and blaster has no part in that.
+    Missed(String),
+    /// It was not, or the rate was not even sent, and blaster itself may be to blame: this says nothing about
+    /// the server.
+    Generator(String),
+}
+
+/// What the runs at one rate came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Runs {
+    /// The objective was met.
+    pub(crate) met: u32,
+    /// It was missed.
+    pub(crate) missed: u32,
+    /// Blaster was the bottleneck.
+    pub(crate) generator: u32,
+}
+
+impl Runs {
+    /// Counts a run that was judged so.
+    pub(crate) fn note(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Met => self.met += 1,
+            Verdict::Missed(_) => self.missed += 1,
+            Verdict::Generator(_) => self.generator += 1,
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn all(self) -> u32 {
+        self.met + self.missed + self.generator
+    }
+
+    /// How many did not meet the objective, for either reason.
+    pub(crate) fn not_met(self) -> u32 {
+        self.missed + self.generator
+    }
+}
+
+/// One end of the bracket, and its confirming runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// Datagrams per second.
+    pub(crate) rate_per_s: u64,
+    /// The runs that confirmed it.
+    pub(crate) runs: Runs,
+}
+
+/// What lies above the highest rate that met the objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Limit {
+    /// The server, or the path to it: most runs missed the objective, by no fault of blaster's.
+    Server,
+    /// Blaster itself: whether the server carries more is not known.
+    Generator,
+    /// Nothing: the search ended before it met one.
+    None,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// The highest rate that meets the objective. `null`: none did.
+    pub(crate) met: Option<End>,
+    /// The lowest above it that does not.
+    pub(crate) not_met: Option<End>,
+    /// Whose limit that is.
+    pub(crate) limit: Limit,
+    /// The probability that it is not by chance that most runs met the objective at the one end and, if the
+    /// server is the limit, that most missed it at the other.
+    pub(crate) confidence: f64,
+    /// Whether confirming runs bore out the bracket.
+    pub(crate) settled: bool,
 }
 
 /// A run among others.

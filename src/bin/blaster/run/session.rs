@@ -19,7 +19,7 @@ use crate::report::compile::Preface;
 use crate::report::schema::{self, Host, Report};
 use crate::show::progress::{self, Goal};
 use crate::workers::clock;
-use crate::workers::live::Stop;
+use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Moment};
 use crate::{tcp, udp};
 

@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use crate::judge::objective::Objective;
 use crate::judge::search::{Plan, Search};
 use crate::model::quantity::Rate;
+use crate::model::units;
 use crate::options::{Common, Load, Udp};
+use crate::report::schema::Objective;
 use crate::report::schema::{Found, Named, Series};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
 use crate::show::compare;
-use crate::show::text;
 
 /// Wide enough for any name of a step.
 const NAME_WIDTH: usize = 15;
@@ -85,7 +85,7 @@ pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outco
 }
 
 fn name(rate: Rate) -> String {
-    format!("{}/s", text::rate(rate.per_s()))
+    format!("{}/s", units::rate(rate.per_s()))
 }
 
 fn one(

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::model::outcomes::Counts;
 use crate::report::schema::{Document, Named, Report, Series, parse};
 use crate::report::{hdr, merge, sample};
-use crate::show::text::Paint;
+use crate::show::paint::Paint;
 use crate::show::{compare, page, text};
 
 /// Where something may overflow, or is no number of ours at all.

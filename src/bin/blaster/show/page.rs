@@ -8,8 +8,8 @@ mod plots;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plot::{Ink, Plot, Stroke};
+use crate::model::units::{count, duration, percent};
 use crate::report::schema::{Document, Named, Report, Series};
-use crate::show::text::{count, duration, percent};
 
 const STYLE: &str = include_str!("page/style.css");
 

@@ -21,8 +21,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tubular_echo::console::terminal;
 
 use crate::console::interruptible;
-use crate::run::outputs::mention;
-use crate::show::text::{Paint, count, duration, percent, rate};
+use crate::console::streams::mention;
+use crate::model::units::{count, duration, percent, rate};
+use crate::show::paint::Paint;
 use crate::workers::live::{Coarse, Live, Shown};
 
 /// How often the workers' end is looked for.

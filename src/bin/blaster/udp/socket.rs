@@ -8,7 +8,7 @@ use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
 use super::UdpError;
 use super::flow::{Flow, Plan};
-use crate::judge::warnings::RECEIVE_BUFFER_BYTES;
+use crate::model::local_limits::RECEIVE_BUFFER_BYTES;
 use crate::model::target::NotOurs;
 
 /// A socket and what it got.

@@ -23,7 +23,8 @@ use crate::model::outcomes::Class;
 use crate::model::pacer::{Guard, Pacer};
 use crate::model::results::{Complaint, Effort, Tally};
 use crate::workers::clock::{self, Clock};
-use crate::workers::live::{Live, Shown, Stop};
+use crate::workers::live::{Live, Shown};
+use crate::workers::stop::Stop;
 
 /// Trains in one turn at the most. More would only make each other wait.
 const BATCH: u32 = 64;

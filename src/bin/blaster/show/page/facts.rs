@@ -4,8 +4,8 @@ use maud::{Markup, html};
 
 use super::plot::Ink;
 use crate::model::latency::Percentiles;
+use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
-use crate::show::text::{count, duration, percent};
 
 /// What was loaded.
 pub(super) fn title(report: &Report) -> String {

@@ -1,11 +1,11 @@
 //! What is plotted of a run, and of several.
 
 use super::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
-use crate::judge::objective::Verdict;
 use crate::model::latency::Percentiles;
 use crate::model::outcomes::Counts;
+use crate::model::units::{count, duration, percent};
+use crate::report::schema::Verdict;
 use crate::report::schema::{Interval, Named, Report};
-use crate::show::text::{count, duration, percent};
 
 /// So many places of a plot answer the pointer at the most.
 const COLUMNS_MAX: usize = 300;

@@ -1,0 +1,89 @@
+//! Numbers as people read them: counts, rates, durations, shares.
+
+/// 1234567 as 1,234,567.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// So many per second: whole, unless that would say nothing.
+pub(crate) fn rate(per_s: f64) -> String {
+    if per_s < 9.995 && (per_s - per_s.round()).abs() >= 0.005 {
+        format!("{per_s:.2}")
+    } else {
+        count(per_s.round() as u64)
+    }
+}
+
+/// Nanoseconds with three digits and a unit.
+pub(crate) fn duration(ns: u64) -> String {
+    let ns = ns as f64;
+    let (value, unit) = match ns {
+        _ if ns < 1e3 => return format!("{ns:.0} ns"),
+        _ if ns < 999.5e3 => (ns / 1e3, "µs"),
+        _ if ns < 999.5e6 => (ns / 1e6, "ms"),
+        _ => (ns / 1e9, "s"),
+    };
+    let places = match value {
+        _ if value < 9.995 => 2,
+        _ if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.places$} {unit}")
+}
+
+/// Bytes per second as bits per second with three digits and a unit.
+pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
+    let bits = bytes_per_s * 8.0;
+    match bits {
+        _ if bits < 999.5e3 => format!("{:.0} kbit/s", bits / 1e3),
+        _ if bits < 999.5e6 => format!("{:.1} Mbit/s", bits / 1e6),
+        _ => format!("{:.2} Gbit/s", bits / 1e9),
+    }
+}
+
+/// A share of `all` in percent: neither all nor nothing unless it is.
+pub(crate) fn percent(number: u64, all: u64) -> String {
+    let percent = number as f64 * 100.0 / all.max(1) as f64;
+    match number {
+        0 => "0".into(),
+        number if number == all => "100 %".into(),
+        _ if percent < 0.0001 => "< 0.0001 %".into(),
+        _ if percent > 99.9999 => "> 99.9999 %".into(),
+        _ => format!("{percent:.4} %"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        for (number, wanted) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), wanted);
+        }
+        for (per_s, wanted) in [(0.0, "0"), (0.5, "0.50"), (3.0, "3"), (9.99, "9.99"), (1_999.6, "2,000")] {
+            assert_eq!(rate(per_s), wanted);
+        }
+        for (ns, wanted) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.00 µs"),
+            (12_345, "12.3 µs"),
+            (123_456, "123 µs"),
+            (999_900, "1.00 ms"),
+            (1_500_000_000, "1.50 s"),
+            (3_600_000_000_000, "3600 s"),
+        ] {
+            assert_eq!(duration(ns), wanted);
+        }
+    }
+}
