@@ -91,9 +91,9 @@ use clap::error::ErrorKind;
 use crate::console::streams::complain;
 use crate::console::{interruptible, signals, streams};
 use crate::model::units::count;
-use crate::options::{Command, Load, Options, Reread};
+use crate::options::{Command, Load, Options, ReportOptions};
 use crate::report::merge::MergeError;
-use crate::report::schema::{Document, Named, Report, Series};
+use crate::report::schema::{Document, NamedRun, Report, Series};
 use crate::report::{merge, schema};
 use crate::run::outputs::{OutputError, Outputs};
 use crate::run::session::{LoadError, Session};
@@ -138,7 +138,7 @@ fn run() -> ExitCode {
     let outcome = match options.command {
         Command::Udp(udp) => measure(&Load::Udp(udp)),
         Command::Tcp(tcp) => measure(&Load::Tcp(tcp)),
-        Command::Report(reread) => show(&reread),
+        Command::Report(options) => show(&options),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -239,32 +239,32 @@ fn about(load: &Load) -> String {
 }
 
 /// `blaster report`.
-fn show(reread: &Reread) -> Result<Outcome, Failure> {
+fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
     let mut runs = Vec::new();
     let mut found = None;
-    for file in &reread.files {
+    for file in &options.files {
         let name = file.display().to_string();
         let document = schema::read(file).map_err(|error| Failure::Input(name.clone(), error))?;
         match document {
-            Document::Run(report) => runs.push(Named::new(name, *report)),
+            Document::Run(report) => runs.push(NamedRun::new(name, *report)),
             // the steps of one file by their own names, those of several by both
-            Document::Series(series) if reread.files.len() == 1 => {
+            Document::Series(series) if options.files.len() == 1 => {
                 found = series.found;
                 runs.extend(series.runs);
             }
             Document::Series(series) => runs.extend(
-                series.runs.into_iter().map(|run| Named { name: format!("{name}: {}", run.name), ..run }),
+                series.runs.into_iter().map(|run| NamedRun { name: format!("{name}: {}", run.name), ..run }),
             ),
         }
     }
-    let mut document = if reread.merge {
+    let mut document = if options.merge {
         Document::Run(Box::new(merge::merge(&runs)?))
     } else if let ([one], None) = (runs.as_slice(), found) {
         Document::Run(Box::new(one.report.clone()))
     } else {
         Document::Series(Box::new(Series { found, ..Series::new(runs) }))
     };
-    let mut outputs = Outputs::open(&reread.outputs)?;
+    let mut outputs = Outputs::open(&options.outputs)?;
     outputs.judge(&mut document);
     let table = match &document {
         Document::Run(report) => text::render(report, outputs.paint()),

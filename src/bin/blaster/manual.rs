@@ -47,7 +47,7 @@ THE BOOKS
   kind are shown: source, bytes, and the first byte that differs.
 
 CONDITIONS for --fail-if, separated by commas
-  COUNT>N or COUNT>P%   a name from the books, or sent; P% is of what was sent;
+  COUNT>N or COUNT>P%   a name from the outcomes, or sent; P% is of what was sent;
                         loss means lost; unsent (of the schedule); of TCP
                         connections failed, broken, stuck
   LATENCY>DURATION      p50, p90, p99, p99.9, p99.99, max, from the intended send

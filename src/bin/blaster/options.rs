@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Tcp(Tcp),
     /// Show reports that --json wrote: one, several side by side, or several machines' as one
     #[command(after_long_help = MANUAL)]
-    Report(Reread),
+    Report(ReportOptions),
 }
 
 /// A load of either protocol.
@@ -61,7 +61,7 @@ impl Load {
 
 /// `blaster report`.
 #[derive(Debug, Args)]
-pub(crate) struct Reread {
+pub(crate) struct ReportOptions {
     /// Reports as --json wrote them
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,

@@ -21,21 +21,21 @@ use self::connection::Connection;
 use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::payload::Bodies;
 use crate::model::quantity::Sizes;
-use crate::model::results::{Effort, Tally};
-use crate::model::target::{NotOurs, Source, Targets};
+use crate::model::results::{Results, ThreadTimes};
+use crate::model::target::{Source, SourceNotLocal, Targets};
 use crate::workers::clock::{self, Clock};
-use crate::workers::live::{Live, Shown};
+use crate::workers::live::{Live, LiveCounts};
 use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
 /// Descriptors beside the connections'.
 const SPARE_FILES: u64 = 64;
 /// So many failed connections, and not one that came about, end the run.
-const HOPELESS: u64 = 100;
+const FAILURES_MAX: u64 = 100;
 /// How often a thread looks whether it is time to end.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long connections that were shut down may take to notice.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why no load could be made, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub(crate) enum TcpError {
     #[error("raising the limit of open files: {0}")]
     Limit(io::Error),
     #[error(transparent)]
-    Source(#[from] NotOurs),
+    Source(#[from] SourceNotLocal),
     #[error("connecting to {peer}: {error}{}", cure(error))]
     Connect { peer: SocketAddr, error: io::Error },
     #[error(transparent)]
@@ -119,8 +119,8 @@ struct Shared {
     clock: Cell<Clock>,
     stop: Arc<Stop>,
     live: Arc<Live>,
-    tally: RefCell<Tally>,
-    shown: Cell<Shown>,
+    results: RefCell<Results>,
+    shown: Cell<LiveCounts>,
     /// Measured messages still to be sent.
     remaining: Cell<u64>,
     end_ns: u64,
@@ -129,7 +129,7 @@ struct Shared {
     /// No message has been sent for good.
     is_over: Cell<bool>,
     /// Blaster itself has shut down what was still open.
-    is_cut: Cell<bool>,
+    was_shut_down: Cell<bool>,
     /// When anything came back last; before that, when the run began.
     received_at_ns: Cell<u64>,
     /// When the last right echo in time was complete.
@@ -148,14 +148,14 @@ impl Shared {
         if self.is_over.get() || remaining == 0 || now_ns >= self.end_ns {
             return None;
         }
-        if self.tally.borrow().books.is_measured(now_ns) {
+        if self.results.borrow().outcomes.is_measured(now_ns) {
             self.remaining.set(remaining - 1);
         }
         self.sent_at_ns.set(now_ns);
         Some(now_ns)
     }
 
-    fn show(&self, change: impl FnOnce(&mut Shown)) {
+    fn show(&self, change: impl FnOnce(&mut LiveCounts)) {
         let mut shown = self.shown.get();
         change(&mut shown);
         self.shown.set(shown);
@@ -164,8 +164,8 @@ impl Shared {
 
     /// Whether every attempt to connect has failed so far.
     fn is_hopeless(&self) -> bool {
-        let connections = self.tally.borrow().connections;
-        connections.established == 0 && connections.failed >= HOPELESS
+        let connections = self.results.borrow().connections;
+        connections.established == 0 && connections.failed >= FAILURES_MAX
     }
 
     /// Whether it is no use to wait for a count to be reached. Where a time is set, a server may come back in it.
@@ -184,7 +184,7 @@ impl Shared {
 }
 
 /// Runs `load` on its threads while `watch` looks on.
-pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result<Tally, TcpError> {
+pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result<Results, TcpError> {
     let limit = sys::raise_open_files().map_err(TcpError::Limit)?;
     if u64::from(load.connections) + SPARE_FILES > limit {
         return Err(TcpError::OpenFiles { connections: load.connections, limit });
@@ -205,13 +205,13 @@ pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
             clock: Cell::new(clock),
             stop: Arc::clone(&stop),
             live,
-            tally: RefCell::new(Tally::new(load.warmup)),
+            results: RefCell::new(Results::new(load.warmup)),
             shown: Cell::default(),
             remaining: Cell::new(count),
             end_ns: load.duration.map_or(u64::MAX, |duration| (load.warmup + duration).as_nanos() as u64),
             alive: Cell::new(0),
             is_over: Cell::new(false),
-            is_cut: Cell::new(false),
+            was_shut_down: Cell::new(false),
             received_at_ns: Cell::new(0),
             right_at_ns: Cell::new(0),
             sent_at_ns: Cell::new(0),
@@ -232,7 +232,10 @@ impl Load {
     /// Where connection `id` goes, and comes from if that was asked for.
     fn ends(&self, id: u32) -> (SocketAddr, Option<SocketAddr>) {
         let peer = self.targets.of_flow(id);
-        (peer, self.source.as_ref().map(|source| source.of_flow(self.seed, id, peer, self.targets.nobodys())))
+        (
+            peer,
+            self.source.as_ref().map(|source| source.of_flow(self.seed, id, peer, self.targets.no_hosts())),
+        )
     }
 }
 
@@ -246,7 +249,7 @@ fn prepare(runtime: &Runtime, load: &Load, ids: &[u32], stop: &Stop) -> Result<V
         let (peer, local) = load.ends(*id);
         let connected = if let Some(local) = local {
             let socket = bound::bind(local);
-            let socket = socket.map_err(|error| NotOurs { local: local.ip(), error })?;
+            let socket = socket.map_err(|error| SourceNotLocal { local: local.ip(), error })?;
             runtime.block_on(bound::connect(socket, peer, load.timeout))
         } else {
             StdStream::connect_timeout(&peer, load.timeout)
@@ -264,11 +267,11 @@ fn prepare(runtime: &Runtime, load: &Load, ids: &[u32], stop: &Stop) -> Result<V
 }
 
 /// One thread's runtime, from the first message to the closed books.
-fn work(runtime: &Runtime, shared: Shared, ids: Vec<u32>, ready: Vec<StdStream>) -> Tally {
+fn work(runtime: &Runtime, shared: Shared, ids: Vec<u32>, ready: Vec<StdStream>) -> Results {
     let shared = Rc::new(shared);
     runtime.block_on(supervise(Rc::clone(&shared), ids, ready));
     let warmup = shared.load.warmup;
-    shared.tally.replace(Tally::new(warmup))
+    shared.results.replace(Results::new(warmup))
 }
 
 /// Starts the connections, ends them in time.
@@ -288,7 +291,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
         tokio_uring::spawn(async move {
             match stream {
                 Some(stream) => connection.serve(stream).await,
-                None => connection.come_and_go().await,
+                None => connection.connect_repeatedly().await,
             }
             shared.alive.set(shared.alive.get() - 1);
         });
@@ -313,16 +316,22 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, ready: Vec<StdStream>) {
         0 => shared.right_at_ns.get().max(shared.sent_at_ns.get()) - start_ns,
         _ => elapsed_ns,
     };
-    shared.tally.borrow_mut().efforts.push(Effort { elapsed_ns, span_ns, cpu_ns, pacing_ns: 0, waits });
-    shared.is_cut.set(true);
+    shared.results.borrow_mut().thread_times.push(ThreadTimes {
+        elapsed_ns,
+        span_ns,
+        cpu_ns,
+        pacing_ns: 0,
+        waits,
+    });
+    shared.was_shut_down.set(true);
     for stream in shared.streams.borrow().iter().filter_map(Weak::upgrade) {
         // it may be gone already, and that is as good
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
-    wait_for(&shared, FAREWELL).await;
+    wait_for(&shared, SHUTDOWN_TIMEOUT).await;
     for connection in connections {
-        connection.close_books();
-        shared.tally.borrow_mut().connections.in_order_at_end += u64::from(connection.is_in_order());
+        connection.count_unanswered();
+        shared.results.borrow_mut().connections.in_order_at_end += u64::from(connection.is_in_order());
     }
 }
 

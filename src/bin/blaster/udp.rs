@@ -15,8 +15,8 @@ use tubular_echo::kernel::sys;
 pub(crate) use self::flow::Plan;
 use self::worker::Worker;
 use crate::model::quantity::Rate;
-use crate::model::results::Tally;
-use crate::model::target::NotOurs;
+use crate::model::results::Results;
+use crate::model::target::SourceNotLocal;
 use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
@@ -48,7 +48,7 @@ pub(crate) enum UdpError {
     #[error("ended by a signal")]
     Stopped,
     #[error(transparent)]
-    Source(#[from] NotOurs),
+    Source(#[from] SourceNotLocal),
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error("arming a multishot receive: {0}; Linux 6.1 or newer is needed")]
@@ -134,7 +134,7 @@ pub(crate) fn window(flows: u32, mode: Mode, train: u32, timeout: Duration) -> u
 }
 
 /// Runs `load` on its threads while `watch` looks on.
-pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result<Tally, UdpError> {
+pub(crate) fn run(load: Load, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result<Results, UdpError> {
     let limit = sys::raise_open_files()
         .map_err(|error| UdpError::Socket { step: "raising the limit of open files", error })?;
     if u64::from(load.flows) + SPARE_FILES > limit {

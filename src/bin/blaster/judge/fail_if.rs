@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::model::quantity;
 use crate::model::units;
-use crate::report::schema::{Judged, Report};
+use crate::report::schema::{ConditionResult, Report};
 
 /// Why a condition can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ enum Measure {
     /// Right replies per second.
     Rate,
     /// The highest rate that `--find-max` found: of all its runs together.
-    Found,
+    SearchResult,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,14 +97,14 @@ impl FromStr for Conditions {
 
 impl Conditions {
     /// What each condition on a run comes to for `report`.
-    pub(crate) fn judge(&self, report: &Report) -> Vec<Judged> {
-        let all = self.0.iter().filter(|condition| condition.measure != Measure::Found);
+    pub(crate) fn judge(&self, report: &Report) -> Vec<ConditionResult> {
+        let all = self.0.iter().filter(|condition| condition.measure != Measure::SearchResult);
         all.map(|condition| condition.judge(condition.measure.of(report))).collect()
     }
 
     /// What each condition on a search comes to that found this rate, none being 0; `None`: there was no search.
-    pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<Judged> {
-        let all = self.0.iter().filter(|condition| condition.measure == Measure::Found);
+    pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<ConditionResult> {
+        let all = self.0.iter().filter(|condition| condition.measure == Measure::SearchResult);
         all.map(|condition| condition.judge(per_s)).collect()
     }
 }
@@ -133,7 +133,7 @@ impl FromStr for Condition {
                 None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
             }
         } else if name == "rate" || name == "found" {
-            let measure = if name == "rate" { Measure::Rate } else { Measure::Found };
+            let measure = if name == "rate" { Measure::Rate } else { Measure::SearchResult };
             (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
         } else {
             let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
@@ -150,7 +150,7 @@ impl FromStr for Condition {
             Measure::Count(_) => "whole number, or a percentage",
             Measure::Share(_) => "percentage of at least 0",
             Measure::Latency(..) => "duration, as in 500us or 1ms",
-            Measure::Rate | Measure::Found => "number",
+            Measure::Rate | Measure::SearchResult => "number",
         }))?;
         Ok(Self { text: text.into(), measure, comparison, value })
     }
@@ -168,15 +168,19 @@ impl Condition {
         }
     }
 
-    fn judge(&self, measured: Option<f64>) -> Judged {
-        Judged { condition: self.to_string(), measured: self.words(measured), failed: self.holds(measured) }
+    fn judge(&self, measured: Option<f64>) -> ConditionResult {
+        ConditionResult {
+            condition: self.to_string(),
+            measured: self.words(measured),
+            failed: self.holds(measured),
+        }
     }
 
     /// What was measured, for people.
     fn words(&self, measured: Option<f64>) -> String {
         match (self.measure, measured) {
             (_, None) => "not measured".into(),
-            (Measure::Count(_) | Measure::Rate | Measure::Found, Some(value)) => format!("{value:.0}"),
+            (Measure::Count(_) | Measure::Rate | Measure::SearchResult, Some(value)) => format!("{value:.0}"),
             (Measure::Share(_), Some(value)) => format!("{value:.4}%"),
             (Measure::Latency(..), Some(ns)) => units::duration(ns as u64),
         }
@@ -197,7 +201,7 @@ impl Measure {
             Self::Share(name) if totals.counts.sent > 0 => {
                 count(report, name).map(|count| count as f64 * 100.0 / totals.counts.sent as f64)
             }
-            Self::Share(_) | Self::Found => None,
+            Self::Share(_) | Self::SearchResult => None,
             Self::Rate => Some(totals.ok_per_s),
             Self::Latency(from, percentile) => {
                 let percentiles = match from {

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::report::schema::{Answer, End, Limit, Runs, Verdict};
+use crate::report::schema::{Answer, BracketEnd, Limit, RunCounts, Verdict};
 
 /// The highest rate that is tried.
 const RATE_MAX: u64 = 1_000_000_000;
@@ -44,9 +44,9 @@ impl Plan {
 pub(crate) struct Search {
     plan: Plan,
     /// What the seeking runs found.
-    sought: BTreeMap<u64, Runs>,
+    sought: BTreeMap<u64, RunCounts>,
     /// What the confirming runs found.
-    confirmed: BTreeMap<u64, Runs>,
+    confirmed: BTreeMap<u64, RunCounts>,
     /// The highest rate that is held for good, the lowest that is held for too much.
     low: Option<u64>,
     high: Option<u64>,
@@ -127,7 +127,7 @@ impl Search {
             self.low = self.sought.range(..low).rev().find(|(_, runs)| runs.met > 0).map(|(rate, _)| *rate);
         } else if let Some(high) = high.filter(|high| !holds(runs(*high).not_met())) {
             self.low = Some(high);
-            let is_too_much = |runs: &Runs| runs.met == 0 && runs.not_met() > 1;
+            let is_too_much = |runs: &RunCounts| runs.met == 0 && runs.not_met() > 1;
             self.high =
                 self.sought.range(high + 1..).find(|(_, runs)| is_too_much(runs)).map(|(rate, _)| *rate);
         } else {
@@ -141,7 +141,7 @@ impl Search {
     /// The answer, as far as it is known.
     pub(crate) fn answer(&self) -> Answer {
         let end = |rate_per_s: Option<u64>| {
-            rate_per_s.map(|rate_per_s| End {
+            rate_per_s.map(|rate_per_s| BracketEnd {
                 rate_per_s,
                 runs: self.confirmed.get(&rate_per_s).copied().unwrap_or_default(),
             })
@@ -149,9 +149,9 @@ impl Search {
         let (met, not_met) = (end(self.low), end(self.high));
         let limit = match not_met {
             None => Limit::None,
-            Some(End { runs, .. }) if runs.missed * 2 > runs.all() => Limit::Server,
-            Some(End { runs, .. }) if runs.all() > 0 => Limit::Generator,
-            Some(End { rate_per_s, .. }) => match self.sought.get(&rate_per_s) {
+            Some(BracketEnd { runs, .. }) if runs.missed * 2 > runs.all() => Limit::Server,
+            Some(BracketEnd { runs, .. }) if runs.all() > 0 => Limit::Generator,
+            Some(BracketEnd { rate_per_s, .. }) => match self.sought.get(&rate_per_s) {
                 Some(runs) if runs.generator == 0 => Limit::Server,
                 _ => Limit::Generator,
             },
@@ -161,7 +161,7 @@ impl Search {
             (Limit::Server, Some(end)) => by_chance(end.runs.missed, end.runs.all()),
             _ => 0.0,
         };
-        let is_confirmed = |end: End| end.runs.all() >= self.plan.repeat;
+        let is_confirmed = |end: BracketEnd| end.runs.all() >= self.plan.repeat;
         Answer {
             met,
             not_met,

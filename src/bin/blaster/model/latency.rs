@@ -72,7 +72,7 @@ impl Latency {
             p99_9_ns: self.at(0.999),
             p99_99_ns: self.at(0.9999),
             max_ns: self.histogram.max(),
-            histogram: Packed::new(self),
+            histogram: PackedHistogram::new(self),
         })
     }
 }
@@ -99,12 +99,12 @@ pub(crate) struct Percentiles {
     /// The longest.
     pub(crate) max_ns: u64,
     /// All of them: what other histograms are added to.
-    pub(crate) histogram: Packed,
+    pub(crate) histogram: PackedHistogram,
 }
 
 /// Why a histogram could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PackedError {
+pub(crate) enum HistogramError {
     #[error("a histogram is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
     #[error("a histogram is not in HdrHistogram's V2 encoding: {0}")]
@@ -117,9 +117,9 @@ pub(crate) enum PackedError {
 /// bytes to a few thousand, where the histogram itself takes 270 kB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct Packed(String);
+pub(crate) struct PackedHistogram(String);
 
-impl Packed {
+impl PackedHistogram {
     /// Packs a histogram.
     pub(crate) fn new(latency: &Latency) -> Self {
         let mut bytes = Vec::new();
@@ -142,27 +142,27 @@ impl From<Histogram<u64>> for Latency {
     }
 }
 
-fn unpack(text: &str) -> Result<Latency, PackedError> {
+fn unpack(text: &str) -> Result<Latency, HistogramError> {
     let bytes = STANDARD.decode(text)?;
     let histogram: Histogram<u64> = Deserializer::new()
         .deserialize(&mut bytes.as_slice())
-        .map_err(|error| PackedError::Encoding(error.to_string()))?;
+        .map_err(|error| HistogramError::Encoding(error.to_string()))?;
     let mut latency = Latency::new();
-    latency.histogram.add(&histogram).map_err(|_| PackedError::TooLong)?;
+    latency.histogram.add(&histogram).map_err(|_| HistogramError::TooLong)?;
     Ok(latency)
 }
 
-impl TryFrom<String> for Packed {
-    type Error = PackedError;
+impl TryFrom<String> for PackedHistogram {
+    type Error = HistogramError;
 
-    fn try_from(text: String) -> Result<Self, PackedError> {
+    fn try_from(text: String) -> Result<Self, HistogramError> {
         unpack(&text)?;
         Ok(Self(text))
     }
 }
 
-impl From<Packed> for String {
-    fn from(packed: Packed) -> Self {
+impl From<PackedHistogram> for String {
+    fn from(packed: PackedHistogram) -> Self {
         packed.0
     }
 }
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn packed_and_unpacked_it_is_the_same() {
         let mut latency = Latency::new();
-        assert_eq!(Packed::new(&latency).unpack(), latency);
+        assert_eq!(PackedHistogram::new(&latency).unpack(), latency);
         for ns in [0, 1, 2_047, 2_048, 999_999, 1_000_000, u64::MAX] {
             latency.record(ns);
         }
@@ -230,7 +230,7 @@ mod tests {
         let mut encoded = Vec::new();
         V2DeflateSerializer::new().serialize(&days, &mut encoded).unwrap();
         for text in ["", "HISTF", "not base64", "aGVsbG8=", &STANDARD.encode(encoded)] {
-            Packed::try_from(text.to_string()).expect_err(text);
+            PackedHistogram::try_from(text.to_string()).expect_err(text);
         }
     }
 }

@@ -172,13 +172,13 @@ impl AddAssign<&Second> for Second {
 /// The books of a worker, and, added up, of a run. A datagram is booked in the second in which it was
 /// meant to be sent, whenever its answer comes.
 #[derive(Clone, Debug)]
-pub(crate) struct Books {
+pub(crate) struct Outcomes {
     warmup_ns: u64,
     warmup: Second,
     seconds: Vec<Second>,
 }
 
-impl Books {
+impl Outcomes {
     /// Empty books of a run whose first `warmup` does not count.
     pub(crate) fn new(warmup: Duration) -> Self {
         Self { warmup_ns: warmup.as_nanos() as u64, warmup: Second::default(), seconds: Vec::new() }
@@ -221,7 +221,7 @@ impl Books {
     }
 
     /// Adds another worker's books.
-    pub(crate) fn merge(&mut self, other: &Books) {
+    pub(crate) fn merge(&mut self, other: &Outcomes) {
         self.warmup += &other.warmup;
         if self.seconds.len() < other.seconds.len() {
             self.seconds.resize_with(other.seconds.len(), Second::default);
@@ -263,21 +263,21 @@ mod tests {
 
     #[test]
     fn the_second_is_that_of_the_intended_time() {
-        let mut books = Books::new(Duration::from_millis(500));
+        let mut outcomes = Outcomes::new(Duration::from_millis(500));
         for intended_ns in [0, 499_999_999, 500_000_000, 1_499_999_999, 1_500_000_000, 4_000_000_000] {
-            books.page(intended_ns).counts.sent += 1;
+            outcomes.page(intended_ns).counts.sent += 1;
         }
-        assert_eq!(books.warmup().counts.sent, 2);
-        let sent: Vec<u64> = books.seconds().iter().map(|second| second.counts.sent).collect();
+        assert_eq!(outcomes.warmup().counts.sent, 2);
+        let sent: Vec<u64> = outcomes.seconds().iter().map(|second| second.counts.sent).collect();
         assert_eq!(sent, [2, 1, 0, 1]);
-        assert_eq!(books.total().counts.sent, 4);
+        assert_eq!(outcomes.total().counts.sent, 4);
     }
 
     #[test]
     fn merged_books_are_the_sum() {
-        let mut one = Books::new(Duration::ZERO);
+        let mut one = Outcomes::new(Duration::ZERO);
         one.page(0).reordered(2);
-        let mut two = Books::new(Duration::ZERO);
+        let mut two = Outcomes::new(Duration::ZERO);
         two.page(1_000_000_000).counts.sent += 1;
         two.page(0).reordered(3);
         two.page(0).reordered(4);

@@ -81,11 +81,11 @@ impl Pacer {
 /// How long before an intended send time to stop sleeping and look at the clock instead: twice what
 /// recent sleeps overran by. A quiet machine wakes us within microseconds, a virtual or busy one does not.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Guard {
+pub(crate) struct WakeMargin {
     ns: u64,
 }
 
-impl Guard {
+impl WakeMargin {
     /// No shorter than looking at the clock and entering the kernel takes.
     const SHORTEST_NS: u64 = 4_000;
     /// No longer than is worth the processor time: who is that late is not late by oversleeping.
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_guard_follows_how_punctually_sleeps_end() {
-        let mut guard = Guard::new();
+        let mut guard = WakeMargin::new();
         for (overrun_ns, wanted_ns) in [(0, 4_000), (5_000, 10_000), (30_000, 60_000), (10_000_000, 100_000)]
         {
             for _ in 0..200 {

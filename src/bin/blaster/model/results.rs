@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::latency::Latency;
-use crate::model::outcomes::Books;
+use crate::model::outcomes::Outcomes;
 use crate::model::timeline::Timeline;
 
 /// Who reported by ICMP that datagrams can't be delivered, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Complaint {
+pub(crate) struct IcmpReport {
     /// The host or router that sent the report.
     pub(crate) from: std::net::IpAddr,
     /// The address and port that the datagrams were sent to.
@@ -25,7 +25,7 @@ pub(crate) struct Complaint {
 }
 
 /// So many different complaints are kept apart; the books count them all.
-const COMPLAINTS_MAX: usize = 16;
+const ICMP_REPORTS_MAX: usize = 16;
 
 /// So many wrong replies of each kind are kept to look at.
 const EXAMPLES_MAX: usize = 3;
@@ -40,12 +40,12 @@ pub(crate) struct Example {
     /// Its bytes; of a stream those until the message, or the connection, ended.
     pub(crate) came_bytes: usize,
     /// What it answers. `null`: nothing of ours.
-    pub(crate) answers: Option<Answered>,
+    pub(crate) answers: Option<SentMessage>,
 }
 
 /// The datagram or message that a wrong reply answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Answered {
+pub(crate) struct SentMessage {
     /// Where it was sent to.
     pub(crate) sent_to: SocketAddr,
     /// Its bytes.
@@ -67,14 +67,14 @@ pub(crate) fn keep(example: &Example, kept: &mut Vec<Example>) {
 
 /// How long a thread waited for a processor though it could have run, and how often it got one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waits {
+pub(crate) struct CpuWaits {
     /// Nanoseconds in all.
     pub(crate) waited_ns: u64,
     /// Times on a processor.
     pub(crate) times: u64,
 }
 
-impl Sub for Waits {
+impl Sub for CpuWaits {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
@@ -88,7 +88,7 @@ impl Sub for Waits {
 /// How hard a generator thread worked while it was sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(clippy::struct_field_names)] // units go last
-pub(crate) struct Effort {
+pub(crate) struct ThreadTimes {
     /// Wall time from the first send to the last.
     pub(crate) elapsed_ns: u64,
     /// The time that what it sent is spread over: one datagram of ten a second covers a tenth of a second, though
@@ -99,10 +99,10 @@ pub(crate) struct Effort {
     /// Of that, spent looking at the clock just before an intended send time.
     pub(crate) pacing_ns: u64,
     /// How long it waited for a processor though it could have run, and how often.
-    pub(crate) waits: Waits,
+    pub(crate) waits: CpuWaits,
 }
 
-impl Effort {
+impl ThreadTimes {
     /// Processor time, pacing left out.
     pub(crate) fn work_ns(&self) -> u64 {
         self.cpu_ns.saturating_sub(self.pacing_ns)
@@ -118,7 +118,7 @@ impl Effort {
     pub(crate) fn starved_share(&self) -> f64 {
         /// An idle processor takes this long to begin, an average one.
         const WAKING_NS: u64 = 50_000;
-        let Waits { waited_ns, times } = self.waits;
+        let CpuWaits { waited_ns, times } = self.waits;
         if waited_ns < times * WAKING_NS { 0.0 } else { waited_ns as f64 / self.elapsed_ns.max(1) as f64 }
     }
 
@@ -161,9 +161,9 @@ impl AddAssign<&Connections> for Connections {
 
 /// The results of one worker, or of all.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Results {
     /// The classes, second by second.
-    pub(crate) books: Books,
+    pub(crate) outcomes: Outcomes,
     /// How long right replies took, in time or late, second by second: from the intended send time, which
     /// outside the open loop is the actual one.
     pub(crate) round_trips: Timeline,
@@ -172,7 +172,7 @@ pub(crate) struct Tally {
     /// Actual less intended send time. Open loop only.
     pub(crate) slip: Latency,
     /// How hard each worker worked.
-    pub(crate) efforts: Vec<Effort>,
+    pub(crate) thread_times: Vec<ThreadTimes>,
     /// Datagrams that our own sockets dropped, their receive buffers being full.
     pub(crate) own_drops: u64,
     /// Datagrams given up because their place in the table was needed, before their timeout.
@@ -180,7 +180,7 @@ pub(crate) struct Tally {
     /// Datagrams of the schedule that were never sent, since the time was up.
     pub(crate) unsent: u64,
     /// ICMP errors by kind.
-    pub(crate) complaints: BTreeMap<Complaint, u64>,
+    pub(crate) icmp_reports: BTreeMap<IcmpReport, u64>,
     /// A few of each kind of wrong replies.
     pub(crate) examples: Vec<Example>,
     /// Local send failures by errno; for TCP, failed and broken connections.
@@ -191,19 +191,19 @@ pub(crate) struct Tally {
     pub(crate) receive_buffer_bytes: u64,
 }
 
-impl Tally {
+impl Results {
     /// Nothing yet, in a run with this warmup.
     pub(crate) fn new(warmup: Duration) -> Self {
         Self {
-            books: Books::new(warmup),
+            outcomes: Outcomes::new(warmup),
             round_trips: Timeline::new(warmup),
             from_actual: Latency::new(),
             slip: Latency::new(),
-            efforts: Vec::new(),
+            thread_times: Vec::new(),
             own_drops: 0,
             forgotten: 0,
             unsent: 0,
-            complaints: BTreeMap::new(),
+            icmp_reports: BTreeMap::new(),
             examples: Vec::new(),
             refusals: BTreeMap::new(),
             connections: Connections::default(),
@@ -212,9 +212,9 @@ impl Tally {
     }
 
     /// Notes an ICMP error.
-    pub(crate) fn complain(&mut self, complaint: Complaint) {
-        if self.complaints.len() < COMPLAINTS_MAX || self.complaints.contains_key(&complaint) {
-            *self.complaints.entry(complaint).or_default() += 1;
+    pub(crate) fn complain(&mut self, icmp_report: IcmpReport) {
+        if self.icmp_reports.len() < ICMP_REPORTS_MAX || self.icmp_reports.contains_key(&icmp_report) {
+            *self.icmp_reports.entry(icmp_report).or_default() += 1;
         }
     }
 
@@ -229,17 +229,17 @@ impl Tally {
     }
 
     /// Adds another worker's results.
-    pub(crate) fn merge(&mut self, other: &Tally) {
-        self.books.merge(&other.books);
+    pub(crate) fn merge(&mut self, other: &Results) {
+        self.outcomes.merge(&other.outcomes);
         self.round_trips.merge(&other.round_trips);
         self.from_actual.merge(&other.from_actual);
         self.slip.merge(&other.slip);
-        self.efforts.extend(&other.efforts);
+        self.thread_times.extend(&other.thread_times);
         self.own_drops += other.own_drops;
         self.forgotten += other.forgotten;
         self.unsent += other.unsent;
-        for (complaint, count) in &other.complaints {
-            *self.complaints.entry(*complaint).or_default() += count;
+        for (icmp_report, count) in &other.icmp_reports {
+            *self.icmp_reports.entry(*icmp_report).or_default() += count;
         }
         for example in &other.examples {
             keep(example, &mut self.examples);

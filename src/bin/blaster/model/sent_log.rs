@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A table remembers the last `window` datagrams. One that is still waiting when its place is needed
-//! again is given up as lost ([`Ledger::post`] hands it out); the tables are sized so that this takes
+//! again is given up as lost ([`SentLog::post`] hands it out); the tables are sized so that this takes
 //! longer than any timeout at the rates in sight.
 
 /// What is known of a datagram.
@@ -25,7 +25,7 @@ pub(crate) enum State {
     /// The network said that it could not be delivered.
     Unreachable,
     /// Its first answer has come.
-    Answered,
+    SentMessage,
 }
 
 /// A datagram that was sent, or is about to be.
@@ -48,7 +48,7 @@ impl Entry {
 
 /// One flow's table.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct SentLog {
     entries: Box<[Entry]>,
     mask: u64,
     /// The sequence number that the next datagram gets.
@@ -63,7 +63,7 @@ pub(crate) struct Ledger {
     answered_end: u64,
 }
 
-impl Ledger {
+impl SentLog {
     /// A table that remembers `window` datagrams, a power of two.
     pub(crate) fn new(window: usize) -> Self {
         assert!(window.is_power_of_two(), "sequence numbers are masked");
@@ -141,7 +141,7 @@ impl Ledger {
     /// Notes an answer to `sequence` and returns the datagram as it stood before: its first answer
     /// unless that state is [`State::Answered`].
     pub(crate) fn answer(&mut self, sequence: u64) -> Option<Entry> {
-        self.close(sequence, State::Answered)
+        self.close(sequence, State::SentMessage)
     }
 
     /// Notes that `sequence` could not be delivered, and returns the datagram as it stood before.
@@ -205,73 +205,74 @@ mod tests {
 
     #[test]
     fn an_answer_closes_its_datagram_once() {
-        let mut ledger = Ledger::new(4);
-        let (sequence, forgotten) = ledger.post(10, 12);
-        assert_eq!((sequence, forgotten, ledger.waiting()), (0, None, 1));
-        let before = ledger.answer(0).unwrap();
+        let mut sent_log = SentLog::new(4);
+        let (sequence, forgotten) = sent_log.post(10, 12);
+        assert_eq!((sequence, forgotten, sent_log.waiting()), (0, None, 1));
+        let before = sent_log.answer(0).unwrap();
         assert_eq!((before.state, before.intended_ns, before.sent_ns), (State::Waiting, 10, 12));
-        assert_eq!(ledger.waiting(), 0);
-        assert_eq!(ledger.answer(0).unwrap().state, State::Answered);
-        assert_eq!(ledger.waiting(), 0);
-        assert_eq!(ledger.answer(1), None);
+        assert_eq!(sent_log.waiting(), 0);
+        assert_eq!(sent_log.answer(0).unwrap().state, State::SentMessage);
+        assert_eq!(sent_log.waiting(), 0);
+        assert_eq!(sent_log.answer(1), None);
     }
 
     #[test]
     fn what_the_kernel_refused_was_never_sent() {
-        let mut ledger = Ledger::new(4);
-        ledger.post(1, 1);
-        assert_eq!(ledger.unsend(0).unwrap().state, State::Waiting);
-        assert_eq!(ledger.answer(0), None);
-        assert_eq!((ledger.waiting(), ledger.unanswered(), ledger.open().count()), (0, 0, 0));
+        let mut sent_log = SentLog::new(4);
+        sent_log.post(1, 1);
+        assert_eq!(sent_log.unsend(0).unwrap().state, State::Waiting);
+        assert_eq!(sent_log.answer(0), None);
+        assert_eq!((sent_log.waiting(), sent_log.unanswered(), sent_log.open().count()), (0, 0, 0));
     }
 
     #[test]
     fn old_ones_are_forgotten_and_handed_out_if_open() {
-        let mut ledger = Ledger::new(4);
+        let mut sent_log = SentLog::new(4);
         for time in 0..4 {
-            ledger.post(time, time);
+            sent_log.post(time, time);
         }
-        ledger.answer(1);
-        assert_eq!(ledger.post(4, 4).1.map(|entry| entry.intended_ns), Some(0));
-        assert_eq!(ledger.post(5, 5).1, None);
-        assert_eq!(ledger.answer(0), None, "forgotten");
-        assert_eq!((ledger.waiting(), ledger.unanswered()), (4, 4));
-        assert_eq!(ledger.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        sent_log.answer(1);
+        assert_eq!(sent_log.post(4, 4).1.map(|entry| entry.intended_ns), Some(0));
+        assert_eq!(sent_log.post(5, 5).1, None);
+        assert_eq!(sent_log.answer(0), None, "forgotten");
+        assert_eq!((sent_log.waiting(), sent_log.unanswered()), (4, 4));
+        assert_eq!(sent_log.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3, 4, 5]);
     }
 
     #[test]
     fn overdue_frees_the_flow_and_may_still_be_answered() {
-        let mut ledger = Ledger::new(8);
+        let mut sent_log = SentLog::new(8);
         for time in [10, 20, 30, 40] {
-            ledger.post(time, time);
+            sent_log.post(time, time);
         }
-        ledger.answer(1);
-        assert_eq!(ledger.settle(9), 0);
-        assert_eq!(ledger.settle(30), 2);
-        assert_eq!(ledger.settle(30), 0);
-        assert_eq!((ledger.waiting(), ledger.unanswered()), (1, 3));
-        assert_eq!(ledger.answer(0).unwrap().state, State::Overdue);
-        assert_eq!((ledger.waiting(), ledger.unanswered()), (1, 2));
-        assert_eq!(ledger.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3]);
+        sent_log.answer(1);
+        assert_eq!(sent_log.settle(9), 0);
+        assert_eq!(sent_log.settle(30), 2);
+        assert_eq!(sent_log.settle(30), 0);
+        assert_eq!((sent_log.waiting(), sent_log.unanswered()), (1, 3));
+        assert_eq!(sent_log.answer(0).unwrap().state, State::Overdue);
+        assert_eq!((sent_log.waiting(), sent_log.unanswered()), (1, 2));
+        assert_eq!(sent_log.open().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]
     fn unreachable_until_an_answer_says_otherwise() {
-        let mut ledger = Ledger::new(8);
-        ledger.post(1, 1);
-        ledger.post(2, 2);
-        assert_eq!(ledger.unreachable(0).unwrap().state, State::Waiting);
-        assert_eq!(ledger.unreachable(0), None);
-        assert_eq!(ledger.waiting(), 1);
-        assert_eq!(ledger.answer(0).unwrap().state, State::Unreachable);
-        ledger.answer(1);
-        assert_eq!(ledger.unreachable(1), None);
+        let mut sent_log = SentLog::new(8);
+        sent_log.post(1, 1);
+        sent_log.post(2, 2);
+        assert_eq!(sent_log.unreachable(0).unwrap().state, State::Waiting);
+        assert_eq!(sent_log.unreachable(0), None);
+        assert_eq!(sent_log.waiting(), 1);
+        assert_eq!(sent_log.answer(0).unwrap().state, State::Unreachable);
+        sent_log.answer(1);
+        assert_eq!(sent_log.unreachable(1), None);
     }
 
     #[test]
     fn the_distance_of_the_overtaken() {
-        let mut ledger = Ledger::new(16);
-        let distances: Vec<_> = [0, 2, 1, 5, 3, 4, 6].into_iter().map(|seq| ledger.overtaken(seq)).collect();
+        let mut sent_log = SentLog::new(16);
+        let distances: Vec<_> =
+            [0, 2, 1, 5, 3, 4, 6].into_iter().map(|seq| sent_log.overtaken(seq)).collect();
         assert_eq!(distances, [None, None, Some(1), None, Some(2), Some(1), None]);
     }
 }

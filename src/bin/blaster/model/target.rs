@@ -68,7 +68,7 @@ pub(crate) enum SourceError {
 /// Nothing can be bound to a source that was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
-pub(crate) struct NotOurs {
+pub(crate) struct SourceNotLocal {
     pub(crate) local: IpAddr,
     pub(crate) error: io::Error,
 }
@@ -135,7 +135,7 @@ impl Target {
     }
 
     /// Refuses what a well-behaved load tester does not send to.
-    pub(crate) fn check_manners(&self, allow_public: bool) -> Result<(), TargetError> {
+    pub(crate) fn check_allowed(&self, allow_public: bool) -> Result<(), TargetError> {
         let (around, mut inside) = address_blocks::blocks_of(self.net.addr(), self.net.prefix_len());
         let mut is_public = around.is_none_or(|block| block.reach == Reach::Public);
         let no_host = around.into_iter().chain(&mut inside).find(|block| {
@@ -268,19 +268,25 @@ impl Source {
     }
 
     /// The address of `flow`, with a port of the kernel's choice; `peer` is where the flow goes first.
-    pub(crate) fn of_flow(&self, seed: u64, flow: u32, peer: SocketAddr, nobodys: &Nobodys) -> SocketAddr {
+    pub(crate) fn of_flow(
+        &self,
+        seed: u64,
+        flow: u32,
+        peer: SocketAddr,
+        no_hosts: &NoHostAddresses,
+    ) -> SocketAddr {
         // a link-local address is one of the interface that leads to the peer
         let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
         let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
-        all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| nobodys.has(drawn.ip()))
+        all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| no_hosts.has(drawn.ip()))
     }
 }
 
 /// Addresses inside the networks of this host that no host has: they mean the network, or all its hosts (broadcast).
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Nobodys(Arc<[Ipv4Addr]>);
+pub(crate) struct NoHostAddresses(Arc<[Ipv4Addr]>);
 
-impl Nobodys {
+impl NoHostAddresses {
     /// Those of these networks. Networks of two addresses or one have none (RFC 3021).
     pub(crate) fn of(networks: impl IntoIterator<Item = Ipv4Net>) -> Self {
         let large = networks.into_iter().filter(|network| network.prefix_len() < 31);
@@ -335,7 +341,7 @@ pub(crate) struct Targets {
     all: Vec<Target>,
     seed: u64,
     spray: bool,
-    nobodys: Nobodys,
+    no_hosts: NoHostAddresses,
 }
 
 impl Targets {
@@ -347,26 +353,26 @@ impl Targets {
                 return Err(TargetError::MixedSpray { target: other.to_string() });
             }
         }
-        Ok(Self { all: targets, seed, spray, nobodys: Nobodys::default() })
+        Ok(Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() })
     }
 
     /// The same, but nothing goes to `nobodys`.
-    pub(crate) fn sparing(self, nobodys: Nobodys) -> Result<Self, TargetError> {
-        match self.all.iter().find(|target| nobodys.has_all_of(target.net)) {
+    pub(crate) fn without(self, no_hosts: NoHostAddresses) -> Result<Self, TargetError> {
+        match self.all.iter().find(|target| no_hosts.has_all_of(target.net)) {
             Some(target) => Err(TargetError::Broadcast { target: target.to_string() }),
-            None => Ok(Self { nobodys, ..self }),
+            None => Ok(Self { no_hosts, ..self }),
         }
     }
 
     /// What nothing goes to.
-    pub(crate) fn nobodys(&self) -> &Nobodys {
-        &self.nobodys
+    pub(crate) fn no_hosts(&self) -> &NoHostAddresses {
+        &self.no_hosts
     }
 
     /// Whether a flow whose datagrams come from `port` would be drawn to that port again and again. A server does not
     /// answer what comes from its own port: it might be another echo server. And a datagram to its own sender answers
     /// itself.
-    pub(crate) fn meets(&self, flow: u32, port: u16) -> bool {
+    pub(crate) fn always_sends_to(&self, flow: u32, port: u16) -> bool {
         let is_here = |target: &Target| target.port_min == port && target.port_max == port;
         if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
     }
@@ -380,14 +386,14 @@ impl Targets {
     pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
         let nth = flow as usize % self.all.len();
         let mut rng = draw::rng(self.seed, flow, u64::MAX);
-        self.all[nth].draw_wanted(&mut rng, |drawn| self.nobodys.has(drawn.ip()))
+        self.all[nth].draw_wanted(&mut rng, |drawn| self.no_hosts.has(drawn.ip()))
     }
 
     /// The destination of one datagram when sprayed, which comes from `own_port`.
     pub(crate) fn of_datagram(&self, flow: u32, sequence: u64, own_port: u16) -> SocketAddr {
         let mut rng = draw::rng(self.seed, flow, sequence);
         let nth = rng.random_range(0..self.all.len());
-        self.all[nth].draw_wanted(&mut rng, |drawn| drawn.port() == own_port || self.nobodys.has(drawn.ip()))
+        self.all[nth].draw_wanted(&mut rng, |drawn| drawn.port() == own_port || self.no_hosts.has(drawn.ip()))
     }
 }
 
@@ -403,9 +409,9 @@ mod tests {
             let peer = if source.is_ipv4() { "127.0.0.1:7" } else { "[fe80::1%3]:7" };
             let peer =
                 peer.parse().unwrap_or_else(|_| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, 3).into());
-            let drawn = source.of_flow(5, 2, peer, &Nobodys::default());
+            let drawn = source.of_flow(5, 2, peer, &NoHostAddresses::default());
             assert!(source.net.contains(&drawn.ip()) && drawn.port() == 0, "{text}: {drawn}");
-            assert_eq!(drawn, source.of_flow(5, 2, peer, &Nobodys::default()));
+            assert_eq!(drawn, source.of_flow(5, 2, peer, &NoHostAddresses::default()));
         }
         for text in ["", "localhost", "127.0.0.1:7", "[::1]", "127.0.0.1/33", "127.0.0.1/8"] {
             assert!(text.parse::<Source>().is_err(), "{text}");
@@ -481,7 +487,7 @@ mod tests {
 
     #[test]
     fn only_allowed_ranges_are_loaded_unasked() {
-        let verdict = |text: &str, allow_public| text.parse::<Target>().unwrap().check_manners(allow_public);
+        let verdict = |text: &str, allow_public| text.parse::<Target>().unwrap().check_allowed(allow_public);
         for text in [
             "127.0.0.1:7",
             "127.0.0.0/8:any",
@@ -569,11 +575,12 @@ mod tests {
 
     #[test]
     fn nobody_and_the_own_port_are_not_drawn() {
-        let nobodys =
-            Nobodys::of(["10.1.0.1/30", "10.2.0.1/31", "10.3.0.1/32"].map(|net| net.parse().unwrap()));
-        assert_eq!(nobodys.0.len(), 2, "{nobodys:?}");
+        let no_hosts = NoHostAddresses::of(
+            ["10.1.0.1/30", "10.2.0.1/31", "10.3.0.1/32"].map(|net| net.parse().unwrap()),
+        );
+        assert_eq!(no_hosts.0.len(), 2, "{no_hosts:?}");
         let targets = |text: &str, spray| {
-            Targets::new(vec![text.parse().unwrap()], 1, spray).unwrap().sparing(nobodys.clone())
+            Targets::new(vec![text.parse().unwrap()], 1, spray).unwrap().without(no_hosts.clone())
         };
         for spray in [false, true] {
             let targets = targets("10.1.0.0/29:5000-5001", spray).unwrap();
@@ -591,8 +598,8 @@ mod tests {
             assert!(matches!(targets(text, false), Err(TargetError::Broadcast { .. })), "{text}");
         }
         assert!(targets("10.2.0.0/31:7", false).is_ok());
-        assert!(targets("127.0.0.0/8:7", true).unwrap().meets(0, 7));
-        assert!(!targets("127.0.0.0/8:7-8", true).unwrap().meets(0, 7));
+        assert!(targets("127.0.0.0/8:7", true).unwrap().always_sends_to(0, 7));
+        assert!(!targets("127.0.0.0/8:7-8", true).unwrap().always_sends_to(0, 7));
     }
 
     #[test]

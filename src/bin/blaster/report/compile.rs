@@ -2,14 +2,14 @@
 
 use std::time::SystemTime;
 
-use crate::model::results::{Effort, Tally};
+use crate::model::results::{Results, ThreadTimes};
 use crate::report::schema::{
-    Generator, Host, IcmpErrors, Interval, Latencies, Load, Refusals, Report, SCHEMA, Totals, VERSION,
+    Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Report, SCHEMA, Totals, VERSION,
 };
 
 /// What a run was, beside its results.
 #[derive(Clone, Debug)]
-pub(crate) struct Preface {
+pub(crate) struct RunFacts {
     /// As blaster was called.
     pub(crate) command_line: Vec<String>,
     /// When the run began.
@@ -24,19 +24,19 @@ pub(crate) struct Preface {
 
 impl Report {
     /// The report of a run with these results; without warnings and verdicts, which read it.
-    pub(crate) fn new(preface: Preface, tally: &Tally) -> Self {
-        let Preface { command_line, started_at, host, load, ended_early } = preface;
-        let total = tally.books.total();
-        let warmup = tally.books.warmup().counts;
-        let longest_ns = tally.efforts.iter().map(|effort| effort.span_ns).max().unwrap_or(0);
+    pub(crate) fn new(facts: RunFacts, results: &Results) -> Self {
+        let RunFacts { command_line, started_at, host, load, ended_early } = facts;
+        let total = results.outcomes.total();
+        let warmup = results.outcomes.warmup().counts;
+        let longest_ns = results.thread_times.iter().map(|times| times.span_ns).max().unwrap_or(0);
         let elapsed_ns = longest_ns.saturating_sub(load.warmup_ns);
         let per_s = |count: u64| if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 };
-        let work_ns: u64 = tally.efforts.iter().map(Effort::work_ns).sum();
+        let work_ns: u64 = results.thread_times.iter().map(ThreadTimes::work_ns).sum();
         let all_sent = total.counts.sent + warmup.sent;
         let mean = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
         let is_tcp = load.protocol == "tcp";
         let is_scheduled = load.rate_per_s.is_some();
-        let from_intended = tally.round_trips.total().summary();
+        let from_intended = results.round_trips.total().summary();
         Self {
             schema: SCHEMA.into(),
             version: VERSION,
@@ -48,7 +48,7 @@ impl Report {
             ended_early,
             totals: Totals {
                 counts: total.counts,
-                own_drops: tally.own_drops,
+                own_drops: results.own_drops,
                 reorder_distance_mean: mean(total.reorder_distance_sum, total.counts.reordered),
                 reorder_distance_max: total.reorder_distance_max,
                 sent_per_s: per_s(total.counts.sent),
@@ -56,45 +56,45 @@ impl Report {
             },
             warmup,
             latency: Latencies {
-                from_actual: if is_scheduled { tally.from_actual.summary() } else { from_intended.clone() },
+                from_actual: if is_scheduled { results.from_actual.summary() } else { from_intended.clone() },
                 from_intended,
             },
             generator: Generator {
-                slip: tally.slip.summary(),
+                slip: results.slip.summary(),
                 cpu_ns_per_datagram: mean(work_ns, all_sent),
-                cpu_share: tally.efforts.iter().map(Effort::share).collect(),
-                pacing_share: tally.efforts.iter().map(Effort::pacing_share).collect(),
-                starved_share: tally.efforts.iter().map(Effort::starved_share).collect(),
-                unsent: tally.unsent,
-                forgotten: tally.forgotten,
+                cpu_share: results.thread_times.iter().map(ThreadTimes::share).collect(),
+                pacing_share: results.thread_times.iter().map(ThreadTimes::pacing_share).collect(),
+                starved_share: results.thread_times.iter().map(ThreadTimes::starved_share).collect(),
+                unsent: results.unsent,
+                forgotten: results.forgotten,
                 receive_buffer_bytes: (!is_tcp)
-                    .then_some(tally.receive_buffer_bytes)
+                    .then_some(results.receive_buffer_bytes)
                     .filter(|bytes| *bytes < u64::MAX), // no socket was made
             },
-            icmp_errors: tally
-                .complaints
+            icmp_errors: results
+                .icmp_reports
                 .iter()
-                .map(|(complaint, &count)| IcmpErrors {
-                    from: complaint.from.to_string(),
-                    about: complaint.about.to_string(),
-                    icmp_type: complaint.icmp_type,
-                    icmp_code: complaint.icmp_code,
+                .map(|(icmp_report, &count)| IcmpErrors {
+                    from: icmp_report.from.to_string(),
+                    about: icmp_report.about.to_string(),
+                    icmp_type: icmp_report.icmp_type,
+                    icmp_code: icmp_report.icmp_code,
                     count,
                 })
                 .collect(),
-            examples: tally.examples.clone(),
-            refusals: tally
+            examples: results.examples.clone(),
+            refusals: results
                 .refusals
                 .iter()
-                .map(|(&errno, &count)| Refusals { errno, message: meaning(errno), count })
+                .map(|(&errno, &count)| LocalErrors { errno, message: meaning(errno), count })
                 .collect(),
-            connections: is_tcp.then_some(tally.connections),
+            connections: is_tcp.then_some(results.connections),
             intervals: (0..)
-                .zip(tally.books.seconds())
+                .zip(results.outcomes.seconds())
                 .map(|(second, page)| Interval {
                     second,
                     counts: page.counts,
-                    latency: tally.round_trips.second(second).summary(),
+                    latency: results.round_trips.second(second).summary(),
                 })
                 .collect(),
             load,

@@ -63,19 +63,19 @@ mod tests {
 
     use super::*;
     use crate::model::outcomes::Counts;
-    use crate::report::compile::Preface;
+    use crate::report::compile::RunFacts;
     use crate::report::sample;
-    use crate::report::schema::{Named, Series};
+    use crate::report::schema::{NamedRun, Series};
 
     /// Seconds 0 and 2 have replies, second 1 has none.
     fn report(started_s: u64) -> Report {
-        let mut tally = sample::tally(Counts { sent: 3, ok: 3, ..Counts::default() });
-        tally.books.page(2_000_000_000).counts = Counts { sent: 2, ok: 2, ..Counts::default() };
-        tally.round_trips.record(2_000_000_000, 5_000);
-        tally.round_trips.record(2_500_000_000, 7_000_000);
-        tally.efforts[0].span_ns = 2_600_000_000;
+        let mut results = sample::results(Counts { sent: 3, ok: 3, ..Counts::default() });
+        results.outcomes.page(2_000_000_000).counts = Counts { sent: 2, ok: 2, ..Counts::default() };
+        results.round_trips.record(2_000_000_000, 5_000);
+        results.round_trips.record(2_500_000_000, 7_000_000);
+        results.thread_times[0].span_ns = 2_600_000_000;
         let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(started_s);
-        Report::new(Preface { started_at, ..sample::preface() }, &tally)
+        Report::new(RunFacts { started_at, ..sample::facts() }, &results)
     }
 
     type Row = (Option<String>, Duration, Duration, f64, Histogram<u64>);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_runs_of_a_series_are_told_apart_by_tags() {
-        let named = |name: &str, started_s| Named::new(name, report(started_s));
+        let named = |name: &str, started_s| NamedRun::new(name, report(started_s));
         let series = Series::new(vec![named("1,000/s", 1_000), named("2,000/s now", 1_010)]);
         let rows = read(&log(&Document::Series(Box::new(series))));
         let found: Vec<_> =

@@ -11,7 +11,7 @@ use crate::model::outcomes::Counts;
 use crate::model::results::{self, Connections, Example};
 use crate::model::units::duration;
 use crate::report::schema::{
-    self, Generator, IcmpErrors, Interval, Latencies, Load, Named, ReadError, Refusals, Report, SCHEMA,
+    self, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun, ReadError, Report, SCHEMA,
     Totals, VERSION,
 };
 
@@ -44,7 +44,7 @@ struct Span {
 }
 
 /// The runs as one.
-pub(crate) fn merge(runs: &[Named]) -> Result<Report, MergeError> {
+pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
     let first = runs.first().ok_or(MergeError::Nothing)?;
     for (nth, run) in runs.iter().enumerate().skip(1) {
         check_same_load(first, run)?;
@@ -82,7 +82,7 @@ pub(crate) fn merge(runs: &[Named]) -> Result<Report, MergeError> {
     })
 }
 
-fn check_same_load(one: &Named, other: &Named) -> Result<(), MergeError> {
+fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
     let facts = |load: &Load| {
         [
             ("protocol", load.protocol.clone()),
@@ -104,7 +104,7 @@ fn check_same_load(one: &Named, other: &Named) -> Result<(), MergeError> {
     Ok(())
 }
 
-fn check_not_the_same_run(one: &Named, other: &Named) -> Result<(), MergeError> {
+fn check_not_the_same_run(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
     match one.report.load.run_ids.iter().find(|run_id| other.report.load.run_ids.contains(run_id)) {
         None => Ok(()),
         Some(run_id) => Err(MergeError::Twice {
@@ -115,7 +115,7 @@ fn check_not_the_same_run(one: &Named, other: &Named) -> Result<(), MergeError> 
     }
 }
 
-fn span(run: &Named) -> Result<Span, MergeError> {
+fn span(run: &NamedRun) -> Result<Span, MergeError> {
     let input = |error| MergeError::Input(run.name.clone(), error);
     let begin = run.report.measured_from().map_err(input)?;
     let length = Duration::from_nanos(run.report.elapsed_ns);
@@ -126,7 +126,7 @@ fn span(run: &Named) -> Result<Span, MergeError> {
 }
 
 /// From the beginning of the first to the end of the last, if there was a moment when all were running.
-fn check_together(runs: &[Named], spans: &[Span]) -> Result<(SystemTime, SystemTime), MergeError> {
+fn check_together(runs: &[NamedRun], spans: &[Span]) -> Result<(SystemTime, SystemTime), MergeError> {
     let all = || runs.iter().zip(spans);
     let (ended, ended_at) = all().min_by_key(|(_, span)| span.end).ok_or(MergeError::Nothing)?;
     let (begun, begun_at) = all().max_by_key(|(_, span)| span.begin).ok_or(MergeError::Nothing)?;
@@ -139,7 +139,7 @@ fn check_together(runs: &[Named], spans: &[Span]) -> Result<(SystemTime, SystemT
 }
 
 /// What each run says of itself, and what can be said of them together only.
-fn warnings(runs: &[Named], spans: &[Span]) -> Vec<String> {
+fn warnings(runs: &[NamedRun], spans: &[Span]) -> Vec<String> {
     let mut found: Vec<String> = runs
         .iter()
         .flat_map(|run| run.report.warnings.iter().map(|warning| format!("{}: {warning}", run.name)))
@@ -258,10 +258,11 @@ fn examples(reports: &[&Report]) -> Vec<Example> {
     kept
 }
 
-fn refusals(reports: &[&Report]) -> Vec<Refusals> {
-    let mut sums: BTreeMap<i32, Refusals> = BTreeMap::new();
+fn refusals(reports: &[&Report]) -> Vec<LocalErrors> {
+    let mut sums: BTreeMap<i32, LocalErrors> = BTreeMap::new();
     for part in reports.iter().flat_map(|report| &report.refusals) {
-        sums.entry(part.errno).or_insert_with(|| Refusals { count: 0, ..part.clone() }).count += part.count;
+        sums.entry(part.errno).or_insert_with(|| LocalErrors { count: 0, ..part.clone() }).count +=
+            part.count;
     }
     sums.into_values().collect()
 }
@@ -295,17 +296,17 @@ fn intervals(reports: &[&Report], spans: &[Span], begin: SystemTime) -> Vec<Inte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::results::{Effort, Tally};
-    use crate::report::compile::Preface;
+    use crate::model::results::{Results, ThreadTimes};
+    use crate::report::compile::RunFacts;
     use crate::report::sample;
 
     /// Half of a run, or, as both, the whole: odd and even datagrams.
-    fn record(tally: &mut Tally, halves: &[u64]) {
+    fn record(results: &mut Results, halves: &[u64]) {
         for nth in (0..10_000_u64).filter(|nth| halves.contains(&(nth % 2))) {
             let (intended_ns, waited_ns) = (nth * 300_000, 10_000 + nth * nth % 7_919 * 1_000);
-            let page = tally.books.page(intended_ns);
+            let page = results.outcomes.page(intended_ns);
             page.counts.sent += 1;
-            tally.slip.record(nth % 3_000);
+            results.slip.record(nth % 3_000);
             if nth % 100 < 2 {
                 page.counts.lost += 1;
                 continue;
@@ -314,41 +315,41 @@ mod tests {
             if nth % 100 < 6 {
                 page.reordered(nth % 5);
             }
-            tally.round_trips.record(intended_ns, waited_ns + nth % 3_000);
-            tally.from_actual.record(waited_ns);
+            results.round_trips.record(intended_ns, waited_ns + nth % 3_000);
+            results.from_actual.record(waited_ns);
         }
         for _ in halves {
-            tally.efforts.push(Effort {
+            results.thread_times.push(ThreadTimes {
                 elapsed_ns: 3_000_000_000,
                 span_ns: 3_000_000_000,
                 cpu_ns: 400_000_000,
                 pacing_ns: 100_000_000,
-                ..Effort::default()
+                ..ThreadTimes::default()
             });
         }
     }
 
     fn report(halves: &[u64], run_id: &str) -> Report {
-        let mut tally = Tally::new(Duration::ZERO);
-        record(&mut tally, halves);
-        let preface = sample::preface();
+        let mut results = Results::new(Duration::ZERO);
+        record(&mut results, halves);
+        let facts = sample::facts();
         let load = Load {
             rate_per_s: Some(5_000.0 / 3.0 * halves.len() as f64),
             run_ids: vec![run_id.into()],
             flows: halves.len() as u32,
             threads: halves.len() as u32,
-            ..preface.load
+            ..facts.load
         };
-        Report::new(Preface { load, ..preface }, &tally)
+        Report::new(RunFacts { load, ..facts }, &results)
     }
 
     /// As it comes back from a file.
-    fn named(name: &str, report: &Report) -> Named {
+    fn named(name: &str, report: &Report) -> NamedRun {
         let json = serde_json::to_string(report).unwrap();
-        Named::new(name, serde_json::from_str(&json).unwrap())
+        NamedRun::new(name, serde_json::from_str(&json).unwrap())
     }
 
-    fn halves() -> [Named; 2] {
+    fn halves() -> [NamedRun; 2] {
         [named("a.json", &report(&[0], "a")), named("b.json", &report(&[1], "b"))]
     }
 
@@ -379,7 +380,7 @@ mod tests {
         let merged = merge(&parts).unwrap();
         let sent: Vec<_> =
             merged.intervals.iter().map(|second| (second.second, second.counts.sent)).collect();
-        let of = |part: &Named, second: usize| part.report.intervals[second].counts.sent;
+        let of = |part: &NamedRun, second: usize| part.report.intervals[second].counts.sent;
         let [a, b] = &parts;
         let wanted = [(0, of(a, 0)), (1, of(a, 1)), (2, of(a, 2) + of(b, 0)), (3, of(b, 1)), (4, of(b, 2))];
         assert_eq!(sent, wanted);
@@ -417,7 +418,7 @@ mod tests {
         parts[0].report.warnings = vec!["too slow".into()];
         for part in &mut parts {
             part.report.refusals =
-                vec![Refusals { errno: 1, message: "Operation not permitted".into(), count: 2 }];
+                vec![LocalErrors { errno: 1, message: "Operation not permitted".into(), count: 2 }];
             let from = "192.0.2.1".to_string();
             part.report.icmp_errors =
                 vec![IcmpErrors { from: from.clone(), about: from, icmp_type: 3, icmp_code: 3, count: 5 }];

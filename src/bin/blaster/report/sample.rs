@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use crate::model::outcomes::Counts;
-use crate::model::results::{Effort, Tally};
-use crate::report::compile::Preface;
+use crate::model::results::{Results, ThreadTimes};
+use crate::report::compile::RunFacts;
 use crate::report::schema::{Host, Load, Report};
 
 /// What a run was that began at the epoch: a closed loop, so that nothing is scheduled.
-pub(crate) fn preface() -> Preface {
-    Preface {
+pub(crate) fn facts() -> RunFacts {
+    RunFacts {
         command_line: vec!["blaster".into(), "udp".into(), "127.0.0.1:7".into()],
         started_at: SystemTime::UNIX_EPOCH,
         host: Host { name: "here".into(), ..Host::default() },
@@ -30,23 +30,23 @@ pub(crate) fn preface() -> Preface {
 
 /// What a worker brings home from a second in which `counts` came to pass, each right reply after a
 /// millisecond.
-pub(crate) fn tally(counts: Counts) -> Tally {
-    let mut tally = Tally::new(Duration::ZERO);
-    tally.books.page(0).counts = counts;
+pub(crate) fn results(counts: Counts) -> Results {
+    let mut results = Results::new(Duration::ZERO);
+    results.outcomes.page(0).counts = counts;
     for _ in 0..counts.ok {
-        tally.round_trips.record(0, 1_000_000);
+        results.round_trips.record(0, 1_000_000);
     }
-    tally.efforts.push(Effort {
+    results.thread_times.push(ThreadTimes {
         elapsed_ns: 1_000_000_000,
         span_ns: 1_000_000_000,
         cpu_ns: 400_000_000,
         pacing_ns: 100_000_000,
-        ..Effort::default()
+        ..ThreadTimes::default()
     });
-    tally
+    results
 }
 
 /// The report of that.
 pub(crate) fn report(counts: Counts) -> Report {
-    Report::new(preface(), &tally(counts))
+    Report::new(facts(), &results(counts))
 }

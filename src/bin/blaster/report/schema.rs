@@ -56,7 +56,7 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) examples: Vec<Example>,
     /// What the local kernel refused; for TCP, why connections failed or broke.
-    pub(crate) refusals: Vec<Refusals>,
+    pub(crate) refusals: Vec<LocalErrors>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
     /// Each second.
@@ -64,7 +64,7 @@ pub(crate) struct Report {
     /// What a reader must know before believing the rest.
     pub(crate) warnings: Vec<String>,
     /// The conditions of `--fail-if`.
-    pub(crate) fail_if: Vec<Judged>,
+    pub(crate) fail_if: Vec<ConditionResult>,
 }
 
 /// Where blaster ran.
@@ -223,7 +223,7 @@ pub(crate) struct IcmpErrors {
 
 /// Local errors of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Refusals {
+pub(crate) struct LocalErrors {
     /// The error number.
     pub(crate) errno: i32,
     /// Its meaning.
@@ -246,7 +246,7 @@ pub(crate) struct Interval {
 
 /// One condition of `--fail-if`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Judged {
+pub(crate) struct ConditionResult {
     /// The condition as given.
     pub(crate) condition: String,
     /// What was measured.
@@ -289,17 +289,17 @@ pub(crate) struct Series {
     /// As it was called.
     pub(crate) command_line: Vec<String>,
     /// In the order in which they ran, or were named.
-    pub(crate) runs: Vec<Named>,
+    pub(crate) runs: Vec<NamedRun>,
     /// What `--find-max` found. `null`: nothing was searched for.
-    pub(crate) found: Option<Found>,
+    pub(crate) found: Option<SearchResult>,
     /// The conditions of `--fail-if` on that.
     #[serde(default)]
-    pub(crate) fail_if: Vec<Judged>,
+    pub(crate) fail_if: Vec<ConditionResult>,
 }
 
 /// What a search for the highest rate found.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Found {
+pub(crate) struct SearchResult {
     /// What each run was to achieve.
     pub(crate) objective: Objective,
     /// How long each was.
@@ -333,7 +333,7 @@ pub(crate) enum Verdict {
 
 /// What the runs at one rate came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Runs {
+pub(crate) struct RunCounts {
     /// The objective was met.
     pub(crate) met: u32,
     /// It was missed.
@@ -342,7 +342,7 @@ pub(crate) struct Runs {
     pub(crate) generator: u32,
 }
 
-impl Runs {
+impl RunCounts {
     /// Counts a run that was judged so.
     pub(crate) fn note(&mut self, verdict: &Verdict) {
         match verdict {
@@ -365,11 +365,11 @@ impl Runs {
 
 /// One end of the bracket, and its confirming runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct End {
+pub(crate) struct BracketEnd {
     /// Datagrams per second.
     pub(crate) rate_per_s: u64,
     /// The runs that confirmed it.
-    pub(crate) runs: Runs,
+    pub(crate) runs: RunCounts,
 }
 
 /// What lies above the highest rate that met the objective.
@@ -388,9 +388,9 @@ pub(crate) enum Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answer {
     /// The highest rate that meets the objective. `null`: none did.
-    pub(crate) met: Option<End>,
+    pub(crate) met: Option<BracketEnd>,
     /// The lowest above it that does not.
-    pub(crate) not_met: Option<End>,
+    pub(crate) not_met: Option<BracketEnd>,
     /// Whose limit that is.
     pub(crate) limit: Limit,
     /// The probability that it is not by chance that most runs met the objective at the one end and, if the
@@ -402,7 +402,7 @@ pub(crate) struct Answer {
 
 /// A run among others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Named {
+pub(crate) struct NamedRun {
     /// What tells it from the others: its rate, or its file.
     pub(crate) name: String,
     /// The run.
@@ -416,7 +416,7 @@ pub(crate) fn command_line() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
-impl Named {
+impl NamedRun {
     /// A run that was not judged.
     pub(crate) fn new(name: impl Into<String>, report: Report) -> Self {
         Self { name: name.into(), report, verdict: None }
@@ -425,7 +425,7 @@ impl Named {
 
 impl Series {
     /// These runs, as this call of blaster brought them together.
-    pub(crate) fn new(runs: Vec<Named>) -> Self {
+    pub(crate) fn new(runs: Vec<NamedRun>) -> Self {
         Self {
             schema: SERIES_SCHEMA.into(),
             version: VERSION,

@@ -12,15 +12,15 @@ use crate::console::signals;
 use crate::judge::warnings;
 use crate::model::payload::Bodies;
 use crate::model::quantity;
-use crate::model::results::Tally;
-use crate::model::target::{Nobodys, TargetError, Targets};
+use crate::model::results::Results;
+use crate::model::target::{NoHostAddresses, TargetError, Targets};
 use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
-use crate::report::compile::Preface;
+use crate::report::compile::RunFacts;
 use crate::report::schema::{self, Host, Report};
-use crate::show::progress::{self, Goal};
+use crate::show::progress::{self, Watched};
 use crate::workers::clock;
 use crate::workers::stop::Stop;
-use crate::workers::threads::{self, Moment};
+use crate::workers::threads::{self, RunStage};
 use crate::{tcp, udp};
 
 /// Why a load could not be run.
@@ -56,7 +56,7 @@ impl Session {
             Load::Tcp(_) => common.check()?,
         }
         for target in &common.targets {
-            target.check_manners(common.allow_public)?;
+            target.check_allowed(common.allow_public)?;
         }
         signals::listen().map_err(LoadError::Signals)?;
         Ok(Self { quiet: common.outputs.quiet })
@@ -69,7 +69,7 @@ impl Session {
         let seed = common.seed.unwrap_or_else(|| random::<u64>() >> 11);
         let run_id = random();
         let stop = signals::stop();
-        let goal = Goal {
+        let watched = Watched {
             about,
             duration: common.duration().map(|duration| common.warmup + duration),
             quiet: self.quiet,
@@ -77,11 +77,11 @@ impl Session {
         };
         let mut started_at = SystemTime::UNIX_EPOCH;
         let (mut has_begun, mut ended_early) = (false, false);
-        let mut watch = |moment: Moment<'_>| match moment {
-            Moment::Preparing => !stop.is_asked(),
-            Moment::Running(lives, are_done) => {
+        let mut watch = |moment: RunStage<'_>| match moment {
+            RunStage::Preparing => !stop.is_asked(),
+            RunStage::Running(lives, are_done) => {
                 (has_begun, started_at) = (true, SystemTime::now());
-                progress::watch(goal, lives, are_done);
+                progress::watch(watched, lives, are_done);
                 ended_early = stop.is_asked();
                 true
             }
@@ -94,21 +94,21 @@ impl Session {
         if !has_begun && stop.is_asked() {
             return Err(LoadError::Stopped);
         }
-        let (about, tally) = done?;
-        let preface = Preface {
+        let (about, results) = done?;
+        let facts = RunFacts {
             command_line: schema::command_line(),
             started_at,
             host: host(),
             load: about,
             ended_early,
         };
-        let mut report = Report::new(preface, &tally);
+        let mut report = Report::new(facts, &results);
         if report.sent() == 0 && !report.refusals.is_empty() {
             let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
             return Err(LoadError::NothingSent(reasons.join(", ")));
         }
         report.warnings = warnings::warnings(&report);
-        report.warnings.extend(clock::waits_unknown());
+        report.warnings.extend(clock::cpu_waits_unknown());
         Ok(report)
     }
 }
@@ -119,7 +119,7 @@ fn run_udp(
     run_id: u64,
     stop: &Arc<Stop>,
     watch: &mut threads::Watch<'_>,
-) -> Result<(schema::Load, Tally), LoadError> {
+) -> Result<(schema::Load, Results), LoadError> {
     let common = &udp.common;
     let in_flight = udp.in_flight.unwrap_or(1);
     let (mode, rate) = match (udp.mode(), udp.rate) {
@@ -130,7 +130,7 @@ fn run_udp(
     };
     let sizes = udp.sizes();
     let workers = common.threads.min(udp.flows);
-    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?.sparing(nobodys())?;
+    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?.without(no_hosts())?;
     let about = schema::Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
@@ -173,7 +173,7 @@ fn run_tcp(
     run_id: u64,
     stop: &Arc<Stop>,
     watch: &mut threads::Watch<'_>,
-) -> Result<(schema::Load, Tally), LoadError> {
+) -> Result<(schema::Load, Results), LoadError> {
     let common = &tcp.common;
     let sizes = tcp.sizes();
     let workers = common.threads.min(tcp.connections);
@@ -185,7 +185,7 @@ fn run_tcp(
     let load = tcp::Load {
         run_id,
         seed,
-        targets: Targets::new(common.targets.clone(), seed, false)?.sparing(nobodys())?,
+        targets: Targets::new(common.targets.clone(), seed, false)?.without(no_hosts())?,
         source: common.source.clone(),
         sizes,
         bodies: Bodies::new(),
@@ -233,9 +233,9 @@ fn name(mode: impl clap::ValueEnum) -> String {
 
 /// What is no host's in the networks of this one (getifaddrs(3)). Where the kernel tells of none, it refuses what is
 /// sent there.
-fn nobodys() -> Nobodys {
+fn no_hosts() -> NoHostAddresses {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    Nobodys::of(interfaces.filter_map(|interface| {
+    NoHostAddresses::of(interfaces.filter_map(|interface| {
         let (address, mask) = (interface.address?, interface.netmask?);
         Ipv4Net::with_netmask(address.as_sockaddr_in()?.ip(), mask.as_sockaddr_in()?.ip()).ok()
     }))

@@ -10,7 +10,7 @@ use crate::model::quantity::Rate;
 use crate::model::units;
 use crate::options::{Common, Load, Udp};
 use crate::report::schema::Objective;
-use crate::report::schema::{Found, Named, Series};
+use crate::report::schema::{NamedRun, SearchResult, Series};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
 use crate::show::compare;
@@ -80,7 +80,7 @@ pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outco
         outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
         runs.push(run);
     }
-    let found = Found { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };
+    let found = SearchResult { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };
     (Series { found: Some(found), ..Series::new(runs) }, failure)
 }
 
@@ -94,9 +94,9 @@ fn one(
     rate: Rate,
     duration: Duration,
     about: &str,
-) -> Result<Named, LoadError> {
+) -> Result<NamedRun, LoadError> {
     let common = Common { duration: Some(duration), ..udp.common.clone() };
     let step = Udp { rate: Some(rate), steps: Vec::new(), find_max: false, common, ..udp.clone() };
     let report = session.run(&Load::Udp(step), about)?;
-    Ok(Named::new(name(rate), report))
+    Ok(NamedRun::new(name(rate), report))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::units::{count, duration};
-use crate::report::schema::{End, Found, Limit, Objective, Verdict};
+use crate::report::schema::{BracketEnd, Limit, Objective, SearchResult, Verdict};
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,13 +22,14 @@ impl fmt::Display for Objective {
     }
 }
 
-impl Found {
+impl SearchResult {
     /// The answer in words.
     pub(crate) fn sentence(&self) -> String {
         let Self { objective, answer, duration_ns } = self;
-        let runs =
-            |end: &End, many: u32| format!("{many} of {} runs of {}", end.runs.all(), duration(*duration_ns));
-        let rate = |end: &End| format!("{}/s", count(end.rate_per_s));
+        let runs = |end: &BracketEnd, many: u32| {
+            format!("{many} of {} runs of {}", end.runs.all(), duration(*duration_ns))
+        };
+        let rate = |end: &BracketEnd| format!("{}/s", count(end.rate_per_s));
         let sure = format!("{:.1}%", (answer.confidence * 1_000.0).floor() / 10.0);
         let below = answer.met.as_ref().map(|met| {
             let held = format!("{} ({} met it)", rate(met), runs(met, met.runs.met));
@@ -73,12 +74,12 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::schema::{Answer, Runs};
+    use crate::report::schema::{Answer, RunCounts};
 
     #[test]
     fn what_a_search_found_is_said_without_claiming_more() {
         let end = |rate_per_s, met, missed, generator| {
-            Some(End { rate_per_s, runs: Runs { met, missed, generator } })
+            Some(BracketEnd { rate_per_s, runs: RunCounts { met, missed, generator } })
         };
         let objective = Objective { loss_percent: 0.1, p99_ns: Some(500_000) };
         let answer = Answer {
@@ -88,7 +89,7 @@ mod tests {
             confidence: 0.9375,
             settled: true,
         };
-        let said = |answer| Found { objective, duration_ns: 2_000_000_000, answer }.sentence();
+        let said = |answer| SearchResult { objective, duration_ns: 2_000_000_000, answer }.sentence();
         assert_eq!(
             said(answer),
             "The highest rate with loss at most 0.1%, p99 at most 500 µs is at least 118,000/s (5 of 5 runs of \

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Verdict;
-use crate::report::schema::{Named, Report, Series};
+use crate::report::schema::{NamedRun, Report, Series};
 use crate::show::paint::Paint;
 
 /// The table of a series, ending with a newline.
@@ -53,7 +53,7 @@ pub(crate) fn heading(width: usize, paint: &Paint) -> String {
 }
 
 /// One run's line.
-pub(crate) fn line(run: &Named, width: usize, paint: &Paint) -> String {
+pub(crate) fn line(run: &NamedRun, width: usize, paint: &Paint) -> String {
     let report = &run.report;
     let totals = &report.totals;
     let bad = totals.counts.sent - totals.counts.ok.min(totals.counts.sent);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn each_run_has_its_line_and_its_warnings() {
-        let named = |name: &str, counts| Named::new(name, report(counts));
+        let named = |name: &str, counts| NamedRun::new(name, report(counts));
         let mut runs = vec![
             named("a.json", Counts { sent: 1_000, ok: 1_000, ..Counts::default() }),
             named("longer.json", Counts { sent: 1_000, ok: 990, lost: 9, late: 1, ..Counts::default() }),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::model::outcomes::Counts;
-use crate::report::schema::{Document, Named, Report, Series, parse};
+use crate::report::schema::{Document, NamedRun, Report, Series, parse};
 use crate::report::{hdr, merge, sample};
 use crate::show::paint::Paint;
 use crate::show::{compare, page, text};
@@ -43,7 +43,7 @@ fn use_up(document: &Document, beside: &Report) {
     page::render(document);
     let Document::Run(read) = document else { panic!("one run") };
     text::render(read, &paint);
-    let named = |name: &str, report: &Report| Named::new(name, report.clone());
+    let named = |name: &str, report: &Report| NamedRun::new(name, report.clone());
     let mut others = beside.clone();
     others.load.run_ids = vec!["another".into()];
     compare::render(&Series::new(vec![named("here", read), named("there", &others)]), &paint);

@@ -9,7 +9,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plot::{Ink, Plot, Stroke};
 use crate::model::units::{count, duration, percent};
-use crate::report::schema::{Document, Named, Report, Series};
+use crate::report::schema::{Document, NamedRun, Report, Series};
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -58,7 +58,7 @@ fn inside(report: &Report) -> Markup {
                 plots::latency_over_time(report),
             ] { (card(&plot)) }
         }
-        div.tables { (facts::books(report)) (facts::latencies(report)) (facts::details(report)) }
+        div.tables { (facts::outcomes(report)) (facts::latencies(report)) (facts::details(report)) }
     }
 }
 
@@ -98,7 +98,7 @@ fn all(series: &Series) -> Markup {
     }
 }
 
-fn overview(runs: &[Named]) -> Markup {
+fn overview(runs: &[NamedRun]) -> Markup {
     let has_verdicts = runs.iter().any(|run| run.verdict.is_some());
     let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
     html! {
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_series_has_a_table_and_every_run() {
-        let named = |name: &str| Named::new(name, sample());
+        let named = |name: &str| NamedRun::new(name, sample());
         let page = render(&Document::Series(Box::new(Series::new(vec![named("a.json"), named("b.json")]))));
         assert_self_contained(&page);
         assert_eq!(page.matches("<details").count(), 2);

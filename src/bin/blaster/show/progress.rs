@@ -24,7 +24,7 @@ use crate::console::interruptible;
 use crate::console::streams::mention;
 use crate::model::units::{count, duration, percent, rate};
 use crate::show::paint::Paint;
-use crate::workers::live::{Coarse, Live, Shown};
+use crate::workers::live::{BucketCounts, Live, LiveCounts};
 
 /// How often the workers' end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -37,7 +37,7 @@ const HISTORY: usize = 40;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Goal<'a> {
+pub(crate) struct Watched<'a> {
     /// What is run.
     pub(crate) about: &'a str,
     /// Warmup and measured time together.
@@ -49,14 +49,14 @@ pub(crate) struct Goal<'a> {
 }
 
 /// Looks on until the workers are done. Neither a terminal that stands still nor a log that nobody reads holds it up.
-pub(crate) fn watch(goal: Goal<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
-    let screen = Screen::start(goal, lives);
+pub(crate) fn watch(watched: Watched<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
+    let screen = Screen::start(watched, lives);
     let start = Instant::now();
-    let mut log = goal.every.map(|every| Log::new(every, Look::new(lives)));
+    let mut log = watched.every.map(|every| Log::new(every, LiveTotals::new(lives)));
     while !are_done() {
         thread::sleep(LOOK_EVERY);
         if let Some(log) = &mut log
-            && let Some(line) = log.line(start.elapsed(), || Look::new(lives))
+            && let Some(line) = log.line(start.elapsed(), || LiveTotals::new(lives))
         {
             mention(&line);
         }
@@ -86,12 +86,12 @@ pub(crate) fn settle() {
 
 impl Screen {
     /// Nothing is drawn where there is no terminal, or no thread; or none that takes anything.
-    fn start(goal: Goal<'_>, lives: &[Arc<Live>]) -> Option<Self> {
-        let target = target(goal);
+    fn start(watched: Watched<'_>, lives: &[Arc<Live>]) -> Option<Self> {
+        let target = target(watched);
         if target.is_hidden() || STUCK.lock().expect("a panic ends the process").is_some() {
             return None;
         }
-        let (bar, lives) = (bar(goal), lives.to_vec());
+        let (bar, lives) = (bar(watched), lives.to_vec());
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let (cleared, drawing) = mpsc::channel();
@@ -120,12 +120,12 @@ fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: 
     let start = Instant::now();
     let mut sampled_at = start;
     let mut history = History::default();
-    let mut before = Look::new(lives);
+    let mut before = LiveTotals::new(lives);
     while !is_over.load(Ordering::Relaxed) {
         thread::park_timeout(DRAW_EVERY);
         let since = sampled_at.elapsed();
         if since >= SAMPLE_EVERY {
-            let now = Look::new(lives);
+            let now = LiveTotals::new(lives);
             history.push(Sample::new(&before, &now, since));
             bar.set_message(history.render(&now.shown, &paint));
             (sampled_at, before) = (Instant::now(), now);
@@ -136,8 +136,8 @@ fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: 
 }
 
 /// Hidden unless standard error is a terminal that can move its cursor.
-fn target(goal: Goal<'_>) -> ProgressDrawTarget {
-    if goal.quiet || goal.every.is_some() || terminal::is_dumb() {
+fn target(watched: Watched<'_>) -> ProgressDrawTarget {
+    if watched.quiet || watched.every.is_some() || terminal::is_dumb() {
         ProgressDrawTarget::hidden()
     } else {
         ProgressDrawTarget::stderr()
@@ -145,19 +145,19 @@ fn target(goal: Goal<'_>) -> ProgressDrawTarget {
 }
 
 /// Hidden: what is set before there is a target would be drawn at once, and piece by piece.
-fn bar(goal: Goal<'_>) -> ProgressBar {
+fn bar(watched: Watched<'_>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(
-        goal.duration.map(|duration| duration.as_millis() as u64),
+        watched.duration.map(|duration| duration.as_millis() as u64),
         ProgressDrawTarget::hidden(),
     );
-    let (template, length) = match goal.duration {
+    let (template, length) = match watched.duration {
         Some(duration) => ("{prefix}  {bar:40}  {elapsed} of ", format!("{}s{{msg}}", duration.as_secs())),
         None => ("{prefix}  {elapsed}", "{msg}".into()),
     };
     let style =
         ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
     bar.set_style(style.progress_chars("━╸─"));
-    bar.set_prefix(goal.about.to_string());
+    bar.set_prefix(watched.about.to_string());
     bar
 }
 
@@ -168,16 +168,16 @@ struct Log {
     due: Duration,
     /// Since when it counts, and what had been then.
     since: Duration,
-    before: Look,
+    before: LiveTotals,
 }
 
 impl Log {
-    fn new(every: Duration, before: Look) -> Self {
+    fn new(every: Duration, before: LiveTotals) -> Self {
         Self { every, due: every, since: Duration::ZERO, before }
     }
 
     /// The line that is due at `now`, if one is: what came since the last one. If several are due they are one.
-    fn line(&mut self, now: Duration, look: impl FnOnce() -> Look) -> Option<String> {
+    fn line(&mut self, now: Duration, look: impl FnOnce() -> LiveTotals) -> Option<String> {
         if now < self.due {
             return None;
         }
@@ -202,18 +202,21 @@ impl Log {
 
 /// What all workers show at a moment.
 #[derive(Clone)]
-struct Look {
-    shown: Shown,
-    round_trips: Coarse,
-    slip: Coarse,
+struct LiveTotals {
+    shown: LiveCounts,
+    round_trips: BucketCounts,
+    slip: BucketCounts,
 }
 
-impl Look {
+impl LiveTotals {
     fn new(lives: &[Arc<Live>]) -> Self {
-        let mut look =
-            Self { shown: Shown::default(), round_trips: Coarse::default(), slip: Coarse::default() };
+        let mut look = Self {
+            shown: LiveCounts::default(),
+            round_trips: BucketCounts::default(),
+            slip: BucketCounts::default(),
+        };
         for live in lives {
-            let Shown { sent, ok, damaged, refused } = live.look();
+            let LiveCounts { sent, ok, damaged, refused } = live.look();
             look.shown.sent += sent;
             look.shown.ok += ok;
             look.shown.damaged += damaged;
@@ -238,10 +241,10 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(before: &Look, now: &Look, over: Duration) -> Self {
+    fn new(before: &LiveTotals, now: &LiveTotals, over: Duration) -> Self {
         let per_s = |number: u64| number as f64 / over.as_secs_f64();
         let (sent, ok) = (now.shown.sent - before.shown.sent, now.shown.ok - before.shown.ok);
-        let figures = |all: Coarse| [0.5, 0.99, 1.0].map(|quantile| all.at(quantile).unwrap_or(0));
+        let figures = |all: BucketCounts| [0.5, 0.99, 1.0].map(|quantile| all.at(quantile).unwrap_or(0));
         Self {
             sent_per_s: per_s(sent),
             ok_per_s: per_s(ok),
@@ -270,7 +273,7 @@ impl History {
     }
 
     /// The lines below the bar; each begins with a line break.
-    fn render(&self, shown: &Shown, paint: &Paint) -> String {
+    fn render(&self, shown: &LiveCounts, paint: &Paint) -> String {
         let Some(last) = self.samples.back() else { return String::new() };
         let (bad, sent) = last.not_ok;
         let unanswered = shown.sent.saturating_sub(shown.ok + shown.damaged);
@@ -331,10 +334,10 @@ mod tests {
 
     #[test]
     fn a_log_has_a_line_for_each_stretch() {
-        let at = |sent, ok| Look {
-            shown: Shown { sent, ok, ..Shown::default() },
-            round_trips: Coarse::default(),
-            slip: Coarse::default(),
+        let at = |sent, ok| LiveTotals {
+            shown: LiveCounts { sent, ok, ..LiveCounts::default() },
+            round_trips: BucketCounts::default(),
+            slip: BucketCounts::default(),
         };
         let mut log = Log::new(Duration::from_secs(2), at(0, 0));
         let mut line = |ms, sent, ok| log.line(Duration::from_millis(ms), || at(sent, ok));
@@ -368,7 +371,7 @@ mod tests {
         let mut history = History::default();
         history.push(sample(1_000.0, 0, 100_000));
         history.push(sample(2_000.0, 20, 10_000_000));
-        let shown = Shown { sent: 3_000, ok: 2_900, damaged: 5, refused: 0 };
+        let shown = LiveCounts { sent: 3_000, ok: 2_900, damaged: 5, refused: 0 };
         let text = history.render(&shown, &Paint { color: false });
         let lines: Vec<&str> = text.trim_start().lines().collect();
         let words = |nth: usize| lines[nth].split_whitespace().collect::<Vec<_>>().join(" ");
@@ -389,13 +392,13 @@ mod tests {
     #[test]
     fn a_sample_is_what_happened_since() {
         let live = Arc::new(Live::default());
-        live.show(Shown { sent: 10, ok: 5, damaged: 0, refused: 0 });
+        live.show(LiveCounts { sent: 10, ok: 5, damaged: 0, refused: 0 });
         live.round_trips.note(5_000_000);
-        let before = Look::new(&[Arc::clone(&live)]);
-        live.show(Shown { sent: 30, ok: 20, damaged: 0, refused: 0 });
+        let before = LiveTotals::new(&[Arc::clone(&live)]);
+        live.show(LiveCounts { sent: 30, ok: 20, damaged: 0, refused: 0 });
         (0..99).for_each(|_| live.round_trips.note(1_000));
         live.round_trips.note(2_000_000);
-        let sample = Sample::new(&before, &Look::new(&[live]), Duration::from_millis(500));
+        let sample = Sample::new(&before, &LiveTotals::new(&[live]), Duration::from_millis(500));
         assert_eq!((sample.sent_per_s as u64, sample.ok_per_s as u64, sample.not_ok), (40, 30, (5, 20)));
         let [p50, p99, max] = sample.round_trips;
         assert!(p50.abs_diff(1_000) < 130 && p99 == p50 && max.abs_diff(2_000_000) < 250_000, "{sample:?}");

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::model::latency::Percentiles;
-use crate::model::results::{Answered, Example};
+use crate::model::results::{Example, SentMessage};
 use crate::model::units::{bandwidth, count, duration, percent, rate};
 use crate::report::schema::Report;
 use crate::show::paint::Paint;
@@ -12,7 +12,7 @@ use crate::show::paint::Paint;
 pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     let mut out = String::new();
     heading(report, paint, &mut out);
-    books(report, paint, &mut out);
+    outcomes(report, paint, &mut out);
     latency(report, paint, &mut out);
     generator(report, paint, &mut out);
     for errors in &report.icmp_errors {
@@ -43,7 +43,7 @@ impl fmt::Display for Example {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, came_bytes, .. } = self;
         let from = self.came_from.map_or("nowhere".into(), |from| from.to_string());
-        let Some(Answered { sent_to, sent_bytes, flow, sequence, differs_at }) = &self.answers else {
+        let Some(SentMessage { sent_to, sent_bytes, flow, sequence, differs_at }) = &self.answers else {
             return write!(f, "{kind}: {came_bytes} bytes from {from}");
         };
         write!(f, "{kind}: {sent_bytes} bytes to {sent_to}, {came_bytes} from {from}")?;
@@ -82,7 +82,7 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     let _ = writeln!(out, "{}", paint.head(&words.join(", ")));
 }
 
-fn books(report: &Report, paint: &Paint, out: &mut String) {
+fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
     let totals = &report.totals;
     let counts = &totals.counts;
     let seconds = report.elapsed_ns as f64 / 1e9;

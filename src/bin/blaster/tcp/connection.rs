@@ -12,7 +12,7 @@ use super::echo::{Echo, Echoed, Expected};
 use super::{Mode, Shared, bound};
 use crate::model::outcomes::Class;
 use crate::model::payload::Header;
-use crate::model::results::{Answered, Example, Tally};
+use crate::model::results::{Example, Results, SentMessage};
 
 /// Bytes read at once when streaming.
 const READ_BYTES: usize = 64 << 10;
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     /// Nothing more will be sent on it.
     has_sent_all: Cell<bool>,
     /// It was shut down for want of an answer.
-    is_cut: Cell<bool>,
+    was_shut_down: Cell<bool>,
     /// It ended as it should have; where connections come and go, the last of them.
     is_in_order: Cell<bool>,
 }
@@ -41,7 +41,7 @@ impl Connection {
             sequence: Cell::new(0),
             echo: RefCell::default(),
             has_sent_all: Cell::new(false),
-            is_cut: Cell::new(false),
+            was_shut_down: Cell::new(false),
             is_in_order: Cell::new(false),
         }
     }
@@ -67,7 +67,7 @@ impl Connection {
     }
 
     /// Connects, echoes one message and closes, again and again.
-    pub(super) async fn come_and_go(self: Rc<Self>) {
+    pub(super) async fn connect_repeatedly(self: Rc<Self>) {
         while let Some(now_ns) = self.shared.take_turn() {
             self.note_connection(|connections| connections.attempted += 1);
             match self.connect().await {
@@ -82,7 +82,7 @@ impl Connection {
                     let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
                     self.is_in_order.set(is_ours && self.is_in_order.get());
                     self.note_connection(|connections| connections.failed += 1);
-                    self.shared.tally.borrow_mut().refuse(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+                    self.shared.results.borrow_mut().refuse(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 }
             }
@@ -112,12 +112,12 @@ impl Connection {
 
     /// A server that leaves one connection hanging may well serve the next.
     async fn echo_once_in_time(&self, stream: &Rc<TcpStream>, now_ns: u64) -> io::Result<()> {
-        self.is_cut.set(false);
+        self.was_shut_down.set(false);
         let mut echo = std::pin::pin!(self.echo_once(stream, now_ns));
         if let Ok(ended) = tokio::time::timeout(self.shared.load.linger, &mut echo).await {
             return ended;
         }
-        self.is_cut.set(true);
+        self.was_shut_down.set(true);
         // with this its reads and writes end; dropped in their midst they would keep their buffers
         let _ = stream.shutdown(Shutdown::Both);
         echo.await
@@ -190,8 +190,8 @@ impl Connection {
         load.bodies.write(&header, &mut message);
         self.echo.borrow_mut().expect(&header, bytes);
         {
-            let mut tally = self.shared.tally.borrow_mut();
-            let counts = &mut tally.books.page(now_ns).counts;
+            let mut results = self.shared.results.borrow_mut();
+            let counts = &mut results.outcomes.page(now_ns).counts;
             counts.sent += 1;
             counts.bytes_sent += bytes as u64;
         }
@@ -216,14 +216,14 @@ impl Connection {
     fn judge(&self, mut bytes: &[u8]) {
         let now_ns = self.shared.clock.get().now_ns();
         self.shared.received_at_ns.set(now_ns);
-        let mut tally = self.shared.tally.borrow_mut();
-        let tally = &mut *tally;
-        tally.books.page(now_ns).counts.bytes_received += bytes.len() as u64;
+        let mut results = self.shared.results.borrow_mut();
+        let results = &mut *results;
+        results.outcomes.page(now_ns).counts.bytes_received += bytes.len() as u64;
         let (mut ok, mut damaged) = (0, 0);
         while !bytes.is_empty() {
             let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&self.shared.load.bodies, bytes) else {
-                tally.books.page(now_ns).counts.unattributed += 1;
-                self.show_example("unattributed", bytes.len(), None, tally);
+                results.outcomes.page(now_ns).counts.unattributed += 1;
+                self.show_example("unattributed", bytes.len(), None, results);
                 break;
             };
             bytes = rest;
@@ -235,9 +235,9 @@ impl Connection {
                 None => Class::Ok,
             };
             if let Some(kind) = class.wrong() {
-                self.show_example(kind, expected.bytes, Some((expected, differs_at)), tally);
+                self.show_example(kind, expected.bytes, Some((expected, differs_at)), results);
             }
-            let page = tally.books.page(expected.sent_ns);
+            let page = results.outcomes.page(expected.sent_ns);
             *page.counts.of(class) += 1;
             if class == Class::Ok {
                 ok += 1;
@@ -247,7 +247,7 @@ impl Connection {
                 damaged += 1;
             }
             if class != Class::Corrupted {
-                tally.round_trips.record(expected.sent_ns, waited_ns);
+                results.round_trips.record(expected.sent_ns, waited_ns);
             }
         }
         self.shared.show(|shown| {
@@ -262,29 +262,29 @@ impl Connection {
         kind: &str,
         came_bytes: usize,
         answers: Option<(Expected, Option<usize>)>,
-        tally: &mut Tally,
+        results: &mut Results,
     ) {
-        if !tally.wants_example(kind) {
+        if !results.wants_example(kind) {
             return;
         }
         let peer = self.shared.load.targets.of_flow(self.id);
-        let answers = answers.map(|(expected, differs_at)| Answered {
+        let answers = answers.map(|(expected, differs_at)| SentMessage {
             sent_to: peer,
             sent_bytes: expected.bytes,
             flow: self.id,
             sequence: expected.sequence,
             differs_at,
         });
-        tally.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
+        results.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
     }
 
     fn note_connection(&self, change: impl FnOnce(&mut crate::model::results::Connections)) {
-        change(&mut self.shared.tally.borrow_mut().connections);
+        change(&mut self.shared.results.borrow_mut().connections);
     }
 
     /// Whether it ended, if it has ended, because blaster shut it down.
     fn was_cut(&self) -> bool {
-        self.is_cut.get() || self.shared.is_cut.get()
+        self.was_shut_down.get() || self.shared.was_shut_down.get()
     }
 
     /// The end of a connection, as it was or as it should not have been.
@@ -295,20 +295,20 @@ impl Connection {
         } else if let Err(error) = ended {
             self.note_connection(|connections| connections.broken += 1);
             if let Some(errno) = error.raw_os_error() {
-                self.shared.tally.borrow_mut().refuse(errno);
+                self.shared.results.borrow_mut().refuse(errno);
             }
         }
-        self.close_books();
+        self.count_unanswered();
     }
 
     /// What has not come back by now never will: cut short, or lost.
-    pub(super) fn close_books(&self) {
-        let mut tally = self.shared.tally.borrow_mut();
+    pub(super) fn count_unanswered(&self) {
+        let mut results = self.shared.results.borrow_mut();
         for (expected, came_bytes) in self.echo.borrow_mut().end() {
             let class = if came_bytes > 0 { Class::Truncated } else { Class::Lost };
-            *tally.books.page(expected.sent_ns).counts.of(class) += 1;
+            *results.outcomes.page(expected.sent_ns).counts.of(class) += 1;
             if let Some(kind) = class.wrong() {
-                self.show_example(kind, came_bytes, Some((expected, None)), &mut tally);
+                self.show_example(kind, came_bytes, Some((expected, None)), &mut results);
             }
         }
     }

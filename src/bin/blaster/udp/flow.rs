@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use crate::model::outcomes::Class;
 use crate::model::payload::{self, Bodies, Content, Header};
 use crate::model::quantity::Sizes;
-use crate::model::results::{Answered, Example, Tally};
-use crate::model::sent_log::{Entry, Ledger, State};
+use crate::model::results::{Example, Results, SentMessage};
+use crate::model::sent_log::{Entry, SentLog, State};
 use crate::model::target::{Source, Targets};
 
 /// What all flows of a run share.
@@ -54,7 +54,7 @@ pub(crate) struct Flow {
     own_port: u16,
     /// The size of every datagram, unless each draws its own.
     size_bytes: Option<u32>,
-    ledger: Ledger,
+    sent_log: SentLog,
 }
 
 impl Flow {
@@ -65,19 +65,19 @@ impl Flow {
             None if plan.train > 1 => Some(plan.sizes.of_message(plan.seed, id, u64::MAX)),
             fixed => fixed,
         };
-        Self { id, home: plan.targets.of_flow(id), own_port: 0, size_bytes, ledger: Ledger::new(window) }
+        Self { id, home: plan.targets.of_flow(id), own_port: 0, size_bytes, sent_log: SentLog::new(window) }
     }
 
     /// The address, with port 0, that it is to send from. `None`: that is left to the routing table.
     pub(crate) fn source(&self, plan: &Plan) -> Option<SocketAddr> {
         plan.source
             .as_ref()
-            .map(|source| source.of_flow(plan.seed, self.id, self.home, plan.targets.nobodys()))
+            .map(|source| source.of_flow(plan.seed, self.id, self.home, plan.targets.no_hosts()))
     }
 
     /// Whether `port` is one that it can send from: not one that its datagrams go to.
     pub(crate) fn can_send_from(&self, plan: &Plan, port: u16) -> bool {
-        !plan.targets.meets(self.id, port)
+        !plan.targets.always_sends_to(self.id, port)
     }
 
     /// It sends from `port`.
@@ -97,12 +97,12 @@ impl Flow {
 
     /// How many datagrams are waiting for their answer.
     pub(crate) fn waiting(&self) -> u32 {
-        self.ledger.waiting()
+        self.sent_log.waiting()
     }
 
     /// How many datagrams would be lost, were the run over now.
     pub(crate) fn unanswered(&self) -> u32 {
-        self.ledger.unanswered()
+        self.sent_log.unanswered()
     }
 
     fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
@@ -131,16 +131,16 @@ impl Flow {
         sent_ns: u64,
         datagrams: u32,
         out: &mut [u8],
-        tally: &mut Tally,
+        results: &mut Results,
     ) -> Train {
-        let first = self.ledger.next();
+        let first = self.sent_log.next();
         let mut bytes = 0;
         for _ in 0..datagrams {
-            let (sequence, forgotten) = self.ledger.post(intended_ns, sent_ns);
+            let (sequence, forgotten) = self.sent_log.post(intended_ns, sent_ns);
             if let Some(forgotten) = forgotten {
-                lose(&forgotten, tally);
-                if forgotten.state == State::Waiting && tally.books.is_measured(forgotten.intended_ns) {
-                    tally.forgotten += 1;
+                lose(&forgotten, results);
+                if forgotten.state == State::Waiting && results.outcomes.is_measured(forgotten.intended_ns) {
+                    results.forgotten += 1;
                 }
             }
             let size = self.bytes_of(plan, sequence) as usize;
@@ -153,33 +153,33 @@ impl Flow {
     /// Sets when a train was really handed to the kernel.
     pub(crate) fn stamp(&mut self, train: &Train, sent_ns: u64) {
         for sequence in train.sequences() {
-            self.ledger.stamp(sequence, sent_ns);
+            self.sent_log.stamp(sequence, sent_ns);
         }
     }
 
     /// Books a train as sent: the kernel took it. Returns how late it left, in nanoseconds; `None`: there is
     /// no schedule, or it is not measured.
-    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, tally: &mut Tally) -> Option<u64> {
-        let entry = self.ledger.get(train.first).copied()?;
-        let counts = &mut tally.books.page(entry.intended_ns).counts;
+    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, results: &mut Results) -> Option<u64> {
+        let entry = self.sent_log.get(train.first).copied()?;
+        let counts = &mut results.outcomes.page(entry.intended_ns).counts;
         counts.sent += u64::from(train.datagrams);
         counts.bytes_sent += u64::from(train.bytes);
-        if !plan.scheduled || !tally.books.is_measured(entry.intended_ns) {
+        if !plan.scheduled || !results.outcomes.is_measured(entry.intended_ns) {
             return None;
         }
         let slip_ns = entry.sent_ns.saturating_sub(entry.intended_ns);
         for _ in 0..train.datagrams {
-            tally.slip.record(slip_ns);
+            results.slip.record(slip_ns);
         }
         Some(slip_ns)
     }
 
     /// Takes a train back: the kernel refused it.
-    pub(crate) fn refused(&mut self, train: &Train, errno: i32, tally: &mut Tally) {
+    pub(crate) fn refused(&mut self, train: &Train, errno: i32, results: &mut Results) {
         for sequence in train.sequences() {
-            if let Some(entry) = self.ledger.unsend(sequence) {
-                tally.books.page(entry.intended_ns).counts.send_failures += 1;
-                tally.refuse(errno);
+            if let Some(entry) = self.sent_log.unsend(sequence) {
+                results.outcomes.page(entry.intended_ns).counts.send_failures += 1;
+                results.refuse(errno);
             }
         }
     }
@@ -192,30 +192,30 @@ impl Flow {
         source: Option<SocketAddr>,
         reply: &[u8],
         now_ns: u64,
-        tally: &mut Tally,
+        results: &mut Results,
     ) -> Option<(Class, u64)> {
         let Some((sequence, content)) = self.attribute(plan, reply) else {
-            let counts = &mut tally.books.page(now_ns).counts;
+            let counts = &mut results.outcomes.page(now_ns).counts;
             counts.unattributed += 1;
             counts.bytes_received += reply.len() as u64;
-            if tally.wants_example("unattributed") {
+            if results.wants_example("unattributed") {
                 let came_bytes = reply.len();
                 let kind = "unattributed".into();
-                tally.examples.push(Example { kind, came_from: source, came_bytes, answers: None });
+                results.examples.push(Example { kind, came_from: source, came_bytes, answers: None });
             }
             return None;
         };
-        let before = self.ledger.answer(sequence)?;
-        let page = tally.books.page(before.intended_ns);
+        let before = self.sent_log.answer(sequence)?;
+        let page = results.outcomes.page(before.intended_ns);
         page.counts.bytes_received += reply.len() as u64;
-        if before.state == State::Answered {
+        if before.state == State::SentMessage {
             page.counts.duplicated += 1;
             return None;
         }
         if before.state == State::Unreachable {
             *page.counts.of(Class::Unreachable) -= 1;
         }
-        if let Some(distance) = self.ledger.overtaken(sequence) {
+        if let Some(distance) = self.sent_log.overtaken(sequence) {
             page.reordered(distance);
         }
         let waited_ns = now_ns.saturating_sub(before.sent_ns);
@@ -228,28 +228,28 @@ impl Flow {
             Content::Intact => Class::Ok,
         };
         *page.counts.of(class) += 1;
-        if let Some(kind) = class.wrong().filter(|kind| tally.wants_example(kind)) {
+        if let Some(kind) = class.wrong().filter(|kind| results.wants_example(kind)) {
             let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
             let came_bytes = reply.len();
-            tally.examples.push(Example { kind: kind.into(), came_from: source, came_bytes, answers });
+            results.examples.push(Example { kind: kind.into(), came_from: source, came_bytes, answers });
         }
         let round_trip_ns =
             if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
         if matches!(class, Class::Ok | Class::Late) {
-            tally.round_trips.record(before.intended_ns, round_trip_ns);
-            if plan.scheduled && tally.books.is_measured(before.intended_ns) {
-                tally.from_actual.record(waited_ns);
+            results.round_trips.record(before.intended_ns, round_trip_ns);
+            if plan.scheduled && results.outcomes.is_measured(before.intended_ns) {
+                results.from_actual.record(waited_ns);
             }
         }
         Some((class, round_trip_ns))
     }
 
     /// What was sent as `sequence`, and where `reply` begins to be another.
-    fn compare(&self, plan: &Plan, sequence: u64, intended_ns: u64, reply: &[u8]) -> Answered {
+    fn compare(&self, plan: &Plan, sequence: u64, intended_ns: u64, reply: &[u8]) -> SentMessage {
         let mut sent = vec![0; self.bytes_of(plan, sequence) as usize];
         plan.bodies.write(&self.header(plan, sequence, intended_ns), &mut sent);
         let is_another = |(came, sent): (&u8, &u8)| came != sent;
-        Answered {
+        SentMessage {
             sent_to: self.peer(plan, sequence),
             sent_bytes: sent.len(),
             flow: self.id,
@@ -261,7 +261,7 @@ impl Flow {
     /// Which of our datagrams `reply` answers, and how well.
     fn attribute(&self, plan: &Plan, reply: &[u8]) -> Option<(u64, Content)> {
         let claimed = payload::sequence(reply)?;
-        let content = self.ledger.get(claimed).map_or(Content::Foreign, |entry| {
+        let content = self.sent_log.get(claimed).map_or(Content::Foreign, |entry| {
             let header = self.header(plan, claimed, entry.intended_ns);
             plan.bodies.judge(&header, self.bytes_of(plan, claimed) as usize, reply)
         });
@@ -275,7 +275,7 @@ impl Flow {
             entry.intended_ns == intended_ns
                 && payload::differs_in_sequence_only(&self.header(plan, sequence, intended_ns), reply)
         };
-        let meant = self.ledger.open().find(is_meant).map(|(sequence, _)| (sequence, Content::Corrupted));
+        let meant = self.sent_log.open().find(is_meant).map(|(sequence, _)| (sequence, Content::Corrupted));
         meant.or_else(|| (content == Content::Resembling).then_some((claimed, Content::Corrupted)))
     }
 
@@ -286,36 +286,36 @@ impl Flow {
         plan: &Plan,
         peer: SocketAddr,
         quoted: &[u8],
-        tally: &mut Tally,
+        results: &mut Results,
     ) -> bool {
         let quoted_sequence = self.attribute(plan, quoted).map(|(sequence, _)| sequence);
         // routers need to quote no more than the UDP header: then the oldest one to that peer is meant
         let sequence = quoted_sequence.or_else(|| {
-            let mut open = self.ledger.open();
+            let mut open = self.sent_log.open();
             open.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
         });
-        let Some(before) = sequence.and_then(|sequence| self.ledger.unreachable(sequence)) else {
+        let Some(before) = sequence.and_then(|sequence| self.sent_log.unreachable(sequence)) else {
             return false;
         };
-        *tally.books.page(before.intended_ns).counts.of(Class::Unreachable) += 1;
+        *results.outcomes.page(before.intended_ns).counts.of(Class::Unreachable) += 1;
         true
     }
 
     /// Declares overdue what was sent at or before `sent_ns`; says whether there was any.
     pub(crate) fn settle(&mut self, sent_ns: u64) -> bool {
-        self.ledger.settle(sent_ns) > 0
+        self.sent_log.settle(sent_ns) > 0
     }
 
     /// The end: what has no answer by now is lost.
-    pub(crate) fn close(&self, tally: &mut Tally) {
-        for (_, entry) in self.ledger.open() {
-            lose(entry, tally);
+    pub(crate) fn close(&self, results: &mut Results) {
+        for (_, entry) in self.sent_log.open() {
+            lose(entry, results);
         }
     }
 }
 
-fn lose(entry: &Entry, tally: &mut Tally) {
-    *tally.books.page(entry.intended_ns).counts.of(Class::Lost) += 1;
+fn lose(entry: &Entry, results: &mut Results) {
+    *results.outcomes.page(entry.intended_ns).counts.of(Class::Lost) += 1;
 }
 
 impl Train {

@@ -9,17 +9,17 @@ use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 use super::UdpError;
 use super::flow::{Flow, Plan};
 use crate::model::local_limits::RECEIVE_BUFFER_BYTES;
-use crate::model::target::NotOurs;
+use crate::model::target::SourceNotLocal;
 
 /// A socket and what it got.
-pub(super) struct Made {
+pub(super) struct OpenSocket {
     pub(super) socket: UdpSocket,
     pub(super) port: u16,
     pub(super) receive_buffer_bytes: u64,
 }
 
 /// Opens the socket of `flow` on a port of the kernel's choice, but for those that the flow sends to.
-pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
+pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError> {
     // of so many ports in a row one is another; those before it are kept until then, or they would come again
     const TRIES_MAX: usize = 8;
     let mut unfit = Vec::new();
@@ -36,7 +36,7 @@ pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError
     }
 }
 
-fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
+fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError> {
     let peer = flow.home();
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
     let local = match flow.source(plan) {
@@ -62,11 +62,11 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<Made, UdpError> {
     let receive_buffer_bytes = enlarge(fd).map_err(failed("reading SO_RCVBUF"))?;
     sys::bind(fd, local).map_err(|error| match &plan.source {
         _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
-        Some(_) => NotOurs { local: local.ip(), error }.into(),
+        Some(_) => SourceNotLocal { local: local.ip(), error }.into(),
         None => failed("binding a socket to a free port")(error),
     })?;
     let port = sys::local_addr(fd).map_err(failed("reading a socket's address"))?.port();
-    Ok(Made { socket: socket.into(), port, receive_buffer_bytes })
+    Ok(OpenSocket { socket: socket.into(), port, receive_buffer_bytes })
 }
 
 /// The address, with port 0, that the routing table sends to `peer` from. Bound to it, a socket saves the

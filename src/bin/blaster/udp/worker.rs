@@ -20,10 +20,10 @@ use super::flow::{Flow, Plan, Train};
 use super::socket;
 use super::{Load, Mode, UdpError};
 use crate::model::outcomes::Class;
-use crate::model::pacer::{Guard, Pacer};
-use crate::model::results::{Complaint, Effort, Tally};
+use crate::model::pacer::{Pacer, WakeMargin};
+use crate::model::results::{IcmpReport, Results, ThreadTimes};
 use crate::workers::clock::{self, Clock};
-use crate::workers::live::{Live, Shown};
+use crate::workers::live::{Live, LiveCounts};
 use crate::workers::stop::Stop;
 
 /// Trains in one turn at the most. More would only make each other wait.
@@ -40,7 +40,7 @@ const QUIET_NS: u64 = 100_000_000;
 const TRIES_MAX: u8 = 3;
 
 /// So many refused sends, and not one that went out, end the run.
-const HOPELESS: u64 = 100;
+const FAILURES_MAX: u64 = 100;
 
 const OP_RECEIVE: u8 = 1;
 const OP_SEND: u8 = 2;
@@ -79,7 +79,7 @@ pub(super) struct Worker {
     /// For each flow, how many ICMP errors were read.
     heard: Vec<u64>,
     source: Source,
-    guard: Guard,
+    guard: WakeMargin,
     /// The flow that sends next, where flows take turns.
     turn_of: u32,
     /// What the slots hold in this turn.
@@ -89,8 +89,8 @@ pub(super) struct Worker {
     /// Flows whose multishot receive has ended.
     unarmed: Vec<u32>,
     completions: Vec<Completion>,
-    tally: Tally,
-    shown: Shown,
+    results: Results,
+    shown: LiveCounts,
     /// Measured datagrams still to be sent.
     remaining: u64,
     /// Intended send times end here.
@@ -112,7 +112,7 @@ impl Worker {
         let plan = Arc::clone(&load.plan);
         let ids: Vec<u32> = (number..load.flows).step_by(load.workers as usize).collect();
         let mut flows: Vec<Flow> = ids.iter().map(|&id| Flow::new(&plan, id, load.window)).collect();
-        let mut tally = Tally::new(load.warmup);
+        let mut results = Results::new(load.warmup);
         let mut sockets = Vec::with_capacity(flows.len());
         for flow in &mut flows {
             if stop.is_asked() {
@@ -120,7 +120,7 @@ impl Worker {
             }
             let made = socket::open(flow, &plan, load.gro)?;
             flow.sends_from(made.port);
-            tally.receive_buffer_bytes = tally.receive_buffer_bytes.min(made.receive_buffer_bytes);
+            results.receive_buffer_bytes = results.receive_buffer_bytes.min(made.receive_buffer_bytes);
             sockets.push(Arc::new(made.socket));
         }
         let mut ring = Ring::new(RingConfig {
@@ -162,14 +162,14 @@ impl Worker {
             sockets,
             heard,
             source,
-            guard: Guard::new(),
+            guard: WakeMargin::new(),
             turn_of: 0,
             sending: Vec::with_capacity(BATCH as usize),
             again: Vec::with_capacity(BATCH as usize),
             unarmed,
             completions: Vec::with_capacity(4096),
-            tally,
-            shown: Shown::default(),
+            results,
+            shown: LiveCounts::default(),
             remaining: load.share_of_count(number),
             end_ns: load.end_ns(),
             linger_ns: load.linger.as_nanos() as u64,
@@ -189,7 +189,7 @@ impl Worker {
     }
 
     /// Sends until the end of the schedule, listens for what is still on its way, closes the books.
-    pub(super) fn run(mut self, clock: Clock) -> Result<Tally, UdpError> {
+    pub(super) fn run(mut self, clock: Clock) -> Result<Results, UdpError> {
         self.clock = clock;
         self.clock.wait_for_start();
         let start_ns = self.clock.now_ns();
@@ -227,7 +227,7 @@ impl Worker {
         {
             let left = pacer.left(self.end_ns).saturating_mul(u64::from(self.plan.train));
             // without a duration the count is the schedule's end
-            self.tally.unsent =
+            self.results.unsent =
                 if self.end_ns == u64::MAX { self.remaining } else { left.min(self.remaining) };
         }
         let waits = clock::waits() - waits_at_start;
@@ -238,9 +238,9 @@ impl Worker {
             Source::Closed { .. } if is_counted_out => elapsed_ns.max(self.right_at_ns),
             Source::Closed { .. } | Source::Flood => elapsed_ns,
         };
-        self.tally.efforts.push(Effort { elapsed_ns, span_ns, cpu_ns, pacing_ns, waits });
+        self.results.thread_times.push(ThreadTimes { elapsed_ns, span_ns, cpu_ns, pacing_ns, waits });
         self.close();
-        Ok(self.tally)
+        Ok(self.results)
     }
 
     /// Whether nothing more is to be sent.
@@ -250,7 +250,7 @@ impl Worker {
             Source::Closed { .. } | Source::Flood => now_ns,
         };
         // where nothing can be sent at all, the first refusals say so as well as a million
-        let is_hopeless = self.shown.sent == 0 && self.shown.refused >= HOPELESS;
+        let is_hopeless = self.shown.sent == 0 && self.shown.refused >= FAILURES_MAX;
         // a schedule that can't be kept is given up some time after its end, and the rest is reported
         let is_overrun = now_ns >= self.end_ns.saturating_add(self.plan.timeout_ns);
         next_ns >= self.end_ns || is_overrun || self.remaining == 0 || is_hopeless || self.stop.is_asked()
@@ -280,9 +280,9 @@ impl Worker {
                 now_ns,
                 datagrams,
                 self.outgoing.payload(slot),
-                &mut self.tally,
+                &mut self.results,
             );
-            if self.tally.books.is_measured(intended_ns) {
+            if self.results.outcomes.is_measured(intended_ns) {
                 self.remaining -= u64::from(datagrams);
             }
             self.sending.push(Sending { flow, train, tries: 0, heard: 0, is_refused: false });
@@ -374,7 +374,7 @@ impl Worker {
             self.ring.turn(Wait::No, &mut self.completions).map_err(UdpError::Enter)?;
         }
         for Sending { flow, train, .. } in self.sending.drain(..).filter(|sending| !sending.is_refused) {
-            if let Some(slip_ns) = self.flows[flow as usize].sent(&self.plan, &train, &mut self.tally) {
+            if let Some(slip_ns) = self.flows[flow as usize].sent(&self.plan, &train, &mut self.results) {
                 self.live.slip.note(slip_ns);
             }
             self.shown.sent += u64::from(train.datagrams);
@@ -398,7 +398,7 @@ impl Worker {
             self.again.push(slot);
         } else {
             sending.is_refused = true;
-            self.flows[flow as usize].refused(&train, errno.0, &mut self.tally);
+            self.flows[flow as usize].refused(&train, errno.0, &mut self.results);
             self.shown.refused += u64::from(train.datagrams);
             self.make_ready(flow);
         }
@@ -435,7 +435,8 @@ impl Worker {
         // once even if it is empty: an empty datagram is one too
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
-            let judged = self.flows[flow as usize].judge(&self.plan, source, reply, now_ns, &mut self.tally);
+            let judged =
+                self.flows[flow as usize].judge(&self.plan, source, reply, now_ns, &mut self.results);
             match judged {
                 None => {}
                 Some((Class::Ok, round_trip_ns)) => {
@@ -461,10 +462,10 @@ impl Worker {
             let quote = &quoted[..error.quoted_bytes];
             self.heard[flow as usize] += 1;
             let flow = &mut self.flows[flow as usize];
-            if flow.unreachable(&self.plan, error.destination, quote, &mut self.tally) {
+            if flow.unreachable(&self.plan, error.destination, quote, &mut self.results) {
                 self.shown.damaged += 1;
             }
-            self.tally.complain(Complaint {
+            self.results.complain(IcmpReport {
                 from: error.report.offender.unwrap_or(error.destination.ip()),
                 about: error.destination,
                 icmp_type: error.report.icmp_type,
@@ -529,11 +530,11 @@ impl Worker {
 
     /// Closes the books.
     fn close(&mut self) {
-        self.tally.own_drops =
+        self.results.own_drops =
             self.drops_of_warmup.map_or(0, |of_warmup| self.drops().saturating_sub(of_warmup));
         for flow in 0..self.flows.len() as u32 {
             self.read_errors(flow);
-            self.flows[flow as usize].close(&mut self.tally);
+            self.flows[flow as usize].close(&mut self.results);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::model::results::Waits;
+use crate::model::results::CpuWaits;
 
 /// Counts from the start of a run, which may lie a moment ahead.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Clock {
 const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
 
 /// Why nobody knows how long threads wait for a processor; `None` if it is known.
-pub(crate) fn waits_unknown() -> Option<String> {
+pub(crate) fn cpu_waits_unknown() -> Option<String> {
     let error = std::fs::read_to_string(SCHEDSTAT).err()?;
     Some(format!(
         "how long blaster waited for processors is unknown ({SCHEDSTAT}: {error}): it may have been the bottleneck \
@@ -42,11 +42,11 @@ pub(crate) fn waits_unknown() -> Option<String> {
 
 /// How long this thread has waited for a processor since it began, and how often it got one. Nothing where the kernel
 /// does not count.
-pub(crate) fn waits() -> Waits {
+pub(crate) fn waits() -> CpuWaits {
     let text = std::fs::read_to_string(SCHEDSTAT).unwrap_or_default();
     let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
     match (numbers.next(), numbers.next()) {
-        (Some(waited_ns), Some(times)) => Waits { waited_ns, times },
-        _ => Waits::default(),
+        (Some(waited_ns), Some(times)) => CpuWaits { waited_ns, times },
+        _ => CpuWaits::default(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts that a worker keeps up to date for whoever looks on; the books are in the tally.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Shown {
+pub(crate) struct LiveCounts {
     /// Datagrams or messages sent.
     pub(crate) sent: u64,
     /// Answered rightly and in time.
@@ -25,14 +25,14 @@ pub(crate) struct Live {
     damaged: AtomicU64,
     refused: AtomicU64,
     /// Round trips of right replies, from the intended send time.
-    pub(crate) round_trips: Durations,
+    pub(crate) round_trips: LiveHistogram,
     /// Actual less intended send times, in the open loop.
-    pub(crate) slip: Durations,
+    pub(crate) slip: LiveHistogram,
 }
 
 impl Live {
     /// Shows the worker's counts; only that worker does.
-    pub(crate) fn show(&self, shown: Shown) {
+    pub(crate) fn show(&self, shown: LiveCounts) {
         self.sent.store(shown.sent, Ordering::Relaxed);
         self.ok.store(shown.ok, Ordering::Relaxed);
         self.damaged.store(shown.damaged, Ordering::Relaxed);
@@ -40,8 +40,8 @@ impl Live {
     }
 
     /// The counts as they were a moment ago.
-    pub(crate) fn look(&self) -> Shown {
-        Shown {
+    pub(crate) fn look(&self) -> LiveCounts {
+        LiveCounts {
             sent: self.sent.load(Ordering::Relaxed),
             ok: self.ok.load(Ordering::Relaxed),
             damaged: self.damaged.load(Ordering::Relaxed),
@@ -64,17 +64,17 @@ fn bucket(ns: u64) -> usize {
 
 /// Durations as a worker shows them: coarse, and cheap to note. Only that worker notes any.
 #[derive(Debug)]
-pub(crate) struct Durations {
+pub(crate) struct LiveHistogram {
     buckets: [AtomicU32; BUCKETS],
 }
 
-impl Default for Durations {
+impl Default for LiveHistogram {
     fn default() -> Self {
         Self { buckets: [const { AtomicU32::new(0) }; BUCKETS] }
     }
 }
 
-impl Durations {
+impl LiveHistogram {
     /// Notes one.
     pub(crate) fn note(&self, ns: u64) {
         let bucket = &self.buckets[bucket(ns)];
@@ -83,24 +83,24 @@ impl Durations {
     }
 
     /// Those of a moment ago.
-    pub(crate) fn look(&self) -> Coarse {
-        Coarse { counts: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect() }
+    pub(crate) fn look(&self) -> BucketCounts {
+        BucketCounts { counts: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect() }
     }
 }
 
 /// How many durations fell into each bucket. Counts wrap around; differences don't mind.
 #[derive(Clone, Debug)]
-pub(crate) struct Coarse {
+pub(crate) struct BucketCounts {
     counts: Vec<u32>,
 }
 
-impl Default for Coarse {
+impl Default for BucketCounts {
     fn default() -> Self {
         Self { counts: vec![0; BUCKETS] }
     }
 }
 
-impl AddAssign for Coarse {
+impl AddAssign for BucketCounts {
     fn add_assign(&mut self, other: Self) {
         for (ours, theirs) in self.counts.iter_mut().zip(other.counts) {
             *ours = ours.wrapping_add(theirs);
@@ -108,7 +108,7 @@ impl AddAssign for Coarse {
     }
 }
 
-impl Coarse {
+impl BucketCounts {
     /// What came after `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let counts = self.counts.iter().zip(&before.counts);
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn durations_are_told_apart_to_an_eighth() {
         for ns in [0, 1, 8, 9, 15, 16, 17, 1_000, 123_456_789, 3_600_000_000_000, 1 << 43] {
-            let durations = Durations::default();
+            let durations = LiveHistogram::default();
             durations.note(ns);
             let found = durations.look().at(1.0).unwrap();
             assert!(found >= ns && found <= ns + ns / 8 + 8, "{ns} became {found}");
         }
-        let durations = Durations::default();
+        let durations = LiveHistogram::default();
         durations.note(u64::MAX);
         assert!(durations.look().at(0.5).unwrap() > 1 << 43);
-        assert_eq!(Coarse::default().at(0.5), None);
+        assert_eq!(BucketCounts::default().at(0.5), None);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::model::results::Tally;
+use crate::model::results::Results;
 use crate::workers::clock::Clock;
 use crate::workers::live::Live;
 
@@ -14,12 +14,12 @@ use crate::workers::live::Live;
 const START_DELAY: Duration = Duration::from_millis(1);
 
 /// What a worker's thread gets: where it says that it is ready and hears when to start.
-pub(crate) struct Post {
+pub(crate) struct StartGate {
     ready: Sender<()>,
     start: Receiver<Clock>,
 }
 
-impl Post {
+impl StartGate {
     /// Says that this worker is ready and waits for the others. `None`: one of them failed, there will be
     /// no run.
     pub(crate) fn ready(self) -> Option<Clock> {
@@ -33,7 +33,7 @@ impl Post {
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a run is at.
-pub(crate) enum Moment<'a> {
+pub(crate) enum RunStage<'a> {
     /// Its workers prepare themselves, which takes a while where there are many sockets.
     Preparing,
     /// They run: what they show, and a way to ask whether they are done.
@@ -42,14 +42,14 @@ pub(crate) enum Moment<'a> {
 
 /// Looks on: now and then while workers prepare themselves, then once for as long as they run. Says whether to go
 /// on; the workers have to hear by themselves that they are to prepare no further.
-pub(crate) type Watch<'a> = dyn FnMut(Moment<'_>) -> bool + 'a;
+pub(crate) type Watch<'a> = dyn FnMut(RunStage<'_>) -> bool + 'a;
 
 /// Runs `work` on `workers` threads, each with its number, its place to show counts, and its post.
 /// Returns the sum of what they bring home, or the first error.
-pub(crate) fn run<E, W>(workers: u32, warmup: Duration, watch: &mut Watch<'_>, work: W) -> Result<Tally, E>
+pub(crate) fn run<E, W>(workers: u32, warmup: Duration, watch: &mut Watch<'_>, work: W) -> Result<Results, E>
 where
     E: From<io::Error> + Send + 'static,
-    W: Fn(u32, Arc<Live>, Post) -> Result<Option<Tally>, E> + Send + Sync + 'static,
+    W: Fn(u32, Arc<Live>, StartGate) -> Result<Option<Results>, E> + Send + Sync + 'static,
 {
     let work = Arc::new(work);
     let (ready, all_ready) = mpsc::channel();
@@ -61,7 +61,7 @@ where
         let live = Arc::new(Live::default());
         lives.push(Arc::clone(&live));
         starts.push(start);
-        let post = Post { ready: ready.clone(), start: wait };
+        let post = StartGate { ready: ready.clone(), start: wait };
         let work = Arc::clone(&work);
         threads.push(
             thread::Builder::new()
@@ -74,26 +74,27 @@ where
         match all_ready.recv_timeout(LOOK_EVERY) {
             Ok(()) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
-            Err(RecvTimeoutError::Timeout) if !watch(Moment::Preparing) => return false,
+            Err(RecvTimeoutError::Timeout) if !watch(RunStage::Preparing) => return false,
             Err(RecvTimeoutError::Timeout) => {}
         }
     };
-    if std::iter::repeat_with(is_ready).take(workers as usize).all(|ready| ready) && watch(Moment::Preparing)
+    if std::iter::repeat_with(is_ready).take(workers as usize).all(|ready| ready)
+        && watch(RunStage::Preparing)
     {
         let clock = Clock::starting_in(START_DELAY);
         for start in &starts {
             let _ = start.send(clock);
         }
-        watch(Moment::Running(&lives, &|| threads.iter().all(JoinHandle::is_finished)));
+        watch(RunStage::Running(&lives, &|| threads.iter().all(JoinHandle::is_finished)));
     }
     drop(starts);
-    let mut tally = Tally::new(warmup);
+    let mut results = Results::new(warmup);
     for thread in threads {
         if let Some(part) = thread.join().expect("a worker that panics ends the process")? {
-            tally.merge(&part);
+            results.merge(&part);
         }
     }
-    Ok(tally)
+    Ok(results)
 }
 
 #[cfg(test)]
@@ -102,11 +103,11 @@ mod tests {
 
     #[test]
     fn all_start_together_and_their_results_add_up() {
-        let tally = run::<io::Error, _>(
+        let results = run::<io::Error, _>(
             3,
             Duration::ZERO,
             &mut |moment| {
-                let Moment::Running(lives, are_done) = moment else { return true };
+                let RunStage::Running(lives, are_done) = moment else { return true };
                 assert_eq!(lives.len(), 3);
                 while !are_done() {
                     thread::yield_now();
@@ -116,13 +117,13 @@ mod tests {
             |number, _live, post| {
                 let clock = post.ready().expect("all are ready");
                 clock.wait_for_start();
-                let mut tally = Tally::new(Duration::ZERO);
-                tally.books.page(0).counts.sent += u64::from(number);
-                Ok(Some(tally))
+                let mut results = Results::new(Duration::ZERO);
+                results.outcomes.page(0).counts.sent += u64::from(number);
+                Ok(Some(results))
             },
         )
         .unwrap();
-        assert_eq!(tally.books.total().counts.sent, 3);
+        assert_eq!(results.outcomes.total().counts.sent, 3);
     }
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
         let result = run(
             2,
             Duration::ZERO,
-            &mut |moment| matches!(moment, Moment::Preparing) || panic!("no run"),
+            &mut |moment| matches!(moment, RunStage::Preparing) || panic!("no run"),
             |number, _live, post| {
                 if number == 1 {
                     return Err(io::Error::other("no"));

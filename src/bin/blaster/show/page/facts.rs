@@ -31,7 +31,7 @@ pub(super) fn about(report: &Report) -> String {
 }
 
 /// Each class with its share, as a bar that shows small ones too.
-pub(super) fn books(report: &Report) -> Markup {
+pub(super) fn outcomes(report: &Report) -> Markup {
     let counts = &report.totals.counts;
     let classes = [
         ("ok", counts.ok, Ink::GOOD),
@@ -57,7 +57,7 @@ pub(super) fn books(report: &Report) -> Markup {
     html! {
         section.card {
             h2 { "The books" }
-            table.books {
+            table.outcomes {
                 thead { tr { th { "sent" } td.number { (count(counts.sent)) } td.number {} td.bar { "logarithmic" } } }
                 tbody {
                     @for (name, number, ink) in classes {

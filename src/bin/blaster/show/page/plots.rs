@@ -5,7 +5,7 @@ use crate::model::latency::Percentiles;
 use crate::model::outcomes::Counts;
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Verdict;
-use crate::report::schema::{Interval, Named, Report};
+use crate::report::schema::{Interval, NamedRun, Report};
 
 /// So many places of a plot answer the pointer at the most.
 const COLUMNS_MAX: usize = 300;
@@ -232,7 +232,7 @@ pub(super) fn latency_over_time(report: &Report) -> Plot {
 }
 
 /// Whether the runs differ in the rate that was asked for.
-pub(super) fn have_rates(runs: &[Named]) -> bool {
+pub(super) fn have_rates(runs: &[NamedRun]) -> bool {
     let rates: Option<Vec<f64>> = runs.iter().map(|run| run.report.load.rate_per_s).collect();
     rates.is_some_and(|rates| rates.iter().any(|rate| (rate - rates[0]).abs() > 0.5))
 }
@@ -248,24 +248,24 @@ fn rates() -> Axis {
 }
 
 /// A point for each run at the rate that was asked for, in the order of rates.
-fn by_rate(runs: &[Named], of: impl Fn(&Named) -> Option<f64>) -> Vec<(f64, f64)> {
-    let point = |run: &Named| run.report.load.rate_per_s.zip(of(run));
+fn by_rate(runs: &[NamedRun], of: impl Fn(&NamedRun) -> Option<f64>) -> Vec<(f64, f64)> {
+    let point = |run: &NamedRun| run.report.load.rate_per_s.zip(of(run));
     let mut points: Vec<(f64, f64)> = runs.iter().filter_map(point).collect();
     points.sort_by(|one, other| one.partial_cmp(other).unwrap_or(std::cmp::Ordering::Equal));
     points
 }
 
 /// Points, and lines between them unless a search came back to the same rates.
-fn by_rate_line(runs: &[Named], name: &str, ink: Ink, points: Vec<(f64, f64)>) -> Line {
+fn by_rate_line(runs: &[NamedRun], name: &str, ink: Ink, points: Vec<(f64, f64)>) -> Line {
     let is_search = runs.iter().any(|run| run.verdict.is_some());
     let stroke = if is_search { Stroke::Dots } else { Stroke::Dotted };
     Line { stroke, ..Line::new(name, ink, points) }
 }
 
-fn said_by_rate(runs: &[Named], say: impl Fn(&Report) -> String) -> Vec<(f64, String)> {
+fn said_by_rate(runs: &[NamedRun], say: impl Fn(&Report) -> String) -> Vec<(f64, String)> {
     let mut columns: Vec<(f64, String)> = Vec::new();
-    let mut runs: Vec<&Named> = runs.iter().collect();
-    let rate = |run: &&Named| run.report.load.rate_per_s.unwrap_or(0.0);
+    let mut runs: Vec<&NamedRun> = runs.iter().collect();
+    let rate = |run: &&NamedRun| run.report.load.rate_per_s.unwrap_or(0.0);
     runs.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
     for run in runs {
         let verdict = run.verdict.as_ref().map_or(String::new(), |verdict| format!(", {verdict}"));
@@ -279,7 +279,7 @@ fn said_by_rate(runs: &[Named], say: impl Fn(&Report) -> String) -> Vec<(f64, St
 }
 
 /// How latency grows with the rate.
-pub(super) fn latency_by_rate(runs: &[Named]) -> Plot {
+pub(super) fn latency_by_rate(runs: &[NamedRun]) -> Plot {
     let line = |name: &str, ink: Ink, of: fn(&Percentiles) -> u64| {
         let points = by_rate(runs, |run| run.report.latency.from_intended.as_ref().map(|it| of(it) as f64));
         by_rate_line(runs, name, ink, points)
@@ -309,7 +309,7 @@ pub(super) fn latency_by_rate(runs: &[Named]) -> Plot {
 type Kind = (&'static str, Ink, fn(&Option<Verdict>) -> bool);
 
 /// What share is not ok at which rate; with an objective, how each run was judged.
-pub(super) fn not_ok_by_rate(runs: &[Named]) -> Plot {
+pub(super) fn not_ok_by_rate(runs: &[NamedRun]) -> Plot {
     let percent_of = |report: &Report| {
         let counts = &report.totals.counts;
         counts.sent.saturating_sub(counts.ok) as f64 * 100.0 / counts.sent.max(1) as f64
@@ -333,20 +333,20 @@ pub(super) fn not_ok_by_rate(runs: &[Named]) -> Plot {
     }
 }
 
-fn of_each(runs: &[Named], points: impl Fn(&Report) -> Vec<(f64, f64)>) -> Vec<Line> {
+fn of_each(runs: &[NamedRun], points: impl Fn(&Report) -> Vec<(f64, f64)>) -> Vec<Line> {
     let inks = Ink::SERIES.iter().cycle();
     runs.iter().zip(inks).map(|(run, ink)| Line::new(&run.name, *ink, points(&run.report))).collect()
 }
 
 /// Latency by percentile, a line for each run.
-pub(super) fn percentiles_of_each(runs: &[Named]) -> Plot {
+pub(super) fn percentiles_of_each(runs: &[NamedRun]) -> Plot {
     let lines =
         of_each(runs, |report| report.latency.from_intended.as_ref().map_or(Vec::new(), by_percentile));
     Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns: Vec::new() }
 }
 
 /// The p99 of each second, a line for each run.
-pub(super) fn p99_of_each(runs: &[Named]) -> Plot {
+pub(super) fn p99_of_each(runs: &[NamedRun]) -> Plot {
     let lines = of_each(runs, |report| {
         seconds(report)
             .filter_map(|(at, _, interval)| interval.latency.as_ref().map(|it| (at, it.p99_ns as f64)))

@@ -10,7 +10,7 @@ const TIMEOUT_NS: u64 = 1_000;
 struct Bench {
     plan: Plan,
     flow: Flow,
-    tally: Tally,
+    results: Results,
     out: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         scheduled: true,
     };
     let flow = Flow::new(&plan, 3, 16);
-    Bench { plan, flow, tally: Tally::new(Duration::ZERO), out: vec![0; 65_536] }
+    Bench { plan, flow, results: Results::new(Duration::ZERO), out: vec![0; 65_536] }
 }
 
 fn bench() -> Bench {
@@ -39,8 +39,8 @@ impl Bench {
     /// Sends at `now_ns` and returns the payload of each datagram.
     fn send(&mut self, now_ns: u64) -> (Train, Vec<Vec<u8>>) {
         let train = self.plan.train;
-        let train = self.flow.compose(&self.plan, now_ns, now_ns, train, &mut self.out, &mut self.tally);
-        self.flow.sent(&self.plan, &train, &mut self.tally);
+        let train = self.flow.compose(&self.plan, now_ns, now_ns, train, &mut self.out, &mut self.results);
+        self.flow.sent(&self.plan, &train, &mut self.results);
         (train, self.out[..train.bytes as usize].chunks(64).map(<[u8]>::to_vec).collect())
     }
 
@@ -50,12 +50,12 @@ impl Bench {
     }
 
     fn reply(&mut self, source: SocketAddr, reply: &[u8], now_ns: u64) -> bool {
-        self.flow.judge(&self.plan, Some(source), reply, now_ns, &mut self.tally).is_some()
+        self.flow.judge(&self.plan, Some(source), reply, now_ns, &mut self.results).is_some()
     }
 
     fn close(mut self) -> Counts {
-        self.flow.close(&mut self.tally);
-        let counts = self.tally.books.total().counts;
+        self.flow.close(&mut self.results);
+        let counts = self.results.outcomes.total().counts;
         assert!(counts.is_balanced(), "{counts:?}");
         Counts { bytes_sent: 0, bytes_received: 0, ..counts }
     }
@@ -66,7 +66,7 @@ fn a_right_reply_in_time() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(10);
     assert!(bench.reply(peer, &payload, 10 + TIMEOUT_NS));
-    assert_eq!(bench.tally.round_trips.total().summary().unwrap().max_ns, TIMEOUT_NS);
+    assert_eq!(bench.results.round_trips.total().summary().unwrap().max_ns, TIMEOUT_NS);
     assert_eq!(bench.close(), Counts { sent: 1, ok: 1, ..Counts::default() });
 }
 
@@ -75,7 +75,7 @@ fn late_is_after_the_timeout_and_stays_in_the_histogram() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(10);
     assert!(bench.reply(peer, &payload, 11 + TIMEOUT_NS));
-    assert!(bench.tally.from_actual.summary().is_some());
+    assert!(bench.results.from_actual.summary().is_some());
     assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
 }
 
@@ -95,7 +95,7 @@ fn another_address_or_port_is_misdirected() {
         let mut bench = bench();
         let (_, payload) = bench.send_one(10);
         assert!(bench.reply(source.parse().unwrap(), &payload, 20));
-        assert!(bench.tally.from_actual.summary().is_none());
+        assert!(bench.results.from_actual.summary().is_none());
         assert_eq!(bench.close(), Counts { sent: 1, misdirected: 1, ..Counts::default() }, "{source}");
     }
 }
@@ -142,7 +142,7 @@ fn swapped_replies_are_reordered_once() {
         let (peer, payload) = &sent[nth];
         bench.reply(*peer, payload, 20);
     }
-    assert_eq!(bench.tally.books.total().reorder_distance_max, 1);
+    assert_eq!(bench.results.outcomes.total().reorder_distance_max, 1);
     assert_eq!(bench.close(), Counts { sent: 4, ok: 4, reordered: 1, ..Counts::default() });
 }
 
@@ -159,9 +159,9 @@ fn foreign_datagrams_are_unattributed() {
 #[test]
 fn refused_sends_are_not_sent() {
     let mut bench = bench();
-    let train = bench.flow.compose(&bench.plan, 5, 5, 1, &mut bench.out, &mut bench.tally);
-    bench.flow.refused(&train, 11, &mut bench.tally);
-    assert_eq!(bench.tally.refusals[&11], 1);
+    let train = bench.flow.compose(&bench.plan, 5, 5, 1, &mut bench.out, &mut bench.results);
+    bench.flow.refused(&train, 11, &mut bench.results);
+    assert_eq!(bench.results.refusals[&11], 1);
     assert_eq!(bench.close(), Counts { send_failures: 1, ..Counts::default() });
 }
 
@@ -171,9 +171,9 @@ fn unreachable_by_quote_or_by_destination() {
     let (peer, _) = bench.send_one(10);
     let (_, second) = bench.send_one(11);
     let (_, third) = bench.send_one(12);
-    assert!(bench.flow.unreachable(&bench.plan, peer, &second, &mut bench.tally));
-    assert!(bench.flow.unreachable(&bench.plan, peer, &[], &mut bench.tally));
-    assert!(!bench.flow.unreachable(&bench.plan, "127.0.0.3:7".parse().unwrap(), &[], &mut bench.tally));
+    assert!(bench.flow.unreachable(&bench.plan, peer, &second, &mut bench.results));
+    assert!(bench.flow.unreachable(&bench.plan, peer, &[], &mut bench.results));
+    assert!(!bench.flow.unreachable(&bench.plan, "127.0.0.3:7".parse().unwrap(), &[], &mut bench.results));
     // an answer is the stronger fact
     assert!(bench.reply(peer, &second, 20));
     assert!(bench.reply(peer, &third, 20));
@@ -188,7 +188,7 @@ fn what_is_forgotten_is_lost() {
         bench.send_one(time);
     }
     assert!(!bench.reply(peer, &payload, 20));
-    assert_eq!(bench.tally.forgotten, 1);
+    assert_eq!(bench.results.forgotten, 1);
     assert_eq!(bench.close(), Counts { sent: 17, lost: 17, unattributed: 1, ..Counts::default() });
 }
 
@@ -211,12 +211,12 @@ fn a_sprayed_train_has_one_destination_and_its_datagrams_are_told_apart() {
 #[test]
 fn the_warmup_is_judged_but_not_measured() {
     let mut bench = bench();
-    bench.tally = Tally::new(Duration::from_nanos(100));
+    bench.results = Results::new(Duration::from_nanos(100));
     for time in [99, 100] {
         let (peer, payload) = bench.send_one(time);
         bench.reply(peer, &payload, time + 5);
     }
-    assert_eq!(bench.tally.books.warmup().counts.ok, 1);
-    assert_eq!(bench.tally.round_trips.total().summary().unwrap().count, 1);
+    assert_eq!(bench.results.outcomes.warmup().counts.ok, 1);
+    assert_eq!(bench.results.round_trips.total().summary().unwrap().count, 1);
     assert_eq!(bench.close(), Counts { sent: 1, ok: 1, ..Counts::default() });
 }
