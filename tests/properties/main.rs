@@ -22,11 +22,13 @@ mod report {
 }
 #[path = "../../src/bin/blaster/model"]
 mod model {
+    pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod latency;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
     pub(crate) mod payload;
+    pub(crate) mod plan;
     pub(crate) mod quantity;
     pub(crate) mod results;
     pub(crate) mod target;

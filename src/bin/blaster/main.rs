@@ -1,18 +1,26 @@
-//! `blaster`: a load tester for UDP and TCP echo servers that can be believed.
+//! `blaster`: a load tester for UDP and TCP echo servers whose results can be trusted.
+//!
+//! The map. Each line is a folder, or a file at the top; it uses only lines below it, and a file uses only files to its
+//! right in its folder.
 //!
 //! ```text
-//! main          the command line → a run, or a report that is read again → its exit status
-//! options       the command line · manual  what --help says after the options
-//! run           session (one run)  steps (several)  outputs (where reports go)  destination (one file)
-//! show          text  compare (tables)  page + page/{plots, plot, facts} (HTML)  progress (while it runs)
-//! judge         warnings  fail_if  objective  search
-//! report        schema  compile (results → report)  merge (reports → report)  hdr (histogram log)
-//! udp           udp/{flow (pure), socket, worker}, on tubular_echo's ring
-//! tcp           tcp/{echo (pure), bound, connection}, on tokio-uring
-//! console       signals  interruptible (who does not read)
-//! workers       threads  live  clock
-//! model         quantity  target  draw  pacer  payload  sent_log  outcomes  latency  timeline  results
+//! main      from the command line to the exit status
+//! run       steps (--steps, --find-max)  session (one run)  outputs  destination (one file)
+//! show      text (the report)  compare (several)  answer (of --find-max)
+//!           page (HTML)  page::{plots, facts, plot}  progress (the screen, --every)  paint
+//! options   the command line; what goes together         manual   the end of --help
+//! udp       udp (the run)  worker  schedule  socket  flow  error  plan        on the library's ring
+//! tcp       tcp (the run)  worker  connection  shared  echo  local_end  error  plan    on tokio-uring
+//! judge     search  objective  warnings  fail_if
+//! report    hdr  merge (reports → report)  compile (results → report)  schema (the JSON)
+//! console   streams (standard output and error)  interruptible (waits)  signals
+//! workers   threads (of a run)  live (counts while it runs)  stop  clock
+//! model     plan  results  timeline  outcomes  counts  latency  sent_log  pacer
+//!           target  quantity (numbers of options)  payload  draw  units (numbers of reports)  local_limits
 //! ```
+//!
+//! Messages: errors stand beside the code that meets them (`thiserror`), warnings in judge::warnings, reasons of
+//! --find-max in judge::objective, help in options and manual. streams::message prints the errors.
 
 mod manual;
 mod options;
@@ -69,12 +77,14 @@ mod workers {
 }
 
 mod model {
+    pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod latency;
     pub(crate) mod local_limits;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
     pub(crate) mod payload;
+    pub(crate) mod plan;
     pub(crate) mod quantity;
     pub(crate) mod results;
     pub(crate) mod sent_log;
@@ -88,10 +98,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::console::streams::complain;
+use crate::console::streams::message;
 use crate::console::{interruptible, signals, streams};
 use crate::model::units::count;
-use crate::options::{Command, Load, Options, ReportOptions};
+use crate::options::{Command, LoadOptions, Options, ReportOptions};
 use crate::report::merge::MergeError;
 use crate::report::schema::{Document, NamedRun, Report, Series};
 use crate::report::{merge, schema};
@@ -113,19 +123,20 @@ enum Failure {
     Merge(#[from] MergeError),
 }
 
-/// How it went, for the exit status.
+/// The outcome of a call, for the exit status.
 enum Outcome {
     Done,
-    /// Not all reports could be written; that has been said.
+    /// Not all outputs could be written; the messages are printed.
     Unwritten,
-    /// The server was not there, or not to the end; why that is said.
+    /// The server did not answer, or not to the end; the reason is not printed yet.
     Unanswered(String),
-    Condition,
+    /// A condition of `--fail-if` holds.
+    ConditionHolds,
 }
 
 fn main() -> ExitCode {
     let status = run();
-    streams::settle();
+    streams::finish();
     status
 }
 
@@ -136,39 +147,39 @@ fn run() -> ExitCode {
         Err(error) => return misused(&one_line(&error)),
     };
     let outcome = match options.command {
-        Command::Udp(udp) => measure(&Load::Udp(udp)),
-        Command::Tcp(tcp) => measure(&Load::Tcp(tcp)),
+        Command::Udp(udp) => measure(&LoadOptions::Udp(udp)),
+        Command::Tcp(tcp) => measure(&LoadOptions::Tcp(tcp)),
         Command::Report(options) => show(&options),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Unanswered(why)) => {
-            complain(&why);
+            message(&why);
             ExitCode::from(1)
         }
         Ok(Outcome::Unwritten) => ExitCode::from(1),
-        Ok(Outcome::Condition) => ExitCode::from(3),
+        Ok(Outcome::ConditionHolds) => ExitCode::from(3),
         Err(Failure::Load(failure @ (LoadError::Contradiction(_) | LoadError::Target(_)))) => {
             misused(&failure.to_string())
         }
         Err(failure) => {
-            complain(&failure.to_string());
+            message(&failure.to_string());
             ExitCode::from(1)
         }
     }
 }
 
-/// Help that was asked for, or that answers a bare `blaster`.
+/// Whether clap answers with help, also to a bare `blaster`.
 fn is_help(error: &clap::Error) -> bool {
     !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 fn misused(why: &str) -> ExitCode {
-    complain(&format!("{why} (see --help)"));
+    message(&format!("{why} (see --help)"));
     ExitCode::from(2)
 }
 
-/// What clap has to say, without usage and further hints.
+/// The message of clap without usage and hints.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
@@ -178,15 +189,15 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 /// `blaster udp` and `blaster tcp`.
-fn measure(load: &Load) -> Result<Outcome, Failure> {
+fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
     let session = Session::new(load)?;
     let mut outputs = Outputs::open(&load.common().outputs).map_err(|error| {
-        // a FIFO that nobody had opened to read
+        // the signal ended the wait for a reader of a FIFO
         if signals::stop().is_asked() { LoadError::Stopped.into() } else { Failure::from(error) }
     })?;
-    // what a step that fails has before it is no worse for that
+    // if a step fails, the steps before it are still reported
     let (mut document, failure) = match load {
-        Load::Udp(udp) if udp.has_steps() => {
+        LoadOptions::Udp(udp) if udp.has_steps() => {
             let (series, failure) = if udp.find_max {
                 steps::find_max(&session, udp, &outputs)
             } else {
@@ -197,12 +208,12 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
                 failure => (Document::Series(Box::new(series)), failure),
             }
         }
-        _ => (Document::Run(Box::new(session.run(load, &about(load))?)), None),
+        _ => (Document::Run(Box::new(session.run(load, &targets(load))?)), None),
     };
     outputs.judge(&mut document);
     let table = match &document {
         Document::Run(report) => text::render(report, outputs.paint()),
-        // its lines have been printed as they came
+        // the lines of its runs are printed already
         Document::Series(series) => compare::footer(series, outputs.paint()),
     };
     if !write(&mut outputs, &document, &table) {
@@ -211,18 +222,18 @@ fn measure(load: &Load) -> Result<Outcome, Failure> {
     failure.map_or_else(|| Ok(outcome(&document)), |failure| Err(failure.into()))
 }
 
-/// Writes the files and prints the table, in this order: a reader of the table may take his time. Says what went wrong,
-/// and shows what would be lost with it. Whether nothing did.
+/// Writes the files, then prints the table: its reader may be slow. Prints the errors, and after an error the table even
+/// with --quiet. Returns whether there was none.
 fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
     interruptible::begin_report();
     let mut errors = outputs.write(document);
     if outputs.is_for_terminal() {
-        progress::settle();
+        progress::wait_until_cleared();
     }
     outputs.print(table);
     errors.extend(outputs.finish());
     for error in &errors {
-        complain(&error.to_string());
+        message(&error.to_string());
     }
     if !errors.is_empty() {
         outputs.rescue(&match document {
@@ -233,8 +244,8 @@ fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
     errors.is_empty()
 }
 
-/// A run's name for who watches it.
-fn about(load: &Load) -> String {
+/// The name of a single run on the screen.
+fn targets(load: &LoadOptions) -> String {
     load.common().targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
@@ -247,7 +258,7 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
         let document = schema::read(file).map_err(|error| Failure::Input(name.clone(), error))?;
         match document {
             Document::Run(report) => runs.push(NamedRun::new(name, *report)),
-            // the steps of one file by their own names, those of several by both
+            // the steps of a single file keep their names; those of several files get the name of the file as well
             Document::Series(series) if options.files.len() == 1 => {
                 found = series.found;
                 runs.extend(series.runs);
@@ -274,7 +285,7 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
         return Ok(Outcome::Unwritten);
     }
     Ok(match outcome(&document) {
-        // that is what the run itself said
+        // the run itself has reported that
         Outcome::Unanswered(_) => Outcome::Done,
         outcome => outcome,
     })
@@ -286,12 +297,12 @@ fn outcome(document: &Document) -> Outcome {
         Document::Run(_) => [].as_slice(),
         Document::Series(series) => &series.fail_if,
     };
-    let mut judged = runs.iter().flat_map(|run| &run.fail_if).chain(on_series);
-    let has_failed = judged.any(|judged| judged.failed);
+    let mut conditions = runs.iter().flat_map(|run| &run.fail_if).chain(on_series);
+    let has_failed = conditions.any(|condition| condition.failed);
     let sent: u64 = runs.iter().map(|run| run.sent()).sum();
     let answered: u64 = runs.iter().map(|run| run.answered()).sum();
     if has_failed {
-        Outcome::Condition
+        Outcome::ConditionHolds
     } else if sent > 0 && answered == 0 {
         Outcome::Unanswered(format!("nothing came back for {} sent; does the server run?", count(sent)))
     } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)) {
@@ -301,10 +312,10 @@ fn outcome(document: &Document) -> Outcome {
     }
 }
 
-/// How a TCP server left all connections that it had in the end.
+/// The reason why no connection of a TCP run was in order at its end; `None` if one was.
 fn abandoned(run: &Report) -> Option<String> {
     let connections = run.connections.filter(|it| it.attempted > 0 && it.in_order_at_end == 0)?;
-    // who presses Ctrl-C twice does not wait for the end of connections
+    // after a second Ctrl-C blaster does not wait for the end of the connections
     (!run.ended_early).then(|| {
         format!(
             "no connection was served to the end: {} failed, {} broke, {} had no answer",

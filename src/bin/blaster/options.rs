@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
 
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
@@ -31,10 +30,10 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Load a UDP echo path with flows of datagrams
     #[command(after_long_help = MANUAL)]
-    Udp(Udp),
+    Udp(UdpOptions),
     /// Load a TCP echo path with connections: a closed loop, every byte verified
     #[command(after_long_help = MANUAL)]
-    Tcp(Tcp),
+    Tcp(TcpOptions),
     /// Show reports that --json wrote: one, several side by side, or several machines' as one
     #[command(after_long_help = MANUAL)]
     Report(ReportOptions),
@@ -42,16 +41,16 @@ pub(crate) enum Command {
 
 /// A load of either protocol.
 #[derive(Clone, Debug)]
-pub(crate) enum Load {
+pub(crate) enum LoadOptions {
     /// `blaster udp`.
-    Udp(Udp),
+    Udp(UdpOptions),
     /// `blaster tcp`.
-    Tcp(Tcp),
+    Tcp(TcpOptions),
 }
 
-impl Load {
+impl LoadOptions {
     /// What both protocols have.
-    pub(crate) fn common(&self) -> &Common {
+    pub(crate) fn common(&self) -> &CommonOptions {
         match self {
             Self::Udp(udp) => &udp.common,
             Self::Tcp(tcp) => &tcp.common,
@@ -72,12 +71,11 @@ pub(crate) struct ReportOptions {
     pub(crate) merge: bool,
 
     #[command(flatten)]
-    pub(crate) outputs: Outputs,
+    pub(crate) outputs: OutputOptions,
 }
 
 /// How UDP flows decide when to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum UdpMode {
     /// By the schedule of --rate
     Open,
@@ -98,7 +96,7 @@ pub(crate) enum Switch {
 
 /// `blaster udp`.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Udp {
+pub(crate) struct UdpOptions {
     /// How flows decide when to send [default: open with --rate, else closed]
     #[arg(long, value_enum, help_heading = "Load")]
     pub(crate) mode: Option<UdpMode>,
@@ -161,27 +159,27 @@ pub(crate) struct Udp {
     pub(crate) repeat: u32,
 
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
 }
 
 /// `blaster tcp`.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Tcp {
+pub(crate) struct TcpOptions {
     /// What each connection does
     #[arg(long, value_enum, default_value = "ping-pong", help_heading = "Load")]
-    pub(crate) mode: tcp::Mode,
+    pub(crate) mode: tcp::plan::Mode,
 
     /// Connections at a time
     #[arg(long, value_name = "N", default_value = "16", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) connections: u32,
 
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
 }
 
 /// What both protocols have.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Common {
+pub(crate) struct CommonOptions {
     /// Where to send: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
     #[arg(required = true, value_name = "TARGET")]
     pub(crate) targets: Vec<Target>,
@@ -234,12 +232,12 @@ pub(crate) struct Common {
     pub(crate) every: Option<Duration>,
 
     #[command(flatten)]
-    pub(crate) outputs: Outputs,
+    pub(crate) outputs: OutputOptions,
 }
 
 /// Where a report goes.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Outputs {
+pub(crate) struct OutputOptions {
     /// Write the report as JSON to FILE, or with - to standard output (and the table to standard error)
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) json: Option<PathBuf>,
@@ -261,7 +259,7 @@ pub(crate) struct Outputs {
     pub(crate) quiet: bool,
 }
 
-impl Common {
+impl CommonOptions {
     /// How long to listen after the last send.
     pub(crate) fn linger(&self) -> Duration {
         self.linger.unwrap_or(self.timeout * 2)
@@ -289,7 +287,7 @@ pub(crate) enum Contradiction {
     TrainOfTooMany(u32),
     #[error("a datagram of {size} bytes is more than IPv4 carries: 65507")]
     TooLargeForV4 { size: u32 },
-    #[error("{0} datagrams in flight for each flow are more than blaster remembers: {max}", max = udp::IN_FLIGHT_MAX)]
+    #[error("{0} datagrams in flight for each flow are more than blaster remembers: {max}", max = udp::plan::IN_FLIGHT_MAX)]
     TooManyInFlight(u64),
     #[error("--source {0} can't reach {1}, which is of the other address family")]
     SourceOfOtherFamily(String, String),
@@ -297,7 +295,7 @@ pub(crate) enum Contradiction {
     CountOfNothing,
 }
 
-impl Udp {
+impl UdpOptions {
     /// The mode, asked for or implied.
     pub(crate) fn mode(&self) -> UdpMode {
         let has_rate = self.rate.is_some() || self.has_steps();
@@ -331,7 +329,7 @@ impl Udp {
             _ => {}
         }
         let in_flight = u64::from(self.in_flight.unwrap_or(1)) * u64::from(self.gso);
-        if in_flight > u64::from(udp::IN_FLIGHT_MAX) {
+        if in_flight > u64::from(udp::plan::IN_FLIGHT_MAX) {
             return Err(Contradiction::TooManyInFlight(in_flight));
         }
         let size = self.sizes().max_bytes();
@@ -349,15 +347,15 @@ impl Udp {
     }
 }
 
-impl Tcp {
+impl TcpOptions {
     /// The sizes, asked for or implied.
     pub(crate) fn sizes(&self) -> Sizes {
-        let implied = if self.mode == tcp::Mode::Stream { 16_384 } else { 64 };
+        let implied = if self.mode == tcp::plan::Mode::Stream { 16_384 } else { 64 };
         self.common.size.clone().unwrap_or(Sizes::Fixed(implied))
     }
 }
 
-impl Common {
+impl CommonOptions {
     /// Whether the flags go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         if let Some(source) = &self.source
@@ -380,7 +378,7 @@ mod tests {
         Options::command().debug_assert();
     }
 
-    fn udp(flags: &str) -> Result<Udp, String> {
+    fn udp(flags: &str) -> Result<UdpOptions, String> {
         let words = ["blaster", "udp", "127.0.0.1:7"].into_iter().chain(flags.split_whitespace());
         match Options::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Udp(udp) => udp.check().map(|()| udp).map_err(|error| error.to_string()),

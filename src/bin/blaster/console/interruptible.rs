@@ -1,11 +1,11 @@
-//! What may take as long as somebody else likes: a FIFO that nobody opens, a pipe or a terminal that takes nothing. It is
-//! done on threads of its own, so that the main thread hears what signals ask for.
+//! Waits that a signal can end: for a FIFO that nobody opens, for a pipe or a terminal that nobody reads. Other threads
+//! do the work, so that the main thread notices signals.
 //!
-//! | signals | what still waits for somebody |
+//! | signals | the wait |
 //! |---|---|
-//! | none, or the one that ended the run | waits |
-//! | the first one, when the run is over | is given up after five seconds in which nothing of it was taken |
-//! | the second one | is given up after a second of that |
+//! | none, or only the one that ended the run | goes on |
+//! | the first one after the end of the run | ends after five seconds without progress |
+//! | the second one | ends after one second without progress |
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,21 +19,21 @@ use tubular_echo::console::printer::Printer;
 
 use crate::console::signals;
 
-/// How often signals are looked for.
+/// How often to look for signals.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(5);
-const PATIENCE_URGENT: Duration = Duration::from_secs(1);
+const WAIT_AFTER_SIGNAL: Duration = Duration::from_secs(5);
+const WAIT_AFTER_SECOND_SIGNAL: Duration = Duration::from_secs(1);
 
-/// Signals that came before there was anything to report.
+/// Signals that came before the report.
 static SIGNALS_OF_RUN: AtomicU32 = AtomicU32::new(0);
 
-/// The run is over: what comes now is meant for the report.
+/// The run is over: later signals are meant for the report.
 pub(crate) fn begin_report() {
     SIGNALS_OF_RUN.store(signals::stop().times(), Ordering::Relaxed);
 }
 
-/// Waits until `is_done`, which may take the time that it is given; or until a signal says that it takes too long with
-/// no `progress`. Whether it is done.
+/// Waits until `is_done`, which may block for the time that it gets; or until signals end the wait because there is no
+/// `progress`. Returns whether it is done.
 pub(crate) fn wait(progress: impl Fn() -> u64, is_done: impl Fn(Duration) -> bool) -> bool {
     let look = || (progress(), signals::stop().times());
     let (mut last, mut since) = (look(), Instant::now());
@@ -44,8 +44,8 @@ pub(crate) fn wait(progress: impl Fn() -> u64, is_done: impl Fn(Duration) -> boo
         }
         let is_over = match now.1 {
             0 => false,
-            1 => SIGNALS_OF_RUN.load(Ordering::Relaxed) == 0 && since.elapsed() >= PATIENCE,
-            _ => since.elapsed() >= PATIENCE_URGENT,
+            1 => SIGNALS_OF_RUN.load(Ordering::Relaxed) == 0 && since.elapsed() >= WAIT_AFTER_SIGNAL,
+            _ => since.elapsed() >= WAIT_AFTER_SECOND_SIGNAL,
         };
         if is_over {
             return false;
@@ -54,12 +54,12 @@ pub(crate) fn wait(progress: impl Fn() -> u64, is_done: impl Fn(Duration) -> boo
     true
 }
 
-/// Opens a file; the first signal ends that.
+/// Opens a file; the first signal ends the wait.
 pub(crate) fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
     let (done, is_done) = mpsc::channel();
     let (own_options, own_path) = (options.clone(), path.to_owned());
     let open = move || {
-        // nobody wants it any more only when the process is ending
+        // the receiver is gone only when the process ends
         let _ = done.send(own_options.open(own_path));
     };
     if thread::Builder::new().name("open".into()).spawn(open).is_err() {
@@ -74,14 +74,14 @@ pub(crate) fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes everything to a file of whatever kind.
+/// Writes all bytes to a file of any kind.
 pub(crate) fn write_all(file: &File, bytes: &[u8]) -> io::Result<()> {
     let printer = Printer::start(file.try_clone()?, |_, _| {});
     printer.print_bytes(bytes);
     finish(&printer)
 }
 
-/// Waits until everything is printed; what went wrong.
+/// Waits until everything is printed.
 pub(crate) fn finish(printer: &Printer) -> io::Result<()> {
     if wait(|| printer.written(), |timeout| printer.is_done_within(timeout)) {
         printer.take_error().map_or(Ok(()), Err)

@@ -1,4 +1,4 @@
-//! The signals that end a run, heard by a thread that does nothing else: whatever holds up the main thread.
+//! The signals that end a run. A thread of its own waits for them, so that they count even if the main thread blocks.
 
 use std::sync::{Arc, LazyLock};
 use std::{io, process, thread};
@@ -9,19 +9,19 @@ use crate::workers::stop::Stop;
 
 static STOP: LazyLock<Arc<Stop>> = LazyLock::new(Arc::default);
 
-/// What they ask for.
+/// The request that the signals make.
 pub(crate) fn stop() -> &'static Arc<Stop> {
     &STOP
 }
 
-/// Hears them from now on, before any other thread is started: it inherits that they are blocked.
+/// Listens to the signals from now on. Call this before other threads start: they inherit that the signals are blocked.
 pub(crate) fn listen() -> io::Result<()> {
     let mut signals = EndSignals::block()?;
     let listen = move || {
         loop {
             signals.wait();
             STOP.ask();
-            // nothing that we know of waits for so long after the second one
+            // a third one means that something blocks in spite of the second
             if STOP.times() > 2 {
                 process::exit(1);
             }

@@ -1,4 +1,4 @@
-//! Standard output and standard error, each written by a thread of its own.
+//! Standard output and standard error. A thread of its own writes each, so that a slow reader stops nobody.
 
 use std::io;
 use std::sync::OnceLock;
@@ -9,8 +9,8 @@ use tubular_echo::console::printer::Printer;
 
 use crate::console::interruptible;
 
-/// There is more on standard error than what may be dropped.
-static HAS_COMPLAINED: AtomicBool = AtomicBool::new(false);
+/// Whether standard error got lines that must not be dropped.
+static HAS_MESSAGES: AtomicBool = AtomicBool::new(false);
 static OUT: OnceLock<Printer> = OnceLock::new();
 static ERR: OnceLock<Printer> = OnceLock::new();
 
@@ -27,28 +27,29 @@ pub(crate) fn err() -> &'static Printer {
     ERR.get_or_init(|| Printer::start(io::stderr(), note))
 }
 
-/// Says something on standard error, if anybody listens.
-pub(crate) fn complain(text: &str) {
-    say(&format!("blaster: {text}\n"));
+/// Prints a message of blaster on standard error.
+pub(crate) fn message(text: &str) {
+    print_error(&format!("blaster: {text}\n"));
 }
 
-pub(crate) fn say(text: &str) {
-    HAS_COMPLAINED.store(true, Ordering::Relaxed);
+/// Prints on standard error.
+pub(crate) fn print_error(text: &str) {
+    HAS_MESSAGES.store(true, Ordering::Relaxed);
     err().print(text);
 }
 
-/// Says a line on standard error that is worth no wait.
-pub(crate) fn mention(line: &str) {
+/// Prints a line on standard error. It is dropped if nobody reads.
+pub(crate) fn offer_line(line: &str) {
     err().offer(line.as_bytes());
 }
 
-/// Waits for whoever reads standard error.
-pub(crate) fn settle() {
-    /// For lines that are worth no wait.
+/// Waits until standard error is written.
+pub(crate) fn finish() {
+    /// For lines that may be dropped.
     const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
     let Some(err) = ERR.get() else { return };
-    if HAS_COMPLAINED.load(Ordering::Relaxed) {
-        // there is nobody left to tell
+    if HAS_MESSAGES.load(Ordering::Relaxed) {
+        // there is no other place to report an error
         let _ = interruptible::finish(err);
     } else {
         err.is_done_within(LAST_LINES_TIMEOUT);

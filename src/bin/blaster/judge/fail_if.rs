@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::model::counts::Counts;
 use crate::model::quantity;
 use crate::model::units;
 use crate::report::schema::{ConditionResult, Report};
@@ -12,35 +13,14 @@ use crate::report::schema::{ConditionResult, Report};
 pub(crate) enum ConditionError {
     #[error("{0:?} is not NAME>VALUE (or >=, <, <=)")]
     Shape(String),
-    #[error("{0:?} is no measure: one of {NAMES}")]
+    #[error("{0:?} is no measure: one of {names}", names = names())]
     Name(String),
     #[error("{0:?} wants a {1}")]
     Value(String, &'static str),
 }
 
-const NAMES: &str = "sent, ok, corrupted, truncated, misdirected, late, lost (or loss), unreachable, duplicated, \
-                     reordered, unattributed, send_failures, own_drops, unsent, failed, broken, stuck, p50, p90, p99, p99.9, p99.99, max, the \
-                     same with actual_ or slip_ before them, rate, found";
-
-const COUNTS: [&str; 17] = [
-    "sent",
-    "ok",
-    "corrupted",
-    "truncated",
-    "misdirected",
-    "late",
-    "lost",
-    "unreachable",
-    "duplicated",
-    "reordered",
-    "unattributed",
-    "send_failures",
-    "own_drops",
-    "unsent",
-    "failed",
-    "broken",
-    "stuck",
-];
+/// Counts of a report that are not among [`Counts::NAMES`].
+const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "stuck"];
 
 const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
@@ -124,28 +104,29 @@ impl FromStr for Condition {
         let (name, value) = (name.trim(), value.trim());
         let wants = |what| move || ConditionError::Value(text.into(), what);
         let name = if name == "loss" { "lost" } else { name };
-        let (measure, value) = if let Some(name) = COUNTS.iter().find(|known| **known == name) {
-            match value.strip_suffix('%') {
-                Some(share) => {
-                    let share: f64 = share.trim().parse().map_err(|_| wants("number before %")())?;
-                    (Measure::Share(name), Some(share).filter(|share| share.is_finite() && *share >= 0.0))
+        let (measure, value) =
+            if let Some(name) = Counts::NAMES.iter().chain(&FURTHER_COUNTS).find(|known| **known == name) {
+                match value.strip_suffix('%') {
+                    Some(share) => {
+                        let share: f64 = share.trim().parse().map_err(|_| wants("number before %")())?;
+                        (Measure::Share(name), Some(share).filter(|share| share.is_finite() && *share >= 0.0))
+                    }
+                    None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
                 }
-                None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
-            }
-        } else if name == "rate" || name == "found" {
-            let measure = if name == "rate" { Measure::Rate } else { Measure::SearchResult };
-            (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
-        } else {
-            let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
-                (Some(percentile), _) => (From::Actual, percentile),
-                (_, Some(percentile)) => (From::Slip, percentile),
-                _ => (From::Intended, name),
+            } else if name == "rate" || name == "found" {
+                let measure = if name == "rate" { Measure::Rate } else { Measure::SearchResult };
+                (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
+            } else {
+                let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
+                    (Some(percentile), _) => (From::Actual, percentile),
+                    (_, Some(percentile)) => (From::Slip, percentile),
+                    _ => (From::Intended, name),
+                };
+                let known = PERCENTILES.iter().find(|known| **known == percentile);
+                let percentile = known.ok_or_else(|| ConditionError::Name(name.into()))?;
+                let value = quantity::duration_or_zero(value).ok().map(|duration| duration.as_nanos() as f64);
+                (Measure::Latency(from, percentile), value)
             };
-            let known = PERCENTILES.iter().find(|known| **known == percentile);
-            let percentile = known.ok_or_else(|| ConditionError::Name(name.into()))?;
-            let value = quantity::duration_or_zero(value).ok().map(|duration| duration.as_nanos() as f64);
-            (Measure::Latency(from, percentile), value)
-        };
         let value = value.ok_or_else(wants(match measure {
             Measure::Count(_) => "whole number, or a percentage",
             Measure::Share(_) => "percentage of at least 0",
@@ -222,34 +203,30 @@ impl Measure {
     }
 }
 
+/// The count `name` of a report. `None`: it has none, as UDP has no connections.
 fn count(report: &Report, name: &str) -> Option<u64> {
-    let counts = &report.totals.counts;
-    Some(match name {
-        "sent" => counts.sent,
-        "ok" => counts.ok,
-        "corrupted" => counts.corrupted,
-        "truncated" => counts.truncated,
-        "misdirected" => counts.misdirected,
-        "late" => counts.late,
-        "lost" => counts.lost,
-        "unreachable" => counts.unreachable,
-        "duplicated" => counts.duplicated,
-        "reordered" => counts.reordered,
-        "unattributed" => counts.unattributed,
-        "send_failures" => counts.send_failures,
-        "own_drops" => report.totals.own_drops,
-        "unsent" => report.generator.unsent,
-        "failed" => report.connections?.failed,
-        "broken" => report.connections?.broken,
-        "stuck" => report.connections?.stuck,
-        _ => return None,
-    })
+    match name {
+        "own_drops" => Some(report.totals.own_drops),
+        "unsent" => Some(report.generator.unsent),
+        "failed" => Some(report.connections?.failed),
+        "broken" => Some(report.connections?.broken),
+        "stuck" => Some(report.connections?.stuck),
+        name => report.totals.counts.by_name(name),
+    }
+}
+
+/// All names, for the error of an unknown one.
+fn names() -> String {
+    let counts = Counts::NAMES.iter().chain(&FURTHER_COUNTS);
+    let counts = counts.map(|name| if *name == "lost" { "lost (or loss)" } else { name });
+    let names: Vec<&str> = counts.chain(PERCENTILES).collect();
+    format!("{}, the same with actual_ or slip_ before them, rate, found", names.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::sample::report;
 
     #[test]

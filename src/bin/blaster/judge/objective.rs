@@ -125,8 +125,8 @@ fn is_away(report: &Report) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::counts::Counts;
     use crate::model::latency::Latency;
-    use crate::model::outcomes::Counts;
     use crate::report::sample::report;
     use crate::report::schema::Load;
 

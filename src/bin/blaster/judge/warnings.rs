@@ -124,8 +124,8 @@ fn reasons(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::counts::Counts;
     use crate::model::latency::Latency;
-    use crate::model::outcomes::Counts;
     use crate::report::sample::report;
 
     fn good() -> Report {

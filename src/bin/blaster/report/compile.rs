@@ -1,42 +1,31 @@
-//! The report of a run, made of what its workers bring home.
+//! The report of a run, from the results of its workers.
 
 use std::time::SystemTime;
 
+use crate::model::outcomes::Second;
 use crate::model::results::{Results, ThreadTimes};
 use crate::report::schema::{
     Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Report, SCHEMA, Totals, VERSION,
 };
 
-/// What a run was, beside its results.
+/// The facts of a run beside its results.
 #[derive(Clone, Debug)]
 pub(crate) struct RunFacts {
-    /// As blaster was called.
     pub(crate) command_line: Vec<String>,
-    /// When the run began.
     pub(crate) started_at: SystemTime,
-    /// Where.
     pub(crate) host: Host,
-    /// With what.
     pub(crate) load: Load,
     /// Whether a signal ended it.
     pub(crate) ended_early: bool,
 }
 
 impl Report {
-    /// The report of a run with these results; without warnings and verdicts, which read it.
+    /// The report of a run. Its warnings and conditions are added later, since they need the report.
     pub(crate) fn new(facts: RunFacts, results: &Results) -> Self {
         let RunFacts { command_line, started_at, host, load, ended_early } = facts;
-        let total = results.outcomes.total();
-        let warmup = results.outcomes.warmup().counts;
         let longest_ns = results.thread_times.iter().map(|times| times.span_ns).max().unwrap_or(0);
         let elapsed_ns = longest_ns.saturating_sub(load.warmup_ns);
-        let per_s = |count: u64| if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 };
-        let work_ns: u64 = results.thread_times.iter().map(ThreadTimes::work_ns).sum();
-        let all_sent = total.counts.sent + warmup.sent;
-        let mean = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
         let is_tcp = load.protocol == "tcp";
-        let is_scheduled = load.rate_per_s.is_some();
-        let from_intended = results.round_trips.total().summary();
         Self {
             schema: SCHEMA.into(),
             version: VERSION,
@@ -46,57 +35,15 @@ impl Report {
             hosts: vec![host],
             elapsed_ns,
             ended_early,
-            totals: Totals {
-                counts: total.counts,
-                own_drops: results.own_drops,
-                reorder_distance_mean: mean(total.reorder_distance_sum, total.counts.reordered),
-                reorder_distance_max: total.reorder_distance_max,
-                sent_per_s: per_s(total.counts.sent),
-                ok_per_s: per_s(total.counts.ok),
-            },
-            warmup,
-            latency: Latencies {
-                from_actual: if is_scheduled { results.from_actual.summary() } else { from_intended.clone() },
-                from_intended,
-            },
-            generator: Generator {
-                slip: results.slip.summary(),
-                cpu_ns_per_datagram: mean(work_ns, all_sent),
-                cpu_share: results.thread_times.iter().map(ThreadTimes::share).collect(),
-                pacing_share: results.thread_times.iter().map(ThreadTimes::pacing_share).collect(),
-                starved_share: results.thread_times.iter().map(ThreadTimes::starved_share).collect(),
-                unsent: results.unsent,
-                forgotten: results.forgotten,
-                receive_buffer_bytes: (!is_tcp)
-                    .then_some(results.receive_buffer_bytes)
-                    .filter(|bytes| *bytes < u64::MAX), // no socket was made
-            },
-            icmp_errors: results
-                .icmp_reports
-                .iter()
-                .map(|(icmp_report, &count)| IcmpErrors {
-                    from: icmp_report.from.to_string(),
-                    about: icmp_report.about.to_string(),
-                    icmp_type: icmp_report.icmp_type,
-                    icmp_code: icmp_report.icmp_code,
-                    count,
-                })
-                .collect(),
+            totals: totals(results, elapsed_ns),
+            warmup: results.outcomes.warmup().counts,
+            latency: latencies(results, load.rate_per_s.is_some()),
+            generator: generator(results, is_tcp),
+            icmp_errors: icmp_errors(results),
             examples: results.examples.clone(),
-            refusals: results
-                .refusals
-                .iter()
-                .map(|(&errno, &count)| LocalErrors { errno, message: meaning(errno), count })
-                .collect(),
+            refusals: local_errors(results),
             connections: is_tcp.then_some(results.connections),
-            intervals: (0..)
-                .zip(results.outcomes.seconds())
-                .map(|(second, page)| Interval {
-                    second,
-                    counts: page.counts,
-                    latency: results.round_trips.second(second).summary(),
-                })
-                .collect(),
+            intervals: intervals(results),
             load,
             warnings: Vec::new(),
             fail_if: Vec::new(),
@@ -104,7 +51,77 @@ impl Report {
     }
 }
 
-/// What an error number means, and what usually helps.
+fn mean(sum: u64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum as f64 / count as f64 }
+}
+
+fn totals(results: &Results, elapsed_ns: u64) -> Totals {
+    let total = results.outcomes.total();
+    let per_s = |count: u64| if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 };
+    Totals {
+        counts: total.counts,
+        own_drops: results.own_drops,
+        reorder_distance_mean: mean(total.reorder_distance_sum, total.counts.reordered),
+        reorder_distance_max: total.reorder_distance_max,
+        sent_per_s: per_s(total.counts.sent),
+        ok_per_s: per_s(total.counts.ok),
+    }
+}
+
+fn latencies(results: &Results, is_scheduled: bool) -> Latencies {
+    let from_intended = results.round_trips.total().summary();
+    Latencies {
+        from_actual: if is_scheduled { results.from_actual.summary() } else { from_intended.clone() },
+        from_intended,
+    }
+}
+
+fn generator(results: &Results, is_tcp: bool) -> Generator {
+    let all_sent = results.outcomes.total().counts.sent + results.outcomes.warmup().counts.sent;
+    let threads = || results.thread_times.iter();
+    let no_socket = u64::MAX;
+    Generator {
+        slip: results.slip.summary(),
+        cpu_ns_per_datagram: mean(threads().map(ThreadTimes::work_ns).sum(), all_sent),
+        cpu_share: threads().map(ThreadTimes::cpu_share).collect(),
+        pacing_share: threads().map(ThreadTimes::pacing_share).collect(),
+        starved_share: threads().map(ThreadTimes::starved_share).collect(),
+        unsent: results.unsent,
+        forgotten: results.forgotten,
+        receive_buffer_bytes: (!is_tcp)
+            .then_some(results.receive_buffer_bytes)
+            .filter(|bytes| *bytes < no_socket),
+    }
+}
+
+fn icmp_errors(results: &Results) -> Vec<IcmpErrors> {
+    let reports = results.icmp_reports.iter();
+    let errors = reports.map(|(report, &count)| IcmpErrors {
+        from: report.from.to_string(),
+        about: report.about.to_string(),
+        icmp_type: report.icmp_type,
+        icmp_code: report.icmp_code,
+        count,
+    });
+    errors.collect()
+}
+
+fn local_errors(results: &Results) -> Vec<LocalErrors> {
+    let errors = results.local_errors.iter();
+    errors.map(|(&errno, &count)| LocalErrors { errno, message: meaning(errno), count }).collect()
+}
+
+fn intervals(results: &Results) -> Vec<Interval> {
+    let seconds = (0..).zip(results.outcomes.seconds());
+    let interval = |(second, outcomes): (u64, &Second)| Interval {
+        second,
+        counts: outcomes.counts,
+        latency: results.round_trips.second(second).summary(),
+    };
+    seconds.map(interval).collect()
+}
+
+/// The meaning of an errno, and the usual cure.
 fn meaning(errno: i32) -> String {
     let error = std::io::Error::from_raw_os_error(errno);
     match errno {
@@ -122,7 +139,7 @@ fn meaning(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::sample::report;
 
     #[test]
@@ -131,21 +148,7 @@ mod tests {
         let json = serde_json::to_value(report(counts)).unwrap();
         assert_eq!((&json["schema"], &json["version"]), (&"blaster-report".into(), &2.into()));
         assert_eq!(json["started_at"], "1970-01-01T00:00:00.000Z");
-        for name in [
-            "sent",
-            "ok",
-            "corrupted",
-            "truncated",
-            "misdirected",
-            "late",
-            "lost",
-            "unreachable",
-            "duplicated",
-            "reordered",
-            "unattributed",
-            "send_failures",
-            "own_drops",
-        ] {
+        for name in Counts::NAMES.iter().chain(&["own_drops"]) {
             assert!(json["totals"][name].is_u64(), "{name}");
         }
         assert_eq!(json["totals"]["ok_per_s"], 97.0);

@@ -62,7 +62,7 @@ mod tests {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     use super::*;
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::compile::RunFacts;
     use crate::report::sample;
     use crate::report::schema::{NamedRun, Series};
@@ -70,7 +70,7 @@ mod tests {
     /// Seconds 0 and 2 have replies, second 1 has none.
     fn report(started_s: u64) -> Report {
         let mut results = sample::results(Counts { sent: 3, ok: 3, ..Counts::default() });
-        results.outcomes.page(2_000_000_000).counts = Counts { sent: 2, ok: 2, ..Counts::default() };
+        results.outcomes.at(2_000_000_000).counts = Counts { sent: 2, ok: 2, ..Counts::default() };
         results.round_trips.record(2_000_000_000, 5_000);
         results.round_trips.record(2_500_000_000, 7_000_000);
         results.thread_times[0].span_ns = 2_600_000_000;

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use crate::model::counts::{Connections, Counts};
 use crate::model::latency::{Latency, Percentiles};
-use crate::model::outcomes::Counts;
-use crate::model::results::{self, Connections, Example};
+use crate::model::results::{Example, keep_example};
 use crate::model::units::duration;
 use crate::report::schema::{
     self, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun, ReadError, Report, SCHEMA,
@@ -253,7 +253,7 @@ fn icmp_errors(reports: &[&Report]) -> Vec<IcmpErrors> {
 fn examples(reports: &[&Report]) -> Vec<Example> {
     let mut kept = Vec::new();
     for example in reports.iter().flat_map(|report| &report.examples) {
-        results::keep(example, &mut kept);
+        keep_example(example, &mut kept);
     }
     kept
 }
@@ -304,7 +304,7 @@ mod tests {
     fn record(results: &mut Results, halves: &[u64]) {
         for nth in (0..10_000_u64).filter(|nth| halves.contains(&(nth % 2))) {
             let (intended_ns, waited_ns) = (nth * 300_000, 10_000 + nth * nth % 7_919 * 1_000);
-            let page = results.outcomes.page(intended_ns);
+            let page = results.outcomes.at(intended_ns);
             page.counts.sent += 1;
             results.slip.record(nth % 3_000);
             if nth % 100 < 2 {
@@ -313,7 +313,7 @@ mod tests {
             }
             page.counts.ok += 1;
             if nth % 100 < 6 {
-                page.reordered(nth % 5);
+                page.count_reordered(nth % 5);
             }
             results.round_trips.record(intended_ns, waited_ns + nth % 3_000);
             results.from_actual.record(waited_ns);

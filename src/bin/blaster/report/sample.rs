@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::model::outcomes::Counts;
+use crate::model::counts::Counts;
 use crate::model::results::{Results, ThreadTimes};
 use crate::report::compile::RunFacts;
 use crate::report::schema::{Host, Load, Report};
@@ -32,7 +32,7 @@ pub(crate) fn facts() -> RunFacts {
 /// millisecond.
 pub(crate) fn results(counts: Counts) -> Results {
     let mut results = Results::new(Duration::ZERO);
-    results.outcomes.page(0).counts = counts;
+    results.outcomes.at(0).counts = counts;
     for _ in 0..counts.ok {
         results.round_trips.record(0, 1_000_000);
     }

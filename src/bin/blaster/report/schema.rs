@@ -1,25 +1,27 @@
-//! The report as data: what `--json` writes, and what the table and `--fail-if` read.
+//! The report as data: the JSON of `--json`, which the table, the page and `--fail-if` read as well.
 //!
-//! Version 2. Fields are only ever added within a version; times are nanoseconds and say so in their
-//! names; counts are datagrams (TCP: messages). `totals` covers what was measured, without the warmup,
-//! and balances: sent = ok + corrupted + truncated + misdirected + late + lost + unreachable. So does
-//! each of the `intervals`, since a datagram is booked in the second in which it was meant to be sent.
+//! Version 2. Within a version, fields are only added. Times are in nanoseconds, and their names end in `_ns`. Counts are of
+//! datagrams (TCP: of messages); their names stand in `model/counts.rs`, percentiles in `model/latency.rs`. `totals` covers
+//! the measured time without the warmup, and balances: sent = ok + corrupted + truncated + misdirected + late + lost +
+//! unreachable. Each of the `intervals` balances as well: a datagram counts in the second of its intended send time.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::counts::Connections;
+use crate::model::counts::Counts;
 use crate::model::latency::Percentiles;
-use crate::model::outcomes::Counts;
-use crate::model::results::{Connections, Example};
+use crate::model::results::Example;
 
-/// The name of the format.
+/// The name of the format of one run.
 pub(crate) const SCHEMA: &str = "blaster-report";
-/// Its version.
+/// The version of both formats.
 pub(crate) const VERSION: u32 = 2;
 
-/// A run, from the command line to the last percentile.
+/// The report of one run.
+// one field for each part of the JSON
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Always [`SCHEMA`].
@@ -28,103 +30,99 @@ pub(crate) struct Report {
     pub(crate) version: u32,
     /// The version of blaster.
     pub(crate) blaster: String,
-    /// As it was called.
+    /// The arguments of blaster.
     pub(crate) command_line: Vec<String>,
-    /// When the first datagram was meant to be sent, RFC 3339, UTC.
+    /// The first intended send time, RFC 3339, UTC.
     pub(crate) started_at: String,
-    /// Where it ran: one host, or those of all runs that were merged.
+    /// The host that it ran on; after a merge, the hosts of all runs.
     pub(crate) hosts: Vec<Host>,
-    /// What was sent.
     pub(crate) load: Load,
-    /// Measured time that what was sent is spread over, without the warmup: in the open loop up to where the next
-    /// datagram would have been due or the time was up; in a closed loop that a count ended, up to the last right
-    /// reply in time; otherwise up to the last send.
+    /// The measured time that the sent datagrams are spread over, without the warmup. Its end is: in the open loop, the
+    /// time at which the next datagram would have been due, or the time was up; in a closed loop that a count ended, the
+    /// last right reply in time; else the last send.
     pub(crate) elapsed_ns: u64,
-    /// Whether a signal ended it before its time.
+    /// Whether a signal ended it.
     pub(crate) ended_early: bool,
-    /// The books.
     pub(crate) totals: Totals,
-    /// What was sent and judged before the measured part.
+    /// The counts of the warmup.
     pub(crate) warmup: Counts,
-    /// How long right replies took, in time or late.
+    /// The latency of right replies, in time or late.
     pub(crate) latency: Latencies,
-    /// What blaster itself is to blame for.
+    /// The part of blaster itself.
     pub(crate) generator: Generator,
     /// ICMP errors by sender and kind, at most 16 kinds.
     pub(crate) icmp_errors: Vec<IcmpErrors>,
-    /// A few wrong replies of each kind, of the warmup, too.
+    /// The first wrong replies of each kind, also those of the warmup.
     #[serde(default)]
     pub(crate) examples: Vec<Example>,
-    /// What the local kernel refused; for TCP, why connections failed or broke.
+    /// Sends that the local kernel refused; TCP: why connections failed or broke.
     pub(crate) refusals: Vec<LocalErrors>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
-    /// Each second.
     pub(crate) intervals: Vec<Interval>,
-    /// What a reader must know before believing the rest.
+    /// What a reader must know before trusting the rest.
     pub(crate) warnings: Vec<String>,
     /// The conditions of `--fail-if`.
     pub(crate) fail_if: Vec<ConditionResult>,
 }
 
-/// Where blaster ran.
+/// A host that blaster ran on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Host {
-    /// Its name.
     pub(crate) name: String,
-    /// Release of the kernel.
+    /// The release of the kernel.
     pub(crate) kernel: String,
-    /// Model of the processor.
+    /// The model of the processor.
     pub(crate) cpu: String,
-    /// Processors that blaster could use.
+    /// The number of processors that blaster could use.
     pub(crate) processors: usize,
 }
 
-/// What was sent.
+/// The load of a run.
+// one field for each part of the JSON
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Load {
     /// `udp` or `tcp`.
     pub(crate) protocol: String,
-    /// The mode's name.
+    /// As in `--mode`.
     pub(crate) mode: String,
-    /// The targets as given.
+    /// As in the command line.
     pub(crate) targets: Vec<String>,
-    /// Tells this run's datagrams from others'; as many as runs were merged.
+    /// The number that marks the datagrams of the run; after a merge, those of all runs.
     pub(crate) run_ids: Vec<String>,
-    /// Where random choices began: a number, or from 2^53 on, where many readers' numbers are no longer exact, a
-    /// string of its digits. `null`: merged runs began differently.
+    /// The seed of random choices: a number, or from 2^53 on a string of its digits, since many readers of JSON do not
+    /// read larger numbers exactly. `null`: merged runs had different seeds.
     #[serde(with = "exact")]
     pub(crate) seed: Option<u64>,
     /// Sizes in bytes: `64`, `64-1400` or `64,512`.
     pub(crate) size: String,
     /// Flows (UDP) or connections (TCP).
     pub(crate) flows: u32,
-    /// Threads.
     pub(crate) threads: u32,
     /// Datagrams per second, open loop only.
     pub(crate) rate_per_s: Option<f64>,
-    /// In flight per flow (trains, where trains are sent), closed loop only.
+    /// Datagrams (with trains: trains) in flight per flow; closed loop only.
     pub(crate) in_flight: Option<u32>,
     /// Datagrams in a train; UDP only.
     pub(crate) gso: Option<u32>,
     /// Whether trains were received in one piece; UDP only.
     pub(crate) gro: Option<bool>,
-    /// Whether each datagram drew its destination; UDP only.
+    /// Whether each datagram drew a destination; UDP only.
     pub(crate) spray: Option<bool>,
-    /// The local address, or the prefix of them, as asked.
+    /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
-    /// Later than this is late.
+    /// A reply after this time is late.
     pub(crate) timeout_ns: u64,
-    /// What was sent before measuring.
+    /// The time before the measurement.
     pub(crate) warmup_ns: u64,
-    /// How long to measure, as asked.
+    /// As in `--duration`.
     pub(crate) duration_ns: Option<u64>,
-    /// How many to measure, as asked.
+    /// As in `--count`.
     pub(crate) count: Option<u64>,
 }
 
-/// A number that any reader of JSON reads exactly.
+/// A number that every reader of JSON reads exactly.
 mod exact {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -156,25 +154,22 @@ mod exact {
     }
 }
 
-/// The books, added up.
+/// The counts of all measured seconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
-    /// The classes and what is beside them.
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// Datagrams that blaster's own sockets dropped, their buffers being full: part of what is lost.
+    /// Datagrams that blaster's own sockets dropped: their buffers were full. They count as lost.
     pub(crate) own_drops: u64,
-    /// How far reordered datagrams were overtaken, on average.
+    /// The mean distance by which reordered datagrams were overtaken.
     pub(crate) reorder_distance_mean: f64,
-    /// How far at the most.
     pub(crate) reorder_distance_max: u64,
-    /// Sent per second.
     pub(crate) sent_per_s: f64,
     /// Right replies per second.
     pub(crate) ok_per_s: f64,
 }
 
-/// Latency by where it is counted from. `null`: no right reply.
+/// Latency by its start. `null`: no right reply came.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Latencies {
     /// From the intended send time. Outside the open loop that is the actual one.
@@ -183,92 +178,87 @@ pub(crate) struct Latencies {
     pub(crate) from_actual: Option<Percentiles>,
 }
 
-/// What blaster itself did.
+/// The part of blaster itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Generator {
-    /// Actual less intended send time. `null` outside the open loop.
+    /// The delay of sends behind the schedule. `null` outside the open loop.
     pub(crate) slip: Option<Percentiles>,
-    /// Processor time of the sending threads per datagram sent (warmup included), pacing left out.
+    /// The processor time of the sending threads per sent datagram, with the warmup and without pacing.
     pub(crate) cpu_ns_per_datagram: f64,
-    /// For each thread, the share of a core that its work took, pacing left out.
+    /// For each thread, the share of a core that it used, without pacing.
     pub(crate) cpu_share: Vec<f64>,
-    /// For each thread, the share of a core spent looking at the clock before intended send times.
+    /// For each thread, the share of a core that it used to watch the clock before intended send times.
     pub(crate) pacing_share: Vec<f64>,
-    /// For each thread, the share of the time that it waited for a processor which others had. Zero where such
-    /// waits were too short to matter.
+    /// For each thread, the share of the time that it waited for a processor that others used. Zero if such waits were too
+    /// short to matter.
     #[serde(default)]
     pub(crate) starved_share: Vec<f64>,
-    /// Datagrams of the schedule that were never sent, since the time was up.
+    /// Datagrams of the schedule that were not sent before the time was up.
     pub(crate) unsent: u64,
-    /// Datagrams given up before their timeout, since blaster could not remember more.
+    /// Datagrams that were given up before their timeout: blaster could not remember more.
     pub(crate) forgotten: u64,
-    /// The smallest receive buffer among its sockets, in bytes; UDP only.
+    /// The smallest receive buffer of the sockets; UDP only.
     pub(crate) receive_buffer_bytes: Option<u64>,
 }
 
 /// ICMP errors of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IcmpErrors {
-    /// Who sent them.
+    /// The sender of the reports.
     pub(crate) from: String,
-    /// Where the datagrams were sent to.
+    /// The destination of the datagrams.
     pub(crate) about: String,
-    /// ICMP type.
     pub(crate) icmp_type: u8,
-    /// ICMP code.
     pub(crate) icmp_code: u8,
-    /// How many.
     pub(crate) count: u64,
 }
 
 /// Local errors of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LocalErrors {
-    /// The error number.
     pub(crate) errno: i32,
-    /// Its meaning.
+    /// The meaning of the errno, and often the cure.
     pub(crate) message: String,
-    /// How many datagrams or connections it concerned.
+    /// The number of datagrams or connections.
     pub(crate) count: u64,
 }
 
-/// One second.
+/// One second of the measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Interval {
-    /// Seconds since the measured part began.
+    /// Its number, from 0.
     pub(crate) second: u64,
-    /// What became of the datagrams that were meant to be sent in it.
+    /// Of the datagrams with an intended send time in this second.
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// How long their right replies took, from the intended send time. `null`: there was none.
+    /// The latency of their right replies, from the intended send time. `null`: there was none.
     pub(crate) latency: Option<Percentiles>,
 }
 
-/// One condition of `--fail-if`.
+/// The result of one condition of `--fail-if`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConditionResult {
-    /// The condition as given.
+    /// As in the command line.
     pub(crate) condition: String,
-    /// What was measured.
     pub(crate) measured: String,
-    /// Whether it holds, and the run has failed.
+    /// Whether the condition holds; then the run has failed.
     pub(crate) failed: bool,
 }
 
 impl Report {
-    /// How many were sent, warmup and all.
+    /// Datagrams sent, with the warmup.
     pub(crate) fn sent(&self) -> u64 {
         self.totals.counts.sent + self.warmup.sent
     }
 
-    /// When the first datagram that was measured was meant to be sent.
+    /// The intended send time of the first measured datagram.
     pub(crate) fn measured_from(&self) -> Result<SystemTime, ReadError> {
         let implausible = || ReadError::Implausible(format!("started_at {:?}", self.started_at));
         let started_at = humantime::parse_rfc3339(&self.started_at).map_err(|_| implausible())?;
         started_at.checked_add(Duration::from_nanos(self.load.warmup_ns)).ok_or_else(implausible)
     }
 
-    /// To how many of those something came back.
+    /// Datagrams that something came back for, with the warmup.
     pub(crate) fn answered(&self) -> u64 {
         self.totals.counts.answered() + self.warmup.answered()
     }
@@ -277,7 +267,7 @@ impl Report {
 /// The name of the format of several runs.
 pub(crate) const SERIES_SCHEMA: &str = "blaster-series";
 
-/// Several runs: the steps of one, or those of several files.
+/// Several runs: the steps of one call, or the runs of several files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Series {
     /// Always [`SERIES_SCHEMA`].
@@ -286,64 +276,58 @@ pub(crate) struct Series {
     pub(crate) version: u32,
     /// The version of blaster.
     pub(crate) blaster: String,
-    /// As it was called.
+    /// The arguments of blaster.
     pub(crate) command_line: Vec<String>,
-    /// In the order in which they ran, or were named.
+    /// In the order in which they ran, or in which their files were named.
     pub(crate) runs: Vec<NamedRun>,
-    /// What `--find-max` found. `null`: nothing was searched for.
+    /// The result of `--find-max`. `null`: there was no search.
     pub(crate) found: Option<SearchResult>,
-    /// The conditions of `--fail-if` on that.
+    /// The conditions of `--fail-if` on `found`.
     #[serde(default)]
     pub(crate) fail_if: Vec<ConditionResult>,
 }
 
-/// What a search for the highest rate found.
+/// The result of `--find-max`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct SearchResult {
-    /// What each run was to achieve.
     pub(crate) objective: Objective,
-    /// How long each was.
+    /// The duration of each run.
     pub(crate) duration_ns: u64,
-    /// The answer.
     #[serde(flatten)]
     pub(crate) answer: Answer,
 }
 
-/// What every run at a rate is to achieve.
+/// What each run of a search must achieve: `--loss` and `--p99`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Objective {
-    /// The most, in percent of what was sent, that may go without a right reply in time.
+    /// The largest share of datagrams without a right reply in time, in percent of what was sent.
     pub(crate) loss_percent: f64,
-    /// The longest that 99 of 100 right replies may take from the intended send time, in nanoseconds.
+    /// The longest p99 from the intended send time.
     pub(crate) p99_ns: Option<u64>,
 }
 
-/// What a run says about its rate.
+/// The judgement of a run at a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
 pub(crate) enum Verdict {
-    /// The objective was met.
     Met,
-    /// It was not, and blaster has no part in that.
+    /// The objective was missed, and blaster did not cause that.
     Missed(String),
-    /// It was not, or the rate was not even sent, and blaster itself may be to blame: this says nothing about
-    /// the server.
+    /// The objective was missed, or the rate was not reached, and blaster may have caused that. This says nothing about the
+    /// server.
     Generator(String),
 }
 
-/// What the runs at one rate came to.
+/// The runs at one rate, by their judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunCounts {
-    /// The objective was met.
     pub(crate) met: u32,
-    /// It was missed.
     pub(crate) missed: u32,
     /// Blaster was the bottleneck.
     pub(crate) generator: u32,
 }
 
 impl RunCounts {
-    /// Counts a run that was judged so.
     pub(crate) fn note(&mut self, verdict: &Verdict) {
         match verdict {
             Verdict::Met => self.met += 1,
@@ -352,12 +336,11 @@ impl RunCounts {
         }
     }
 
-    /// How many there were.
     pub(crate) fn all(self) -> u32 {
         self.met + self.missed + self.generator
     }
 
-    /// How many did not meet the objective, for either reason.
+    /// The runs that did not meet the objective, for either reason.
     pub(crate) fn not_met(self) -> u32 {
         self.missed + self.generator
     }
@@ -366,65 +349,62 @@ impl RunCounts {
 /// One end of the bracket, and its confirming runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BracketEnd {
-    /// Datagrams per second.
     pub(crate) rate_per_s: u64,
-    /// The runs that confirmed it.
     pub(crate) runs: RunCounts,
 }
 
-/// What lies above the highest rate that met the objective.
+/// What limits the highest rate that met the objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Limit {
-    /// The server, or the path to it: most runs missed the objective, by no fault of blaster's.
+    /// The server, or the path to it: at the next rate most runs missed the objective, and blaster did not cause that.
     Server,
-    /// Blaster itself: whether the server carries more is not known.
+    /// Blaster itself: the server may carry more.
     Generator,
-    /// Nothing: the search ended before it met one.
+    /// No limit was found before the search ended.
     None,
 }
 
-/// The answer.
+/// The answer of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// The highest rate that meets the objective. `null`: none did.
+    /// The highest rate that meets the objective. `null`: no rate does.
     pub(crate) met: Option<BracketEnd>,
-    /// The lowest above it that does not.
+    /// The lowest rate above it that does not.
     pub(crate) not_met: Option<BracketEnd>,
-    /// Whose limit that is.
+    /// The limit at that rate.
     pub(crate) limit: Limit,
-    /// The probability that it is not by chance that most runs met the objective at the one end and, if the
-    /// server is the limit, that most missed it at the other.
+    /// The probability that chance does not explain the confirming runs: that most runs met the objective at the lower end
+    /// and, if the server is the limit, that most missed it at the upper end.
     pub(crate) confidence: f64,
-    /// Whether confirming runs bore out the bracket.
+    /// Whether the confirming runs agree with the bracket.
     pub(crate) settled: bool,
 }
 
-/// A run among others.
+/// One of several runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NamedRun {
-    /// What tells it from the others: its rate, or its file.
+    /// Its rate, or its file.
     pub(crate) name: String,
-    /// The run.
     pub(crate) report: Report,
-    /// Whether it met the objective of the search that it is part of. `null`: it is part of none.
+    /// The judgement of a run of a search. `null`: the run belongs to no search.
     pub(crate) verdict: Option<Verdict>,
 }
 
-/// What blaster was called with, for the report; what is not UTF-8 in it can be guessed.
+/// The arguments of blaster; what is not UTF-8 is replaced.
 pub(crate) fn command_line() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 impl NamedRun {
-    /// A run that was not judged.
+    /// A run that belongs to no search.
     pub(crate) fn new(name: impl Into<String>, report: Report) -> Self {
         Self { name: name.into(), report, verdict: None }
     }
 }
 
 impl Series {
-    /// These runs, as this call of blaster brought them together.
+    /// A series of this call of blaster.
     pub(crate) fn new(runs: Vec<NamedRun>) -> Self {
         Self {
             schema: SERIES_SCHEMA.into(),
@@ -438,18 +418,15 @@ impl Series {
     }
 }
 
-/// What one file of JSON holds.
+/// The content of one JSON file.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Document {
-    /// One run.
     Run(Box<Report>),
-    /// Several.
     Series(Box<Series>),
 }
 
 impl Document {
-    /// Its runs.
     pub(crate) fn runs(&self) -> Vec<&Report> {
         match self {
             Self::Run(report) => vec![report],
@@ -457,7 +434,6 @@ impl Document {
         }
     }
 
-    /// Its runs, to be judged.
     pub(crate) fn runs_mut(&mut self) -> Vec<&mut Report> {
         match self {
             Self::Run(report) => vec![report],
@@ -466,7 +442,7 @@ impl Document {
     }
 }
 
-/// Why a file is no report.
+/// Why a file can't be read as a report.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error(transparent)]
@@ -483,13 +459,13 @@ pub(crate) enum ReadError {
     Implausible(String),
 }
 
-/// Reads what `--json` wrote.
+/// Reads a file of `--json`.
 pub(crate) fn read(path: &Path) -> Result<Document, ReadError> {
     parse(&std::fs::read(path)?)
 }
 
-/// The same from what the file holds. What is let in here is added up and multiplied later, so no number may be
-/// greater than one that blaster could have measured.
+/// Reads the text of such a file. Its numbers are added and multiplied later, so a number that blaster could not have
+/// measured is an error here.
 pub(crate) fn parse(text: &[u8]) -> Result<Document, ReadError> {
     #[derive(Deserialize)]
     struct Kind {
@@ -513,24 +489,24 @@ pub(crate) fn parse(text: &[u8]) -> Result<Document, ReadError> {
     Ok(document)
 }
 
-/// Ten years: the longest run.
+/// The longest run: ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 86_400;
-/// The same, for names that end in `_ns`.
+/// The same for names that end in `_ns`.
 const TIME_NS_MAX: f64 = SECONDS_MAX as f64 * 1e9;
-/// A count, or anything else: exact for every reader, and more than a run can have.
+/// The limit of all other numbers: every reader reads them exactly, and no run has more.
 const NUMBER_MAX: f64 = (1_u64 << 53) as f64;
 
-/// Whether every number in `value`, which has this name, could have been measured.
+/// Checks that blaster could have measured every number in `value`, the field `name`.
 fn check_numbers(name: &str, value: &serde_json::Value) -> Result<(), ReadError> {
     use serde_json::Value;
     match value {
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| check_numbers(name, value)),
         Value::Array(values) => values.iter().try_for_each(|value| check_numbers(name, value)),
-        // nobody reckons with it, and any number may be asked for
+        // no calculation uses it, and --seed takes any number
         Value::Number(_) if name == "seed" => Ok(()),
         Value::Number(number) => {
             let most = if name.ends_with("_ns") { TIME_NS_MAX } else { NUMBER_MAX };
-            // who is no number at all is not within it either
+            // NaN is not within the limit
             let within = number.as_f64().is_some_and(|number| number.abs() <= most);
             if within { Ok(()) } else { Err(ReadError::Implausible(format!("{name} {number}"))) }
         }

@@ -1,4 +1,4 @@
-//! Where reports go: the table, and the files of --json, --hdr and --html.
+//! The outputs of a report: the table, and the files of --json, --hdr and --html.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use tubular_echo::console::terminal;
 
 use crate::console::interruptible;
-use crate::console::streams::{err, out, say};
+use crate::console::streams::{err, out, print_error};
 use crate::judge::fail_if::Conditions;
-use crate::options;
+use crate::options::OutputOptions;
 use crate::report::hdr;
 use crate::report::schema::Document;
 use crate::run::destination::Destination;
@@ -24,46 +24,46 @@ pub(crate) enum OutputError {
     Table(io::Error),
 }
 
-/// A file that was opened before the run, so that a wrong path costs no run.
-struct Sink {
+/// A file that was opened before the run, so that a wrong path fails before the run and not after it.
+struct OutputFile {
     path: PathBuf,
-    to: Target,
+    to: OpenFile,
 }
 
-enum Target {
+enum OpenFile {
     Stdout,
     File(Destination),
 }
 
-impl Sink {
+impl OutputFile {
     fn open(path: Option<&PathBuf>) -> Result<Option<Self>, OutputError> {
         let Some(path) = path else { return Ok(None) };
         let to = if path == Path::new("-") {
-            Target::Stdout
+            OpenFile::Stdout
         } else {
             let to = Destination::new(path, interruptible::open);
-            Target::File(to.map_err(|error| OutputError::File { path: path.clone(), error })?)
+            OpenFile::File(to.map_err(|error| OutputError::File { path: path.clone(), error })?)
         };
         Ok(Some(Self { path: path.clone(), to }))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         let written = match &mut self.to {
-            Target::Stdout => {
+            OpenFile::Stdout => {
                 out().print_bytes(bytes);
                 interruptible::finish(out())
             }
-            Target::File(to) => to.write(bytes, interruptible::write_all),
+            OpenFile::File(to) => to.write(bytes, interruptible::write_all),
         };
         written.map_err(|error| OutputError::File { path: self.path.clone(), error })
     }
 }
 
-/// Everything that was asked for.
+/// All outputs of a call.
 pub(crate) struct Outputs {
-    json: Option<Sink>,
-    hdr: Option<Sink>,
-    html: Option<Sink>,
+    json: Option<OutputFile>,
+    hdr: Option<OutputFile>,
+    html: Option<OutputFile>,
     fail_if: Option<Conditions>,
     quiet: bool,
     paint: Paint,
@@ -71,11 +71,11 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// Opens the files.
-    pub(crate) fn open(options: &options::Outputs) -> Result<Self, OutputError> {
+    pub(crate) fn open(options: &OutputOptions) -> Result<Self, OutputError> {
         let mut outputs = Self {
-            json: Sink::open(options.json.as_ref())?,
-            hdr: Sink::open(options.hdr.as_ref())?,
-            html: Sink::open(options.html.as_ref())?,
+            json: OutputFile::open(options.json.as_ref())?,
+            hdr: OutputFile::open(options.hdr.as_ref())?,
+            html: OutputFile::open(options.html.as_ref())?,
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
             paint: Paint { color: false },
@@ -84,7 +84,6 @@ impl Outputs {
         Ok(outputs)
     }
 
-    /// How to color what is printed.
     pub(crate) fn paint(&self) -> &Paint {
         &self.paint
     }
@@ -105,7 +104,7 @@ impl Outputs {
         }
     }
 
-    /// Writes the files, each that can be written. Returns what went wrong.
+    /// Writes the files, as many as can be written, and returns the errors.
     pub(crate) fn write(&mut self, document: &Document) -> Vec<OutputError> {
         let mut errors = Vec::new();
         if let Some(json) = &mut self.json {
@@ -122,19 +121,19 @@ impl Outputs {
         errors
     }
 
-    /// Prints after all what --quiet kept back, where it would be lost otherwise.
+    /// Prints the table in spite of --quiet: a file could not be written, and the report would be lost.
     pub(crate) fn rescue(&self, text: &str) {
         if self.quiet {
-            say(text);
+            print_error(text);
         }
     }
 
-    /// Whether the table's place belongs to a file.
+    /// Whether standard output gets a file, so that the table goes to standard error.
     fn is_stdout_taken(&self) -> bool {
-        [&self.json, &self.hdr, &self.html].into_iter().flatten().any(|sink| sink.path == Path::new("-"))
+        [&self.json, &self.hdr, &self.html].into_iter().flatten().any(|file| file.path == Path::new("-"))
     }
 
-    /// Whether the table's place is a terminal.
+    /// Whether the table goes to a terminal.
     pub(crate) fn is_for_terminal(&self) -> bool {
         if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() }
     }
@@ -143,22 +142,23 @@ impl Outputs {
         terminal::wants_color(self.is_for_terminal())
     }
 
-    /// Prints to standard output, or to standard error if a file goes there, or not at all. Waits for nobody.
+    /// Prints to standard output; to standard error if standard output gets a file; with --quiet not at all. It does not
+    /// wait for the reader.
     pub(crate) fn print(&self, text: &str) {
         match (self.quiet, self.is_stdout_taken()) {
             (true, _) => {}
-            (false, true) => say(text),
+            (false, true) => print_error(text),
             (false, false) => out().print(text),
         }
     }
 
-    /// Waits until everything is printed; what went wrong.
+    /// Waits until everything is printed, and returns the error.
     pub(crate) fn finish(&self) -> Option<OutputError> {
         if self.quiet {
             return None;
         }
         let printed = interruptible::finish(if self.is_stdout_taken() { err() } else { out() });
-        // a reader that has gone away does not want it
+        // a reader that has closed the pipe does not want the rest
         printed.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe).map(OutputError::Table)
     }
 }

@@ -1,4 +1,4 @@
-//! One run: from the command line to its report.
+//! One run: from its options to its report.
 
 use std::io;
 use std::sync::Arc;
@@ -11,17 +11,19 @@ use tubular_echo::kernel::sys;
 use crate::console::signals;
 use crate::judge::warnings;
 use crate::model::payload::Bodies;
-use crate::model::quantity;
+use crate::model::plan::{Extent, Traffic};
+use crate::model::quantity::{Rate, Sizes};
 use crate::model::results::Results;
 use crate::model::target::{NoHostAddresses, TargetError, Targets};
-use crate::options::{Common, Contradiction, Load, Switch, Tcp, Udp, UdpMode};
+use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::RunFacts;
-use crate::report::schema::{self, Host, Report};
+use crate::report::schema::{self, Host, Load, Report};
 use crate::show::progress::{self, Watched};
+use crate::tcp::{self, TcpError};
+use crate::udp::{self, UdpError};
 use crate::workers::clock;
 use crate::workers::stop::Stop;
-use crate::workers::threads::{self, RunStage};
-use crate::{tcp, udp};
+use crate::workers::threads::{RunStage, Watch};
 
 /// Why a load could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +33,9 @@ pub(crate) enum LoadError {
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error(transparent)]
-    Udp(#[from] udp::UdpError),
+    Udp(#[from] UdpError),
     #[error(transparent)]
-    Tcp(#[from] tcp::TcpError),
+    Tcp(#[from] TcpError),
     #[error("hearing signals: {0}")]
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
@@ -42,18 +44,25 @@ pub(crate) enum LoadError {
     NothingSent(String),
 }
 
-/// What runs have in common that follow one another.
+/// What the runs of one call have in common.
 pub(crate) struct Session {
     quiet: bool,
 }
 
+/// The numbers that identify a run and its random choices.
+#[derive(Clone, Copy)]
+struct Identity {
+    run_id: u64,
+    seed: u64,
+}
+
 impl Session {
-    /// Checks that `load` is one that may be run, and hears signals: from now on they end runs.
-    pub(crate) fn new(load: &Load) -> Result<Self, LoadError> {
+    /// Checks `load`, and listens to signals: from now on they end runs.
+    pub(crate) fn new(load: &LoadOptions) -> Result<Self, LoadError> {
         let common = load.common();
         match load {
-            Load::Udp(udp) => udp.check()?,
-            Load::Tcp(_) => common.check()?,
+            LoadOptions::Udp(udp) => udp.check()?,
+            LoadOptions::Tcp(_) => common.check()?,
         }
         for target in &common.targets {
             target.check_allowed(common.allow_public)?;
@@ -62,22 +71,22 @@ impl Session {
         Ok(Self { quiet: common.outputs.quiet })
     }
 
-    /// Runs `load`, which `about` names to whoever watches. Its report has its warnings; it has not been judged.
-    pub(crate) fn run(&self, load: &Load, about: &str) -> Result<Report, LoadError> {
+    /// Runs `load`; `name` is its name on the screen. The report has its warnings; `--fail-if` is not applied yet.
+    pub(crate) fn run(&self, load: &LoadOptions, name: &str) -> Result<Report, LoadError> {
         let common = load.common();
-        // below 2^53, what any reader of JSON takes for a number
+        // a seed below 2^53 is a number that every reader of JSON reads exactly
         let seed = common.seed.unwrap_or_else(|| random::<u64>() >> 11);
-        let run_id = random();
+        let identity = Identity { run_id: random(), seed };
         let stop = signals::stop();
         let watched = Watched {
-            about,
+            name,
             duration: common.duration().map(|duration| common.warmup + duration),
             quiet: self.quiet,
             every: common.every,
         };
         let mut started_at = SystemTime::UNIX_EPOCH;
         let (mut has_begun, mut ended_early) = (false, false);
-        let mut watch = |moment: RunStage<'_>| match moment {
+        let mut watch = |stage: RunStage<'_>| match stage {
             RunStage::Preparing => !stop.is_asked(),
             RunStage::Running(lives, are_done) => {
                 (has_begun, started_at) = (true, SystemTime::now());
@@ -87,153 +96,138 @@ impl Session {
             }
         };
         let done = match load {
-            Load::Udp(udp) => run_udp(udp, seed, run_id, stop, &mut watch),
-            Load::Tcp(tcp) => run_tcp(tcp, seed, run_id, stop, &mut watch),
+            LoadOptions::Udp(udp) => run_udp(udp, identity, stop, &mut watch),
+            LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, stop, &mut watch),
         };
-        // whatever else it was that its threads came to in the midst of their preparations
+        // the signal comes first, whatever error the interrupted preparation had
         if !has_begun && stop.is_asked() {
             return Err(LoadError::Stopped);
         }
-        let (about, results) = done?;
-        let facts = RunFacts {
-            command_line: schema::command_line(),
-            started_at,
-            host: host(),
-            load: about,
-            ended_early,
-        };
-        let mut report = Report::new(facts, &results);
-        if report.sent() == 0 && !report.refusals.is_empty() {
-            let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
-            return Err(LoadError::NothingSent(reasons.join(", ")));
-        }
-        report.warnings = warnings::warnings(&report);
-        report.warnings.extend(clock::cpu_waits_unknown());
-        Ok(report)
+        let (load, results) = done?;
+        let facts =
+            RunFacts { command_line: schema::command_line(), started_at, host: host(), load, ended_early };
+        finish(Report::new(facts, &results))
     }
+}
+
+/// Adds the warnings. A run that sent nothing is an error if the kernel says why.
+fn finish(mut report: Report) -> Result<Report, LoadError> {
+    if report.sent() == 0 && !report.refusals.is_empty() {
+        let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
+        return Err(LoadError::NothingSent(reasons.join(", ")));
+    }
+    report.warnings = warnings::warnings(&report);
+    report.warnings.extend(clock::cpu_waits_unknown());
+    Ok(report)
 }
 
 fn run_udp(
-    udp: &Udp,
-    seed: u64,
-    run_id: u64,
+    udp: &UdpOptions,
+    identity: Identity,
     stop: &Arc<Stop>,
-    watch: &mut threads::Watch<'_>,
-) -> Result<(schema::Load, Results), LoadError> {
+    watch: &mut Watch<'_>,
+) -> Result<(Load, Results), LoadError> {
+    use udp::plan::{Mode, Plan};
     let common = &udp.common;
-    let in_flight = udp.in_flight.unwrap_or(1);
-    let (mode, rate) = match (udp.mode(), udp.rate) {
-        (UdpMode::Open, Some(rate)) => (udp::Mode::Open(rate), Some(rate)),
+    let mode = match (udp.mode(), udp.rate) {
+        (UdpMode::Open, Some(rate)) => Mode::Open(rate),
         (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
-        (UdpMode::Closed, _) => (udp::Mode::Closed { in_flight }, None),
-        (UdpMode::Flood, _) => (udp::Mode::Flood, None),
+        (UdpMode::Closed, _) => Mode::Closed { in_flight: udp.in_flight.unwrap_or(1) },
+        (UdpMode::Flood, _) => Mode::Flood,
     };
-    let sizes = udp.sizes();
-    let workers = common.threads.min(udp.flows);
-    let targets = Targets::new(common.targets.clone(), seed, udp.spray)?.without(no_hosts())?;
-    let about = schema::Load {
+    let (rate, in_flight) = match mode {
+        Mode::Open(rate) => (Some(rate), None),
+        Mode::Closed { in_flight } => (None, Some(in_flight)),
+        Mode::Flood => (None, None),
+    };
+    let extent = extent(common, udp.flows);
+    let load = Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
-        rate_per_s: rate.map(quantity::Rate::per_s),
-        in_flight: matches!(mode, udp::Mode::Closed { .. }).then_some(in_flight),
+        rate_per_s: rate.map(Rate::per_s),
+        in_flight,
         gso: Some(udp.gso),
         gro: Some(udp.gro == Switch::On),
         spray: Some(udp.spray),
-        ..about(common, seed, run_id, &sizes, udp.flows, workers)
+        ..load_header(common, identity, &udp.sizes(), &extent)
     };
-    let plan = udp::Plan {
-        run_id,
-        seed,
-        targets,
-        source: common.source.clone(),
-        sizes,
-        bodies: Bodies::new(),
-        timeout_ns: common.timeout.as_nanos() as u64,
-        train: udp.gso,
-        scheduled: rate.is_some(),
-    };
-    let load = udp::Load {
-        plan: Arc::new(plan),
-        mode,
-        flows: udp.flows,
-        workers,
-        window: udp::window(udp.flows, mode, udp.gso, common.timeout),
-        gro: udp.gro == Switch::On,
-        warmup: common.warmup,
-        duration: common.duration(),
-        count: common.count,
-        linger: common.linger(),
-    };
-    Ok((about, udp::run(load, stop, watch)?))
+    let traffic = traffic(common, identity, udp.sizes(), udp.spray)?;
+    let plan = Plan { traffic, extent, mode, train: udp.gso, gro: udp.gro == Switch::On };
+    Ok((load, udp::run(plan, stop, watch)?))
 }
 
 fn run_tcp(
-    tcp: &Tcp,
-    seed: u64,
-    run_id: u64,
+    tcp: &TcpOptions,
+    identity: Identity,
     stop: &Arc<Stop>,
-    watch: &mut threads::Watch<'_>,
-) -> Result<(schema::Load, Results), LoadError> {
+    watch: &mut Watch<'_>,
+) -> Result<(Load, Results), LoadError> {
     let common = &tcp.common;
-    let sizes = tcp.sizes();
-    let workers = common.threads.min(tcp.connections);
-    let about = schema::Load {
+    let extent = extent(common, tcp.connections);
+    let load = Load {
         protocol: "tcp".into(),
         mode: name(tcp.mode),
-        ..about(common, seed, run_id, &sizes, tcp.connections, workers)
+        ..load_header(common, identity, &tcp.sizes(), &extent)
     };
-    let load = tcp::Load {
-        run_id,
-        seed,
-        targets: Targets::new(common.targets.clone(), seed, false)?.without(no_hosts())?,
+    let traffic = traffic(common, identity, tcp.sizes(), false)?;
+    let plan = tcp::plan::Plan { traffic, extent, mode: tcp.mode };
+    Ok((load, tcp::run(plan, stop, watch)?))
+}
+
+fn traffic(
+    common: &CommonOptions,
+    identity: Identity,
+    sizes: Sizes,
+    spray: bool,
+) -> Result<Traffic, TargetError> {
+    Ok(Traffic {
+        run_id: identity.run_id,
+        seed: identity.seed,
+        targets: Targets::new(common.targets.clone(), identity.seed, spray)?.without(no_host_addresses())?,
         source: common.source.clone(),
         sizes,
         bodies: Bodies::new(),
-        timeout: common.timeout,
-        mode: tcp.mode,
-        connections: tcp.connections,
-        workers,
+        timeout_ns: common.timeout.as_nanos() as u64,
+    })
+}
+
+fn extent(common: &CommonOptions, flows: u32) -> Extent {
+    Extent {
+        flows,
+        workers: common.threads.min(flows),
         warmup: common.warmup,
         duration: common.duration(),
         count: common.count,
         linger: common.linger(),
-    };
-    Ok((about, tcp::run(load, stop, watch)?))
-}
-
-/// What of a load both protocols have.
-fn about(
-    common: &Common,
-    seed: u64,
-    run_id: u64,
-    sizes: &quantity::Sizes,
-    flows: u32,
-    threads: u32,
-) -> schema::Load {
-    schema::Load {
-        targets: common.targets.iter().map(ToString::to_string).collect(),
-        source: common.source.as_ref().map(ToString::to_string),
-        run_ids: vec![format!("{run_id:016x}")],
-        seed: Some(seed),
-        size: sizes.to_string(),
-        flows,
-        threads,
-        timeout_ns: common.timeout.as_nanos() as u64,
-        warmup_ns: common.warmup.as_nanos() as u64,
-        duration_ns: common.duration().map(|duration| duration.as_nanos() as u64),
-        count: common.count,
-        ..schema::Load::default()
     }
 }
 
-/// The name of a mode as it is given on the command line.
+/// The fields of a report's load that both protocols have.
+fn load_header(common: &CommonOptions, identity: Identity, sizes: &Sizes, extent: &Extent) -> Load {
+    Load {
+        targets: common.targets.iter().map(ToString::to_string).collect(),
+        source: common.source.as_ref().map(ToString::to_string),
+        run_ids: vec![format!("{:016x}", identity.run_id)],
+        seed: Some(identity.seed),
+        size: sizes.to_string(),
+        flows: extent.flows,
+        threads: extent.workers,
+        timeout_ns: common.timeout.as_nanos() as u64,
+        warmup_ns: extent.warmup.as_nanos() as u64,
+        duration_ns: extent.duration.map(|duration| duration.as_nanos() as u64),
+        count: extent.count,
+        ..Load::default()
+    }
+}
+
+/// The name of a mode on the command line.
 fn name(mode: impl clap::ValueEnum) -> String {
     mode.to_possible_value().map_or(String::new(), |value| value.get_name().into())
 }
 
-/// What is no host's in the networks of this one (getifaddrs(3)). Where the kernel tells of none, it refuses what is
-/// sent there.
-fn no_hosts() -> NoHostAddresses {
+/// The addresses in this host's networks that no host has (getifaddrs(3)). If the interfaces can't be listed, the kernel
+/// still refuses datagrams to them.
+fn no_host_addresses() -> NoHostAddresses {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     NoHostAddresses::of(interfaces.filter_map(|interface| {
         let (address, mask) = (interface.address?, interface.netmask?);
@@ -241,9 +235,9 @@ fn no_hosts() -> NoHostAddresses {
     }))
 }
 
-/// Where this runs, as far as the kernel tells.
+/// This host, as far as the kernel describes it.
 fn host() -> Host {
-    // only the file tells the model: without it the report has none
+    // the report has no model if this file has none
     let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Host {

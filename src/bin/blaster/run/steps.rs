@@ -1,38 +1,37 @@
 //! Several open loops, one after the other: --steps and --find-max.
 //!
-//! Each is a run of its own, with new sockets and closed books, so that nothing of one step is counted in the
-//! next.
+//! Each is a run of its own, with new sockets and new counts, so that nothing of one step counts in the next.
 
 use std::time::Duration;
 
 use crate::judge::search::{Plan, Search};
 use crate::model::quantity::Rate;
 use crate::model::units;
-use crate::options::{Common, Load, Udp};
+use crate::options::{CommonOptions, LoadOptions, UdpOptions};
 use crate::report::schema::Objective;
 use crate::report::schema::{NamedRun, SearchResult, Series};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
 use crate::show::compare;
 
-/// Wide enough for any name of a step.
+/// Wide enough for the name of any step.
 const NAME_WIDTH: usize = 15;
 
-/// What has been run, and why it is not all.
-type Outcome = (Series, Option<LoadError>);
+/// The runs so far, and the error that ended them.
+type Steps = (Series, Option<LoadError>);
 
-/// What remains of an error once the runs before it are reported: a signal is a reason to end as good as any.
+/// The error of a run after which earlier runs are reported. A signal is no error then.
 fn unless_stopped(error: LoadError) -> Option<LoadError> {
     if matches!(error, LoadError::Stopped) { None } else { Some(error) }
 }
 
 /// Runs --steps.
-pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
+pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
     outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
     let mut runs = Vec::new();
     for (nth, step) in (1..).zip(&udp.steps) {
-        let about = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
-        let run = match one(session, udp, step.rate, step.duration, &about) {
+        let header = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
+        let run = match one(session, udp, step.rate, step.duration, &header) {
             Ok(run) => run,
             Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
             Err(error) => return (Series::new(runs), unless_stopped(error)),
@@ -48,7 +47,7 @@ pub(crate) fn all(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
 }
 
 /// Runs --find-max.
-pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outcome {
+pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
     let objective =
         Objective { loss_percent: udp.loss.0, p99_ns: udp.p99.map(|longest| longest.as_nanos() as u64) };
     let plan = Plan {
@@ -63,8 +62,8 @@ pub(crate) fn find_max(session: &Session, udp: &Udp, outputs: &Outputs) -> Outco
     let mut runs = Vec::new();
     while let Some(rate_per_s) = search.next() {
         let rate = Rate::whole(rate_per_s);
-        let about = format!("run {}: {}", runs.len() + 1, name(rate));
-        let mut run = match one(session, udp, rate, duration, &about) {
+        let header = format!("run {}: {}", runs.len() + 1, name(rate));
+        let mut run = match one(session, udp, rate, duration, &header) {
             Ok(run) => run,
             Err(error) => {
                 failure = if runs.is_empty() { Some(error) } else { unless_stopped(error) };
@@ -90,13 +89,13 @@ fn name(rate: Rate) -> String {
 
 fn one(
     session: &Session,
-    udp: &Udp,
+    udp: &UdpOptions,
     rate: Rate,
     duration: Duration,
-    about: &str,
+    header: &str,
 ) -> Result<NamedRun, LoadError> {
-    let common = Common { duration: Some(duration), ..udp.common.clone() };
-    let step = Udp { rate: Some(rate), steps: Vec::new(), find_max: false, common, ..udp.clone() };
-    let report = session.run(&Load::Udp(step), about)?;
+    let common = CommonOptions { duration: Some(duration), ..udp.common.clone() };
+    let step = UdpOptions { rate: Some(rate), steps: Vec::new(), find_max: false, common, ..udp.clone() };
+    let report = session.run(&LoadOptions::Udp(step), header)?;
     Ok(NamedRun::new(name(rate), report))
 }

@@ -90,7 +90,7 @@ fn figures(report: &Report) -> [Option<u64>; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::sample::report;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::model::outcomes::Counts;
+use crate::model::counts::Counts;
 use crate::report::schema::{Document, NamedRun, Report, Series, parse};
 use crate::report::{hdr, merge, sample};
 use crate::show::paint::Paint;

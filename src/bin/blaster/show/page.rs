@@ -193,7 +193,7 @@ fn card(plot: &Plot) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::sample::report;
 
     fn sample() -> Report {

@@ -1,5 +1,5 @@
-//! What a terminal shows while a run lasts: a few lines on standard error, gone when the report comes. And what a log
-//! gets, where --every asks for it: a line now and then.
+//! The screen while a run lasts: a few lines on standard error, which are cleared before the report. With --every: a line
+//! for logs at each interval.
 //!
 //! ```text
 //! 127.0.0.1:1234  ━━━━━━━━━━━━━╸───────────  00:34 of 01:00
@@ -21,34 +21,33 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tubular_echo::console::terminal;
 
 use crate::console::interruptible;
-use crate::console::streams::mention;
+use crate::console::streams::offer_line;
 use crate::model::units::{count, duration, percent, rate};
 use crate::show::paint::Paint;
 use crate::workers::live::{BucketCounts, Live, LiveCounts};
 
-/// How often the workers' end is looked for.
+/// How often to look whether the workers are done.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often the clock is drawn.
+/// How often the clock changes.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
-/// How often the figures change: often enough to follow, long enough for a percentile.
+/// How often the figures change. A percentile needs this long.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// Samples in sight.
+/// Samples on the screen.
 const HISTORY: usize = 40;
 
-/// What is watched.
+/// The run on the screen, and how to show it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watched<'a> {
-    /// What is run.
-    pub(crate) about: &'a str,
+    pub(crate) name: &'a str,
     /// Warmup and measured time together.
     pub(crate) duration: Option<Duration>,
     /// Draw nothing.
     pub(crate) quiet: bool,
-    /// Print a line so often, and draw nothing.
+    /// Draw nothing, but print a line at each interval.
     pub(crate) every: Option<Duration>,
 }
 
-/// Looks on until the workers are done. Neither a terminal that stands still nor a log that nobody reads holds it up.
+/// Shows the run until the workers are done. A stopped terminal or a log without a reader does not block it.
 pub(crate) fn watch(watched: Watched<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
     let screen = Screen::start(watched, lives);
     let start = Instant::now();
@@ -58,7 +57,7 @@ pub(crate) fn watch(watched: Watched<'_>, lives: &[Arc<Live>], are_done: &dyn Fn
         if let Some(log) = &mut log
             && let Some(line) = log.line(start.elapsed(), || LiveTotals::new(lives))
         {
-            mention(&line);
+            offer_line(&line);
         }
     }
     if let Some(screen) = screen {
@@ -70,22 +69,22 @@ pub(crate) fn watch(watched: Watched<'_>, lives: &[Arc<Live>], are_done: &dyn Fn
 struct Screen {
     is_over: Arc<AtomicBool>,
     thread: Thread,
-    /// Ends when the terminal is clear.
+    /// Disconnects when the terminal is cleared.
     drawing: Receiver<()>,
 }
 
-/// Of a screen whose terminal took nothing when it should have been cleared.
+/// The `drawing` of a screen whose terminal was stopped and could not be cleared.
 static STUCK: Mutex<Option<Receiver<()>>> = Mutex::new(None);
 
-/// Waits until the terminal is clear, so that nothing is drawn over what is printed next.
-pub(crate) fn settle() {
+/// Waits until the terminal is cleared, so that the screen does not overwrite the report.
+pub(crate) fn wait_until_cleared() {
     if let Some(drawing) = STUCK.lock().expect("a panic ends the process").take() {
         interruptible::wait(|| 0, |timeout| drawing.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout));
     }
 }
 
 impl Screen {
-    /// Nothing is drawn where there is no terminal, or no thread; or none that takes anything.
+    /// `None`: there is no terminal, it is stopped, or no thread can be started.
     fn start(watched: Watched<'_>, lives: &[Arc<Live>]) -> Option<Self> {
         let target = target(watched);
         if target.is_hidden() || STUCK.lock().expect("a panic ends the process").is_some() {
@@ -104,7 +103,7 @@ impl Screen {
     }
 
     fn finish(self) {
-        /// A terminal that moves takes much less.
+        /// Much more than a running terminal needs.
         const CLEAR_TIMEOUT: Duration = Duration::from_millis(500);
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.unpark();
@@ -114,7 +113,7 @@ impl Screen {
     }
 }
 
-/// Draws until it is over, and clears the terminal then. Nothing is ever sent to `_cleared`: it ends with this.
+/// Draws until the run is over, then clears the terminal. It sends nothing to `_cleared`, but drops it at the end.
 fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<()>) {
     let paint = Paint { color: terminal::wants_color(std::io::stderr().is_terminal()) };
     let start = Instant::now();
@@ -127,7 +126,7 @@ fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: 
         if since >= SAMPLE_EVERY {
             let now = LiveTotals::new(lives);
             history.push(Sample::new(&before, &now, since));
-            bar.set_message(history.render(&now.shown, &paint));
+            bar.set_message(history.render(&now.counts, &paint));
             (sampled_at, before) = (Instant::now(), now);
         }
         bar.set_position(start.elapsed().as_millis() as u64);
@@ -144,7 +143,7 @@ fn target(watched: Watched<'_>) -> ProgressDrawTarget {
     }
 }
 
-/// Hidden: what is set before there is a target would be drawn at once, and piece by piece.
+/// The bar. It is hidden at first, or it would draw each setting at once.
 fn bar(watched: Watched<'_>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(
         watched.duration.map(|duration| duration.as_millis() as u64),
@@ -157,16 +156,16 @@ fn bar(watched: Watched<'_>) -> ProgressBar {
     let style =
         ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
     bar.set_style(style.progress_chars("━╸─"));
-    bar.set_prefix(watched.about.to_string());
+    bar.set_prefix(watched.name.to_string());
     bar
 }
 
-/// A line of --every for each stretch of time.
+/// The lines of --every.
 struct Log {
     every: Duration,
     /// When the next line is due, since the start.
     due: Duration,
-    /// Since when it counts, and what had been then.
+    /// The time and the counts of the last line.
     since: Duration,
     before: LiveTotals,
 }
@@ -176,18 +175,18 @@ impl Log {
         Self { every, due: every, since: Duration::ZERO, before }
     }
 
-    /// The line that is due at `now`, if one is: what came since the last one. If several are due they are one.
-    fn line(&mut self, now: Duration, look: impl FnOnce() -> LiveTotals) -> Option<String> {
+    /// The line for the time since the last one, if a line is due at `now`. If several are due, this is one for all.
+    fn line(&mut self, now: Duration, read: impl FnOnce() -> LiveTotals) -> Option<String> {
         if now < self.due {
             return None;
         }
-        let look = look();
+        let totals = read();
         let latency = |ns| if ns == 0 { "-".into() } else { duration(ns) };
-        let sample = Sample::new(&self.before, &look, now.saturating_sub(self.since));
-        // the next multiple, and not the next but so many
+        let sample = Sample::new(&self.before, &totals, now.saturating_sub(self.since));
+        // the next multiple of the interval, so that lines stay punctual after a delay
         let every_ns = self.every.as_nanos();
         self.due = now + Duration::from_nanos((every_ns - now.as_nanos() % every_ns) as u64);
-        (self.since, self.before) = (now, look);
+        (self.since, self.before) = (now, totals);
         Some(format!(
             "{:.1}s: sent {}/s, ok {}/s, not ok {}, p50 {}, p99 {}\n",
             now.as_secs_f64(),
@@ -200,42 +199,38 @@ impl Log {
     }
 }
 
-/// What all workers show at a moment.
+/// The sum of what all workers show.
 #[derive(Clone)]
 struct LiveTotals {
-    shown: LiveCounts,
+    counts: LiveCounts,
     round_trips: BucketCounts,
     slip: BucketCounts,
 }
 
 impl LiveTotals {
     fn new(lives: &[Arc<Live>]) -> Self {
-        let mut look = Self {
-            shown: LiveCounts::default(),
+        let mut totals = Self {
+            counts: LiveCounts::default(),
             round_trips: BucketCounts::default(),
             slip: BucketCounts::default(),
         };
         for live in lives {
-            let LiveCounts { sent, ok, damaged, refused } = live.look();
-            look.shown.sent += sent;
-            look.shown.ok += ok;
-            look.shown.damaged += damaged;
-            look.shown.refused += refused;
-            look.round_trips += live.round_trips.look();
-            look.slip += live.slip.look();
+            totals.counts += live.read();
+            totals.round_trips += live.round_trips.read();
+            totals.slip += live.slip.read();
         }
-        look
+        totals
     }
 }
 
-/// What happened between two moments.
+/// The difference of two totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sample {
     sent_per_s: f64,
     ok_per_s: f64,
-    /// Of what was sent: not answered rightly by now.
+    /// Datagrams without a right reply so far, of how many sent.
     not_ok: (u64, u64),
-    /// p50, p99 and the longest, in nanoseconds; nothing was measured, where they are 0.
+    /// p50, p99 and the maximum, in nanoseconds; 0: not measured.
     round_trips: [u64; 3],
     slip: [u64; 3],
 }
@@ -243,7 +238,7 @@ struct Sample {
 impl Sample {
     fn new(before: &LiveTotals, now: &LiveTotals, over: Duration) -> Self {
         let per_s = |number: u64| number as f64 / over.as_secs_f64();
-        let (sent, ok) = (now.shown.sent - before.shown.sent, now.shown.ok - before.shown.ok);
+        let (sent, ok) = (now.counts.sent - before.counts.sent, now.counts.ok - before.counts.ok);
         let figures = |all: BucketCounts| [0.5, 0.99, 1.0].map(|quantile| all.at(quantile).unwrap_or(0));
         Self {
             sent_per_s: per_s(sent),
@@ -255,10 +250,10 @@ impl Sample {
     }
 }
 
-/// A row of durations: its name, and its p50, p99 and longest.
+/// A row of durations: its name, and its p50, p99 and maximum.
 type Row = (&'static str, fn(&Sample) -> [u64; 3]);
 
-/// The samples in sight, the newest last.
+/// The samples on the screen, the newest last.
 #[derive(Debug, Default)]
 struct History {
     samples: VecDeque<Sample>,
@@ -294,7 +289,7 @@ impl History {
             [("latency p99", |sample| sample.round_trips), ("slip p99", |sample| sample.slip)];
         for (name, of) in rows {
             let [p50_ns, p99_ns, max_ns] = of(last);
-            // no schedule, no slip; no reply, no latency
+            // without a schedule there is no slip, and without a reply no latency
             if self.samples.iter().all(|sample| of(sample)[2] == 0) {
                 continue;
             }
@@ -315,7 +310,7 @@ fn line(name: &str, figure: &str, bars: &str, beside: &str) -> String {
     format!("\n{name:<11} {figure:>14}  {bars:<HISTORY$}  {beside}")
 }
 
-/// How large a duration is: a microsecond is nothing, and a tenfold a step.
+/// The height of a duration in the bars: a microsecond is 0, and ten times more is one step higher.
 fn magnitude(ns: u64) -> f64 {
     (ns as f64 / 1e3).max(1.0).log10()
 }
@@ -335,7 +330,7 @@ mod tests {
     #[test]
     fn a_log_has_a_line_for_each_stretch() {
         let at = |sent, ok| LiveTotals {
-            shown: LiveCounts { sent, ok, ..LiveCounts::default() },
+            counts: LiveCounts { sent, ok, ..LiveCounts::default() },
             round_trips: BucketCounts::default(),
             slip: BucketCounts::default(),
         };
@@ -347,7 +342,7 @@ mod tests {
             Some("2.0s: sent 10/s, ok 7.50/s, not ok 25.0000 %, p50 -, p99 -\n")
         );
         assert_eq!(line(3_999, 40, 35), None);
-        // who was away for some time has one line for it, and is as punctual as ever afterwards
+        // after a delay there is one line, and the next ones are punctual
         assert_eq!(
             line(7_000, 70, 65).as_deref(),
             Some("7.0s: sent 10/s, ok 10/s, not ok 0, p50 -, p99 -\n")

@@ -193,7 +193,7 @@ fn generator(report: &Report, paint: &Paint, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::outcomes::Counts;
+    use crate::model::counts::Counts;
     use crate::report::sample::report;
 
     #[test]

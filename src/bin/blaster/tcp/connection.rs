@@ -1,4 +1,4 @@
-//! One connection, or a row of them: sends messages, reads their echoes, keeps its books.
+//! One connection, or several one after the other: it sends messages, reads their echoes, and counts the outcomes.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -8,28 +8,30 @@ use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
 
-use super::echo::{Echo, Echoed, Expected};
-use super::{Mode, Shared, bound};
-use crate::model::outcomes::Class;
-use crate::model::payload::Header;
+use crate::model::counts::Class;
+use crate::model::counts::Connections;
 use crate::model::results::{Example, Results, SentMessage};
+use crate::tcp::echo::{Echo, Echoed, Expected};
+use crate::tcp::local_end;
+use crate::tcp::plan::Mode;
+use crate::tcp::shared::Shared;
 
-/// Bytes read at once when streaming.
+/// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
-/// Pause after a connection that did not come about, so that a server that is gone is not hammered.
+/// Pause after a failed connection, so that blaster does not flood a server that is gone.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// Connection number `id`, and, where connections come and go, those that follow it.
+/// Connection number `id`; in the mode `connect` also the connections that follow it.
 pub(super) struct Connection {
     shared: Rc<Shared>,
     id: u32,
     sequence: Cell<u64>,
     echo: RefCell<Echo>,
-    /// Nothing more will be sent on it.
+    /// Nothing more is sent on it.
     has_sent_all: Cell<bool>,
-    /// It was shut down for want of an answer.
+    /// Blaster has shut it down: it did not answer in time.
     was_shut_down: Cell<bool>,
-    /// It ended as it should have; where connections come and go, the last of them.
+    /// It ended without an error; in the mode `connect`, the last one did.
     is_in_order: Cell<bool>,
 }
 
@@ -46,20 +48,20 @@ impl Connection {
         }
     }
 
-    /// Whether it, or the last of its row, ended as it should have.
+    /// Whether it ended without an error; in the mode `connect`, whether the last one did.
     pub(super) fn is_in_order(&self) -> bool {
         self.is_in_order.get()
     }
 
     /// Uses one connection until the end of the run.
-    pub(super) async fn serve(self: Rc<Self>, stream: StdStream) {
+    pub(super) async fn use_until_end(self: Rc<Self>, stream: StdStream) {
         let stream = Rc::new(TcpStream::from_std(stream));
         self.note_connection(|connections| {
             connections.attempted += 1;
             connections.established += 1;
         });
         let ended = match self.prepare(&stream) {
-            Ok(()) if self.shared.load.mode == Mode::Stream => self.stream(&stream).await,
+            Ok(()) if self.shared.plan.mode == Mode::Stream => self.stream(&stream).await,
             Ok(()) => self.ping_pong(&stream).await,
             Err(error) => Err(error),
         };
@@ -68,7 +70,7 @@ impl Connection {
 
     /// Connects, echoes one message and closes, again and again.
     pub(super) async fn connect_repeatedly(self: Rc<Self>) {
-        while let Some(now_ns) = self.shared.take_turn() {
+        while let Some(now_ns) = self.shared.next_send_ns() {
             self.note_connection(|connections| connections.attempted += 1);
             match self.connect().await {
                 Ok(stream) => {
@@ -78,11 +80,14 @@ impl Connection {
                     self.note_end(ended);
                 }
                 Err(error) => {
-                    // without a local port nothing was asked of the server: it may be there
+                    // without a local port blaster did not reach the server: it may still be there
                     let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
                     self.is_in_order.set(is_ours && self.is_in_order.get());
                     self.note_connection(|connections| connections.failed += 1);
-                    self.shared.results.borrow_mut().refuse(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+                    self.shared
+                        .results
+                        .borrow_mut()
+                        .note_local_error(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 }
             }
@@ -90,35 +95,35 @@ impl Connection {
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
-        let load = &self.shared.load;
-        let (peer, local) = load.ends(self.id);
+        let timeout = self.shared.plan.traffic.timeout();
+        let (peer, local) = self.shared.plan.addresses(self.id);
         if let Some(local) = local {
-            let stream = bound::connect(bound::bind(local)?, peer, load.timeout).await?;
+            let stream = local_end::connect(local_end::bind(local)?, peer, timeout).await?;
             return Ok(TcpStream::from_std(stream));
         }
         let connected = TcpStream::connect(peer);
-        let connected = tokio::time::timeout(load.timeout, connected).await;
+        let connected = tokio::time::timeout(timeout, connected).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        bound::check_other_end(&stream, peer)?;
+        local_end::refuse_itself(&stream, peer)?;
         Ok(stream)
     }
 
-    /// No message waits for more bytes to travel with, and the end of the run finds the stream.
+    /// Sends each message at once (TCP_NODELAY), and lets the end of the run find the stream.
     fn prepare(&self, stream: &Rc<TcpStream>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         self.shared.watch_stream(stream);
         Ok(())
     }
 
-    /// A server that leaves one connection hanging may well serve the next.
+    /// Ends a connection that does not answer in time: the server may still serve the next one.
     async fn echo_once_in_time(&self, stream: &Rc<TcpStream>, now_ns: u64) -> io::Result<()> {
         self.was_shut_down.set(false);
         let mut echo = std::pin::pin!(self.echo_once(stream, now_ns));
-        if let Ok(ended) = tokio::time::timeout(self.shared.load.linger, &mut echo).await {
+        if let Ok(ended) = tokio::time::timeout(self.shared.plan.extent.linger, &mut echo).await {
             return ended;
         }
         self.was_shut_down.set(true);
-        // with this its reads and writes end; dropped in their midst they would keep their buffers
+        // this ends its reads and writes; if they were dropped, the kernel would keep their buffers
         let _ = stream.shutdown(Shutdown::Both);
         echo.await
     }
@@ -128,17 +133,17 @@ impl Connection {
         self.send(stream, Vec::new(), now_ns).await?;
         let buffer = self.receive_all(stream, vec![0; READ_BYTES]).await?;
         stream.shutdown(Shutdown::Write)?;
-        // the server's end of it; whatever comes before that is too much
+        // the server ends its side now; bytes before that are too many
         let (received, buffer) = stream.read(buffer).await;
         self.judge(&buffer[..received?]);
-        // an end that blaster made is none of the server's
-        if self.was_cut() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        // blaster made this end, not the server
+        if self.is_shut_down() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
     async fn ping_pong(&self, stream: &Rc<TcpStream>) -> io::Result<()> {
         let mut message = Vec::new();
         let mut buffer = vec![0; READ_BYTES];
-        while let Some(now_ns) = self.shared.take_turn() {
+        while let Some(now_ns) = self.shared.next_send_ns() {
             message = self.send(stream, message, now_ns).await?;
             buffer = self.receive_all(stream, buffer).await?;
         }
@@ -151,7 +156,7 @@ impl Connection {
             tokio_uring::spawn(async move {
                 let mut message = Vec::new();
                 let mut result = Ok(());
-                while let Some(now_ns) = this.shared.take_turn() {
+                while let Some(now_ns) = this.shared.next_send_ns() {
                     match this.send(&stream, message, now_ns).await {
                         Ok(sent) => message = sent,
                         Err(error) => {
@@ -161,7 +166,7 @@ impl Connection {
                     }
                 }
                 this.has_sent_all.set(true);
-                // the server sees the end, echoes what is left, and ends its side: the reader waits for that
+                // the server sees this end, echoes the rest, and ends its side; the reader waits for that
                 result.and_then(|()| stream.shutdown(Shutdown::Write))
             })
         };
@@ -180,22 +185,22 @@ impl Connection {
         writer.await.unwrap_or(Ok(()))
     }
 
-    /// Sends the next message; `message` is where it is written.
+    /// Sends the next message; `message` is the buffer for it.
     async fn send(&self, stream: &TcpStream, mut message: Vec<u8>, now_ns: u64) -> io::Result<Vec<u8>> {
-        let load = &self.shared.load;
+        let traffic = &self.shared.plan.traffic;
         let sequence = self.sequence.replace(self.sequence.get() + 1);
-        let header = Header { run_id: load.run_id, flow: self.id, sequence, intended_ns: now_ns };
-        let bytes = load.sizes.of_message(load.seed, self.id, sequence) as usize;
+        let header = traffic.header(self.id, sequence, now_ns);
+        let bytes = traffic.message_bytes(self.id, sequence) as usize;
         message.resize(bytes, 0);
-        load.bodies.write(&header, &mut message);
+        traffic.bodies.write(&header, &mut message);
         self.echo.borrow_mut().expect(&header, bytes);
         {
             let mut results = self.shared.results.borrow_mut();
-            let counts = &mut results.outcomes.page(now_ns).counts;
+            let counts = &mut results.outcomes.at(now_ns).counts;
             counts.sent += 1;
             counts.bytes_sent += bytes as u64;
         }
-        self.shared.show(|shown| shown.sent += 1);
+        self.shared.show(|counts| counts.sent += 1);
         let (written, message) = stream.write_all(message).await;
         written.map(|()| message)
     }
@@ -213,16 +218,18 @@ impl Connection {
         Ok(buffer)
     }
 
+    /// Judges received bytes.
     fn judge(&self, mut bytes: &[u8]) {
-        let now_ns = self.shared.clock.get().now_ns();
-        self.shared.received_at_ns.set(now_ns);
+        let now_ns = self.shared.clock.now_ns();
+        self.shared.progress.last_received_ns.set(now_ns);
+        let traffic = &self.shared.plan.traffic;
         let mut results = self.shared.results.borrow_mut();
         let results = &mut *results;
-        results.outcomes.page(now_ns).counts.bytes_received += bytes.len() as u64;
+        results.outcomes.at(now_ns).counts.bytes_received += bytes.len() as u64;
         let (mut ok, mut damaged) = (0, 0);
         while !bytes.is_empty() {
-            let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&self.shared.load.bodies, bytes) else {
-                results.outcomes.page(now_ns).counts.unattributed += 1;
+            let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&traffic.bodies, bytes) else {
+                results.outcomes.at(now_ns).counts.unattributed += 1;
                 self.show_example("unattributed", bytes.len(), None, results);
                 break;
             };
@@ -231,17 +238,17 @@ impl Connection {
             let waited_ns = now_ns.saturating_sub(expected.sent_ns);
             let class = match differs_at {
                 Some(_) => Class::Corrupted,
-                None if waited_ns > self.shared.load.timeout.as_nanos() as u64 => Class::Late,
+                None if waited_ns > traffic.timeout_ns => Class::Late,
                 None => Class::Ok,
             };
-            if let Some(kind) = class.wrong() {
-                self.show_example(kind, expected.bytes, Some((expected, differs_at)), results);
+            if class.is_wrong() {
+                self.show_example(class.name(), expected.bytes, Some((expected, differs_at)), results);
             }
-            let page = results.outcomes.page(expected.sent_ns);
+            let page = results.outcomes.at(expected.sent_ns);
             *page.counts.of(class) += 1;
             if class == Class::Ok {
                 ok += 1;
-                self.shared.right_at_ns.set(now_ns);
+                self.shared.progress.last_ok_ns.set(now_ns);
                 self.shared.live.round_trips.note(waited_ns);
             } else {
                 damaged += 1;
@@ -250,13 +257,13 @@ impl Connection {
                 results.round_trips.record(expected.sent_ns, waited_ns);
             }
         }
-        self.shared.show(|shown| {
-            shown.ok += ok;
-            shown.damaged += damaged;
+        self.shared.show(|counts| {
+            counts.ok += ok;
+            counts.damaged += damaged;
         });
     }
 
-    /// Keeps one of a few wrong echoes to look at: of this message, from this byte on another.
+    /// Keeps one of the first few wrong echoes for the report. `answers`: the message, and the first byte that differs.
     fn show_example(
         &self,
         kind: &str,
@@ -267,7 +274,7 @@ impl Connection {
         if !results.wants_example(kind) {
             return;
         }
-        let peer = self.shared.load.targets.of_flow(self.id);
+        let peer = self.shared.plan.traffic.targets.of_flow(self.id);
         let answers = answers.map(|(expected, differs_at)| SentMessage {
             sent_to: peer,
             sent_bytes: expected.bytes,
@@ -278,37 +285,37 @@ impl Connection {
         results.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
     }
 
-    fn note_connection(&self, change: impl FnOnce(&mut crate::model::results::Connections)) {
+    fn note_connection(&self, change: impl FnOnce(&mut Connections)) {
         change(&mut self.shared.results.borrow_mut().connections);
     }
 
-    /// Whether it ended, if it has ended, because blaster shut it down.
-    fn was_cut(&self) -> bool {
-        self.was_shut_down.get() || self.shared.was_shut_down.get()
+    /// Whether blaster has shut it down.
+    fn is_shut_down(&self) -> bool {
+        self.was_shut_down.get() || self.shared.progress.was_shut_down.get()
     }
 
-    /// The end of a connection, as it was or as it should not have been.
+    /// Counts the end of a connection.
     fn note_end(&self, ended: io::Result<()>) {
         self.is_in_order.set(ended.is_ok());
-        if ended.is_err() && self.was_cut() {
+        if ended.is_err() && self.is_shut_down() {
             self.note_connection(|connections| connections.stuck += 1);
         } else if let Err(error) = ended {
             self.note_connection(|connections| connections.broken += 1);
             if let Some(errno) = error.raw_os_error() {
-                self.shared.results.borrow_mut().refuse(errno);
+                self.shared.results.borrow_mut().note_local_error(errno);
             }
         }
         self.count_unanswered();
     }
 
-    /// What has not come back by now never will: cut short, or lost.
+    /// Counts what has not come back by the end: truncated if a part of it came, else lost.
     pub(super) fn count_unanswered(&self) {
         let mut results = self.shared.results.borrow_mut();
         for (expected, came_bytes) in self.echo.borrow_mut().end() {
             let class = if came_bytes > 0 { Class::Truncated } else { Class::Lost };
-            *results.outcomes.page(expected.sent_ns).counts.of(class) += 1;
-            if let Some(kind) = class.wrong() {
-                self.show_example(kind, came_bytes, Some((expected, None)), &mut results);
+            *results.outcomes.at(expected.sent_ns).counts.of(class) += 1;
+            if class.is_wrong() {
+                self.show_example(class.name(), came_bytes, Some((expected, None)), &mut results);
             }
         }
     }

@@ -1,43 +1,39 @@
-//! Judges the echo of a stream of messages, in whatever pieces it comes. No socket, no clock.
+//! Judges the echo of a stream of messages, in pieces of any size. No socket, no clock.
 
 use std::collections::VecDeque;
 
 use crate::model::payload::{Bodies, HEADER_BYTES, Header};
 
-/// A message whose echo has not come in full.
+/// A message whose echo is not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// When it was sent, nanoseconds since the run's start.
+    /// The send time, in nanoseconds since the run's start.
     pub(crate) sent_ns: u64,
-    /// Its number.
     pub(crate) sequence: u64,
-    /// Its first bytes.
     header: [u8; HEADER_BYTES],
-    /// All its bytes.
     pub(crate) bytes: usize,
 }
 
-/// A message whose echo has come in full.
+/// A message whose echo is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Echoed {
-    /// What was sent.
     pub(crate) expected: Expected,
-    /// The first byte that was not as sent.
+    /// The first byte that differs from what was sent.
     pub(crate) differs_at: Option<usize>,
 }
 
-/// What of a stream is still to come back.
+/// The part of a stream that has not come back.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     expected: VecDeque<Expected>,
-    /// Bytes of the first expected message that have come.
+    /// How many bytes of the first expected message have come.
     at: usize,
-    /// The first of them that was not as sent.
+    /// The first of them that differs from what was sent.
     differs_at: Option<usize>,
 }
 
 impl Echo {
-    /// Enters a message of `bytes` bytes that is about to be sent.
+    /// Adds a message of `bytes` bytes that is about to be sent.
     pub(crate) fn expect(&mut self, header: &Header, bytes: usize) {
         let Header { sequence, intended_ns, .. } = *header;
         self.expected.push_back(Expected { sent_ns: intended_ns, sequence, header: header.encode(), bytes });
@@ -48,8 +44,8 @@ impl Echo {
         self.expected.is_empty()
     }
 
-    /// Judges the next bytes up to the end of a message. Returns that message, if it is complete now, and
-    /// the bytes behind it. `Err`: bytes that nothing was sent for.
+    /// Judges the next bytes, up to the end of a message. Returns the message, if it is complete now, and the bytes
+    /// behind it. `Err`: no message was sent that they could answer.
     pub(crate) fn feed<'a>(
         &mut self,
         bodies: &Bodies,
@@ -74,7 +70,7 @@ impl Echo {
         Ok((Some(echoed), rest))
     }
 
-    /// The end of the stream: what was expected, oldest first, each with how many bytes of it had come.
+    /// Ends the stream. Returns the messages whose echo is not complete, oldest first, and how many bytes of each came.
     pub(crate) fn end(&mut self) -> impl Iterator<Item = (Expected, usize)> {
         self.differs_at = None;
         let first = std::mem::take(&mut self.at);
@@ -85,7 +81,7 @@ impl Echo {
     }
 }
 
-/// Bytes came that nothing was sent for.
+/// Bytes came that answer no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unasked;
 
@@ -99,7 +95,7 @@ mod tests {
         Header { run_id: 4, flow: 2, sequence, intended_ns: 100 + sequence }
     }
 
-    /// Four messages that were sent, as one stream.
+    /// Four sent messages, as one stream.
     fn stream(bodies: &Bodies, echo: &mut Echo) -> Vec<u8> {
         let mut stream = Vec::new();
         for (sequence, bytes) in (0..).zip(SIZES) {

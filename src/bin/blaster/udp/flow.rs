@@ -1,129 +1,102 @@
-//! One flow: composes its datagrams, judges what comes back. No socket, no clock.
+//! One flow: it composes datagrams and judges replies. No socket, no clock.
 
 use std::net::SocketAddr;
 
-use crate::model::outcomes::Class;
-use crate::model::payload::{self, Bodies, Content, Header};
-use crate::model::quantity::Sizes;
+use crate::model::counts::Class;
+use crate::model::payload::{self, Content, Header};
 use crate::model::results::{Example, Results, SentMessage};
 use crate::model::sent_log::{Entry, SentLog, State};
-use crate::model::target::{Source, Targets};
+use crate::udp::plan::Plan;
 
-/// What all flows of a run share.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// Tells this run's datagrams from any other's.
-    pub(crate) run_id: u64,
-    /// Where random choices come from.
-    pub(crate) seed: u64,
-    /// Where datagrams go.
-    pub(crate) targets: Targets,
-    /// Where they come from, if that is not left to the routing table.
-    pub(crate) source: Option<Source>,
-    /// How large they are.
-    pub(crate) sizes: Sizes,
-    /// What they carry.
-    pub(crate) bodies: Bodies,
-    /// A reply that takes longer is late.
-    pub(crate) timeout_ns: u64,
-    /// Datagrams in a train; 1: no trains.
-    pub(crate) train: u32,
-    /// Whether datagrams have an intended send time of their own (the open loop).
-    pub(crate) scheduled: bool,
-}
-
-/// A train (or a single datagram) that is ready to be sent.
+/// A train, or a single datagram, that is ready to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Train {
-    /// Where it goes.
     pub(crate) peer: SocketAddr,
-    /// The first datagram's sequence number.
+    /// The sequence number of its first datagram.
     pub(crate) first: u64,
-    /// How many datagrams.
     pub(crate) datagrams: u32,
     /// Bytes of payload in all.
     pub(crate) bytes: u32,
 }
 
-/// One flow.
 #[derive(Debug)]
 pub(crate) struct Flow {
     id: u32,
+    /// The destination of all its datagrams, unless each draws one.
     home: SocketAddr,
-    /// The port that it sends from; 0 until it has one.
+    /// The local port; 0 before the flow has a socket.
     own_port: u16,
-    /// The size of every datagram, unless each draws its own.
+    /// The size of all its datagrams. `None`: each draws one.
     size_bytes: Option<u32>,
     sent_log: SentLog,
 }
 
 impl Flow {
-    /// Flow `id` of the plan, which remembers its last `window` datagrams.
+    /// Flow `id` of the plan; it remembers its last `window` datagrams.
     pub(crate) fn new(plan: &Plan, id: u32, window: usize) -> Self {
-        // the datagrams of a train are of one size, and a flow's socket knows but one train layout
-        let size_bytes = match plan.sizes.fixed() {
-            None if plan.train > 1 => Some(plan.sizes.of_message(plan.seed, id, u64::MAX)),
+        let traffic = &plan.traffic;
+        // the datagrams of a train have one size, and UDP_SEGMENT sets it for the whole socket
+        let size_bytes = match traffic.sizes.fixed() {
+            None if plan.train > 1 => Some(traffic.message_bytes(id, u64::MAX)),
             fixed => fixed,
         };
-        Self { id, home: plan.targets.of_flow(id), own_port: 0, size_bytes, sent_log: SentLog::new(window) }
+        let home = traffic.targets.of_flow(id);
+        Self { id, home, own_port: 0, size_bytes, sent_log: SentLog::new(window) }
     }
 
-    /// The address, with port 0, that it is to send from. `None`: that is left to the routing table.
+    /// The local address, with port 0. `None`: the routing table chooses it.
     pub(crate) fn source(&self, plan: &Plan) -> Option<SocketAddr> {
-        plan.source
-            .as_ref()
-            .map(|source| source.of_flow(plan.seed, self.id, self.home, plan.targets.no_hosts()))
+        plan.traffic.source_of(self.id, self.home)
     }
 
-    /// Whether `port` is one that it can send from: not one that its datagrams go to.
+    /// Whether the flow can send from `port`: its datagrams must not go to the same port.
     pub(crate) fn can_send_from(&self, plan: &Plan, port: u16) -> bool {
-        !plan.targets.always_sends_to(self.id, port)
+        !plan.traffic.targets.always_sends_to(self.id, port)
     }
 
-    /// It sends from `port`.
-    pub(crate) fn sends_from(&mut self, port: u16) {
+    pub(crate) fn set_own_port(&mut self, port: u16) {
         self.own_port = port;
     }
 
-    /// Where it sends, if that does not change with each datagram.
+    /// The first destination; with --spray, the others differ.
     pub(crate) fn home(&self) -> SocketAddr {
         self.home
     }
 
-    /// The size of each of its datagrams, if they are all of one size.
+    /// The size of its datagrams, if all have one size.
     pub(crate) fn size_bytes(&self) -> Option<u32> {
         self.size_bytes
     }
 
-    /// How many datagrams are waiting for their answer.
     pub(crate) fn waiting(&self) -> u32 {
         self.sent_log.waiting()
     }
 
-    /// How many datagrams would be lost, were the run over now.
+    /// How many datagrams count as lost if the run ends now.
     pub(crate) fn unanswered(&self) -> u32 {
         self.sent_log.unanswered()
     }
 
     fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
-        if plan.targets.spray() {
+        let targets = &plan.traffic.targets;
+        if targets.spray() {
             // a train has one destination: that of its first datagram
-            plan.targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train), self.own_port)
+            targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train), self.own_port)
         } else {
             self.home
         }
     }
 
     fn bytes_of(&self, plan: &Plan, sequence: u64) -> u32 {
-        self.size_bytes.unwrap_or_else(|| plan.sizes.of_message(plan.seed, self.id, sequence))
+        self.size_bytes.unwrap_or_else(|| plan.traffic.message_bytes(self.id, sequence))
     }
 
     fn header(&self, plan: &Plan, sequence: u64, intended_ns: u64) -> Header {
-        Header { run_id: plan.run_id, flow: self.id, sequence, intended_ns }
+        plan.traffic.header(self.id, sequence, intended_ns)
     }
 
-    /// Writes the next `datagrams` datagrams into `out`, one behind the other, and enters them as sent at
-    /// `sent_ns`. `out` has room for the largest of them.
+    /// Writes the next `datagrams` datagrams into `out`, one behind the other, and logs them as sent at `sent_ns`.
+    /// `out` has room for the largest datagrams.
     pub(crate) fn compose(
         &mut self,
         plan: &Plan,
@@ -136,7 +109,7 @@ impl Flow {
         let first = self.sent_log.next();
         let mut bytes = 0;
         for _ in 0..datagrams {
-            let (sequence, forgotten) = self.sent_log.post(intended_ns, sent_ns);
+            let (sequence, forgotten) = self.sent_log.add(intended_ns, sent_ns);
             if let Some(forgotten) = forgotten {
                 lose(&forgotten, results);
                 if forgotten.state == State::Waiting && results.outcomes.is_measured(forgotten.intended_ns) {
@@ -144,27 +117,29 @@ impl Flow {
                 }
             }
             let size = self.bytes_of(plan, sequence) as usize;
-            plan.bodies.write(&self.header(plan, sequence, intended_ns), &mut out[bytes..bytes + size]);
+            plan.traffic
+                .bodies
+                .write(&self.header(plan, sequence, intended_ns), &mut out[bytes..bytes + size]);
             bytes += size;
         }
         Train { peer: self.peer(plan, first), first, datagrams, bytes: bytes as u32 }
     }
 
-    /// Sets when a train was really handed to the kernel.
-    pub(crate) fn stamp(&mut self, train: &Train, sent_ns: u64) {
+    /// Sets the time at which the kernel got a train.
+    pub(crate) fn set_sent(&mut self, train: &Train, sent_ns: u64) {
         for sequence in train.sequences() {
-            self.sent_log.stamp(sequence, sent_ns);
+            self.sent_log.set_sent(sequence, sent_ns);
         }
     }
 
-    /// Books a train as sent: the kernel took it. Returns how late it left, in nanoseconds; `None`: there is
-    /// no schedule, or it is not measured.
-    pub(crate) fn sent(&mut self, plan: &Plan, train: &Train, results: &mut Results) -> Option<u64> {
+    /// Counts a train as sent: the kernel took it. Returns its delay behind the schedule in nanoseconds. `None`: there
+    /// is no schedule, or the train belongs to the warmup.
+    pub(crate) fn count_sent(&mut self, plan: &Plan, train: &Train, results: &mut Results) -> Option<u64> {
         let entry = self.sent_log.get(train.first).copied()?;
-        let counts = &mut results.outcomes.page(entry.intended_ns).counts;
+        let counts = &mut results.outcomes.at(entry.intended_ns).counts;
         counts.sent += u64::from(train.datagrams);
         counts.bytes_sent += u64::from(train.bytes);
-        if !plan.scheduled || !results.outcomes.is_measured(entry.intended_ns) {
+        if !plan.is_scheduled() || !results.outcomes.is_measured(entry.intended_ns) {
             return None;
         }
         let slip_ns = entry.sent_ns.saturating_sub(entry.intended_ns);
@@ -174,18 +149,18 @@ impl Flow {
         Some(slip_ns)
     }
 
-    /// Takes a train back: the kernel refused it.
-    pub(crate) fn refused(&mut self, train: &Train, errno: i32, results: &mut Results) {
+    /// Removes a train from the log: the kernel refused it.
+    pub(crate) fn count_refused(&mut self, train: &Train, errno: i32, results: &mut Results) {
         for sequence in train.sequences() {
-            if let Some(entry) = self.sent_log.unsend(sequence) {
-                results.outcomes.page(entry.intended_ns).counts.send_failures += 1;
-                results.refuse(errno);
+            if let Some(entry) = self.sent_log.remove(sequence) {
+                results.outcomes.at(entry.intended_ns).counts.send_failures += 1;
+                results.note_local_error(errno);
             }
         }
     }
 
-    /// Judges one datagram that came from `source` at `now_ns`; the class of the one that it settles, and
-    /// its round trip from the intended send time in nanoseconds. `None`: it settles none.
+    /// Judges one datagram that came from `source` at `now_ns`. Returns the class of the datagram that it answers first,
+    /// and the round trip from the intended send time in nanoseconds. `None`: it is no first answer.
     pub(crate) fn judge(
         &mut self,
         plan: &Plan,
@@ -195,7 +170,7 @@ impl Flow {
         results: &mut Results,
     ) -> Option<(Class, u64)> {
         let Some((sequence, content)) = self.attribute(plan, reply) else {
-            let counts = &mut results.outcomes.page(now_ns).counts;
+            let counts = &mut results.outcomes.at(now_ns).counts;
             counts.unattributed += 1;
             counts.bytes_received += reply.len() as u64;
             if results.wants_example("unattributed") {
@@ -206,9 +181,9 @@ impl Flow {
             return None;
         };
         let before = self.sent_log.answer(sequence)?;
-        let page = results.outcomes.page(before.intended_ns);
+        let page = results.outcomes.at(before.intended_ns);
         page.counts.bytes_received += reply.len() as u64;
-        if before.state == State::SentMessage {
+        if before.state == State::Answered {
             page.counts.duplicated += 1;
             return None;
         }
@@ -216,10 +191,10 @@ impl Flow {
             *page.counts.of(Class::Unreachable) -= 1;
         }
         if let Some(distance) = self.sent_log.overtaken(sequence) {
-            page.reordered(distance);
+            page.count_reordered(distance);
         }
         let waited_ns = now_ns.saturating_sub(before.sent_ns);
-        let is_late = before.state == State::Overdue || waited_ns > plan.timeout_ns;
+        let is_late = before.state == State::Overdue || waited_ns > plan.traffic.timeout_ns;
         let class = match content {
             _ if source != Some(self.peer(plan, sequence)) => Class::Misdirected,
             Content::Truncated => Class::Truncated,
@@ -228,59 +203,69 @@ impl Flow {
             Content::Intact => Class::Ok,
         };
         *page.counts.of(class) += 1;
-        if let Some(kind) = class.wrong().filter(|kind| results.wants_example(kind)) {
+        if class.is_wrong() && results.wants_example(class.name()) {
             let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
             let came_bytes = reply.len();
-            results.examples.push(Example { kind: kind.into(), came_from: source, came_bytes, answers });
+            results.examples.push(Example {
+                kind: class.name().into(),
+                came_from: source,
+                came_bytes,
+                answers,
+            });
         }
         let round_trip_ns =
-            if plan.scheduled { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
+            if plan.is_scheduled() { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
         if matches!(class, Class::Ok | Class::Late) {
             results.round_trips.record(before.intended_ns, round_trip_ns);
-            if plan.scheduled && results.outcomes.is_measured(before.intended_ns) {
+            if plan.is_scheduled() && results.outcomes.is_measured(before.intended_ns) {
                 results.from_actual.record(waited_ns);
             }
         }
         Some((class, round_trip_ns))
     }
 
-    /// What was sent as `sequence`, and where `reply` begins to be another.
+    /// The datagram `sequence` as it was sent, and the first byte in which `reply` differs.
     fn compare(&self, plan: &Plan, sequence: u64, intended_ns: u64, reply: &[u8]) -> SentMessage {
         let mut sent = vec![0; self.bytes_of(plan, sequence) as usize];
-        plan.bodies.write(&self.header(plan, sequence, intended_ns), &mut sent);
-        let is_another = |(came, sent): (&u8, &u8)| came != sent;
+        plan.traffic.bodies.write(&self.header(plan, sequence, intended_ns), &mut sent);
+        let differs = |(came, sent): (&u8, &u8)| came != sent;
         SentMessage {
             sent_to: self.peer(plan, sequence),
             sent_bytes: sent.len(),
             flow: self.id,
             sequence,
-            differs_at: reply.iter().zip(&sent).position(is_another),
+            differs_at: reply.iter().zip(&sent).position(differs),
         }
     }
 
-    /// Which of our datagrams `reply` answers, and how well.
+    /// The sequence number of the datagram that `reply` answers, and the judgement of its content. `None`: it answers no
+    /// datagram of this flow.
     fn attribute(&self, plan: &Plan, reply: &[u8]) -> Option<(u64, Content)> {
         let claimed = payload::sequence(reply)?;
         let content = self.sent_log.get(claimed).map_or(Content::Foreign, |entry| {
             let header = self.header(plan, claimed, entry.intended_ns);
-            plan.bodies.judge(&header, self.bytes_of(plan, claimed) as usize, reply)
+            plan.traffic.bodies.judge(&header, self.bytes_of(plan, claimed) as usize, reply)
         });
         if !matches!(content, Content::Foreign | Content::Resembling) {
             return Some((claimed, content));
         }
-        // the sequence number itself may be what was damaged: then all else in the header is whole, and
-        // in a train that is the only way to tell it from its neighbours
+        // The sequence number itself may be damaged. Then the rest of the header is intact, and in a train nothing else
+        // tells the datagram from its neighbours.
         let intended_ns = payload::intended_ns(reply)?;
         let is_meant = |&(sequence, entry): &(u64, &Entry)| {
             entry.intended_ns == intended_ns
                 && payload::differs_in_sequence_only(&self.header(plan, sequence, intended_ns), reply)
         };
-        let meant = self.sent_log.open().find(is_meant).map(|(sequence, _)| (sequence, Content::Corrupted));
+        let meant = self
+            .sent_log
+            .iter_unanswered()
+            .find(is_meant)
+            .map(|(sequence, _)| (sequence, Content::Corrupted));
         meant.or_else(|| (content == Content::Resembling).then_some((claimed, Content::Corrupted)))
     }
 
-    /// Notes that the network could not deliver the datagram to `peer` whose payload began with `quoted`,
-    /// as far as the report quotes it. Says whether it settled one of ours.
+    /// Notes an ICMP report: the network could not deliver a datagram to `peer`. `quoted` is the beginning of its
+    /// payload, as far as the report quotes it. Returns whether a datagram of this flow became unreachable by it.
     pub(crate) fn unreachable(
         &mut self,
         plan: &Plan,
@@ -289,33 +274,33 @@ impl Flow {
         results: &mut Results,
     ) -> bool {
         let quoted_sequence = self.attribute(plan, quoted).map(|(sequence, _)| sequence);
-        // routers need to quote no more than the UDP header: then the oldest one to that peer is meant
+        // routers need to quote only the UDP header: then the report counts for the oldest datagram to that peer
         let sequence = quoted_sequence.or_else(|| {
-            let mut open = self.sent_log.open();
-            open.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
+            let mut unanswered = self.sent_log.iter_unanswered();
+            unanswered.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
         });
         let Some(before) = sequence.and_then(|sequence| self.sent_log.unreachable(sequence)) else {
             return false;
         };
-        *results.outcomes.page(before.intended_ns).counts.of(Class::Unreachable) += 1;
+        *results.outcomes.at(before.intended_ns).counts.of(Class::Unreachable) += 1;
         true
     }
 
-    /// Declares overdue what was sent at or before `sent_ns`; says whether there was any.
-    pub(crate) fn settle(&mut self, sent_ns: u64) -> bool {
-        self.sent_log.settle(sent_ns) > 0
+    /// Marks as overdue the datagrams that were sent at or before `sent_ns`. Returns whether there were any.
+    pub(crate) fn expire(&mut self, sent_ns: u64) -> bool {
+        self.sent_log.expire(sent_ns) > 0
     }
 
-    /// The end: what has no answer by now is lost.
-    pub(crate) fn close(&self, results: &mut Results) {
-        for (_, entry) in self.sent_log.open() {
+    /// Counts what has no answer at the end of the run as lost.
+    pub(crate) fn count_unanswered(&self, results: &mut Results) {
+        for (_, entry) in self.sent_log.iter_unanswered() {
             lose(entry, results);
         }
     }
 }
 
 fn lose(entry: &Entry, results: &mut Results) {
-    *results.outcomes.page(entry.intended_ns).counts.of(Class::Lost) += 1;
+    *results.outcomes.at(entry.intended_ns).counts.of(Class::Lost) += 1;
 }
 
 impl Train {

@@ -1,4 +1,5 @@
-//! A flow's socket: unconnected, so that a reply from the wrong source is seen and not hidden as loss.
+//! The socket of a flow. It is unconnected: a connected socket would hide a reply from a wrong source, and the reply
+//! would count as lost.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -6,21 +7,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
-use super::UdpError;
-use super::flow::{Flow, Plan};
 use crate::model::local_limits::RECEIVE_BUFFER_BYTES;
 use crate::model::target::SourceNotLocal;
+use crate::udp::error::UdpError;
+use crate::udp::flow::Flow;
+use crate::udp::plan::Plan;
 
-/// A socket and what it got.
 pub(super) struct OpenSocket {
     pub(super) socket: UdpSocket,
     pub(super) port: u16,
     pub(super) receive_buffer_bytes: u64,
 }
 
-/// Opens the socket of `flow` on a port of the kernel's choice, but for those that the flow sends to.
+/// Opens the socket of `flow` on a port of the kernel's choice, but not on a port that the flow sends to.
 pub(super) fn open(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError> {
-    // of so many ports in a row one is another; those before it are kept until then, or they would come again
+    // the unfit sockets stay open until a fit one is found, so that the kernel chooses other ports
     const TRIES_MAX: usize = 8;
     let mut unfit = Vec::new();
     loop {
@@ -41,8 +42,8 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
     let local = match flow.source(plan) {
         Some(source) => source,
-        // other destinations may be reached from other addresses
-        None if plan.targets.spray() => local_addr(peer).map(|_| any(peer))?,
+        // sprayed destinations may need different local addresses
+        None if plan.traffic.targets.spray() => local_addr(peer).map(|_| any(peer))?,
         None => local_addr(peer)?,
     };
     let socket = sys::socket(Protocol::Udp, peer).map_err(failed("opening a socket"))?;
@@ -60,7 +61,7 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
         sys::set_option(fd, IntOption::SEGMENT, size_bytes).map_err(failed("setting UDP_SEGMENT"))?;
     }
     let receive_buffer_bytes = enlarge(fd).map_err(failed("reading SO_RCVBUF"))?;
-    sys::bind(fd, local).map_err(|error| match &plan.source {
+    sys::bind(fd, local).map_err(|error| match &plan.traffic.source {
         _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
         Some(_) => SourceNotLocal { local: local.ip(), error }.into(),
         None => failed("binding a socket to a free port")(error),
@@ -69,8 +70,8 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
     Ok(OpenSocket { socket: socket.into(), port, receive_buffer_bytes })
 }
 
-/// The address, with port 0, that the routing table sends to `peer` from. Bound to it, a socket saves the
-/// kernel the choice with each datagram. Nothing is sent.
+/// The local address, with port 0, that the routing table chooses for `peer`. The kernel need not choose again for each
+/// datagram of a socket that is bound to it. This sends nothing.
 fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
     let ask = || {
         let socket = UdpSocket::bind(any(peer))?;
@@ -79,7 +80,7 @@ fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
     };
     let mut local = ask().map_err(|error| match error.raw_os_error() {
         _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
-        // connect(2): a broadcast address, and the socket has not asked to use any
+        // connect(2): a broadcast address, and the socket has no SO_BROADCAST
         Some(libc::EACCES) => UdpError::Broadcast { peer, error },
         _ => UdpError::NoRoute { peer, error },
     })?;
@@ -87,17 +88,17 @@ fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
     Ok(local)
 }
 
-/// Whether the kernel has no port left to choose: bind(2) and connect(2) say so in two ways.
+/// Whether the kernel has no free port: bind(2) and connect(2) report that differently.
 fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EAGAIN))
 }
 
-/// Any address of the family of `peer`, any port.
+/// The wildcard address of the family of `peer`, with port 0.
 fn any(peer: SocketAddr) -> SocketAddr {
     if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
-/// Asks for a large receive buffer, beyond the host's cap where we may; returns what was given.
+/// Asks for a large receive buffer, above the host's limit if blaster has the privilege. Returns its real size.
 fn enlarge(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if sys::set_option(socket, IntOption::RECEIVE_BUFFER_FORCE, RECEIVE_BUFFER_BYTES).is_err() {
         sys::set_option(socket, IntOption::RECEIVE_BUFFER, RECEIVE_BUFFER_BYTES)?;

@@ -1,10 +1,10 @@
-//! The clock of a run: nanoseconds since its start. And what the kernel knows of time that a thread lost.
+//! The clock of a run, in nanoseconds since its start; and the time that a thread waited for a processor.
 
 use std::time::{Duration, Instant};
 
 use crate::model::results::CpuWaits;
 
-/// Counts from the start of a run, which may lie a moment ahead.
+/// A clock that counts from the start of a run; the start may be a moment ahead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -28,10 +28,10 @@ impl Clock {
     }
 }
 
-/// Only this file tells how long a thread has waited for a processor (proc(5)).
+/// The only source of the time that a thread has waited for a processor (proc(5)).
 const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
 
-/// Why nobody knows how long threads wait for a processor; `None` if it is known.
+/// A warning if the kernel does not tell how long threads wait for a processor.
 pub(crate) fn cpu_waits_unknown() -> Option<String> {
     let error = std::fs::read_to_string(SCHEDSTAT).err()?;
     Some(format!(
@@ -40,9 +40,9 @@ pub(crate) fn cpu_waits_unknown() -> Option<String> {
     ))
 }
 
-/// How long this thread has waited for a processor since it began, and how often it got one. Nothing where the kernel
-/// does not count.
-pub(crate) fn waits() -> CpuWaits {
+/// How long this thread has waited for a processor since it began, and how often it got one; zero if the kernel does not
+/// count that.
+pub(crate) fn cpu_waits() -> CpuWaits {
     let text = std::fs::read_to_string(SCHEDSTAT).unwrap_or_default();
     let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
     match (numbers.next(), numbers.next()) {

@@ -2,19 +2,18 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The wish to end early: asked once, stop sending and wait for what is on its way; asked twice, at once.
+/// The request to end early. The first one stops the sending, and replies are awaited; the second one ends the run at once.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     times: AtomicU32,
 }
 
 impl Stop {
-    /// Asks to stop, or, if that was asked before, to hurry.
+    /// Asks to stop; the second time, to stop at once.
     pub(crate) fn ask(&self) {
         self.times.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often that was asked.
     pub(crate) fn times(&self) -> u32 {
         self.times.load(Ordering::Relaxed)
     }
@@ -24,7 +23,7 @@ impl Stop {
         self.times() > 0
     }
 
-    /// Whether to stop waiting, too.
+    /// Whether to stop waiting as well.
     pub(crate) fn is_urgent(&self) -> bool {
         self.times() > 1
     }

@@ -1,4 +1,4 @@
-//! The threads of a run: made ready together, started together, added up together.
+//! The threads of a run: they start together, and their results are added up.
 
 use std::io;
 use std::sync::Arc;
@@ -10,18 +10,17 @@ use crate::model::results::Results;
 use crate::workers::clock::Clock;
 use crate::workers::live::Live;
 
-/// From when all are ready to the first intended send time.
+/// The time from when all workers are ready to the first intended send time.
 const START_DELAY: Duration = Duration::from_millis(1);
 
-/// What a worker's thread gets: where it says that it is ready and hears when to start.
+/// The gate at which a worker reports that it is ready and waits for the start.
 pub(crate) struct StartGate {
     ready: Sender<()>,
     start: Receiver<Clock>,
 }
 
 impl StartGate {
-    /// Says that this worker is ready and waits for the others. `None`: one of them failed, there will be
-    /// no run.
+    /// Reports that this worker is ready, and waits for the others. `None`: one of them failed, and there is no run.
     pub(crate) fn ready(self) -> Option<Clock> {
         let _ = self.ready.send(());
         drop(self.ready);
@@ -29,23 +28,23 @@ impl StartGate {
     }
 }
 
-/// How often to look for a reason to give up while workers prepare themselves.
+/// How often to look for a reason to give up while workers prepare.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What a run is at.
+/// The stage of a run.
 pub(crate) enum RunStage<'a> {
-    /// Its workers prepare themselves, which takes a while where there are many sockets.
+    /// Its workers prepare. With many sockets this takes a while.
     Preparing,
-    /// They run: what they show, and a way to ask whether they are done.
+    /// Its workers run: the counts that they show, and a function that tells whether they are done.
     Running(&'a [Arc<Live>], &'a dyn Fn() -> bool),
 }
 
-/// Looks on: now and then while workers prepare themselves, then once for as long as they run. Says whether to go
-/// on; the workers have to hear by themselves that they are to prepare no further.
+/// Observes a run. It is called often while the workers prepare, and once when they run: then it returns when they are
+/// done. While they prepare, false ends the run; the workers must notice the request to stop by themselves.
 pub(crate) type Watch<'a> = dyn FnMut(RunStage<'_>) -> bool + 'a;
 
-/// Runs `work` on `workers` threads, each with its number, its place to show counts, and its post.
-/// Returns the sum of what they bring home, or the first error.
+/// Runs `work` on `workers` threads. Each gets its number, its place to show counts, and its start gate. Returns the sum of
+/// their results, or the first error.
 pub(crate) fn run<E, W>(workers: u32, warmup: Duration, watch: &mut Watch<'_>, work: W) -> Result<Results, E>
 where
     E: From<io::Error> + Send + 'static,
@@ -61,12 +60,12 @@ where
         let live = Arc::new(Live::default());
         lives.push(Arc::clone(&live));
         starts.push(start);
-        let post = StartGate { ready: ready.clone(), start: wait };
+        let gate = StartGate { ready: ready.clone(), start: wait };
         let work = Arc::clone(&work);
         threads.push(
             thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || work(number, live, post))?,
+                .spawn(move || work(number, live, gate))?,
         );
     }
     drop(ready);
@@ -106,19 +105,19 @@ mod tests {
         let results = run::<io::Error, _>(
             3,
             Duration::ZERO,
-            &mut |moment| {
-                let RunStage::Running(lives, are_done) = moment else { return true };
+            &mut |stage| {
+                let RunStage::Running(lives, are_done) = stage else { return true };
                 assert_eq!(lives.len(), 3);
                 while !are_done() {
                     thread::yield_now();
                 }
                 true
             },
-            |number, _live, post| {
-                let clock = post.ready().expect("all are ready");
+            |number, _live, gate| {
+                let clock = gate.ready().expect("all are ready");
                 clock.wait_for_start();
                 let mut results = Results::new(Duration::ZERO);
-                results.outcomes.page(0).counts.sent += u64::from(number);
+                results.outcomes.at(0).counts.sent += u64::from(number);
                 Ok(Some(results))
             },
         )
@@ -131,12 +130,12 @@ mod tests {
         let result = run(
             2,
             Duration::ZERO,
-            &mut |moment| matches!(moment, RunStage::Preparing) || panic!("no run"),
-            |number, _live, post| {
+            &mut |stage| matches!(stage, RunStage::Preparing) || panic!("no run"),
+            |number, _live, gate| {
                 if number == 1 {
                     return Err(io::Error::other("no"));
                 }
-                assert!(post.ready().is_none());
+                assert!(gate.ready().is_none());
                 Ok(None)
             },
         );

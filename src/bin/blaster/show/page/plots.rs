@@ -1,8 +1,8 @@
 //! What is plotted of a run, and of several.
 
 use super::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
+use crate::model::counts::Counts;
 use crate::model::latency::Percentiles;
-use crate::model::outcomes::Counts;
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Verdict;
 use crate::report::schema::{Interval, NamedRun, Report};

@@ -1,9 +1,14 @@
-//! Each class by its own hand-made reply.
+//! A handmade reply for each class.
 
 use std::time::Duration;
 
 use super::*;
-use crate::model::outcomes::Counts;
+use crate::model::counts::Counts;
+use crate::model::payload::Bodies;
+use crate::model::plan::{Extent, Traffic};
+use crate::model::quantity::{Rate, Sizes};
+use crate::model::target::Targets;
+use crate::udp::plan::Mode;
 
 const TIMEOUT_NS: u64 = 1_000;
 
@@ -16,7 +21,7 @@ struct Bench {
 
 fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
     let targets = Targets::new(vec![target.parse().unwrap()], 9, spray).unwrap();
-    let plan = Plan {
+    let traffic = Traffic {
         run_id: 0xfeed,
         seed: 9,
         targets,
@@ -24,9 +29,16 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
         timeout_ns: TIMEOUT_NS,
-        train,
-        scheduled: true,
     };
+    let extent = Extent {
+        flows: 4,
+        workers: 1,
+        warmup: Duration::ZERO,
+        duration: None,
+        count: None,
+        linger: Duration::ZERO,
+    };
+    let plan = Plan { traffic, extent, mode: Mode::Open(Rate::whole(1_000)), train, gro: false };
     let flow = Flow::new(&plan, 3, 16);
     Bench { plan, flow, results: Results::new(Duration::ZERO), out: vec![0; 65_536] }
 }
@@ -40,7 +52,7 @@ impl Bench {
     fn send(&mut self, now_ns: u64) -> (Train, Vec<Vec<u8>>) {
         let train = self.plan.train;
         let train = self.flow.compose(&self.plan, now_ns, now_ns, train, &mut self.out, &mut self.results);
-        self.flow.sent(&self.plan, &train, &mut self.results);
+        self.flow.count_sent(&self.plan, &train, &mut self.results);
         (train, self.out[..train.bytes as usize].chunks(64).map(<[u8]>::to_vec).collect())
     }
 
@@ -54,7 +66,7 @@ impl Bench {
     }
 
     fn close(mut self) -> Counts {
-        self.flow.close(&mut self.results);
+        self.flow.count_unanswered(&mut self.results);
         let counts = self.results.outcomes.total().counts;
         assert!(counts.is_balanced(), "{counts:?}");
         Counts { bytes_sent: 0, bytes_received: 0, ..counts }
@@ -83,7 +95,7 @@ fn late_is_after_the_timeout_and_stays_in_the_histogram() {
 fn overdue_and_then_answered_is_late() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(10);
-    assert!(bench.flow.settle(10));
+    assert!(bench.flow.expire(10));
     assert_eq!(bench.flow.waiting(), 0);
     assert!(bench.reply(peer, &payload, 20));
     assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
@@ -160,8 +172,8 @@ fn foreign_datagrams_are_unattributed() {
 fn refused_sends_are_not_sent() {
     let mut bench = bench();
     let train = bench.flow.compose(&bench.plan, 5, 5, 1, &mut bench.out, &mut bench.results);
-    bench.flow.refused(&train, 11, &mut bench.results);
-    assert_eq!(bench.results.refusals[&11], 1);
+    bench.flow.count_refused(&train, 11, &mut bench.results);
+    assert_eq!(bench.results.local_errors[&11], 1);
     assert_eq!(bench.close(), Counts { send_failures: 1, ..Counts::default() });
 }
 

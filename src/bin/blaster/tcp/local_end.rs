@@ -1,4 +1,4 @@
-//! The local end of connections: from an address of our choice, which std and tokio-uring leave to the kernel, and never
+//! The local end of a connection: it has the address of `--source`, which std and tokio-uring can't set, and it is never
 //! the other end as well.
 
 use std::io;
@@ -10,7 +10,7 @@ use nix::sys::socket::{self, SockaddrStorage};
 use tokio::net::TcpSocket;
 use tubular_echo::kernel::sys::{self, IntOption};
 
-/// A socket at this address, with no port yet.
+/// A socket with this local address and no port yet.
 pub(super) fn bind(local: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if local.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::set_option(socket.as_fd(), IntOption::BIND_ADDRESS_NO_PORT, 1)?;
@@ -18,19 +18,18 @@ pub(super) fn bind(local: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Connects it.
 pub(super) async fn connect(socket: TcpSocket, peer: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let connected = tokio::time::timeout(timeout, socket.connect(peer)).await;
     let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.into_std()?;
-    check_other_end(&stream, peer)?;
-    // operations on the ring would not wait for one that must not block
+    refuse_itself(&stream, peer)?;
+    // tokio-uring needs a socket that blocks: else its operations fail with EAGAIN and do not wait
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
-/// Refuses a connection to itself, which comes about where nobody listens and the kernel chooses the very port that is
-/// connected to: it echoes everything, and no server has done so.
-pub(super) fn check_other_end(stream: &impl AsRawFd, peer: SocketAddr) -> io::Result<()> {
+/// Refuses a connection to itself. If nobody listens, the kernel may choose the destination port as the local port: such
+/// a connection echoes everything, without a server.
+pub(super) fn refuse_itself(stream: &impl AsRawFd, peer: SocketAddr) -> io::Result<()> {
     let local: SockaddrStorage = socket::getsockname(stream.as_raw_fd())?;
     let is_itself = match peer {
         SocketAddr::V4(peer) => local.as_sockaddr_in().is_some_and(|local| peer == (*local).into()),

@@ -1,0 +1,207 @@
+//! The list of all counts, once: fields, names, sums. A new count is one line here.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+/// Defines a struct of numbers that add up field by field.
+macro_rules! summed {
+    ($(#[$attribute:meta])* $name:ident { $($(#[$about:meta])* $field:ident,)+ }) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub(crate) struct $name {
+            $($(#[$about])* pub(crate) $field: u64,)+
+        }
+
+        impl AddAssign<&$name> for $name {
+            fn add_assign(&mut self, other: &$name) {
+                $(self.$field += other.$field;)+
+            }
+        }
+    };
+}
+
+/// Defines [`Class`] and [`Counts`].
+macro_rules! counts {
+    (
+        classes: $($(#[$of_class:meta])+ $class:ident => $classed:ident,)+
+        beside: $($(#[$of_beside:meta])+ $beside:ident,)+
+        bytes: $($(#[$of_bytes:meta])+ $bytes:ident,)+
+    ) => {
+        /// The outcome of a datagram (TCP: of a message). If several fit, the first of these counts: misdirected,
+        /// truncated, corrupted, late, ok, unreachable, lost.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Class {
+            $($(#[$of_class])+ $class,)+
+        }
+
+        impl Class {
+            /// Its name, as in the report and in `--fail-if`.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$class => stringify!($classed),)+
+                }
+            }
+        }
+
+        summed! {
+            /// Counts of datagrams (TCP: of messages). The names are those of the JSON report and of `--fail-if`.
+            Counts {
+                /// Handed to the kernel.
+                sent,
+                $($(#[$of_class])+ $classed,)+
+                $($(#[$of_beside])+ $beside,)+
+                $($(#[$of_bytes])+ $bytes,)+
+            }
+        }
+
+        impl Counts {
+            /// The names of `sent`, of the classes and of what is counted beside them.
+            pub(crate) const NAMES: &[&str] =
+                &["sent", $(stringify!($classed),)+ $(stringify!($beside),)+];
+
+            /// The count with one of [`Counts::NAMES`].
+            pub(crate) fn by_name(&self, name: &str) -> Option<u64> {
+                match name {
+                    "sent" => Some(self.sent),
+                    $(stringify!($classed) => Some(self.$classed),)+
+                    $(stringify!($beside) => Some(self.$beside),)+
+                    _ => None,
+                }
+            }
+
+            /// The count of a class.
+            pub(crate) fn of(&mut self, class: Class) -> &mut u64 {
+                match class {
+                    $(Class::$class => &mut self.$classed,)+
+                }
+            }
+
+            /// Each class and its count; together they are all that was sent.
+            pub(crate) fn classes(&self) -> impl Iterator<Item = (Class, u64)> {
+                [$((Class::$class, self.$classed),)+].into_iter()
+            }
+
+            /// What is counted beside the classes: names and counts.
+            pub(crate) fn beside(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($beside), self.$beside),)+].into_iter()
+            }
+        }
+    };
+}
+
+counts! {
+    classes:
+        /// Every byte as sent, from the address and port that it was sent to, in time.
+        Ok => ok,
+        /// Other bytes came back, or more of them.
+        Corrupted => corrupted,
+        /// A true beginning came back, and no more.
+        Truncated => truncated,
+        /// The reply came from another address or port.
+        Misdirected => misdirected,
+        /// Right, but after the timeout.
+        Late => late,
+        /// Nothing came back.
+        Lost => lost,
+        /// An ICMP report said that it could not be delivered, and nothing came back.
+        Unreachable => unreachable,
+    beside:
+        /// Further replies to a datagram that had one.
+        duplicated,
+        /// First replies that came after the reply to a later datagram of the same flow.
+        reordered,
+        /// Received, but it answers nothing that this run sent and remembers.
+        unattributed,
+        /// Sends that the local kernel refused.
+        send_failures,
+    bytes:
+        /// Payload bytes handed to the kernel.
+        bytes_sent,
+        /// Payload bytes received, of any datagram.
+        bytes_received,
+}
+
+impl Class {
+    /// Whether a reply came, but a wrong one.
+    pub(crate) fn is_wrong(self) -> bool {
+        matches!(self, Self::Misdirected | Self::Truncated | Self::Corrupted)
+    }
+}
+
+impl Counts {
+    /// Whether each datagram is in exactly one class.
+    pub(crate) fn is_balanced(&self) -> bool {
+        self.sent == self.classes().map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Datagrams that something came back for.
+    pub(crate) fn answered(&self) -> u64 {
+        let is_unanswered = |class| matches!(class, Class::Lost | Class::Unreachable);
+        self.classes().filter(|(class, _)| !is_unanswered(*class)).map(|(_, count)| count).sum()
+    }
+
+    /// Datagrams without a right reply in time.
+    pub(crate) fn not_ok(&self) -> u64 {
+        self.sent.saturating_sub(self.ok)
+    }
+}
+
+summed! {
+    /// The connections of a TCP run.
+    Connections {
+        attempted,
+        established,
+        /// Refused, timed out or otherwise not established.
+        failed,
+        /// Established, then ended by the other side or by an error.
+        broken,
+        /// Established, then ended by blaster: what was sent had no answer.
+        #[serde(default)]
+        stuck,
+        /// Of the connections at a time, those without an error at the end of the run: none if the server is gone.
+        #[serde(default)]
+        in_order_at_end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_balances_and_nothing_beside_them_does() {
+        for (class, _) in Counts::default().classes() {
+            let mut counts = Counts { sent: 1, ..Counts::default() };
+            assert!(!counts.is_balanced());
+            *counts.of(class) += 1;
+            assert!(counts.is_balanced(), "{class:?}");
+            *counts.of(class) += 1;
+            assert!(!counts.is_balanced(), "{class:?} twice");
+        }
+        let beside =
+            Counts { duplicated: 1, reordered: 2, unattributed: 3, send_failures: 4, ..Counts::default() };
+        assert!(beside.is_balanced());
+    }
+
+    #[test]
+    fn names_find_their_counts() {
+        let mut counts = Counts::default();
+        for (nth, (class, _)) in (1..).zip(Counts::default().classes()) {
+            *counts.of(class) = nth;
+            assert_eq!(counts.by_name(class.name()), Some(nth));
+        }
+        for name in Counts::NAMES {
+            assert!(counts.by_name(name).is_some(), "{name}");
+        }
+        assert_eq!(counts.by_name("bytes_sent"), None, "no count of datagrams");
+    }
+
+    #[test]
+    fn sums_add_every_field() {
+        let mut sum = Counts { sent: 1, lost: 2, bytes_received: 3, ..Counts::default() };
+        sum += &Counts { sent: 10, reordered: 20, bytes_received: 30, ..Counts::default() };
+        let wanted = Counts { sent: 11, lost: 2, reordered: 20, bytes_received: 33, ..Counts::default() };
+        assert_eq!(sum, wanted);
+    }
+}

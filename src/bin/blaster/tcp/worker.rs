@@ -1,0 +1,137 @@
+//! One worker thread: a tokio-uring runtime with its connections, from the first connect to the last count.
+
+use std::net::TcpStream as StdStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_uring::Runtime;
+use tubular_echo::kernel::ring::{RingError, Step};
+use tubular_echo::kernel::sys;
+
+use crate::model::results::{Results, ThreadTimes};
+use crate::model::target::SourceNotLocal;
+use crate::tcp::connection::Connection;
+use crate::tcp::error::TcpError;
+use crate::tcp::local_end;
+use crate::tcp::plan::{Mode, Plan};
+use crate::tcp::shared::Shared;
+use crate::workers::clock;
+use crate::workers::live::Live;
+use crate::workers::stop::Stop;
+use crate::workers::threads::StartGate;
+
+/// How often a worker looks whether it is time to end.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long connections may take to end after blaster has shut them down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs worker `number`. `None`: another worker failed, and there is no run.
+pub(super) fn run(
+    number: u32,
+    plan: &Arc<Plan>,
+    stop: &Arc<Stop>,
+    live: Arc<Live>,
+    start_gate: StartGate,
+) -> Result<Option<Results>, TcpError> {
+    let ids = plan.extent.flows_of(number);
+    let runtime = new_runtime(&ids)?;
+    let streams = connect_all(&runtime, plan, &ids, stop)?;
+    let Some(clock) = start_gate.ready() else { return Ok(None) };
+    let shared = Rc::new(Shared::new(number, Arc::clone(plan), clock, Arc::clone(stop), live));
+    runtime.block_on(supervise(Rc::clone(&shared), ids, streams));
+    Ok(Some(shared.results.replace(Results::new(plan.extent.warmup))))
+}
+
+/// A runtime with room for an operation in each direction on each connection.
+fn new_runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
+    let entries = (ids.len() * 2).next_power_of_two().clamp(256, 4096) as u32;
+    Runtime::new(tokio_uring::builder().entries(entries))
+        .map_err(|error| RingError::new(Step::Setup, &error).into())
+}
+
+/// Connects before the clock starts. If connecting is the load itself, only one connection is made here, as a test.
+fn connect_all(runtime: &Runtime, plan: &Plan, ids: &[u32], stop: &Stop) -> Result<Vec<StdStream>, TcpError> {
+    let timeout = plan.traffic.timeout();
+    let connect = |id: &u32| {
+        if stop.is_asked() {
+            return Err(TcpError::Stopped);
+        }
+        let (peer, local) = plan.addresses(*id);
+        let connected = if let Some(local) = local {
+            let socket = local_end::bind(local);
+            let socket = socket.map_err(|error| SourceNotLocal { local: local.ip(), error })?;
+            runtime.block_on(local_end::connect(socket, peer, timeout))
+        } else {
+            StdStream::connect_timeout(&peer, timeout)
+                .and_then(|stream| local_end::refuse_itself(&stream, peer).map(|()| stream))
+        };
+        connected.map_err(|error| TcpError::Connect { peer, error })
+    };
+    match plan.mode {
+        Mode::PingPong | Mode::Stream => ids.iter().map(connect).collect(),
+        Mode::Connect => {
+            ids.first().map(connect).transpose()?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Starts the connections, ends them in time, and counts what is left.
+async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
+    shared.clock.wait_for_start();
+    let start_ns = shared.clock.now_ns();
+    let cpu_at_start = sys::thread_cpu_time();
+    let waits_at_start = clock::cpu_waits();
+    let connections = start(&shared, ids, streams);
+    let remaining = &shared.progress.remaining;
+    while shared.alive.get() > 0 && remaining.get() > 0 && !shared.is_time_to_end() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    shared.progress.is_over.set(true);
+    let elapsed_ns = shared.clock.now_ns() - start_ns;
+    let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
+    let waits = clock::cpu_waits() - waits_at_start;
+    wait_for_connections(&shared, shared.plan.extent.linger).await;
+    // the worker notices a reached count some time after the last message, and the last echo comes later still
+    let span_ns = match remaining.get() {
+        0 => shared.progress.last_ok_ns.get().max(shared.progress.last_sent_ns.get()) - start_ns,
+        _ => elapsed_ns,
+    };
+    let times = ThreadTimes { elapsed_ns, span_ns, cpu_ns, pacing_ns: 0, waits };
+    shared.results.borrow_mut().thread_times.push(times);
+    shared.shut_down_streams();
+    wait_for_connections(&shared, SHUTDOWN_TIMEOUT).await;
+    for connection in connections {
+        connection.count_unanswered();
+        shared.results.borrow_mut().connections.in_order_at_end += u64::from(connection.is_in_order());
+    }
+}
+
+/// Starts a task for each connection.
+fn start(shared: &Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) -> Vec<Rc<Connection>> {
+    let mut streams = streams.into_iter();
+    let start_one = |id| {
+        let connection = Rc::new(Connection::new(Rc::clone(shared), id));
+        shared.alive.set(shared.alive.get() + 1);
+        let stream = streams.next();
+        let (shared, task) = (Rc::clone(shared), Rc::clone(&connection));
+        tokio_uring::spawn(async move {
+            match stream {
+                Some(stream) => task.use_until_end(stream).await,
+                None => task.connect_repeatedly().await,
+            }
+            shared.alive.set(shared.alive.get() - 1);
+        });
+        connection
+    };
+    ids.into_iter().map(start_one).collect()
+}
+
+/// Waits until every connection has ended, at most for `timeout`.
+async fn wait_for_connections(shared: &Shared, timeout: Duration) {
+    let until_ns = shared.clock.now_ns() + timeout.as_nanos() as u64;
+    while shared.alive.get() > 0 && shared.clock.now_ns() < until_ns && !shared.stop.is_urgent() {
+        tokio::time::sleep(LOOK_EVERY / 10).await;
+    }
+}

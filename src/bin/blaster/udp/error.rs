@@ -1,0 +1,45 @@
+//! The errors of a UDP run.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tubular_echo::kernel::ring::{Errno, RingError};
+
+use crate::model::target::SourceNotLocal;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UdpError {
+    #[error(
+        "{flows} flows need {flows} open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows"
+    )]
+    OpenFiles { flows: u32, limit: u64 },
+    #[error("{step}: {error}")]
+    Socket { step: &'static str, error: io::Error },
+    #[error("no way to {peer}: {error}; see `ip route get {}`", peer.ip())]
+    NoRoute { peer: SocketAddr, error: io::Error },
+    #[error(
+        "{peer} is broadcast here, or prohibited by a route: {error}; leave it out of the target (`ip route get {}` shows \
+         it)",
+        peer.ip()
+    )]
+    Broadcast { peer: SocketAddr, error: io::Error },
+    #[error(
+        "no local port is free for a flow to {peer}: {error}; use fewer --flows, or come from several addresses \
+         (--source), or widen net.ipv4.ip_local_port_range"
+    )]
+    NoPort { peer: SocketAddr, error: io::Error },
+    #[error("ended by a signal")]
+    Stopped,
+    #[error(transparent)]
+    Source(#[from] SourceNotLocal),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("arming a multishot receive: {0}; Linux 6.1 or newer is needed")]
+    Arm(Errno),
+    #[error("entering the io_uring: {0}")]
+    Enter(io::Error),
+    #[error("receiving datagrams: {0}")]
+    Receive(Errno),
+    #[error("starting a thread: {0}; see `ulimit -u`")]
+    Thread(#[from] io::Error),
+}
