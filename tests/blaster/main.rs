@@ -185,11 +185,7 @@ fn nobody_there_is_unreachable_by_icmp() {
 #[test]
 fn wrong_replies_are_shown_by_example() {
     for (conduct, kind, line) in [
-        (
-            Conduct::Flips,
-            "corrupted",
-            "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.1:PORT, byte 1 is another",
-        ),
+        (Conduct::Flips, "corrupted", "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.1:PORT, byte 1 differs"),
         (Conduct::Cuts, "truncated", "64 bytes to 127.0.0.1:PORT, 63 from 127.0.0.1:PORT (flow 0, number 9)"),
         (Conduct::Strays, "misdirected", "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.2:"),
         (Conduct::Babbles, "unattributed", "43 bytes from 127.0.0.1:PORT"),

@@ -1,63 +1,89 @@
-//! What a reader must know before believing a report: above all, when blaster was the bottleneck.
+//! What a reader must know before trusting a report: above all, whether blaster was the bottleneck.
 
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
 use crate::model::units::{count, duration};
 use crate::report::schema::Report;
 
-/// A thread that is this busy may have been the limit.
+/// A thread with this share of a core may have been the bottleneck.
 pub(crate) const BUSY: f64 = 0.95;
-/// A thread that waited for a processor for this share of the time was not there when replies came.
+/// A thread that waited for a processor for this share of the time may have read replies too late.
 pub(crate) const STARVED: f64 = 0.05;
-/// A generator that is late by more than this for one datagram in a hundred kept its schedule badly.
+/// If one datagram in a hundred leaves this late or later, the schedule was not kept.
 pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
 
-/// All warnings that `report` calls for, each one line.
+/// All warnings that `report` needs, each one line.
 pub(crate) fn warnings(report: &Report) -> Vec<String> {
     let mut found = Vec::new();
-    let mut warn = |text: String| found.push(text);
-    let generator = &report.generator;
-    let totals = &report.totals;
-    if !totals.counts.is_balanced() {
-        warn("the books do not balance: this is a defect of blaster, believe none of its numbers".into());
+    if !report.totals.counts.is_balanced() {
+        found.push(
+            "the outcomes do not add up: this is a defect of blaster, believe none of its numbers".into(),
+        );
     }
-    if totals.own_drops > 0 {
-        // socket(7): the kernel doubles what was asked for
-        let given = generator.receive_buffer_bytes.unwrap_or(0) / 2;
-        let raise = if given < RECEIVE_BUFFER_BYTES as u64 {
-            format!("raise net.core.rmem_max to {RECEIVE_BUFFER_BYTES}, or ")
-        } else {
-            String::new()
-        };
-        warn(format!(
-            "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
-             buffers of {} bytes; {raise}use more --flows or --threads)",
-            count(totals.own_drops),
-            count(given),
-        ));
+    found.extend(own_drops(report));
+    processors(report, &mut found);
+    schedule(report, &mut found);
+    found.extend(forgotten(report));
+    found.extend(local_errors(report));
+    connections(report, &mut found);
+    if report.ended_early {
+        found.push("ended early by a signal: the report covers what was done until then".into());
     }
-    let busiest = generator.cpu_share.iter().copied().fold(0.0, f64::max);
+    found
+}
+
+fn own_drops(report: &Report) -> Option<String> {
+    let own_drops = report.totals.own_drops;
+    if own_drops == 0 {
+        return None;
+    }
+    // socket(7): the kernel doubles the size that was asked for
+    let given = report.generator.receive_buffer_bytes.unwrap_or(0) / 2;
+    let raise = if given < RECEIVE_BUFFER_BYTES as u64 {
+        format!("raise net.core.rmem_max to {RECEIVE_BUFFER_BYTES}, or ")
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
+         buffers of {} bytes; {raise}use more --flows or --threads)",
+        count(own_drops),
+        count(given),
+    ))
+}
+
+/// The share of the busiest thread.
+fn busiest(report: &Report) -> f64 {
+    report.generator.cpu_share.iter().copied().fold(0.0, f64::max)
+}
+
+fn processors(report: &Report, found: &mut Vec<String>) {
+    let busiest = busiest(report);
     if busiest >= BUSY {
-        warn(format!(
+        found.push(format!(
             "blaster may be the bottleneck: a thread of it used {:.0}% of a core; the server may carry more \
              (use more --threads, or other processors than the server's)",
             busiest * 100.0
         ));
     }
-    let starved = generator.starved_share.iter().copied().fold(0.0, f64::max);
+    let starved = report.generator.starved_share.iter().copied().fold(0.0, f64::max);
     if starved >= STARVED {
-        warn(format!(
+        found.push(format!(
             "blaster was the bottleneck: a thread of it waited {:.0}% of the time for a processor that others had; \
              latency includes that, and what is late may have come in time (give it processors of its own)",
             starved * 100.0
         ));
     }
-    let elsewhere = if busiest < BUSY / 2.0 {
+}
+
+fn schedule(report: &Report, found: &mut Vec<String>) {
+    let generator = &report.generator;
+    let elsewhere = if busiest(report) < BUSY / 2.0 {
         ", though it used little of its processors: something else keeps them busy"
     } else {
         ""
     };
     if generator.unsent > 0 {
-        warn(format!(
+        found.push(format!(
             "blaster was the bottleneck: {} datagrams of the schedule were never sent, {}/s is more than it \
              can do here{elsewhere}",
             count(generator.unsent),
@@ -65,60 +91,64 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         ));
     }
     if let Some(slip) = generator.slip.as_ref().filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
-        warn(format!(
+        found.push(format!(
             "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
              intended send time includes that{elsewhere}",
             duration(slip.p99_ns)
         ));
     }
-    if generator.forgotten > 0 {
-        warn(format!(
+}
+
+fn forgotten(report: &Report) -> Option<String> {
+    let forgotten = report.generator.forgotten;
+    (forgotten > 0).then(|| {
+        format!(
             "{} datagrams were given up before the timeout, to make room for newer ones: a reply after that \
              is unattributed (use more --flows or a shorter --timeout)",
-            count(generator.forgotten)
-        ));
+            count(forgotten)
+        )
+    })
+}
+
+/// What the local kernel refused, or why connections failed and broke.
+fn local_errors(report: &Report) -> Option<String> {
+    if report.totals.counts.send_failures > 0 {
+        return Some(format!("this host refused to send: {}", reasons(report)));
     }
-    if totals.counts.send_failures > 0 {
-        warn(format!("this host refused to send: {}", reasons(report)));
-    } else if let Some(connections) = report.connections.filter(|it| it.failed + it.broken > 0) {
-        let reasons =
-            if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
-        warn(format!(
-            "{} connections failed and {} broke: {reasons}",
-            count(connections.failed),
-            count(connections.broken)
-        ));
-    }
-    let no_port = report.refusals.iter().find(|refusals| refusals.errno == libc::EADDRNOTAVAIL);
-    if let (Some(no_port), Some(_)) = (no_port, report.connections) {
-        warn(format!(
+    let connections = report.connections.filter(|it| it.failed + it.broken > 0)?;
+    let reasons = if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
+    Some(format!(
+        "{} connections failed and {} broke: {reasons}",
+        count(connections.failed),
+        count(connections.broken)
+    ))
+}
+
+/// The errors of the kernel and their numbers.
+fn reasons(report: &Report) -> String {
+    let reasons = report.refusals.iter();
+    let reasons = reasons.map(|error| format!("{} × {}", count(error.count), error.message));
+    reasons.collect::<Vec<_>>().join(", ")
+}
+
+fn connections(report: &Report, found: &mut Vec<String>) {
+    let Some(connections) = report.connections else { return };
+    if let Some(no_port) = report.refusals.iter().find(|error| error.errno == libc::EADDRNOTAVAIL) {
+        found.push(format!(
             "blaster was the bottleneck: it had no local port for {} connections{LOCAL_PORTS_USED_UP}",
             count(no_port.count)
         ));
     }
-    if let Some(connections) = report.connections {
-        if connections.stuck > 0 {
-            warn(format!(
-                "{} connections had no answer to what was sent on them, and blaster ended them",
-                count(connections.stuck)
-            ));
-        }
-        let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(totals.counts.sent));
-        if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
-            warn(format!("given up: {} messages of --count were never sent", count(left)));
-        }
+    if connections.stuck > 0 {
+        found.push(format!(
+            "{} connections had no answer to what was sent on them, and blaster ended them",
+            count(connections.stuck)
+        ));
     }
-    if report.ended_early {
-        warn("ended early by a signal: the report covers what was done until then".into());
+    let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(report.totals.counts.sent));
+    if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
+        found.push(format!("given up: {} messages of --count were never sent", count(left)));
     }
-    found
-}
-
-/// What the kernel said, and how often.
-fn reasons(report: &Report) -> String {
-    let said = report.refusals.iter();
-    let said = said.map(|refusals| format!("{} × {}", count(refusals.count), refusals.message));
-    said.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -141,7 +171,7 @@ mod tests {
     fn each_defect_has_its_sentence() {
         type Spoil = fn(&mut Report);
         let cases: [(&str, Spoil); 8] = [
-            ("do not balance", |report| report.totals.counts.lost += 1),
+            ("do not add up", |report| report.totals.counts.lost += 1),
             ("its own sockets dropped", |report| report.totals.own_drops = 3),
             ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
             ("30% of the time for a processor", |report| report.generator.starved_share = vec![0.0, 0.3]),

@@ -1,4 +1,4 @@
-//! Several runs side by side: a line for each.
+//! Several runs side by side, one line for each.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::report::schema::Verdict;
 use crate::report::schema::{NamedRun, Report, Series};
 use crate::show::paint::Paint;
 
-/// The table of a series, ending with a newline.
+/// The table of a series; it ends with a newline.
 pub(crate) fn render(series: &Series, paint: &Paint) -> String {
     let width = series.runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0).max(3);
     let mut out = heading(width, paint);
@@ -18,31 +18,32 @@ pub(crate) fn render(series: &Series, paint: &Paint) -> String {
     out
 }
 
-/// What stands below the lines.
+/// The text below the lines.
 pub(crate) fn footer(series: &Series, paint: &Paint) -> String {
     let mut out = String::new();
     for run in &series.runs {
-        // what a search found takes into account what was wrong with its runs
+        // the answer of a search takes the defects of its runs into account
         let warnings = if series.found.is_none() { run.report.warnings.as_slice() } else { &[] };
         for warning in warnings {
             let _ = writeln!(out, "{} {}: {warning}", paint.bad("!"), run.name);
         }
-        for judged in &run.report.fail_if {
-            let verdict = if judged.failed { paint.bad("FAILED") } else { "passed".into() };
-            let _ = writeln!(out, "{verdict}  {} '{}': {}", run.name, judged.condition, judged.measured);
+        for condition in &run.report.fail_if {
+            let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
+            let _ =
+                writeln!(out, "{outcome}  {} '{}': {}", run.name, condition.condition, condition.measured);
         }
     }
     if let Some(found) = &series.found {
         let _ = writeln!(out, "\n{}", found.sentence());
     }
-    for judged in &series.fail_if {
-        let verdict = if judged.failed { paint.bad("FAILED") } else { "passed".into() };
-        let _ = writeln!(out, "{verdict}  '{}': {}", judged.condition, judged.measured);
+    for condition in &series.fail_if {
+        let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
+        let _ = writeln!(out, "{outcome}  '{}': {}", condition.condition, condition.measured);
     }
     out
 }
 
-/// What stands above the lines of runs whose names have up to `width` letters.
+/// The heading of the lines; names have up to `width` letters.
 pub(crate) fn heading(width: usize, paint: &Paint) -> String {
     let columns = ["sent/s", "ok/s", "not ok", "p50", "p99", "p99.9", "max", "slip p99"];
     let mut line = format!("{:<width$}", "run");
@@ -52,16 +53,16 @@ pub(crate) fn heading(width: usize, paint: &Paint) -> String {
     format!("{}\n", paint.head(&line))
 }
 
-/// One run's line.
+/// The line of one run.
 pub(crate) fn line(run: &NamedRun, width: usize, paint: &Paint) -> String {
     let report = &run.report;
     let totals = &report.totals;
-    let bad = totals.counts.sent - totals.counts.ok.min(totals.counts.sent);
+    let not_ok = totals.counts.not_ok();
     let mut line = format!("{:<width$}", run.name);
     let _ = write!(line, "{:>12}", count(totals.sent_per_s.round() as u64));
     let _ = write!(line, "{:>12}", count(totals.ok_per_s.round() as u64));
-    let share = format!("{:>12}", percent(bad, totals.counts.sent));
-    line.push_str(&if bad > 0 { paint.bad(&share) } else { share });
+    let share = format!("{:>12}", percent(not_ok, totals.counts.sent));
+    line.push_str(&if not_ok > 0 { paint.bad(&share) } else { share });
     for ns in figures(report) {
         let _ = write!(line, "{:>12}", ns.map_or("-".into(), duration));
     }

@@ -1,5 +1,5 @@
-//! `--html`: one page that needs nothing but itself. Drawings are inline, colors follow the reader's choice of
-//! light or dark, and there is no script: what a plot says when it is pointed at are titles.
+//! `--html`: one page that loads nothing else. Drawings are inline, colors follow the reader's choice of light or dark, and
+//! there is no script: the texts under the pointer are titles.
 
 mod facts;
 mod plot;
@@ -17,7 +17,7 @@ const STYLE: &str = include_str!("page/style.css");
 pub(crate) fn render(document: &Document) -> String {
     let (title, body) = match document {
         Document::Run(report) => (facts::title(report), run(report)),
-        Document::Series(series) => (series_title(series), all(series)),
+        Document::Series(series) => (series_title(series), several(series)),
     };
     let page = html! {
         (DOCTYPE)
@@ -26,7 +26,7 @@ pub(crate) fn render(document: &Document) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // else browsers ask the server for one
+                // without it browsers ask the server for an icon
                 link rel="icon" href="data:,";
                 title { "blaster: " (title) }
                 style { (PreEscaped(STYLE)) }
@@ -37,17 +37,17 @@ pub(crate) fn render(document: &Document) -> String {
     page.into_string()
 }
 
-/// A page of one run.
+/// The page of one run.
 fn run(report: &Report) -> Markup {
     html! {
-        header { h1 { (facts::title(report)) } p.about { (facts::about(report)) } }
+        header { h1 { (facts::title(report)) } p.about { (facts::load(report)) } }
         (notices(report))
-        (inside(report))
+        (results(report))
     }
 }
 
-/// What a run came to.
-fn inside(report: &Report) -> Markup {
+/// The results of a run.
+fn results(report: &Report) -> Markup {
     html! {
         (tiles(report))
         div.plots {
@@ -69,8 +69,8 @@ fn series_title(series: &Series) -> String {
     if has_one_title { format!("{first}, {runs}") } else { runs }
 }
 
-/// A page of several.
-fn all(series: &Series) -> Markup {
+/// The page of several runs.
+fn several(series: &Series) -> Markup {
     let runs = &series.runs;
     html! {
         header { h1 { (series_title(series)) } }
@@ -80,7 +80,7 @@ fn all(series: &Series) -> Markup {
                 (card(&plots::latency_by_rate(runs)))
                 (card(&plots::not_ok_by_rate(runs)))
             }
-            // more lines than colors can't be told apart
+            // a plot can show as many lines as there are colors
             @if runs.len() <= Ink::SERIES.len() {
                 (card(&plots::percentiles_of_each(runs)))
                 (card(&plots::p99_of_each(runs)))
@@ -90,9 +90,9 @@ fn all(series: &Series) -> Markup {
         @for run in runs {
             details {
                 summary { (run.name) }
-                p.about { (facts::about(&run.report)) }
+                p.about { (facts::load(&run.report)) }
                 (notices(&run.report))
-                (inside(&run.report))
+                (results(&run.report))
             }
         }
     }
@@ -112,13 +112,13 @@ fn overview(runs: &[NamedRun]) -> Markup {
                 } }
                 tbody { @for run in runs {
                     @let totals = &run.report.totals;
-                    @let bad = totals.counts.sent.saturating_sub(totals.counts.ok);
+                    @let not_ok = totals.counts.not_ok();
                     @let latency = run.report.latency.from_intended.as_ref();
                     tr {
                         td { (run.name) }
                         td.number { (count(totals.sent_per_s.round() as u64)) }
                         td.number { (count(totals.ok_per_s.round() as u64)) }
-                        td.number.bad[bad > 0] { (percent(bad, totals.counts.sent)) }
+                        td.number.bad[not_ok > 0] { (percent(not_ok, totals.counts.sent)) }
                         td.number { (figure(latency.map(|latency| latency.p50_ns))) }
                         td.number { (figure(latency.map(|latency| latency.p99_ns))) }
                         td.number { (figure(latency.map(|latency| latency.p99_9_ns))) }
@@ -132,7 +132,7 @@ fn overview(runs: &[NamedRun]) -> Markup {
     }
 }
 
-/// What a reader must know first.
+/// Warnings and conditions.
 fn notices(report: &Report) -> Markup {
     html! {
         @if !report.warnings.is_empty() || !report.fail_if.is_empty() {
@@ -140,9 +140,9 @@ fn notices(report: &Report) -> Markup {
                 @for warning in &report.warnings {
                     li.warning { (warning) }
                 }
-                @for judged in &report.fail_if {
-                    li.failed[judged.failed].passed[!judged.failed] {
-                        (if judged.failed { "failed" } else { "passed" }) ": " code { (judged.condition) } ", measured " (judged.measured)
+                @for condition in &report.fail_if {
+                    li.failed[condition.failed].passed[!condition.failed] {
+                        (if condition.failed { "failed" } else { "passed" }) ": " code { (condition.condition) } ", measured " (condition.measured)
                     }
                 }
             }
@@ -150,10 +150,10 @@ fn notices(report: &Report) -> Markup {
     }
 }
 
-/// The figures that are looked for first.
+/// The most important figures.
 fn tiles(report: &Report) -> Markup {
     let totals = &report.totals;
-    let bad = totals.counts.sent.saturating_sub(totals.counts.ok);
+    let not_ok = totals.counts.not_ok();
     let latency = report.latency.from_intended.as_ref();
     let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
     let tile = |name: &str, figure: String, note: String, is_bad: bool| {
@@ -163,7 +163,7 @@ fn tiles(report: &Report) -> Markup {
     html! {
         div.tiles {
             (tile("ok", format!("{}/s", count(totals.ok_per_s.round() as u64)), format!("{} in {seconds:.1} s", count(totals.counts.ok)), false))
-            (tile("not ok", percent(bad, totals.counts.sent), format!("{} of {}", count(bad), count(totals.counts.sent)), bad > 0))
+            (tile("not ok", percent(not_ok, totals.counts.sent), format!("{} of {}", count(not_ok), count(totals.counts.sent)), not_ok > 0))
             (tile("p50", figure(latency.map(|latency| latency.p50_ns)), "half were faster".into(), false))
             (tile("p99", figure(latency.map(|latency| latency.p99_ns)), "one in 100 was slower".into(), false))
             (tile("p99.9", figure(latency.map(|latency| latency.p99_9_ns)), "one in 1,000 was slower".into(), false))
@@ -203,7 +203,7 @@ mod tests {
         report
     }
 
-    /// Nothing that a browser would fetch, run or misread.
+    /// A browser finds nothing to fetch, to run or to misread.
     fn assert_self_contained(page: &str) {
         assert!(!page.contains("<script") && !page.contains("<marked>"), "{page}");
         let references = ["src=", "url(", "@import", "<object", "<iframe", "<link rel=\"stylesheet"];
@@ -220,8 +220,7 @@ mod tests {
         assert_self_contained(&page);
         assert_eq!(page.matches("<svg").count(), 4);
         assert!(page.contains("&quot;quoted&quot; &amp; &lt;marked&gt;"), "{page}");
-        for words in ["Rate", "Not ok", "Latency by percentile", "Latency over time", "The books", "1.00 ms"]
-        {
+        for words in ["Rate", "Not ok", "Latency by percentile", "Latency over time", "Outcomes", "1.00 ms"] {
             assert!(page.contains(words), "{words}");
         }
     }

@@ -1,14 +1,15 @@
-//! The report for people: plain text, columns that line up.
+//! The report as plain text, with aligned columns.
 
 use std::fmt::{self, Write};
 
+use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
 use crate::model::results::{Example, SentMessage};
 use crate::model::units::{bandwidth, count, duration, percent, rate};
 use crate::report::schema::Report;
 use crate::show::paint::Paint;
 
-/// The whole report, ending with a newline.
+/// The whole report; it ends with a newline.
 pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     let mut out = String::new();
     heading(report, paint, &mut out);
@@ -32,9 +33,9 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     for warning in &report.warnings {
         let _ = writeln!(out, "{} {warning}", paint.bad("!"));
     }
-    for judged in &report.fail_if {
-        let verdict = if judged.failed { paint.bad("FAILED") } else { "passed".into() };
-        let _ = writeln!(out, "{verdict}  --fail-if '{}': {}", judged.condition, judged.measured);
+    for condition in &report.fail_if {
+        let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
+        let _ = writeln!(out, "{outcome}  --fail-if '{}': {}", condition.condition, condition.measured);
     }
     out
 }
@@ -42,12 +43,12 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
 impl fmt::Display for Example {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, came_bytes, .. } = self;
-        let from = self.came_from.map_or("nowhere".into(), |from| from.to_string());
+        let from = self.came_from.map_or("an unknown address".into(), |from| from.to_string());
         let Some(SentMessage { sent_to, sent_bytes, flow, sequence, differs_at }) = &self.answers else {
             return write!(f, "{kind}: {came_bytes} bytes from {from}");
         };
         write!(f, "{kind}: {sent_bytes} bytes to {sent_to}, {came_bytes} from {from}")?;
-        differs_at.map_or(Ok(()), |at| write!(f, ", byte {at} is another"))?;
+        differs_at.map_or(Ok(()), |at| write!(f, ", byte {at} differs"))?;
         write!(f, " (flow {flow}, number {sequence})")
     }
 }
@@ -82,9 +83,16 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     let _ = writeln!(out, "{}", paint.head(&words.join(", ")));
 }
 
+/// The line of a count, red if it should be 0 and is not.
+fn count_line(name: &str, number: u64, is_bad: bool, note: &str, paint: &Paint, out: &mut String) {
+    let line = format!("  {name:<13}{:>15}   {note}", count(number));
+    let line = line.trim_end();
+    let _ = writeln!(out, "{}", if is_bad && number > 0 { paint.bad(line) } else { line.into() });
+}
+
 fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
-    let totals = &report.totals;
-    let counts = &totals.counts;
+    let counts = &report.totals.counts;
+    let is_tcp = report.load.protocol == "tcp";
     let seconds = report.elapsed_ns as f64 / 1e9;
     let bytes_per_s = if seconds > 0.0 { counts.bytes_sent as f64 / seconds } else { 0.0 };
     let _ = writeln!(
@@ -93,55 +101,48 @@ fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
         "sent",
         count(counts.sent),
         if seconds < 0.1 { duration(report.elapsed_ns) } else { format!("{seconds:.2} s") },
-        rate(totals.sent_per_s),
+        rate(report.totals.sent_per_s),
         bandwidth(bytes_per_s)
     );
-    let share = |number: u64| if number == 0 { String::new() } else { percent(number, counts.sent) };
-    let mut line = |name: &str, number: u64, is_bad: bool, note: &str| {
-        let line = format!("  {name:<13}{:>15}   {note}", count(number));
-        let line = line.trim_end();
-        let _ = writeln!(out, "{}", if is_bad && number > 0 { paint.bad(line) } else { line.into() });
-    };
-    line("ok", counts.ok, false, &share(counts.ok));
-    line("corrupted", counts.corrupted, true, &share(counts.corrupted));
-    line("truncated", counts.truncated, true, &share(counts.truncated));
-    if report.load.protocol == "udp" {
-        line("misdirected", counts.misdirected, true, &share(counts.misdirected));
-    }
-    line("late", counts.late, true, &share(counts.late));
-    line("lost", counts.lost, true, &share(counts.lost));
-    if report.load.protocol == "tcp" {
-        line("unattributed", counts.unattributed, true, "");
-        if let Some(connections) = report.connections {
-            let _ = writeln!(
-                out,
-                "connections    {:>15}   {} established, {} failed, {} broken, {} stuck",
-                count(connections.attempted),
-                count(connections.established),
-                count(connections.failed),
-                count(connections.broken),
-                count(connections.stuck)
-            );
+    for (class, number) in counts.classes() {
+        // a TCP connection has one peer, and no ICMP report is about one message
+        if is_tcp && matches!(class, Class::Misdirected | Class::Unreachable) {
+            continue;
         }
-        return;
+        let share = if number == 0 { String::new() } else { percent(number, counts.sent) };
+        count_line(class.name(), number, class != Class::Ok, &share, paint, out);
     }
-    line("unreachable", counts.unreachable, true, &share(counts.unreachable));
-    let distance = if counts.reordered == 0 {
-        String::new()
+    if is_tcp {
+        count_line("unattributed", counts.unattributed, true, "", paint, out);
+        connections(report, out);
     } else {
-        format!("by {:.1} on average, {} at most", totals.reorder_distance_mean, totals.reorder_distance_max)
-    };
+        beside(report, paint, out);
+    }
+}
+
+fn connections(report: &Report, out: &mut String) {
+    let Some(connections) = report.connections else { return };
+    let _ = writeln!(
+        out,
+        "connections    {:>15}   {} established, {} failed, {} broken, {} stuck",
+        count(connections.attempted),
+        count(connections.established),
+        count(connections.failed),
+        count(connections.broken),
+        count(connections.stuck)
+    );
+}
+
+/// The counts beside the classes.
+fn beside(report: &Report, paint: &Paint, out: &mut String) {
+    let totals = &report.totals;
+    let distance =
+        format!("by {:.1} on average, {} at most", totals.reorder_distance_mean, totals.reorder_distance_max);
     out.push_str("beside\n");
-    let mut line = |name: &str, number: u64, note: &str| {
-        let line = format!("  {name:<13}{:>15}   {note}", count(number));
-        let line = line.trim_end();
-        let _ = writeln!(out, "{}", if number > 0 { paint.bad(line) } else { line.into() });
-    };
-    line("duplicated", counts.duplicated, "");
-    line("reordered", counts.reordered, &distance);
-    line("unattributed", counts.unattributed, "");
-    line("send_failures", counts.send_failures, "");
-    line("own_drops", totals.own_drops, "");
+    for (name, number) in totals.counts.beside().chain([("own_drops", totals.own_drops)]) {
+        let note = if name == "reordered" && number > 0 { distance.as_str() } else { "" };
+        count_line(name, number, true, note, paint, out);
+    }
 }
 
 fn latency(report: &Report, paint: &Paint, out: &mut String) {

@@ -245,7 +245,7 @@ impl Connection {
                 self.show_example(class.name(), expected.bytes, Some((expected, differs_at)), results);
             }
             let page = results.outcomes.at(expected.sent_ns);
-            *page.counts.of(class) += 1;
+            *page.counts.of_mut(class) += 1;
             if class == Class::Ok {
                 ok += 1;
                 self.shared.progress.last_ok_ns.set(now_ns);
@@ -313,7 +313,7 @@ impl Connection {
         let mut results = self.shared.results.borrow_mut();
         for (expected, came_bytes) in self.echo.borrow_mut().end() {
             let class = if came_bytes > 0 { Class::Truncated } else { Class::Lost };
-            *results.outcomes.at(expected.sent_ns).counts.of(class) += 1;
+            *results.outcomes.at(expected.sent_ns).counts.of_mut(class) += 1;
             if class.is_wrong() {
                 self.show_example(class.name(), came_bytes, Some((expected, None)), &mut results);
             }

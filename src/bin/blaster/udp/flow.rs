@@ -188,7 +188,7 @@ impl Flow {
             return None;
         }
         if before.state == State::Unreachable {
-            *page.counts.of(Class::Unreachable) -= 1;
+            *page.counts.of_mut(Class::Unreachable) -= 1;
         }
         if let Some(distance) = self.sent_log.overtaken(sequence) {
             page.count_reordered(distance);
@@ -202,7 +202,7 @@ impl Flow {
             Content::Intact if is_late => Class::Late,
             Content::Intact => Class::Ok,
         };
-        *page.counts.of(class) += 1;
+        *page.counts.of_mut(class) += 1;
         if class.is_wrong() && results.wants_example(class.name()) {
             let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
             let came_bytes = reply.len();
@@ -282,7 +282,7 @@ impl Flow {
         let Some(before) = sequence.and_then(|sequence| self.sent_log.unreachable(sequence)) else {
             return false;
         };
-        *results.outcomes.at(before.intended_ns).counts.of(Class::Unreachable) += 1;
+        *results.outcomes.at(before.intended_ns).counts.of_mut(Class::Unreachable) += 1;
         true
     }
 
@@ -300,7 +300,7 @@ impl Flow {
 }
 
 fn lose(entry: &Entry, results: &mut Results) {
-    *results.outcomes.at(entry.intended_ns).counts.of(Class::Lost) += 1;
+    *results.outcomes.at(entry.intended_ns).counts.of_mut(Class::Lost) += 1;
 }
 
 impl Train {

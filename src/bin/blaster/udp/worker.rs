@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tubular_echo::kernel::ring::{
-    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing, ReceivedPart,
-    Ring, RingConfig, RingError, Step, Token, Wait,
+    BufferConfig, BufferRing, Completion, DATAGRAM_HEADER_BYTES, Errno, File, FileTable, Outgoing,
+    ReceivedPart, Ring, RingConfig, RingError, Step, Token, Wait,
 };
 use tubular_echo::kernel::{addr, cmsg, sys};
 

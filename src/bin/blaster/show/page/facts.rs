@@ -1,19 +1,20 @@
-//! The tables of a page: the books, latency in numbers, and what was run where.
+//! The tables of a page: outcomes, latencies, and the facts of the run.
 
 use maud::{Markup, html};
 
 use super::plot::Ink;
+use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
 
-/// What was loaded.
+/// Protocol and targets.
 pub(super) fn title(report: &Report) -> String {
     format!("{} {}", report.load.protocol.to_uppercase(), report.load.targets.join(" "))
 }
 
-/// How it was loaded, in one line.
-pub(super) fn about(report: &Report) -> String {
+/// The load in one line.
+pub(super) fn load(report: &Report) -> String {
     let load = &report.load;
     let flows = if load.protocol == "tcp" { "connections" } else { "flows" };
     let mut words = vec![match load.rate_per_s {
@@ -30,47 +31,33 @@ pub(super) fn about(report: &Report) -> String {
     words.join(" · ")
 }
 
-/// Each class with its share, as a bar that shows small ones too.
+/// Each class with its share, and a bar that shows small shares too.
 pub(super) fn outcomes(report: &Report) -> Markup {
     let counts = &report.totals.counts;
-    let classes = [
-        ("ok", counts.ok, Ink::GOOD),
-        ("corrupted", counts.corrupted, Ink::BAD),
-        ("truncated", counts.truncated, Ink::BAD),
-        ("misdirected", counts.misdirected, Ink::BAD),
-        ("late", counts.late, Ink::BAD),
-        ("lost", counts.lost, Ink::BAD),
-        ("unreachable", counts.unreachable, Ink::BAD),
-    ];
-    let beside = [
-        ("duplicated", counts.duplicated),
-        ("reordered", counts.reordered),
-        ("unattributed", counts.unattributed),
-        ("send failures", counts.send_failures),
-        ("own drops", report.totals.own_drops),
-    ];
-    // each tenfold is as long as the last: one in a million is seen beside the million
+    let ink = |class| if class == Class::Ok { Ink::GOOD } else { Ink::BAD };
+    let beside = counts.beside().chain([("own_drops", report.totals.own_drops)]);
+    // a logarithmic bar: one in a million is visible beside the million
     let length = |number: u64| {
         let decades = (counts.sent.max(10) as f64).log10();
         if number == 0 { 0.0 } else { (number as f64).log10().max(0.0).mul_add(0.97 / decades, 0.03) * 100.0 }
     };
     html! {
         section.card {
-            h2 { "The books" }
+            h2 { "Outcomes" }
             table.outcomes {
                 thead { tr { th { "sent" } td.number { (count(counts.sent)) } td.number {} td.bar { "logarithmic" } } }
                 tbody {
-                    @for (name, number, ink) in classes {
+                    @for (class, number) in counts.classes() {
                         tr.zero[number == 0] {
-                            th { (name) } td.number { (count(number)) }
+                            th { (class.name()) } td.number { (count(number)) }
                             td.number { @if number > 0 { (percent(number, counts.sent)) } }
-                            td.bar { span style={ "--ink:" (ink.name()) ";width:" (format!("{:.1}%", length(number))) } {} }
+                            td.bar { span style={ "--ink:" (ink(class).name()) ";width:" (format!("{:.1}%", length(number))) } {} }
                         }
                     }
                 }
                 tbody {
                     @for (name, number) in beside {
-                        tr.zero[number == 0] { th { (name) } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
+                        tr.zero[number == 0] { th { (name.replace('_', " ")) } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
                     }
                 }
             }
@@ -78,7 +65,7 @@ pub(super) fn outcomes(report: &Report) -> Markup {
     }
 }
 
-/// A figure and what it is called.
+/// The name of a figure, and the figure.
 type Row = (&'static str, fn(&Percentiles) -> u64);
 const FIGURES: [Row; 8] = [
     ("min", |it| it.min_ns),
@@ -91,7 +78,6 @@ const FIGURES: [Row; 8] = [
     ("max", |it| it.max_ns),
 ];
 
-/// Latency in numbers.
 pub(super) fn latencies(report: &Report) -> Markup {
     let is_scheduled = report.generator.slip.is_some();
     let rows = [
@@ -114,7 +100,7 @@ pub(super) fn latencies(report: &Report) -> Markup {
     }
 }
 
-/// What was run, and where.
+/// The command, the hosts and the local errors.
 pub(super) fn details(report: &Report) -> Markup {
     let load = &report.load;
     let generator = &report.generator;

@@ -1,28 +1,28 @@
-//! One plot: lines over two axes, as SVG that takes its colors from the page it stands in.
+//! One plot: lines over two axes, as SVG with the colors of its page.
 //!
-//! plotters writes colors as #RRGGBB. What is given to it here are numbers of colors, and they are replaced by
-//! the names of the page's variables, so that one drawing is right in light and dark.
+//! plotters writes colors as #RRGGBB. It gets the number of each color here, and then the number is replaced by the name of
+//! a CSS variable of the page: so one drawing fits light and dark.
 
 use plotters::coord::ranged1d::{KeyPointHint, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-/// Drawn twice as large as shown: plotters puts points on whole pixels.
+/// Twice the size on the page: plotters puts points on whole pixels.
 const SIZE: (u32, u32) = (1_160, 468);
-/// Of labels, in the units that plotters multiplies by 0.81.
+/// The size of labels; plotters multiplies it by 0.81.
 const LABEL_SIZE: f64 = 32.0;
 
-/// The page's colors.
+/// A color of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ink(u8);
 
 impl Ink {
-    /// What was achieved.
+    /// Right replies.
     pub(super) const GOOD: Self = Self(0);
-    /// What was meant to be.
+    /// The load itself.
     pub(super) const PLAIN: Self = Self(1);
-    /// What should not be.
+    /// Defects.
     pub(super) const BAD: Self = Self(2);
-    /// The colors of lines that mean nothing by themselves.
+    /// Colors of lines without a meaning of their own.
     pub(super) const SERIES: [Self; 8] =
         [Self(0), Self(3), Self(4), Self(5), Self(6), Self(7), Self(2), Self(1)];
     const GRID: Self = Self(8);
@@ -33,32 +33,29 @@ impl Ink {
         RGBColor(0xfa, 0x00, self.0)
     }
 
-    /// As style sheets have it.
+    /// As in the style sheet.
     pub(super) fn name(self) -> String {
         format!("var(--ink-{})", self.0)
     }
 }
 
-/// How numbers are laid out along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
     Logarithmic,
 }
 
-/// An axis. Its ticks are at round numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     pub(super) scale: Scale,
-    /// Values that must be seen, whatever the lines are.
+    /// Values that are always on the axis.
     pub(super) from: Option<f64>,
     pub(super) to: Option<f64>,
-    /// Ticks, if not at round numbers.
+    /// `None`: at round numbers.
     pub(super) ticks: Option<Vec<f64>>,
     pub(super) label: fn(f64) -> String,
 }
 
-/// How a line is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stroke {
     Solid,
@@ -69,7 +66,6 @@ pub(super) enum Stroke {
     Dots,
 }
 
-/// A line, filled down to the axis or not.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) name: String,
@@ -85,7 +81,7 @@ impl Line {
     }
 }
 
-/// A plot. `columns` are places on the x axis, each with what is said when it is pointed at.
+/// A plot. `columns` are places on the x axis and the texts that they show under the pointer.
 #[derive(Clone, Debug)]
 pub(super) struct Plot {
     pub(super) title: &'static str,
@@ -95,14 +91,14 @@ pub(super) struct Plot {
     pub(super) columns: Vec<(f64, String)>,
 }
 
-/// An axis in the coordinates that are drawn: logarithms where it is logarithmic.
-struct Drawn {
+/// An axis in the coordinates of the drawing: logarithms on a logarithmic axis.
+struct DrawnAxis {
     scale: Scale,
     range: std::ops::Range<f64>,
     ticks: Vec<f64>,
 }
 
-impl Drawn {
+impl DrawnAxis {
     fn new(axis: &Axis, values: impl Iterator<Item = f64>) -> Self {
         let is_drawn = |value: &f64| value.is_finite() && (axis.scale == Scale::Linear || *value > 0.0);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -147,7 +143,7 @@ impl Drawn {
     }
 }
 
-impl Ranged for Drawn {
+impl Ranged for DrawnAxis {
     type FormatOption = plotters::coord::ranged1d::NoDefaultFormatting;
     type ValueType = f64;
 
@@ -165,7 +161,7 @@ impl Ranged for Drawn {
     }
 }
 
-impl ValueFormatter<f64> for Drawn {}
+impl ValueFormatter<f64> for DrawnAxis {}
 
 /// Round numbers around `low` to `high`, about five.
 fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
@@ -178,7 +174,7 @@ fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     (first..=last.max(first + 1)).map(|nth| nth as f64 * step).collect()
 }
 
-/// Powers of ten around `low` to `high`, or 1, 2 and 5 times such where those are few.
+/// Powers of ten around `low` to `high`; if those are few, also 2 and 5 times each.
 fn logarithmic_ticks(low: f64, high: f64) -> Vec<f64> {
     let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
     let digits: &[f64] = if last - first > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -189,14 +185,14 @@ fn logarithmic_ticks(low: f64, high: f64) -> Vec<f64> {
     all[begin..=end.max(begin + 1).min(all.len() - 1)].to_vec()
 }
 
-type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Drawn, Drawn>>;
+type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<DrawnAxis, DrawnAxis>>;
 
 impl Plot {
     /// The drawing.
     pub(super) fn svg(&self) -> String {
         let mut svg = String::new();
         self.draw(&mut svg).expect("memory takes what is drawn");
-        // its size is the page's matter
+        // the page sets the size
         let begin = svg.find('>').map_or(0, |end| end + 1);
         let mut svg = format!(
             "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\" xmlns=\"http://www.w3.org/2000/svg\">{}",
@@ -214,8 +210,8 @@ impl Plot {
     fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let places = self.columns.iter().map(|(x, _)| *x);
-        let x = Drawn::new(&self.x, points().map(|(x, _)| *x).chain(places));
-        let y = Drawn::new(&self.y, points().map(|(_, y)| *y));
+        let x = DrawnAxis::new(&self.x, points().map(|(x, _)| *x).chain(places));
+        let y = DrawnAxis::new(&self.y, points().map(|(_, y)| *y));
         let at = |&(px, py): &(f64, f64)| (x.at(px), y.at(py).max(y.range.start));
         let lines: Vec<Vec<(f64, f64)>> =
             self.lines.iter().map(|line| line.points.iter().map(at).collect()).collect();
@@ -254,7 +250,7 @@ impl Plot {
         Ok(())
     }
 
-    /// Columns that answer the pointer, each from halfway to its neighbours.
+    /// Adds the columns; each reaches halfway to its neighbours.
     fn point_at(&self, svg: &mut String, places: &[i32]) {
         let mut columns = String::new();
         for (nth, place) in places.iter().enumerate() {
@@ -299,12 +295,12 @@ fn draw_line(
     Ok(())
 }
 
-/// What is written at the ticks of an axis.
+/// The labels of an axis.
 struct Labels<'a>(&'a Axis, Scale);
 
 impl Labels<'_> {
     fn text(&self, at: f64) -> String {
-        let value = Drawn { scale: self.1, range: 0.0..1.0, ticks: Vec::new() }.value(at);
+        let value = DrawnAxis { scale: self.1, range: 0.0..1.0, ticks: Vec::new() }.value(at);
         (self.0.label)(value)
     }
 }

@@ -1,13 +1,13 @@
-//! What is plotted of a run, and of several.
+//! The plots of a run, and of several runs.
 
 use super::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
-use crate::model::counts::Counts;
+use crate::model::counts::{Class, Counts};
 use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
-use crate::report::schema::Verdict;
-use crate::report::schema::{Interval, NamedRun, Report};
 
-/// So many places of a plot answer the pointer at the most.
+use crate::report::schema::{Interval, NamedRun, Report, Verdict};
+
+/// The most places of a plot that show a text under the pointer.
 const COLUMNS_MAX: usize = 300;
 
 fn time() -> Axis {
@@ -44,7 +44,7 @@ fn share() -> Axis {
     }
 }
 
-/// A number without needless digits.
+/// A number without trailing zeros.
 fn round(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').into()
@@ -60,7 +60,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// A round duration: 20 µs.
+/// A round duration, as in 20 µs.
 fn tick_duration(ns: f64) -> String {
     match ns {
         _ if ns >= 1e9 => format!("{} s", round(ns / 1e9)),
@@ -70,17 +70,17 @@ fn tick_duration(ns: f64) -> String {
     }
 }
 
-/// The middle of each second, and how much of it was measured.
+/// Each second: its middle, its measured length, and its interval.
 fn seconds(report: &Report) -> impl Iterator<Item = (f64, f64, &Interval)> {
     report.intervals.iter().filter_map(|interval| {
         let begin = interval.second as f64;
         let length = (report.elapsed_ns as f64 / 1e9 - begin).min(1.0);
-        // the last moment of a run is too short for a rate
+        // the rest at the end of a run may be too short for a rate
         (length >= 0.1).then_some((begin + length / 2.0, length, interval))
     })
 }
 
-/// What is said of each second: of all where they are few, else of as many as can be pointed at.
+/// The texts of the seconds; if there are too many seconds, of every nth.
 fn columns(report: &Report, say: impl Fn(&Interval, f64) -> String) -> Vec<(f64, String)> {
     let step = report.intervals.len().div_ceil(COLUMNS_MAX).max(1);
     seconds(report)
@@ -89,7 +89,7 @@ fn columns(report: &Report, say: impl Fn(&Interval, f64) -> String) -> Vec<(f64,
         .collect()
 }
 
-/// Sent and answered rightly, per second.
+/// Datagrams sent, and right replies in time, per second.
 pub(super) fn rate(report: &Report) -> Plot {
     let per_s = |of: fn(&Counts) -> u64| {
         seconds(report).map(|(at, length, interval)| (at, of(&interval.counts) as f64 / length)).collect()
@@ -108,47 +108,43 @@ pub(super) fn rate(report: &Report) -> Plot {
     }
 }
 
-/// A class: its name, its count, its color.
-type Class = (&'static str, fn(&Counts) -> u64, Ink);
-
-/// The classes that are not ok.
-const BAD: [Class; 6] = [
-    ("lost", |counts| counts.lost, Ink::BAD),
-    ("late", |counts| counts.late, Ink::SERIES[1]),
-    ("corrupted", |counts| counts.corrupted, Ink::SERIES[2]),
-    ("truncated", |counts| counts.truncated, Ink::SERIES[3]),
-    ("misdirected", |counts| counts.misdirected, Ink::SERIES[4]),
-    ("unreachable", |counts| counts.unreachable, Ink::SERIES[5]),
+/// The classes that are not ok, and their colors.
+const NOT_OK: [(Class, Ink); 6] = [
+    (Class::Lost, Ink::BAD),
+    (Class::Late, Ink::SERIES[1]),
+    (Class::Corrupted, Ink::SERIES[2]),
+    (Class::Truncated, Ink::SERIES[3]),
+    (Class::Misdirected, Ink::SERIES[4]),
+    (Class::Unreachable, Ink::SERIES[5]),
 ];
 
-/// The share of each class that should not be.
+/// The share of each class that is not ok.
 pub(super) fn not_ok(report: &Report) -> Plot {
-    let lines = BAD.iter().filter(|(name, of, _)| *name == "lost" || of(&report.totals.counts) > 0);
-    let lines = lines.map(|(name, of, ink)| {
-        let percent = |counts: &Counts| of(counts) as f64 * 100.0 / counts.sent.max(1) as f64;
+    let totals = &report.totals.counts;
+    let shown = NOT_OK.iter().filter(|(class, _)| *class == Class::Lost || totals.of(*class) > 0);
+    let line = |(class, ink): &(Class, Ink)| {
+        let percent = |counts: &Counts| counts.of(*class) as f64 * 100.0 / counts.sent.max(1) as f64;
         let points = seconds(report).map(|(at, _, interval)| (at, percent(&interval.counts))).collect();
-        Line { fill: true, ..Line::new(*name, *ink, points) }
-    });
+        Line { fill: true, ..Line::new(class.name(), *ink, points) }
+    };
+    let label = |(class, _): &(Class, Ink), counts: &Counts| {
+        let number = counts.of(*class);
+        let share = percent(number, counts.sent);
+        (number > 0).then(|| format!("{} {} ({share})", class.name(), count(number)))
+    };
     Plot {
         title: "Not ok",
         x: time(),
         y: share(),
-        lines: lines.collect(),
+        lines: shown.map(line).collect(),
         columns: columns(report, |interval, _| {
-            let counts = &interval.counts;
-            let said: Vec<_> = BAD
-                .iter()
-                .filter(|(_, of, _)| of(counts) > 0)
-                .map(|(name, of, _)| {
-                    format!("{name} {} ({})", count(of(counts)), percent(of(counts), counts.sent))
-                })
-                .collect();
-            if said.is_empty() { "all ok".into() } else { said.join("\n") }
+            let labels: Vec<_> = NOT_OK.iter().filter_map(|class| label(class, &interval.counts)).collect();
+            if labels.is_empty() { "all ok".into() } else { labels.join("\n") }
         }),
     }
 }
 
-/// An axis on which each further nine is as long as the last.
+/// An axis of percentiles: each further nine has the same length.
 fn nines() -> Axis {
     Axis {
         scale: Scale::Linear,
@@ -162,7 +158,7 @@ fn nines() -> Axis {
     }
 }
 
-/// Durations by percentile, as far as they say something: to the one that the slowest is.
+/// Durations by percentile, up to the percentile of the slowest reply.
 fn by_percentile(percentiles: &Percentiles) -> Vec<(f64, f64)> {
     const STEPS_TO_A_NINE: u32 = 24;
     let latency = percentiles.histogram.unpack();
@@ -174,7 +170,7 @@ fn by_percentile(percentiles: &Percentiles) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// How long the share of all took that the x axis names.
+/// The duration of each percentile.
 pub(super) fn latency_by_percentile(report: &Report) -> Plot {
     let is_scheduled = report.generator.slip.is_some();
     let rows = [
@@ -231,7 +227,7 @@ pub(super) fn latency_over_time(report: &Report) -> Plot {
     }
 }
 
-/// Whether the runs differ in the rate that was asked for.
+/// Whether the runs have different rates.
 pub(super) fn have_rates(runs: &[NamedRun]) -> bool {
     let rates: Option<Vec<f64>> = runs.iter().map(|run| run.report.load.rate_per_s).collect();
     rates.is_some_and(|rates| rates.iter().any(|rate| (rate - rates[0]).abs() > 0.5))
@@ -247,7 +243,7 @@ fn rates() -> Axis {
     }
 }
 
-/// A point for each run at the rate that was asked for, in the order of rates.
+/// A point for each run, in the order of rates.
 fn by_rate(runs: &[NamedRun], of: impl Fn(&NamedRun) -> Option<f64>) -> Vec<(f64, f64)> {
     let point = |run: &NamedRun| run.report.load.rate_per_s.zip(of(run));
     let mut points: Vec<(f64, f64)> = runs.iter().filter_map(point).collect();
@@ -255,7 +251,7 @@ fn by_rate(runs: &[NamedRun], of: impl Fn(&NamedRun) -> Option<f64>) -> Vec<(f64
     points
 }
 
-/// Points, and lines between them unless a search came back to the same rates.
+/// Points with lines between them; a search runs rates again, so its points have no lines.
 fn by_rate_line(runs: &[NamedRun], name: &str, ink: Ink, points: Vec<(f64, f64)>) -> Line {
     let is_search = runs.iter().any(|run| run.verdict.is_some());
     let stroke = if is_search { Stroke::Dots } else { Stroke::Dotted };
@@ -278,7 +274,7 @@ fn said_by_rate(runs: &[NamedRun], say: impl Fn(&Report) -> String) -> Vec<(f64,
     columns
 }
 
-/// How latency grows with the rate.
+/// Latency by rate.
 pub(super) fn latency_by_rate(runs: &[NamedRun]) -> Plot {
     let line = |name: &str, ink: Ink, of: fn(&Percentiles) -> u64| {
         let points = by_rate(runs, |run| run.report.latency.from_intended.as_ref().map(|it| of(it) as f64));
@@ -305,14 +301,14 @@ pub(super) fn latency_by_rate(runs: &[NamedRun]) -> Plot {
     }
 }
 
-/// A kind of verdict: its name, its color, and which it is.
+/// A kind of verdict: its name, its color, and a test for it.
 type Kind = (&'static str, Ink, fn(&Option<Verdict>) -> bool);
 
-/// What share is not ok at which rate; with an objective, how each run was judged.
+/// The share that is not ok at each rate; with an objective, also the verdict of each run.
 pub(super) fn not_ok_by_rate(runs: &[NamedRun]) -> Plot {
     let percent_of = |report: &Report| {
         let counts = &report.totals.counts;
-        counts.sent.saturating_sub(counts.ok) as f64 * 100.0 / counts.sent.max(1) as f64
+        counts.not_ok() as f64 * 100.0 / counts.sent.max(1) as f64
     };
     let kinds: [Kind; 4] = [
         ("runs", Ink::GOOD, Option::is_none),
@@ -338,14 +334,14 @@ fn of_each(runs: &[NamedRun], points: impl Fn(&Report) -> Vec<(f64, f64)>) -> Ve
     runs.iter().zip(inks).map(|(run, ink)| Line::new(&run.name, *ink, points(&run.report))).collect()
 }
 
-/// Latency by percentile, a line for each run.
+/// Latency by percentile, one line for each run.
 pub(super) fn percentiles_of_each(runs: &[NamedRun]) -> Plot {
     let lines =
         of_each(runs, |report| report.latency.from_intended.as_ref().map_or(Vec::new(), by_percentile));
     Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns: Vec::new() }
 }
 
-/// The p99 of each second, a line for each run.
+/// The p99 of each second, one line for each run.
 pub(super) fn p99_of_each(runs: &[NamedRun]) -> Plot {
     let lines = of_each(runs, |report| {
         seconds(report)
