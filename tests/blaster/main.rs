@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
+use support::blaster::{CLASSES, counts_beside_sent};
 use support::sys::{Confinement, Denied, Pidfd, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
@@ -53,30 +54,14 @@ fn number(value: &Value) -> u64 {
 }
 
 fn assert_balanced(counts: &Value) {
-    let classes = ["ok", "corrupted", "truncated", "misdirected", "late", "lost", "unreachable"];
-    let sum: u64 = classes.iter().map(|class| number(&counts[*class])).sum();
+    let sum: u64 = CLASSES.iter().map(|class| number(&counts[*class])).sum();
     assert_eq!(sum, number(&counts["sent"]), "{counts}");
 }
 
 /// Every count of `report` that is not zero, except bytes.
 fn counts(report: &Value) -> Vec<(&str, u64)> {
-    const NAMES: [&str; 13] = [
-        "sent",
-        "ok",
-        "corrupted",
-        "truncated",
-        "misdirected",
-        "late",
-        "lost",
-        "unreachable",
-        "duplicated",
-        "reordered",
-        "unattributed",
-        "send_failures",
-        "own_drops",
-    ];
-    let totals = &report["totals"];
-    NAMES.iter().map(|name| (*name, number(&totals[*name]))).filter(|(_, count)| *count > 0).collect()
+    let names = ["sent"].into_iter().chain(counts_beside_sent());
+    names.map(|name| (name, number(&report["totals"][name]))).filter(|(_, count)| *count > 0).collect()
 }
 
 /// Sends 1,000 datagrams to a server with this behavior. Few are in flight at a time and the timeout is long, so that a

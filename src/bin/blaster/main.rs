@@ -1,22 +1,23 @@
 //! `blaster`: a load tester for UDP and TCP echo servers whose results can be trusted.
 //!
-//! The map. Each line is a folder, or a file at the top; it uses only lines below it, and a file uses only files to its
+//! The map. A line is a folder, or a file at the top. A folder uses only folders below it; a file uses only files to its
 //! right in its folder.
 //!
 //! ```text
 //! main      from the command line to the exit status
 //! run       steps (--steps, --find-max)  session (one run)  outputs  destination (one file)
-//! show      text (the report)  compare (several)  answer (of --find-max)
-//!           page (HTML)  page::{plots, facts, plot}  progress (the screen, --every)  paint
-//! options   the command line; what goes together         manual   the end of --help
-//! udp       udp (the run)  worker  schedule  socket  flow  error  plan        on the library's ring
-//! tcp       tcp (the run)  worker  connection  shared  echo  local_end  error  plan    on tokio-uring
+//! show      text (the report)  compare (several)  page (HTML)  page::{plots, facts, plot}
+//!           progress (the screen, --every)  answer (of --find-max)  paint
+//! options   the command line: what each option means, and which go together
+//! manual    the text of --help after the options
+//! udp       udp (the run)  worker  schedule  socket  flow  error  plan, on the library's ring
+//! tcp       tcp (the run)  worker  connection  shared  echo  local_end  error  plan, on tokio-uring
 //! judge     search  objective  warnings  fail_if
 //! report    hdr  merge (reports → report)  compile (results → report)  schema (the JSON)
 //! console   streams (standard output and error)  interruptible (waits)  signals
 //! workers   threads (of a run)  live (counts while it runs)  stop  clock
-//! model     plan  results  timeline  outcomes  counts  latency  sent_log  pacer
-//!           target  quantity (numbers of options)  payload  draw  units (numbers of reports)  local_limits
+//! model     plan  results  timeline  outcomes  counts  latency  sent_log  pacer  target
+//!           quantity (numbers on the command line)  payload  draw  units (numbers in reports)  local_limits
 //! ```
 //!
 //! Messages: errors stand beside the code that meets them (`thiserror`), warnings in judge::warnings, reasons of

@@ -1,4 +1,4 @@
-//! The command line, and a --help that reads like a manual.
+//! The command line and its --help.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,44 +12,38 @@ use crate::model::target::{Source, Target};
 use crate::tcp;
 use crate::udp;
 
-/// A load tester for UDP and TCP echo servers that can be believed
+/// A load tester for UDP and TCP echo servers whose results can be trusted
 ///
-/// Sends datagrams or messages, and judges every byte, the order, the timing and the source of what comes
-/// back. It goes easy on others: without --allow-public it loads only addresses that the Internet does not reach
-/// (RFC 6890: loopback, private, link-local, documentation and the like), and never multicast or broadcast.
+/// It sends datagrams or messages, and checks every byte, the order, the timing and the source of each reply. Without
+/// --allow-public it loads only addresses that the Internet does not reach (RFC 6890: loopback, private, link-local,
+/// documentation and the like). It never loads multicast or broadcast addresses.
 #[derive(Debug, Parser)]
 #[command(name = "blaster", version, max_term_width = 100, after_long_help = MANUAL, disable_help_subcommand = true)]
 pub(crate) struct Options {
-    /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do: load, or look at what earlier loads came to.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Load a UDP echo path with flows of datagrams
     #[command(after_long_help = MANUAL)]
     Udp(UdpOptions),
-    /// Load a TCP echo path with connections: a closed loop, every byte verified
+    /// Load a TCP echo path with connections, in a closed loop
     #[command(after_long_help = MANUAL)]
     Tcp(TcpOptions),
-    /// Show reports that --json wrote: one, several side by side, or several machines' as one
+    /// Show reports of --json: one, several side by side, or those of several machines as one
     #[command(after_long_help = MANUAL)]
     Report(ReportOptions),
 }
 
-/// A load of either protocol.
 #[derive(Clone, Debug)]
 pub(crate) enum LoadOptions {
-    /// `blaster udp`.
     Udp(UdpOptions),
-    /// `blaster tcp`.
     Tcp(TcpOptions),
 }
 
 impl LoadOptions {
-    /// What both protocols have.
     pub(crate) fn common(&self) -> &CommonOptions {
         match self {
             Self::Udp(udp) => &udp.common,
@@ -61,12 +55,12 @@ impl LoadOptions {
 /// `blaster report`.
 #[derive(Debug, Args)]
 pub(crate) struct ReportOptions {
-    /// Reports as --json wrote them
+    /// Reports of --json
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
-    /// Add them up: they are of machines that loaded the same at the same time. Counts, rates and histograms
-    /// are added, and percentiles are those of all replies together
+    /// Add them up: they come from machines that loaded the same targets at the same time. Counts, rates and histograms
+    /// are added; percentiles are those of all replies together
     #[arg(long)]
     pub(crate) merge: bool,
 
@@ -74,30 +68,27 @@ pub(crate) struct ReportOptions {
     pub(crate) outputs: OutputOptions,
 }
 
-/// How UDP flows decide when to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum UdpMode {
     /// By the schedule of --rate
     Open,
-    /// When an answer makes room
+    /// When a reply makes room in flight
     Closed,
-    /// As fast as the kernel takes it
+    /// As fast as the kernel accepts
     Flood,
 }
 
-/// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Switch {
-    /// Yes
     On,
-    /// No
     Off,
 }
 
 /// `blaster udp`.
+// one field for each option
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UdpOptions {
-    /// How flows decide when to send [default: open with --rate, else closed]
+    /// When flows send [default: open with --rate, else closed]
     #[arg(long, value_enum, help_heading = "Load")]
     pub(crate) mode: Option<UdpMode>,
 
@@ -105,38 +96,38 @@ pub(crate) struct UdpOptions {
     #[arg(long, value_name = "RATE", help_heading = "Load")]
     pub(crate) rate: Option<Rate>,
 
-    /// Datagrams that each flow of a closed loop keeps on their way (with --gso: trains) [default: 1]
+    /// Datagrams (with --gso: trains) that each flow of a closed loop keeps in flight [default: 1]
     #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) in_flight: Option<u32>,
 
-    /// Flows: sockets, each with a port of its own
+    /// Flows; each is a socket with its own port
     #[arg(long, value_name = "N", default_value = "64", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) flows: u32,
 
-    /// Draw address and port for each datagram (with --gso: each train), not for each flow
+    /// Draw an address and a port for each datagram (with --gso: each train) instead of each flow
     #[arg(long, help_heading = "Load")]
     pub(crate) spray: bool,
 
-    /// Send trains: N datagrams of one flow and size in one call (UDP_SEGMENT); sizes are drawn per flow then
+    /// Send trains: N datagrams of one flow and one size in one call (UDP_SEGMENT). Then each flow draws one size
     #[arg(long, value_name = "N", default_value = "1", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) gso: u32,
 
-    /// Receive trains in one piece (UDP_GRO). It decides what a server's replies cost when they pass whole,
-    /// as over loopback: switch it off to be like the many clients that don't have it
+    /// Receive trains in one piece (UDP_GRO). Where trains pass whole, as over loopback, this changes the cost of the
+    /// server's replies. Switch it off to act like the many clients without it
     #[arg(long, value_enum, default_value = "on", help_heading = "Load")]
     pub(crate) gro: Switch,
 
-    /// Rates one after the other, each for its time, each a run of its own: 100k:10s,200k:10s
+    /// Several rates, one run after the other, each for its time: 100k:10s,200k:10s
     #[arg(long, value_name = "RATE:TIME,…", value_delimiter = ',', help_heading = "Search",
           conflicts_with_all = ["mode", "rate", "duration", "count", "find_max"])]
     pub(crate) steps: Vec<Step>,
 
-    /// Search for the highest rate that meets --loss and --p99. Begins at --rate [default: 10k], and each run
+    /// Search for the highest rate that meets --loss and --p99. The first run has --rate [default: 10k]; each run
     /// takes --duration [default: 2s]
     #[arg(long, help_heading = "Search", conflicts_with_all = ["mode", "count"])]
     pub(crate) find_max: bool,
 
-    /// The most of what is sent that may go without a right reply in time
+    /// The largest share of datagrams without a right reply in time
     #[arg(
         long,
         value_name = "PERCENT",
@@ -146,15 +137,15 @@ pub(crate) struct UdpOptions {
     )]
     pub(crate) loss: Percent,
 
-    /// The longest that 99 of 100 right replies may take, from the intended send time [default: any]
+    /// The longest time that 99 of 100 right replies may take, from the intended send time [default: any]
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Search", requires = "find_max")]
     pub(crate) p99: Option<Duration>,
 
-    /// How far apart the rate that meets them and the one that does not may be
+    /// How much higher the rate that fails may be than the rate that passes
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = quantity::percent_above_zero, help_heading = "Search", requires = "find_max")]
     pub(crate) precision: Percent,
 
-    /// So many further runs at each of the two rates tell how sure the answer is
+    /// How often to run each of the two rates again; these runs tell how sure the answer is
     #[arg(long, value_name = "N", default_value = "5", value_parser = quantity::positive, help_heading = "Search", requires = "find_max")]
     pub(crate) repeat: u32,
 
@@ -177,24 +168,25 @@ pub(crate) struct TcpOptions {
     pub(crate) common: CommonOptions,
 }
 
-/// What both protocols have.
+/// The options of both protocols.
+// one field for each option
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonOptions {
-    /// Where to send: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
+    /// The destination: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
     #[arg(required = true, value_name = "TARGET")]
     pub(crate) targets: Vec<Target>,
 
-    /// Bytes of each datagram or message, at least 32: 64, 64-1400 (any of the range) or 64,512,1400 (any
-    /// of the list) [default: 64; streaming 16384]
+    /// The size of each datagram or message in bytes, at least 32: 64, 64-1400 (drawn from the range) or 64,512,1400
+    /// (drawn from the list) [default: 64; TCP mode stream: 16384]
     #[arg(long, value_name = "BYTES", help_heading = "Load")]
     pub(crate) size: Option<Sizes>,
 
-    /// Send from this local address, or from addresses of this prefix, drawn per flow or connection: what a server
-    /// or a firewall sees as many clients. All must be this host's [default: what the route says]
+    /// Send from this local address. With a prefix, each flow or connection draws an address of it: a server or a
+    /// firewall sees many clients. All addresses must belong to this host [default: by the routing table]
     #[arg(long, value_name = "ADDR[/LENGTH]", help_heading = "Load")]
     pub(crate) source: Option<Source>,
 
-    /// How long to measure [default: 10s, without --count]
+    /// How long to measure [default: 10s; with --count: until it is reached]
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) duration: Option<Duration>,
 
@@ -202,16 +194,16 @@ pub(crate) struct CommonOptions {
     #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Run")]
     pub(crate) count: Option<u64>,
 
-    /// Send for so long before measuring; what is sent then is not in the report
+    /// How long to send before the measurement. The results do not contain the warmup
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = quantity::duration_or_zero, help_heading = "Run")]
     pub(crate) warmup: Duration,
 
-    /// A reply that takes longer is late
+    /// A reply after this time is late
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) timeout: Duration,
 
-    /// How long to listen after the last send while replies are missing [default: twice the timeout]. TCP with
-    /// nothing but a --count is given up when nothing came back for so long
+    /// How long to wait for missing replies after the last send [default: twice the timeout]. A TCP run with --count
+    /// and without --duration also ends when nothing has come back for this long
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) linger: Option<Duration>,
 
@@ -219,15 +211,15 @@ pub(crate) struct CommonOptions {
     #[arg(long, value_name = "N", default_value = "1", value_parser = quantity::positive, help_heading = "Run")]
     pub(crate) threads: u32,
 
-    /// Where random choices begin; the same seed makes the same choices [default: any]
+    /// The seed of random choices; the same seed makes the same choices [default: random]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub(crate) seed: Option<u64>,
 
-    /// Load public addresses too. Only do this to hosts that are yours
+    /// Load public addresses too. Do this only to hosts that are yours
     #[arg(long, help_heading = "Run")]
     pub(crate) allow_public: bool,
 
-    /// While it runs, print a line on standard error for each stretch of so much time, for logs
+    /// Print a line on standard error at each interval of this length while it runs, for logs
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Report")]
     pub(crate) every: Option<Duration>,
 
@@ -235,18 +227,18 @@ pub(crate) struct CommonOptions {
     pub(crate) outputs: OutputOptions,
 }
 
-/// Where a report goes.
+/// The outputs of a report.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct OutputOptions {
-    /// Write the report as JSON to FILE, or with - to standard output (and the table to standard error)
+    /// Write the report as JSON to FILE; with - to standard output, and the table to standard error
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Write a page to look at to FILE, with plots; it needs nothing but itself
+    /// Write the report as an HTML page with plots to FILE; the page loads nothing else
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) html: Option<PathBuf>,
 
-    /// Write the latency of each second to FILE, a log that HdrHistogram's tools read (in nanoseconds)
+    /// Write the latency of each second to FILE, in nanoseconds, as a log for HdrHistogram's tools
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) hdr: Option<PathBuf>,
 
@@ -254,25 +246,24 @@ pub(crate) struct OutputOptions {
     #[arg(long, value_name = "CONDITIONS", help_heading = "Report")]
     pub(crate) fail_if: Option<Conditions>,
 
-    /// No progress and no table: only files, errors and the exit status
+    /// Show no progress and no table, only errors; files and the exit status stay
     #[arg(long, short, help_heading = "Report")]
     pub(crate) quiet: bool,
 }
 
 impl CommonOptions {
-    /// How long to listen after the last send.
     pub(crate) fn linger(&self) -> Duration {
         self.linger.unwrap_or(self.timeout * 2)
     }
 
-    /// How long to measure. `None`: until the count is reached.
+    /// `None`: until the count is reached.
     pub(crate) fn duration(&self) -> Option<Duration> {
         const DEFAULT: Duration = Duration::from_secs(10);
         self.duration.or(self.count.is_none().then_some(DEFAULT))
     }
 }
 
-/// Flags that don't go together; clap reports it with its own exit status.
+/// Options that don't go together, and values that are out of range together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Contradiction {
     #[error("--mode open needs a --rate")]
@@ -296,25 +287,25 @@ pub(crate) enum Contradiction {
 }
 
 impl UdpOptions {
-    /// The mode, asked for or implied.
+    /// The mode of `--mode`, or the implied one.
     pub(crate) fn mode(&self) -> UdpMode {
         let has_rate = self.rate.is_some() || self.has_steps();
         self.mode.unwrap_or(if has_rate { UdpMode::Open } else { UdpMode::Closed })
     }
 
-    /// Whether it is several runs, each at a rate of its own.
+    /// Whether the call makes several runs, each with its own rate.
     pub(crate) fn has_steps(&self) -> bool {
         self.find_max || !self.steps.is_empty()
     }
 
-    /// The sizes, asked for or implied.
+    /// The sizes of `--size`, or the implied ones.
     pub(crate) fn sizes(&self) -> Sizes {
         self.common.size.clone().unwrap_or(Sizes::Fixed(64))
     }
 
-    /// Whether the flags go together.
+    /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
-        /// Datagrams that one call may be cut into (`UDP_MAX_SEGMENTS`, Linux 6.9).
+        /// The most datagrams of one call (`UDP_MAX_SEGMENTS`, Linux 6.9).
         const SEGMENTS_MAX: u32 = 128;
         self.common.check()?;
         match (self.mode(), self.rate) {
@@ -348,7 +339,7 @@ impl UdpOptions {
 }
 
 impl TcpOptions {
-    /// The sizes, asked for or implied.
+    /// The sizes of `--size`, or the implied ones.
     pub(crate) fn sizes(&self) -> Sizes {
         let implied = if self.mode == tcp::plan::Mode::Stream { 16_384 } else { 64 };
         self.common.size.clone().unwrap_or(Sizes::Fixed(implied))
@@ -356,7 +347,7 @@ impl TcpOptions {
 }
 
 impl CommonOptions {
-    /// Whether the flags go together.
+    /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         if let Some(source) = &self.source
             && let Some(other) = self.targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())

@@ -8,7 +8,6 @@ use crate::model::quantity;
 use crate::model::units;
 use crate::report::schema::{ConditionResult, Report};
 
-/// Why a condition can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConditionError {
     #[error("{0:?} is not NAME>VALUE (or >=, <, <=)")]
@@ -24,7 +23,7 @@ const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "s
 
 const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
-/// From when on a latency counts.
+/// The start of a latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     Intended,
@@ -38,11 +37,11 @@ enum Measure {
     Count(&'static str),
     /// The same in percent of what was sent.
     Share(&'static str),
-    /// Nanoseconds.
+    /// In nanoseconds.
     Latency(From, &'static str),
     /// Right replies per second.
     Rate,
-    /// The highest rate that `--find-max` found: of all its runs together.
+    /// The answer of `--find-max`, which belongs to no single run.
     SearchResult,
 }
 
@@ -54,7 +53,7 @@ enum Comparison {
     LessOrEqual,
 }
 
-/// One condition.
+/// One condition, as in `p99>1ms`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     text: String,
@@ -76,13 +75,13 @@ impl FromStr for Conditions {
 }
 
 impl Conditions {
-    /// What each condition on a run comes to for `report`.
+    /// Checks the conditions on single runs.
     pub(crate) fn judge(&self, report: &Report) -> Vec<ConditionResult> {
         let all = self.0.iter().filter(|condition| condition.measure != Measure::SearchResult);
         all.map(|condition| condition.judge(condition.measure.of(report))).collect()
     }
 
-    /// What each condition on a search comes to that found this rate, none being 0; `None`: there was no search.
+    /// Checks the conditions on the answer of a search; 0: no rate met the objective. `None`: there was no search.
     pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<ConditionResult> {
         let all = self.0.iter().filter(|condition| condition.measure == Measure::SearchResult);
         all.map(|condition| condition.judge(per_s)).collect()
@@ -138,7 +137,7 @@ impl FromStr for Condition {
 }
 
 impl Condition {
-    /// Whether it holds. What could not be measured can't have been good enough: then it holds, too.
+    /// Whether the condition holds. A value that could not be measured counts as bad: the condition holds.
     fn holds(&self, measured: Option<f64>) -> bool {
         let Some(measured) = measured else { return true };
         match self.comparison {
@@ -157,7 +156,7 @@ impl Condition {
         }
     }
 
-    /// What was measured, for people.
+    /// The measured value as text.
     fn words(&self, measured: Option<f64>) -> String {
         match (self.measure, measured) {
             (_, None) => "not measured".into(),

@@ -1,14 +1,14 @@
-//! `--loss` and `--p99`: what a rate must achieve, and whose fault it is when it does not.
+//! `--loss` and `--p99`: whether a run met them, and if not, whether blaster caused that.
 
 use crate::judge::warnings::{BUSY, SLIP_P99_NS, STARVED};
 use crate::model::units::{count, duration, percent, rate};
 use crate::report::schema::{Objective, Report, Verdict};
 
-/// Late senders bunch datagrams up: a burst that the rate does not have, and that may be lost. With each that left late
-/// so many may be, for those behind it find the queues full.
+/// A late worker sends its datagrams in a burst that exceeds the rate, and a burst may be lost. For each datagram that
+/// left late, so many lost ones may be blaster's: the datagrams behind it find full queues.
 const BURST: u64 = 2;
 
-/// The share of a rate that must really have been sent.
+/// The share of the rate that a run must have sent.
 const RATE_KEPT: f64 = 0.98;
 
 impl Objective {
@@ -29,7 +29,7 @@ impl Objective {
         self.loss(report).or_else(|| self.latency(report)).unwrap_or(Verdict::Met)
     }
 
-    /// What is to be said of datagrams without a right reply in time. `None`: there are few enough.
+    /// The verdict on datagrams without a right reply in time. `None`: they are few enough.
     fn loss(&self, report: &Report) -> Option<Verdict> {
         let counts = &report.totals.counts;
         if counts.sent == 0 {
@@ -41,7 +41,7 @@ impl Objective {
             return None;
         }
         let missed = |bad| Verdict::Missed(format!("{} not ok", percent(bad, counts.sent)));
-        // blaster has its part in so many of them and no more
+        // `own`: the most of them that blaster may have caused
         let mut own = 0;
         let mut excuses = Vec::new();
         if let Some(slip_ns) = slipped(report) {
@@ -62,7 +62,7 @@ impl Objective {
         Some(if is_too_much(rest) { missed(rest) } else { Verdict::Generator(excuses.join(", ")) })
     }
 
-    /// What is to be said of the latency. `None`: it is short enough.
+    /// The verdict on the latency. `None`: it is short enough.
     fn latency(&self, report: &Report) -> Option<Verdict> {
         let most_ns = self.p99_ns?;
         let Some(measured) = &report.latency.from_intended else {
@@ -77,7 +77,7 @@ impl Objective {
         })
     }
 
-    /// Why a long latency may be blaster's own.
+    /// The reason why blaster may have caused a long latency.
     fn late_by_itself(&self, report: &Report) -> Option<String> {
         let generator = &report.generator;
         if let Some(busiest) = most(&generator.cpu_share).filter(|share| *share >= BUSY) {
@@ -100,12 +100,12 @@ fn most(shares: &[f64]) -> Option<f64> {
     shares.iter().copied().max_by(f64::total_cmp)
 }
 
-/// By how much the schedule was missed, if it was.
+/// The p99 of the slip, if the schedule was not kept.
 fn slipped(report: &Report) -> Option<u64> {
     report.generator.slip.as_ref().map(|slip| slip.p99_ns).filter(|slip_ns| *slip_ns >= SLIP_P99_NS)
 }
 
-/// How many left so late.
+/// How many datagrams left late.
 fn sent_late(report: &Report) -> u64 {
     report.generator.slip.as_ref().map_or(0, |slip| slip.histogram.unpack().count_from(SLIP_P99_NS))
 }
@@ -114,7 +114,7 @@ fn left_late(slip_ns: u64) -> String {
     format!("one in a hundred left {} late or more", duration(slip_ns))
 }
 
-/// Whether blaster, while it was not at its sockets, may have let replies become late that came in time.
+/// Whether blaster may have read replies late that had come in time.
 fn is_away(report: &Report) -> bool {
     let generator = &report.generator;
     generator.slip.as_ref().is_some_and(|slip| slip.max_ns >= report.load.timeout_ns / 2)
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(missed(&report(Counts::default())), "nothing was sent");
     }
 
-    /// What blaster did can account for a part of the loss, or for none of it: the rest is not excused.
+    /// If blaster can have caused a part of the loss only, the rest is the server's.
     #[test]
     fn loss_that_blaster_can_not_have_caused_is_the_servers() {
         type Spoil = fn(&mut Report);

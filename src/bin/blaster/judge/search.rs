@@ -1,53 +1,50 @@
-//! `--find-max`: which rate to try next, and what the tries come to. No clock, no socket.
+//! `--find-max`: the next rate to try, and the answer. No clock, no socket.
 //!
 //! ```text
-//! seek     double from the first rate until one is not met, then halve the bracket until it is as narrow
-//!          as wanted; a rate that was not met gets a second chance, since a hiccup is no limit
-//! confirm  run both ends of the bracket several times more, in turns, so that whatever drifts hits both;
-//!          an end that does not hold moves the bracket, and the search goes on
+//! seek     double the rate until a run misses the objective, then halve the bracket until it is narrow enough; a rate
+//!          that misses runs a second time, since a single disturbance is no limit
+//! confirm  run both ends of the bracket several times more, in turns, so that a drift affects both; if most runs at an
+//!          end disagree with it, the bracket moves, and the search goes on
 //! ```
 //!
-//! How sure the answer is follows from the confirming runs alone, since the seeking ones chose the ends: if
-//! runs at a rate were as likely to meet the objective as to miss it, so many of one kind would come about by
-//! chance with the probability that [`by_chance`] tells.
+//! Only the confirming runs decide how sure the answer is, because the seeking runs chose the ends. Assume that runs at a
+//! rate meet the objective as often as they miss it: [`by_chance`] is the probability that so many runs agree all the same.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::report::schema::{Answer, BracketEnd, Limit, RunCounts, Verdict};
 
-/// The highest rate that is tried.
+/// The highest rate to try.
 const RATE_MAX: u64 = 1_000_000_000;
-/// So often may the confirming runs move the bracket before the answer is called unsettled.
+/// After so many moves of the bracket by confirming runs, the answer counts as not settled.
 const MOVES_MAX: u32 = 8;
 
-/// How to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Plan {
     /// The first rate to try, datagrams per second.
     pub(crate) first_per_s: u64,
-    /// How much more the upper end of the bracket may be than the lower one: 0.05 is 5 %.
+    /// By how much the upper end of the bracket may exceed the lower one: 0.05 is 5 %.
     pub(crate) precision: f64,
     /// Confirming runs at each end.
     pub(crate) repeat: u32,
 }
 
 impl Plan {
-    /// Where a search begins that is not told where.
+    /// The first rate without `--rate`.
     pub(crate) const FIRST_PER_S: u64 = 10_000;
-    /// How long its runs last if that is not said.
+    /// The duration of a run without `--duration`.
     pub(crate) const DURATION: Duration = Duration::from_secs(2);
 }
 
-/// A search under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
     plan: Plan,
-    /// What the seeking runs found.
+    /// The seeking runs by rate.
     sought: BTreeMap<u64, RunCounts>,
-    /// What the confirming runs found.
+    /// The confirming runs by rate.
     confirmed: BTreeMap<u64, RunCounts>,
-    /// The highest rate that is held for good, the lowest that is held for too much.
+    /// The bracket: the highest rate that seems good, and the lowest that seems too high.
     low: Option<u64>,
     high: Option<u64>,
     moves: u32,
@@ -55,7 +52,6 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// A search that has tried nothing.
     pub(crate) fn new(plan: Plan) -> Self {
         Self {
             plan,
@@ -68,8 +64,8 @@ impl Search {
         }
     }
 
-    /// Whether the bracket is narrow enough to be confirmed: then both ends are known, or there is no rate
-    /// beyond the one that is.
+    /// Whether the bracket is narrow enough to be confirmed. Then both ends are known, or there is no rate beyond the known
+    /// end.
     fn is_narrow(&self) -> bool {
         match (self.low, self.high) {
             (Some(low), Some(high)) => {
@@ -98,11 +94,11 @@ impl Search {
         })
     }
 
-    /// Takes in how a run at `rate`, the one that [`Search::next`] named, turned out.
+    /// Notes the verdict on a run at `rate`, which [`Search::next`] has chosen.
     pub(crate) fn note(&mut self, rate: u64, verdict: &Verdict) {
         if self.is_narrow() {
             self.confirmed.entry(rate).or_default().note(verdict);
-            self.weigh();
+            self.check_bracket();
             return;
         }
         let runs = self.sought.entry(rate).or_default();
@@ -114,8 +110,8 @@ impl Search {
         }
     }
 
-    /// Once both ends have their confirming runs: moves the one that does not hold, or ends the search.
-    fn weigh(&mut self) {
+    /// When both ends have their confirming runs: moves an end that most of them disagree with, or ends the search.
+    fn check_bracket(&mut self) {
         let runs = |end: u64| self.confirmed.get(&end).copied().unwrap_or_default();
         if [self.low, self.high].into_iter().flatten().any(|end| runs(end).all() < self.plan.repeat) {
             return;
@@ -138,7 +134,7 @@ impl Search {
         self.is_over = self.moves >= MOVES_MAX;
     }
 
-    /// The answer, as far as it is known.
+    /// The answer so far.
     pub(crate) fn answer(&self) -> Answer {
         let end = |rate_per_s: Option<u64>| {
             rate_per_s.map(|rate_per_s| BracketEnd {
@@ -175,7 +171,7 @@ impl Search {
     }
 }
 
-/// The middle of a bracket on the scale of ratios, rounded to three digits. `None`: there is no rate between.
+/// The geometric mean of the ends, rounded to three digits. `None`: there is no rate between them.
 fn between(low: u64, high: u64) -> Option<u64> {
     let middle = (low as f64 * high as f64).sqrt();
     let digit = 10_f64.powf(middle.log10().floor() - 2.0).max(1.0);
@@ -248,7 +244,7 @@ mod tests {
     fn hiccups_do_not_lead_it_astray() {
         for seed in 0..50 {
             let mut rng = SmallRng::seed_from_u64(seed);
-            // one run in ten misses by a hiccup, and around the limit it is a matter of luck
+            // a disturbance makes one run in ten miss, and near the limit chance decides
             let (answer, _) = search(PLAN, |rate| {
                 let chance = 0.9 / (1.0 + (rate as f64 / 100_000.0).powi(60));
                 if rng.random_bool(chance) { Verdict::Met } else { missed() }

@@ -1,11 +1,11 @@
-//! Random choices that can be made again: nothing that was drawn has to be remembered.
+//! Random choices that can be repeated, so that nobody has to remember them.
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-/// The random numbers that belong to one datagram: the same whenever they are asked for.
+/// The random numbers of one datagram: always the same for the same arguments.
 pub(crate) fn rng(seed: u64, flow: u32, sequence: u64) -> SmallRng {
-    // an odd factor spreads neighbours over all bits; the generator's own seeding does the rest
+    // an odd factor spreads neighbouring numbers over all bits; the seeding of the generator does the rest
     SmallRng::seed_from_u64(
         seed ^ (u64::from(flow) << 32 | u64::from(flow)).wrapping_mul(0x9e6c_63d0_876a_68ef)
             ^ sequence.wrapping_mul(0xd1b5_4a32_d192_ed03),

@@ -1,4 +1,4 @@
-//! Latency without averages: histograms of nanoseconds, exact to three digits.
+//! Latency as histograms of nanoseconds, exact to three digits. Percentiles are never averaged.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
-/// The longest that is told apart: an hour. Anything longer counts as that.
+/// The longest duration: an hour. A longer one counts as an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// A histogram of durations in nanoseconds.
@@ -16,48 +16,44 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// An empty one. All have the same shape, so they can be added.
+    /// An empty histogram. All have the same bounds, so they can be added.
     pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid");
         Self { histogram }
     }
 
-    /// Notes a duration.
     pub(crate) fn record(&mut self, ns: u64) {
         self.histogram.saturating_record(ns);
     }
 
-    /// How many were this long or longer.
+    /// How many durations were this long or longer.
     pub(crate) fn count_from(&self, ns: u64) -> u64 {
         self.histogram.count_between(ns, LONGEST_NS)
     }
 
-    /// Adds another one.
     pub(crate) fn merge(&mut self, other: &Latency) {
-        self.histogram.add(&other.histogram).expect("all have the same shape");
+        self.histogram.add(&other.histogram).expect("all have the same bounds");
     }
 
-    /// Empties it.
     pub(crate) fn reset(&mut self) {
         self.histogram.reset();
     }
 
-    /// Whether nothing was recorded.
     pub(crate) fn is_empty(&self) -> bool {
         self.histogram.is_empty()
     }
 
-    /// The least duration that the share `quantile` (0 to 1) of all did not exceed, in nanoseconds.
+    /// The duration that the share `quantile` (0 to 1) of all did not exceed, in nanoseconds.
     pub(crate) fn at(&self, quantile: f64) -> u64 {
         self.histogram.value_at_quantile(quantile)
     }
 
-    /// As the library has it, to be written in its formats.
+    /// The histogram of the library, for its formats.
     pub(crate) fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
     }
 
-    /// What people ask of it. `None`: nothing was recorded.
+    /// `None`: nothing was recorded.
     pub(crate) fn summary(&self) -> Option<Percentiles> {
         if self.is_empty() {
             return None;
@@ -77,16 +73,14 @@ impl Latency {
     }
 }
 
-/// A histogram in numbers: nanoseconds, exact to three digits.
+/// The percentiles of a histogram, and the histogram itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
-    /// How many durations went in.
+    /// The number of durations.
     pub(crate) count: u64,
-    /// The shortest.
     pub(crate) min_ns: u64,
-    /// The mean.
     pub(crate) mean_ns: u64,
-    /// Half of them were at most this long.
+    /// Half of the durations were at most this long.
     pub(crate) p50_ns: u64,
     /// Nine of ten.
     pub(crate) p90_ns: u64,
@@ -96,13 +90,12 @@ pub(crate) struct Percentiles {
     pub(crate) p99_9_ns: u64,
     /// 9,999 of 10,000.
     pub(crate) p99_99_ns: u64,
-    /// The longest.
     pub(crate) max_ns: u64,
-    /// All of them: what other histograms are added to.
+    /// All durations, so that histograms of several runs can be added.
     pub(crate) histogram: PackedHistogram,
 }
 
-/// Why a histogram could not be read.
+/// Why a text is no histogram.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HistogramError {
     #[error("a histogram is not base64: {0}")]
@@ -113,14 +106,13 @@ pub(crate) enum HistogramError {
     TooLong,
 }
 
-/// A histogram as it is kept and passed on: HdrHistogram's V2 encoding, deflated, in base64. A few hundred
-/// bytes to a few thousand, where the histogram itself takes 270 kB.
+/// A histogram as text: HdrHistogram's V2 encoding, deflated, in base64. It takes a few hundred to a few thousand bytes; a
+/// histogram in memory takes 270 kB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct PackedHistogram(String);
 
 impl PackedHistogram {
-    /// Packs a histogram.
     pub(crate) fn new(latency: &Latency) -> Self {
         let mut bytes = Vec::new();
         V2DeflateSerializer::new()
@@ -129,14 +121,13 @@ impl PackedHistogram {
         Self(STANDARD.encode(bytes))
     }
 
-    /// The histogram again.
     pub(crate) fn unpack(&self) -> Latency {
         unpack(&self.0).expect("what is packed here, or was read in, can be unpacked")
     }
 }
 
 impl From<Histogram<u64>> for Latency {
-    /// For what was a [`Latency`] before: of the same shape.
+    /// For what was a [`Latency`] before: of the same bounds.
     fn from(histogram: Histogram<u64>) -> Self {
         Self { histogram }
     }

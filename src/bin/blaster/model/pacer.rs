@@ -1,16 +1,15 @@
-//! When each train is due: plain arithmetic, the clock is outside.
+//! The time at which each train is due. It is arithmetic only; the caller has the clock.
 //!
-//! A run's schedule is one sequence of trains, `datagrams` of them to a train, `rate` datagrams a
-//! second. With several workers, worker w of n takes the trains w, w + n, w + 2n, and so on, so that
-//! together they keep the pace of one. Intended times are exact: what does not divide is carried, so
-//! the millionth train is as punctual as the first.
+//! The schedule of a run is one sequence of trains at `rate` datagrams per second. With several workers, worker w of n
+//! takes the trains w, w + n, w + 2n, and so on: together they keep the schedule of one. Intended times are exact: the
+//! remainder of each division is carried on, so the millionth train is as punctual as the first.
 
 use crate::model::quantity::Rate;
 
 /// Nanoseconds in 1000 seconds, since a [`Rate`] counts datagrams in 1000 seconds.
 const NS_PER_1000_S: u128 = 1_000_000_000_000;
 
-/// One worker's part of the schedule. Times are nanoseconds since the run's start.
+/// The part of one worker in the schedule. Times are nanoseconds since the run's start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pacer {
     /// The next intended time is `next_ns` + `next_rest` / `per_1000_s`.
@@ -19,14 +18,14 @@ pub(crate) struct Pacer {
     step_ns: u64,
     step_rest: u64,
     per_1000_s: u64,
-    /// From one train of the whole schedule to the next.
+    /// The time between two trains of the whole schedule.
     spacing_ns: u64,
-    /// When the last train taken was due.
+    /// The intended time of the last train taken.
     last_ns: Option<u64>,
 }
 
 impl Pacer {
-    /// The part of worker `worker` of `workers` in a schedule of trains of `datagrams` datagrams.
+    /// For worker `worker` of `workers`; each train has `datagrams` datagrams.
     pub(crate) fn new(rate: Rate, datagrams: u32, worker: u32, workers: u32) -> Self {
         let per_1000_s = u128::from(rate.per_1000_s);
         let after = |trains: u32| {
@@ -40,17 +39,17 @@ impl Pacer {
         Self { next_ns, next_rest, step_ns, step_rest, per_1000_s, spacing_ns, last_ns: None }
     }
 
-    /// Up to where the trains taken so far cover the schedule: the last one, and the time that it has to itself.
+    /// The time that the trains taken so far cover: up to the next train of the schedule, of any worker.
     pub(crate) fn covered_ns(&self) -> u64 {
         self.last_ns.map_or(0, |last_ns| last_ns + self.spacing_ns)
     }
 
-    /// When the next train is due.
+    /// The intended time of the next train.
     pub(crate) fn next_ns(&self) -> u64 {
         self.next_ns
     }
 
-    /// How many trains are still to come before `end_ns`.
+    /// How many trains are left before `end_ns`.
     pub(crate) fn left(&self, end_ns: u64) -> u64 {
         let Some(ahead_ns) = end_ns.checked_sub(self.next_ns).filter(|ahead_ns| *ahead_ns > 0) else {
             return 0;
@@ -61,7 +60,7 @@ impl Pacer {
         ahead.div_ceil(step) as u64
     }
 
-    /// The intended time of the next train, if it is due at `now_ns`; the one after it comes next.
+    /// Takes the next train, if it is due at `now_ns`, and returns its intended time.
     pub(crate) fn take(&mut self, now_ns: u64) -> Option<u64> {
         if self.next_ns > now_ns {
             return None;
@@ -78,30 +77,29 @@ impl Pacer {
     }
 }
 
-/// How long before an intended send time to stop sleeping and look at the clock instead: twice what
-/// recent sleeps overran by. A quiet machine wakes us within microseconds, a virtual or busy one does not.
+/// How long before an intended send time a worker stops sleeping and watches the clock: twice the recent overrun of sleeps.
+/// A quiet machine wakes a thread within microseconds, a virtual or busy one does not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WakeMargin {
     ns: u64,
 }
 
 impl WakeMargin {
-    /// No shorter than looking at the clock and entering the kernel takes.
+    /// The time to read the clock and enter the kernel.
     const SHORTEST_NS: u64 = 4_000;
-    /// No longer than is worth the processor time: who is that late is not late by oversleeping.
+    /// More is not worth the processor time: such a delay has another cause than sleeping.
     const LONGEST_NS: u64 = 100_000;
 
-    /// What is reasonable before anything is known.
+    /// The margin before the first sleep.
     pub(crate) fn new() -> Self {
         Self { ns: 20_000 }
     }
 
-    /// In nanoseconds.
     pub(crate) fn ns(self) -> u64 {
         self.ns
     }
 
-    /// Takes into account that a sleep ended `overrun_ns` too late.
+    /// Learns that a sleep ended `overrun_ns` too late.
     pub(crate) fn learn(&mut self, overrun_ns: u64) {
         let wanted_ns = overrun_ns.saturating_mul(2).clamp(Self::SHORTEST_NS, Self::LONGEST_NS);
         self.ns = (self.ns * 7 + wanted_ns) / 8;

@@ -1,4 +1,4 @@
-//! What a datagram or a message carries, so that every byte of its echo can be judged.
+//! The payload of a datagram or a message. It lets blaster judge every byte of the echo.
 //!
 //! ```text
 //!  0               8       12      16              24              32
@@ -8,41 +8,39 @@
 //! └───────────────┴───────┴───────┴───────────────┴───────────────┴──────────────┄
 //! ```
 //!
-//! Numbers are in network order. The checksum mixes the other four fields, and says where in one fixed
-//! table of pseudo-random bytes the body begins: bodies of neighbours differ, and writing or comparing
-//! one is a single copy or comparison of memory. Sequence and checksum stand first, so a reply that was
-//! cut down to 16 bytes still says what it answers.
+//! Numbers are in network order. The checksum mixes the other four fields. It also selects the body: the place in one fixed
+//! table of pseudo-random bytes at which the body begins. So bodies of neighbours differ, and a body is written or compared
+//! by a single copy or comparison. Sequence and checksum come first, so a reply of only 16 bytes still identifies its
+//! datagram.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-/// Bytes of the header: the smallest message there is.
+/// The size of the header, and of the smallest message.
 pub(crate) const HEADER_BYTES: usize = 32;
 
-/// Of this many leading bytes a reply must have, to say which datagram it answers.
+/// The bytes that a reply needs to identify its datagram.
 pub(crate) const ATTRIBUTABLE_BYTES: usize = 16;
 
-/// How many different bodies there are; they begin one byte apart.
+/// The number of different bodies; they begin one byte apart.
 const BODIES: usize = 4096;
 
 /// The longest body: the largest datagram is shorter.
 const BODY_BYTES_MAX: usize = 65_536;
 
-/// What the header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Of this run alone, so that a reply to an earlier run is not taken for one of ours.
+    /// A number of this run, so that a reply to an earlier run is not taken for one of this run.
     pub(crate) run_id: u64,
-    /// Which flow or connection.
+    /// The flow or connection.
     pub(crate) flow: u32,
-    /// Counts up in each flow.
+    /// The number of the message in its flow.
     pub(crate) sequence: u64,
-    /// When it was meant to be sent, in nanoseconds since the run's start.
+    /// The intended send time, in nanoseconds since the run's start.
     pub(crate) intended_ns: u64,
 }
 
 impl Header {
-    /// The bytes as sent.
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -53,7 +51,7 @@ impl Header {
         bytes
     }
 
-    /// Two multiplications by odd constants: enough that chance damage shows, not meant against malice.
+    /// Two multiplications by odd constants. They detect accidental damage, not malice.
     fn checksum(&self) -> u32 {
         let mixed = (self.sequence ^ self.run_id.rotate_left(23)).wrapping_mul(0xa076_1d64_78bd_642f)
             ^ self.intended_ns;
@@ -62,16 +60,16 @@ impl Header {
     }
 }
 
-/// What a reply's bytes are worth, measured against the datagram that they claim to answer.
+/// The judgement of a reply's bytes, compared with the datagram that they claim to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Every byte as sent.
     Intact,
-    /// A true beginning of what was sent, and nothing more.
+    /// A true beginning of what was sent, and no more.
     Truncated,
-    /// The header is whole, but other bytes follow, or more of them.
+    /// The header is intact, but other bytes follow, or more of them.
     Corrupted,
-    /// Part of the header is damaged, and most of it is this datagram's.
+    /// A part of the header is damaged, but most of it belongs to this datagram.
     Resembling,
     /// Not an answer to this datagram.
     Foreign,
@@ -87,27 +85,27 @@ pub(crate) fn intended_ns(reply: &[u8]) -> Option<u64> {
     reply.get(24..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The table that bodies are cut from.
+/// The table of the bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     table: Box<[u8]>,
 }
 
 impl Bodies {
-    /// Fills the table; it is the same in every run.
+    /// The table is the same in every run.
     pub(crate) fn new() -> Self {
         let mut table = vec![0; BODIES + BODY_BYTES_MAX];
         SmallRng::seed_from_u64(0x7475_6265).fill_bytes(&mut table);
         Self { table: table.into() }
     }
 
-    /// The body that belongs to an encoded header.
+    /// The body of the message with this header.
     fn body(&self, header: &[u8; HEADER_BYTES], bytes: usize) -> &[u8] {
         let start = usize::from(u16::from_be_bytes([header[10], header[11]])) % BODIES;
         &self.table[start..start + bytes]
     }
 
-    /// Writes a whole message; `out` is as long as the message and holds at least the header.
+    /// Writes a whole message into `out`, which has its size.
     pub(crate) fn write(&self, header: &Header, out: &mut [u8]) {
         let header = header.encode();
         let (head, body) = out.split_at_mut(HEADER_BYTES);
@@ -115,7 +113,7 @@ impl Bodies {
         body.copy_from_slice(self.body(&header, body.len()));
     }
 
-    /// Whether `part` is what stands from byte `at` on in the message that begins with `header`.
+    /// Whether the message with this header has `part` at byte `at`.
     pub(crate) fn is_part(&self, header: &[u8; HEADER_BYTES], at: usize, part: &[u8]) -> bool {
         let (head, body) = part.split_at(part.len().min(HEADER_BYTES.saturating_sub(at)));
         let body_at = at.saturating_sub(HEADER_BYTES);
@@ -123,7 +121,7 @@ impl Bodies {
             && *body == self.body(header, body_at + body.len())[body_at..]
     }
 
-    /// Judges `reply` as the answer to the message of `sent_bytes` bytes that began with `header`.
+    /// Judges `reply` as the answer to the message of `sent_bytes` bytes with this header.
     pub(crate) fn judge(&self, header: &Header, sent_bytes: usize, reply: &[u8]) -> Content {
         let header = header.encode();
         let Some((head, body)) = reply.split_first_chunk::<HEADER_BYTES>() else {
@@ -146,12 +144,12 @@ impl Bodies {
     }
 }
 
-/// Whether `reply` is the answer to the message that begins with `header`, but for the sequence number.
+/// Whether the header of `reply` differs from `header` only in the sequence number.
 pub(crate) fn differs_in_sequence_only(header: &Header, reply: &[u8]) -> bool {
     reply.get(8..HEADER_BYTES) == Some(&header.encode()[8..])
 }
 
-/// Three of its four words are whole.
+/// Whether at least three of the four words are intact.
 fn resembles(head: &[u8; HEADER_BYTES], header: &[u8; HEADER_BYTES]) -> bool {
     head.chunks(8).zip(header.chunks(8)).filter(|(found, sent)| found == sent).count() >= 3
 }

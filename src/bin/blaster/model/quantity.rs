@@ -1,4 +1,4 @@
-//! Numbers as people write them: `200k`, `1.5M`, `0.01%`, `64-1400`.
+//! Numbers as people write them on the command line: `200k`, `1.5M`, `0.01%`, `64-1400`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use tubular_echo::values::duration;
 use crate::model::draw;
 use crate::model::payload::HEADER_BYTES;
 
-/// Why a number could not be read; one line, with what would have been right.
+/// Why a number can't be read; each message is one line with a right example.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QuantityError {
     #[error("{0:?} is not a number (examples: 500, 200k, 1.5M)")]
@@ -32,7 +32,7 @@ pub(crate) enum QuantityError {
     NotAPercentage(String),
 }
 
-/// Reads a decimal number with an optional suffix k, M or G (powers of 1000), in thousandths.
+/// Reads a decimal number with an optional suffix k, M or G (powers of 1000), and returns it in thousandths.
 fn thousandths(text: &str) -> Result<u64, QuantityError> {
     let bad = || QuantityError::NotANumber(text.into());
     let (digits, scale) = match text.as_bytes().last() {
@@ -77,7 +77,7 @@ pub(crate) fn positive(text: &str) -> Result<u32, QuantityError> {
     }
 }
 
-/// A duration of more than nothing and at most ten years, as humantime reads it; a plain number is seconds.
+/// A duration above zero and up to ten years, in the syntax of humantime; a plain number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     let bad = || QuantityError::NotADuration(text.into());
     let duration = match thousandths(text) {
@@ -93,7 +93,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     Ok(duration)
 }
 
-/// As [`duration()`], but nothing at all (`0`, `0s`) is fine.
+/// As [`duration()`], but zero (`0`, `0s`) is allowed.
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, QuantityError> {
     match text.trim() {
         "0" | "0s" | "0ms" => Ok(Duration::ZERO),
@@ -137,9 +137,7 @@ impl Rate {
 /// A rate for a while: `100k:10s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Datagrams per second.
     pub(crate) rate: Rate,
-    /// For how long.
     pub(crate) duration: Duration,
 }
 
@@ -152,7 +150,7 @@ impl FromStr for Step {
     }
 }
 
-/// A share: `0.1%`.
+/// A percentage: `0.1%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Percent(pub(crate) f64);
 
@@ -168,7 +166,7 @@ impl FromStr for Percent {
     }
 }
 
-/// A share of more than nothing.
+/// A percentage above zero.
 pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
     match text.parse()? {
         Percent(percent) if percent <= 0.0 => {
@@ -178,22 +176,22 @@ pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
     }
 }
 
-/// The largest message: what one IPv6 datagram carries.
+/// The largest message: the payload of the largest IPv6 datagram.
 const SIZE_MAX_BYTES: u32 = 65_527;
 
-/// How large the messages are.
+/// The sizes of messages, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sizes {
     /// `64`.
     Fixed(u32),
-    /// `64-1400`: each size of the range is as likely as the next.
+    /// `64-1400`: all sizes of the range are equally likely.
     Range(u32, u32),
-    /// `64,512,1400`: each of the list is as likely as the next.
+    /// `64,512,1400`: all sizes of the list are equally likely.
     List(Vec<u32>),
 }
 
 impl Sizes {
-    /// The largest size that can be drawn, in bytes.
+    /// The largest size that can be drawn.
     pub(crate) fn max_bytes(&self) -> u32 {
         match self {
             Self::Fixed(size) | Self::Range(_, size) => *size,
@@ -201,7 +199,7 @@ impl Sizes {
         }
     }
 
-    /// The one size, if there is but one.
+    /// The size, if there is only one.
     pub(crate) fn fixed(&self) -> Option<u32> {
         match self {
             Self::Fixed(size) => Some(*size),
@@ -209,16 +207,15 @@ impl Sizes {
         }
     }
 
-    /// The size of the message `sequence` of `flow` in bytes: the same whenever it is asked for.
+    /// The size of message `sequence` of `flow`: always the same for the same arguments.
     pub(crate) fn of_message(&self, seed: u64, flow: u32, sequence: u64) -> u32 {
         match self {
             Self::Fixed(size) => *size,
-            // not the random numbers that the destination is drawn from
+            // `!seed`: other random numbers than those of the destination
             Self::Range(..) | Self::List(_) => self.draw(&mut draw::rng(!seed, flow, sequence)),
         }
     }
 
-    /// Draws a size in bytes.
     pub(crate) fn draw(&self, rng: &mut SmallRng) -> u32 {
         match self {
             Self::Fixed(size) => *size,

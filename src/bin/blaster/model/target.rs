@@ -1,4 +1,4 @@
-//! Where the load goes: one address and port, or a prefix and a range of ports to draw from.
+//! The destinations and the local addresses of a load: single addresses, or prefixes to draw from.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,6 @@ use tubular_echo::sockets::listen_addr::{self, Interface, ListenAddrError};
 
 use crate::model::draw;
 
-/// Why a target can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
     #[error("target {0:?} is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any")]
@@ -50,7 +49,6 @@ pub(crate) enum TargetError {
     MixedSpray { target: String },
 }
 
-/// Why a source can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SourceError {
     #[error(
@@ -65,7 +63,7 @@ pub(crate) enum SourceError {
     ManyHosts(String),
 }
 
-/// Nothing can be bound to a source that was asked for.
+/// No socket can be bound to the address of `--source`.
 #[derive(Debug, thiserror::Error)]
 #[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
 pub(crate) struct SourceNotLocal {
@@ -73,7 +71,7 @@ pub(crate) struct SourceNotLocal {
     pub(crate) error: io::Error,
 }
 
-/// A prefix (a single address is one of full length) and a range of ports.
+/// A prefix and a range of ports. A single address is a prefix of full length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     net: IpNet,
@@ -83,17 +81,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Whether there is but one (address, port) in it.
+    /// Whether it is one address and one port.
     pub(crate) fn is_single(&self) -> bool {
         self.net.prefix_len() == self.net.max_prefix_len() && self.port_min == self.port_max
     }
 
-    /// IPv4?
     pub(crate) fn is_ipv4(&self) -> bool {
         self.net.addr().is_ipv4()
     }
 
-    /// Draws again while `is_unwanted`; after a thousand draws whatever comes.
+    /// Draws again while `is_unwanted`, at most a thousand times.
     fn draw_wanted(&self, rng: &mut SmallRng, is_unwanted: impl Fn(SocketAddr) -> bool) -> SocketAddr {
         const DRAWS_MAX: u32 = 1_000;
         let mut drawn = self.draw(rng);
@@ -106,7 +103,7 @@ impl Target {
         drawn
     }
 
-    /// Draws an address and a port, each as likely as the next.
+    /// Draws an address and a port; all are equally likely.
     pub(crate) fn draw(&self, rng: &mut SmallRng) -> SocketAddr {
         if self.is_single() {
             return self.at(self.net.addr(), self.port_min);
@@ -134,7 +131,7 @@ impl Target {
         }
     }
 
-    /// Refuses what a well-behaved load tester does not send to.
+    /// Refuses multicast, broadcast and the like, and without `--allow-public` also public addresses.
     pub(crate) fn check_allowed(&self, allow_public: bool) -> Result<(), TargetError> {
         let (around, mut inside) = address_blocks::blocks_of(self.net.addr(), self.net.prefix_len());
         let mut is_public = around.is_none_or(|block| block.reach == Reach::Public);
@@ -158,7 +155,7 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         Self::parse(text).map_err(|error| match (&error, listen_addr::parse(text)) {
-            // what is no prefix either may be an address that has been written in another way
+            // it may be an address in another spelling
             (
                 TargetError::Shape(_) | TargetError::Brackets(_) | TargetError::Address(..),
                 Err(
@@ -214,7 +211,7 @@ impl Target {
     }
 }
 
-/// The interface that `zone` means: a number, or a name that the kernel looks up in this network namespace.
+/// The interface of a zone: a number, or a name that the kernel looks up in this network namespace.
 fn zone_index(zone: &str) -> Option<u32> {
     zone.parse().ok().or_else(|| Interface::new(zone)?.index().ok())
 }
@@ -255,19 +252,18 @@ impl fmt::Display for Target {
     }
 }
 
-/// Where flows and connections come from: one local address, or a prefix of them to draw from.
+/// The local addresses of flows and connections: one address, or a prefix to draw from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     net: IpNet,
 }
 
 impl Source {
-    /// IPv4?
     pub(crate) fn is_ipv4(&self) -> bool {
         self.net.addr().is_ipv4()
     }
 
-    /// The address of `flow`, with a port of the kernel's choice; `peer` is where the flow goes first.
+    /// The local address of `flow`, with port 0: the kernel chooses the port. The flow goes to `peer` first.
     pub(crate) fn of_flow(
         &self,
         seed: u64,
@@ -275,19 +271,19 @@ impl Source {
         peer: SocketAddr,
         no_hosts: &NoHostAddresses,
     ) -> SocketAddr {
-        // a link-local address is one of the interface that leads to the peer
+        // a link-local address needs the interface to the peer
         let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
         let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
         all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| no_hosts.has(drawn.ip()))
     }
 }
 
-/// Addresses inside the networks of this host that no host has: they mean the network, or all its hosts (broadcast).
+/// Addresses in the networks of this host that no host has: the network address and the broadcast address of each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NoHostAddresses(Arc<[Ipv4Addr]>);
 
 impl NoHostAddresses {
-    /// Those of these networks. Networks of two addresses or one have none (RFC 3021).
+    /// The addresses for these networks. Networks of one or two addresses have none (RFC 3021).
     pub(crate) fn of(networks: impl IntoIterator<Item = Ipv4Net>) -> Self {
         let large = networks.into_iter().filter(|network| network.prefix_len() < 31);
         let mut all: Vec<_> = large.flat_map(|network| [network.network(), network.broadcast()]).collect();
@@ -300,7 +296,7 @@ impl NoHostAddresses {
         matches!(ip, IpAddr::V4(ip) if self.0.binary_search(&ip).is_ok())
     }
 
-    /// Whether there are as many of them in `net` as there are addresses.
+    /// Whether all addresses of `net` are such addresses.
     fn has_all_of(&self, net: IpNet) -> bool {
         let IpNet::V4(net) = net else { return false };
         let known = self.0.iter().filter(|ip| net.contains(*ip)).count() as u64;
@@ -334,8 +330,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// All targets, and how they are dealt out. What a flow or a datagram draws depends on the seed and on
-/// its own number alone, so it is drawn again when a reply must be judged, and needs no memory.
+/// All targets, and the choice among them. The draw of a flow or a datagram depends only on the seed and on its number. So
+/// it is drawn again when a reply is judged, and takes no memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
     all: Vec<Target>,
@@ -345,7 +341,7 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// Deals out `targets` (at least one); with `spray` every datagram draws anew.
+    /// At least one target; with `spray` each datagram draws its own.
     pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
         if spray {
             let first = targets[0].is_ipv4();
@@ -356,7 +352,7 @@ impl Targets {
         Ok(Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() })
     }
 
-    /// The same, but nothing goes to `nobodys`.
+    /// The same targets, but no datagram goes to `no_hosts`.
     pub(crate) fn without(self, no_hosts: NoHostAddresses) -> Result<Self, TargetError> {
         match self.all.iter().find(|target| no_hosts.has_all_of(target.net)) {
             Some(target) => Err(TargetError::Broadcast { target: target.to_string() }),
@@ -364,32 +360,31 @@ impl Targets {
         }
     }
 
-    /// What nothing goes to.
+    /// Addresses that no datagram goes to.
     pub(crate) fn no_hosts(&self) -> &NoHostAddresses {
         &self.no_hosts
     }
 
-    /// Whether a flow whose datagrams come from `port` would be drawn to that port again and again. A server does not
-    /// answer what comes from its own port: it might be another echo server. And a datagram to its own sender answers
-    /// itself.
+    /// Whether all datagrams of a flow go to `port`, which is its own port. A server does not answer a datagram that comes
+    /// from its own port: the sender might be another echo server. And a datagram to its own sender answers itself.
     pub(crate) fn always_sends_to(&self, flow: u32, port: u16) -> bool {
         let is_here = |target: &Target| target.port_min == port && target.port_max == port;
         if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
     }
 
-    /// Whether every datagram draws its own destination.
+    /// Whether each datagram draws its own destination.
     pub(crate) fn spray(&self) -> bool {
         self.spray
     }
 
-    /// The destination of `flow`: the targets take turns, each flow draws within its own.
+    /// The destination of `flow`: targets take turns, and the flow draws within its target.
     pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
         let nth = flow as usize % self.all.len();
         let mut rng = draw::rng(self.seed, flow, u64::MAX);
         self.all[nth].draw_wanted(&mut rng, |drawn| self.no_hosts.has(drawn.ip()))
     }
 
-    /// The destination of one datagram when sprayed, which comes from `own_port`.
+    /// The destination of one datagram, with `spray`; it comes from `own_port`.
     pub(crate) fn of_datagram(&self, flow: u32, sequence: u64, own_port: u16) -> SocketAddr {
         let mut rng = draw::rng(self.seed, flow, sequence);
         let nth = rng.random_range(0..self.all.len());
@@ -520,7 +515,7 @@ mod tests {
             "[2606:4700::1]:7",
             "[2000::/3]:7",
             "100.0.0.0/8:7",
-            // two anycast addresses in it are public
+            // two anycast addresses of it are public
             "192.0.0.0/24:7",
             "192.0.0.9:7",
             "[64:ff9b::10.0.0.1]:7",
@@ -591,7 +586,7 @@ mod tests {
                     },
                 )
                 .collect();
-            // of eight addresses two are nobody's, and of two ports one is the sprayer's own
+            // two of the eight addresses belong to no host, and one of the two ports is the own port of the spraying flow
             assert_eq!(drawn.len(), if spray { 6 } else { 12 }, "{drawn:?}");
         }
         for text in ["10.1.0.0:7", "10.1.0.3/32:7"] {

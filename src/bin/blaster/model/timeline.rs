@@ -1,4 +1,4 @@
-//! Latency second by second: the few seconds that replies still come for are histograms, older ones are packed.
+//! Latency for each second. The few seconds whose replies still come are histograms; older ones are packed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,52 +7,52 @@ use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
 
 use crate::model::latency::Latency;
 
-/// So many seconds are kept ready to be recorded in. Replies come for the present second and the one before
-/// it, or, after a stall, for some in the past.
+/// The most seconds that are unpacked. Replies come for the present second and the one before; after a stall also for
+/// some earlier ones.
 const OPEN_MAX: usize = 4;
 
-/// Durations by the second in which what they belong to was meant to be sent, from the end of the warmup on.
+/// Durations by the second of their intended send time, from the end of the warmup on.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     warmup_ns: u64,
-    /// The one that was used last comes first; never empty.
-    open: Vec<Page>,
-    /// Not deflated: packing must not keep a generator from sending.
+    /// The one that was used last is the first; there is always one.
+    open: Vec<OpenSecond>,
+    /// Not deflated: that would take too long while datagrams are due.
     closed: BTreeMap<u64, Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
-struct Page {
+struct OpenSecond {
     second: u64,
     latency: Latency,
 }
 
 impl Timeline {
-    /// An empty one, of a run whose first `warmup` does not count.
+    /// An empty timeline of a run with this warmup.
     pub(crate) fn new(warmup: Duration) -> Self {
-        let open = vec![Page { second: 0, latency: Latency::new() }];
+        let open = vec![OpenSecond { second: 0, latency: Latency::new() }];
         Self { warmup_ns: warmup.as_nanos() as u64, open, closed: BTreeMap::new() }
     }
 
-    /// Notes a duration for what was meant to be sent at `intended_ns` after the run's start.
+    /// Records a duration for the intended send time `intended_ns`, which counts from the run's start.
     pub(crate) fn record(&mut self, intended_ns: u64, ns: u64) {
         let Some(measured_ns) = intended_ns.checked_sub(self.warmup_ns) else { return };
-        self.page(measured_ns / 1_000_000_000).record(ns);
+        self.latency_of(measured_ns / 1_000_000_000).record(ns);
     }
 
-    fn page(&mut self, second: u64) -> &mut Latency {
+    fn latency_of(&mut self, second: u64) -> &mut Latency {
         if self.open[0].second != second {
-            self.turn_to(second);
+            self.open_second(second);
         }
         &mut self.open[0].latency
     }
 
     #[cold]
-    fn turn_to(&mut self, second: u64) {
+    fn open_second(&mut self, second: u64) {
         match self.open.iter().position(|page| page.second == second) {
             Some(nth) => self.open[..=nth].rotate_right(1),
             None if self.open.len() < OPEN_MAX => {
-                self.open.insert(0, Page { second, latency: Latency::new() });
+                self.open.insert(0, OpenSecond { second, latency: Latency::new() });
             }
             None => {
                 self.open.rotate_right(1);
@@ -69,7 +69,7 @@ impl Timeline {
         }
     }
 
-    /// One second.
+    /// The durations of one second.
     pub(crate) fn second(&self, second: u64) -> Latency {
         match self.open.iter().find(|page| page.second == second) {
             Some(page) => page.latency.clone(),
@@ -77,16 +77,15 @@ impl Timeline {
         }
     }
 
-    /// All seconds together.
     pub(crate) fn total(&self) -> Latency {
         let mut total = Latency::new();
         self.each(|_, latency| total.merge(latency));
         total
     }
 
-    /// Adds another worker's.
+    /// Adds the timeline of another worker.
     pub(crate) fn merge(&mut self, other: &Timeline) {
-        other.each(|second, latency| self.page(second).merge(latency));
+        other.each(|second, latency| self.latency_of(second).merge(latency));
     }
 
     fn each(&self, mut take: impl FnMut(u64, &Latency)) {

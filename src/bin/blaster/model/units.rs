@@ -13,7 +13,7 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// So many per second: whole, unless that would say nothing.
+/// A rate per second: a whole number, except for small rates.
 pub(crate) fn rate(per_s: f64) -> String {
     if per_s < 9.995 && (per_s - per_s.round()).abs() >= 0.005 {
         format!("{per_s:.2}")
@@ -22,7 +22,7 @@ pub(crate) fn rate(per_s: f64) -> String {
     }
 }
 
-/// Nanoseconds with three digits and a unit.
+/// Nanoseconds, with three digits and a unit.
 pub(crate) fn duration(ns: u64) -> String {
     let ns = ns as f64;
     let (value, unit) = match ns {
@@ -39,7 +39,7 @@ pub(crate) fn duration(ns: u64) -> String {
     format!("{value:.places$} {unit}")
 }
 
-/// Bytes per second as bits per second with three digits and a unit.
+/// Bytes per second as bits per second, with a unit.
 pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
     let bits = bytes_per_s * 8.0;
     match bits {
@@ -49,7 +49,7 @@ pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
     }
 }
 
-/// A share of `all` in percent: neither all nor nothing unless it is.
+/// A share of `all` in percent: 0 only if `number` is 0, and 100 % only if it is `all`.
 pub(crate) fn percent(number: u64, all: u64) -> String {
     let percent = number as f64 * 100.0 / all.max(1) as f64;
     match number {

@@ -1,7 +1,7 @@
-//! `--hdr`: the latency of each second, as a log that HdrHistogram's tools read (format 1.3).
+//! `--hdr`: the latency of each second, as a log for HdrHistogram's tools (format 1.3).
 //!
-//! Values are nanoseconds; the column of each interval's maximum is in milliseconds, as those tools have it.
-//! Intervals of a series are tagged with the name of their run.
+//! Values are in nanoseconds. The column with the maximum of each interval is in milliseconds, as those tools expect. In a
+//! series, each interval has the name of its run as tag.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use crate::report::schema::{Document, Report};
 
-/// The log of every second in which a right reply was meant to be asked for.
+/// One line for each second that has right replies.
 pub(crate) fn log(document: &Document) -> Vec<u8> {
     let runs: Vec<(Option<String>, &Report)> = match document {
         Document::Run(report) => vec![(None, report)],
@@ -50,7 +50,7 @@ pub(crate) fn log(document: &Document) -> Vec<u8> {
     text
 }
 
-/// A name as a tag has it: no comma, blank or line break.
+/// A name as a tag: without commas, blanks and line breaks.
 fn tag(name: &str) -> String {
     name.chars().map(|letter| if letter == ',' || letter.is_whitespace() { '_' } else { letter }).collect()
 }

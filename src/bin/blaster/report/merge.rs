@@ -1,7 +1,7 @@
-//! Reports of several machines that loaded the same at the same time, as one.
+//! The reports of several machines that loaded the same targets at the same time, as one report.
 //!
-//! What can be added is added: counts, rates, histograms, second by second on the wall clock. Percentiles
-//! are never averaged: they are read from the sum of the histograms.
+//! Counts, rates and histograms are added, each second of the wall clock with its own. Percentiles are never averaged: they
+//! come from the sum of the histograms.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -15,10 +15,9 @@ use crate::report::schema::{
     Totals, VERSION,
 };
 
-/// Runs that share less of their time than this have not really loaded at the same time.
+/// Runs that have less of their time in common did not really run at the same time.
 const OVERLAP_MIN: f64 = 0.9;
 
-/// Why runs don't add up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MergeError {
     #[error("nothing to merge")]
@@ -37,13 +36,12 @@ pub(crate) enum MergeError {
     Input(String, ReadError),
 }
 
-/// When a run was measured.
+/// The measured time of a run.
 struct Span {
     begin: SystemTime,
     end: SystemTime,
 }
 
-/// The runs as one.
 pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
     let first = runs.first().ok_or(MergeError::Nothing)?;
     for (nth, run) in runs.iter().enumerate().skip(1) {
@@ -125,7 +123,7 @@ fn span(run: &NamedRun) -> Result<Span, MergeError> {
     Ok(Span { begin, end })
 }
 
-/// From the beginning of the first to the end of the last, if there was a moment when all were running.
+/// From the first start to the last end. It is an error if the runs had no moment in common.
 fn check_together(runs: &[NamedRun], spans: &[Span]) -> Result<(SystemTime, SystemTime), MergeError> {
     let all = || runs.iter().zip(spans);
     let (ended, ended_at) = all().min_by_key(|(_, span)| span.end).ok_or(MergeError::Nothing)?;
@@ -138,7 +136,7 @@ fn check_together(runs: &[NamedRun], spans: &[Span]) -> Result<(SystemTime, Syst
     Ok((begin, end))
 }
 
-/// What each run says of itself, and what can be said of them together only.
+/// The warnings of each run, and those of all runs together.
 fn warnings(runs: &[NamedRun], spans: &[Span]) -> Vec<String> {
     let mut found: Vec<String> = runs
         .iter()
@@ -160,7 +158,7 @@ fn warnings(runs: &[NamedRun], spans: &[Span]) -> Vec<String> {
     found
 }
 
-/// The sum of histograms, in numbers. `None`: there is none.
+/// The percentiles of the sum of histograms. `None`: there is no histogram.
 fn sum<'a>(parts: impl Iterator<Item = &'a Option<Percentiles>>) -> Option<Percentiles> {
     let mut sum = Latency::new();
     for part in parts.flatten() {
@@ -274,7 +272,7 @@ fn connections(reports: &[&Report]) -> Option<Connections> {
     })
 }
 
-/// The seconds, each run's moved to where they were on the clock of the first.
+/// The seconds of all runs by the wall clock; second 0 is the start of the first run.
 fn intervals(reports: &[&Report], spans: &[Span], begin: SystemTime) -> Vec<Interval> {
     let mut seconds: BTreeMap<u64, Vec<&Interval>> = BTreeMap::new();
     for (report, span) in reports.iter().zip(spans) {

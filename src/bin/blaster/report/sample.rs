@@ -1,4 +1,4 @@
-//! One report to test with, for everything that reads reports.
+//! A report for tests of everything that reads reports.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use crate::model::results::{Results, ThreadTimes};
 use crate::report::compile::RunFacts;
 use crate::report::schema::{Host, Load, Report};
 
-/// What a run was that began at the epoch: a closed loop, so that nothing is scheduled.
+/// The facts of a closed loop that began at the epoch.
 pub(crate) fn facts() -> RunFacts {
     RunFacts {
         command_line: vec!["blaster".into(), "udp".into(), "127.0.0.1:7".into()],
@@ -28,8 +28,7 @@ pub(crate) fn facts() -> RunFacts {
     }
 }
 
-/// What a worker brings home from a second in which `counts` came to pass, each right reply after a
-/// millisecond.
+/// The results of a worker after one second with these counts. Each right reply took a millisecond.
 pub(crate) fn results(counts: Counts) -> Results {
     let mut results = Results::new(Duration::ZERO);
     results.outcomes.at(0).counts = counts;
@@ -46,7 +45,7 @@ pub(crate) fn results(counts: Counts) -> Results {
     results
 }
 
-/// The report of that.
+/// The report of such a run.
 pub(crate) fn report(counts: Counts) -> Report {
     Report::new(facts(), &results(counts))
 }

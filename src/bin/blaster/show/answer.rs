@@ -1,4 +1,4 @@
-//! What a search asked for and what it found, in words.
+//! The objective and the answer of a search, in words.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Reports as somebody else may have written them: whatever the numbers are, nothing overflows.
+//! Reports with extreme numbers, as a broken or hostile file may have them: nothing overflows.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::report::{hdr, merge, sample};
 use crate::show::paint::Paint;
 use crate::show::{compare, page, text};
 
-/// Where something may overflow, or is no number of ours at all.
+/// Numbers that may overflow, or that blaster never writes.
 const EXTREMES: [&str; 8] = [
     "0",
     "-1",
@@ -20,7 +20,7 @@ const EXTREMES: [&str; 8] = [
     "1e300",
 ];
 
-/// All places of numbers, as JSON pointers.
+/// JSON pointers to all numbers.
 fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -36,7 +36,7 @@ fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Everything that is done with a file's report.
+/// Does everything that blaster does with a report of a file.
 fn use_up(document: &Document, beside: &Report) {
     let paint = Paint { color: false };
     hdr::log(document);
@@ -47,7 +47,7 @@ fn use_up(document: &Document, beside: &Report) {
     let mut others = beside.clone();
     others.load.run_ids = vec!["another".into()];
     compare::render(&Series::new(vec![named("here", read), named("there", &others)]), &paint);
-    // twice more, so that what is great is added to what is great
+    // merged with itself, so that large numbers are added to large numbers
     let mut again = (**read).clone();
     again.load.run_ids = vec!["again".into()];
     for merged in [

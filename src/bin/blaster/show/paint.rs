@@ -1,19 +1,18 @@
 //! Colors on a terminal, or none.
 
-/// Escape codes, or nothing.
+/// Puts escape codes around texts, or leaves them as they are.
 #[derive(Debug)]
 pub(crate) struct Paint {
-    /// Whether there are any.
     pub(crate) color: bool,
 }
 
 impl Paint {
-    /// What should not be.
+    /// For defects.
     pub(crate) fn bad(&self, text: &str) -> String {
         if self.color { format!("\x1b[31m{text}\x1b[0m") } else { text.into() }
     }
 
-    /// A heading.
+    /// For headings.
     pub(crate) fn head(&self, text: &str) -> String {
         if self.color { format!("\x1b[1m{text}\x1b[0m") } else { text.into() }
     }

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::plot::Ink;
 use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
+use crate::show::page::plot::Ink;
 
 /// Protocol and targets.
 pub(super) fn title(report: &Report) -> String {

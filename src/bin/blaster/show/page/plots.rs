@@ -1,9 +1,9 @@
 //! The plots of a run, and of several runs.
 
-use super::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
 use crate::model::counts::{Class, Counts};
 use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
+use crate::show::page::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
 
 use crate::report::schema::{Interval, NamedRun, Report, Verdict};
 
