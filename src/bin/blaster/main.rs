@@ -1,97 +1,110 @@
 //! `blaster`: a load tester for UDP and TCP echo servers whose results can be trusted.
 //!
-//! The map. A line is a folder, or a file at the top. A folder uses only folders below it; a file uses only files to its
-//! right in its folder.
+//! This file is the map. Each folder is a floor, declared here from the top to the bottom. A module uses only its own
+//! floor and those below, and no imports form a circle: `tests/layers.rs` reads this file and all imports.
 //!
 //! ```text
-//! main      from the command line to the exit status
-//! run       steps (--steps, --find-max)  session (one run)  outputs  destination (one file)
-//! show      text (the report)  compare (several)  page (HTML)  page::{plots, facts, plot}
-//!           progress (the screen, --every)  answer (of --find-max)  paint
-//! options   the command line: what each option means, and which go together
-//! manual    the text of --help after the options
-//! udp       udp (the run)  worker  schedule  socket  flow  error  plan, on the library's ring
-//! tcp       tcp (the run)  worker  connection  shared  echo  local_end  error  plan, on tokio-uring
-//! judge     search  objective  warnings  fail_if
-//! report    hdr  merge (reports → report)  compile (results → report)  schema (the JSON)
-//! console   streams (standard output and error)  interruptible (waits)  signals
-//! workers   threads (of a run)  live (counts while it runs)  stop  clock
-//! model     plan  results  timeline  outcomes  counts  latency  sent_log  pacer  target
-//!           quantity (numbers on the command line)  payload  draw  units (numbers in reports)  local_limits
+//! a run        options ─► run::session ─► udp or tcp (on workers::threads) ─► model::results ─► report::compile
+//! a datagram   udp::schedule (who sends) ─► udp::flow (compose) ─► udp::worker (send) ─► udp::flow (judge)
+//! a message    tcp::connection ─► tcp::echo (judge)
+//! a report     report::schema ─► judge::{warnings, fail_if} ─► run::outputs ─► show::{text, page}, report::hdr
 //! ```
 //!
-//! Messages: errors stand beside the code that meets them (`thiserror`), warnings in judge::warnings, reasons of
-//! --find-max in judge::objective, help in options and manual. streams::message prints the errors.
+//! | where does … live? | |
+//! |---|---|
+//! | an option, its help, its default | `options`; the text after the options: `manual` |
+//! | an error that ends blaster | the module of its step, as `thiserror`; `Failure` here lists them |
+//! | a warning in a report | `judge::warnings`; `workers::clock` has one |
+//! | the reason for a verdict of `--find-max` | `judge::objective` |
+//! | a field of the JSON | `report::schema`; counts: `model::counts`; percentiles: `model::latency` |
+//! | the name of a count | `model::counts` |
+//! | the exit status | `outcome` here |
 
-mod manual;
-mod options;
+// the manual pages, made by ci/pages
 #[cfg(test)]
 mod pages;
-mod tcp;
+
+/// A run, and the places that its report goes to.
+mod run {
+    pub(crate) mod destination; // one file, so that no older report is lost
+    pub(crate) mod outputs; // the table and all files
+    pub(crate) mod session; // one run: options → report
+    pub(crate) mod steps; // several runs: --steps, --find-max
+}
+
+/// Reports for people.
+mod show {
+    pub(crate) mod answer; // the answer of --find-max
+    pub(crate) mod compare; // several reports side by side
+    #[cfg(test)]
+    mod extremes; // reports with extreme numbers
+    pub(crate) mod page; // --html
+    pub(crate) mod paint; // colors
+    pub(crate) mod progress; // the screen while a run lasts; --every
+    pub(crate) mod text; // one report
+}
+
+// the command line: each option, and which go together
+mod options;
+
+// the text of --help after the options
+mod manual;
+
+// flows of datagrams on the library's ring: udp::{worker, schedule, socket, flow, error, plan}
 mod udp;
 
-mod run {
-    pub(crate) mod destination;
-    pub(crate) mod outputs;
-    pub(crate) mod session;
-    pub(crate) mod steps;
-}
+// connections on tokio-uring: tcp::{worker, connection, shared, echo, local_end, error, plan}
+mod tcp;
 
-mod show {
-    pub(crate) mod answer;
-    pub(crate) mod compare;
-    #[cfg(test)]
-    mod extremes;
-    pub(crate) mod page;
-    pub(crate) mod paint;
-    pub(crate) mod progress;
-    pub(crate) mod text;
-}
-
+/// Judgements of a report.
 mod judge {
-    pub(crate) mod fail_if;
-    pub(crate) mod objective;
-    pub(crate) mod search;
-    pub(crate) mod warnings;
+    pub(crate) mod fail_if; // --fail-if
+    pub(crate) mod objective; // --loss and --p99: whose fault is a miss?
+    pub(crate) mod search; // --find-max: the next rate, the answer
+    pub(crate) mod warnings; // was blaster the bottleneck?
 }
 
+/// Reports as data.
 mod report {
-    pub(crate) mod compile;
-    pub(crate) mod hdr;
-    pub(crate) mod merge;
+    pub(crate) mod compile; // results → report
+    pub(crate) mod hdr; // report → histogram log
+    pub(crate) mod merge; // reports → report
     #[cfg(test)]
-    pub(crate) mod sample;
-    pub(crate) mod schema;
+    pub(crate) mod sample; // a report for tests
+    pub(crate) mod schema; // the JSON
 }
 
+/// Standard output, standard error, signals.
 mod console {
-    pub(crate) mod interruptible;
-    pub(crate) mod signals;
-    pub(crate) mod streams;
+    pub(crate) mod interruptible; // waits that a signal can end
+    pub(crate) mod signals; // the thread that waits for signals
+    pub(crate) mod streams; // printing, and messages
 }
 
+/// The threads of a load, and what they share with the rest.
 mod workers {
-    pub(crate) mod clock;
-    pub(crate) mod live;
-    pub(crate) mod stop;
-    pub(crate) mod threads;
+    pub(crate) mod clock; // time since the start
+    pub(crate) mod live; // counts while a run lasts
+    pub(crate) mod stop; // the request to end early
+    pub(crate) mod threads; // start together, add up
 }
 
+/// Arithmetic and data. Nothing here has a socket or a clock.
 mod model {
-    pub(crate) mod counts;
-    pub(crate) mod draw;
-    pub(crate) mod latency;
-    pub(crate) mod local_limits;
-    pub(crate) mod outcomes;
-    pub(crate) mod pacer;
-    pub(crate) mod payload;
-    pub(crate) mod plan;
-    pub(crate) mod quantity;
-    pub(crate) mod results;
-    pub(crate) mod sent_log;
-    pub(crate) mod target;
-    pub(crate) mod timeline;
-    pub(crate) mod units;
+    pub(crate) mod counts; // the list of all counts
+    pub(crate) mod draw; // random choices that can be repeated
+    pub(crate) mod latency; // histograms and percentiles
+    pub(crate) mod local_limits; // limits of this host
+    pub(crate) mod outcomes; // counts by second
+    pub(crate) mod pacer; // when each train is due
+    pub(crate) mod payload; // the bytes of a message, and their judgement
+    pub(crate) mod plan; // what a run sends, and for how long
+    pub(crate) mod quantity; // numbers on the command line
+    pub(crate) mod results; // all results of a worker
+    pub(crate) mod sent_log; // the datagrams of a flow and their states
+    pub(crate) mod target; // destinations and local addresses
+    pub(crate) mod timeline; // latency by second
+    pub(crate) mod units; // numbers in reports
 }
 
 use std::process::ExitCode;
