@@ -21,6 +21,10 @@ pub(crate) enum ConditionError {
 /// Counts of a report that are not among [`Counts::NAMES`].
 const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "stuck"];
 
+/// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
+const LOST_NAMES: &str = "lost (or loss)";
+const OTHER_NAMES: &str = "the same with actual_ or slip_ before them, rate, found";
+
 const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
 
 /// The start of a latency.
@@ -217,9 +221,9 @@ fn count(report: &Report, name: &str) -> Option<u64> {
 /// All names, for the error of an unknown one.
 fn names() -> String {
     let counts = Counts::NAMES.iter().chain(&FURTHER_COUNTS);
-    let counts = counts.map(|name| if *name == "lost" { "lost (or loss)" } else { name });
+    let counts = counts.map(|name| if *name == "lost" { LOST_NAMES } else { name });
     let names: Vec<&str> = counts.chain(PERCENTILES).collect();
-    format!("{}, the same with actual_ or slip_ before them, rate, found", names.join(", "))
+    format!("{}, {OTHER_NAMES}", names.join(", "))
 }
 
 #[cfg(test)]
