@@ -28,15 +28,15 @@ const VALUES: [(&str, &str, &str, &str); 25] = [
     ("--timeout", "soon", "is not a duration", "…"),
     ("--steps", "1k", "is not RATE:TIME", "…"),
     ("--find-max --loss", "much", "is not a percentage", "…"),
-    ("--source", "here", "is no source", "…"),
+    ("--source", "here", "is not a source", "…"),
     ("--count", "1.5", "a whole number is wanted", "2"),
     ("--flows", "0", "at least 1 is wanted", "1"),
-    ("--duration", "0s", "longer than nothing is wanted", "1ms"),
+    ("--duration", "0s", "more than zero is wanted", "1ms"),
     ("--duration", "11years", "ten years is the most", "10years"),
-    ("--rate", "0", "more than nothing is wanted", "0.001"),
+    ("--rate", "0", "more than zero is wanted", "0.001"),
     ("--rate", "2G", "1G per second is the most", "1G"),
     ("--rate", "0.0001", "thousandths are the finest", "0.001"),
-    ("--find-max --precision", "0%", "more than nothing is wanted", "1%"),
+    ("--find-max --precision", "0%", "more than zero is wanted", "1%"),
     ("--count", "99999999999999999999", "is not a number", "1000000"),
     ("--flows", "5G", "too large", "5M"),
     ("--size", "31", "has no room for the header of 32 bytes", "32"),
@@ -45,7 +45,7 @@ const VALUES: [(&str, &str, &str, &str); 25] = [
     ("--source", "224.0.0.1", "stands for many hosts", "127.0.0.1"),
     ("--source", "ff02::/64", "stands for many hosts", "::1"),
     ("--source", "255.255.255.255", "stands for many hosts", "127.0.0.1"),
-    ("--source", "127.0.0.1/8", "has bits behind its prefix: say 127.0.0.0/8 for", "127.0.0.0/8"),
+    ("--source", "127.0.0.1/8", "has bits set behind its prefix: say 127.0.0.0/8 for", "127.0.0.0/8"),
     ("--gro", "maybe", "possible values: on, off", "on"),
     ("--mode", "fast", "possible values: open, closed, flood", "flood"),
     ("--threads", "-1", "is not a number", "2"),
@@ -80,7 +80,7 @@ fn lists_have_spaces_behind_their_commas_or_not() {
 fn conditions_of_blaster() {
     for (wrong, words, right) in [
         ("p99", "is not NAME>VALUE (or >=, <, <=)", "p99>1ms"),
-        ("p98>1ms", "is no measure: one of", "…"),
+        ("p98>1ms", "is not a measure: use one of", "…"),
         ("loss>much%", "number before %", "loss>1%"),
         ("ok>much", "whole number, or a percentage", "ok>1"),
         ("loss>-1%", "percentage of at least 0", "loss>0%"),
@@ -123,7 +123,7 @@ fn options_of_blaster_that_do_not_go_together() {
             ("--source ::1", "can't reach", "--source 127.0.0.1 --count 1"),
             (
                 "--gso 129",
-                "is more than the kernel cuts from one call: 128 (before Linux 6.9: 64)",
+                "is more than one call may carry: 128 datagrams (before Linux 6.9: 64)",
                 "--gso 64 --count 64",
             ),
         ] {
@@ -170,7 +170,7 @@ fn targets_of_blaster() {
         let (_, advice) = text.split_once("say ").expect("advice");
         let prefix = advice.split(' ').next().expect("a prefix");
         assert!(complaint(&format!("udp {prefix} {NEXT_MISTAKE}")).contains("NAME>VALUE"), "{prefix}");
-        runs("udp 127.0.0.1:1234 --count 1", "bits behind its prefix"); // "or leave the length out"
+        runs("udp 127.0.0.1:1234 --count 1", "bits set behind its prefix"); // "or leave the length out"
         for (wrong, words, right) in [
             (
                 "udp 127.0.0.1:0 --count 1",
@@ -191,7 +191,7 @@ fn targets_of_blaster() {
             ),
             (
                 "udp 127.0.0.1:1234 [::1]:1234 --spray --count 2",
-                "draws within one address family",
+                "needs targets of one address family",
                 "udp 127.0.0.1:1234 [::1]:1234 --count 2",
             ),
             ("udp 224.0.0.1:1234 --count 1", "which are never loaded", "udp 127.0.0.1:1234 --count 1"),

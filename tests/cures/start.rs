@@ -173,7 +173,7 @@ fn blaster_that_can_not_run() {
         runs("udp 127.0.0.1:1234 --flows 11 --count 11");
         runs("tcp 127.0.0.1:1234 --connections 11 --count 11");
 
-        let text = told("udp 192.0.2.1:1234 --count 1", "no way to 192.0.2.1:1234");
+        let text = told("udp 192.0.2.1:1234 --count 1", "no route to 192.0.2.1:1234");
         let command = command_in(&text, "ip route get");
         assert_eq!(command, "ip route get 192.0.2.1");
         ip("route add local 192.0.2.0/24 dev lo");
@@ -227,7 +227,7 @@ fn reports_that_can_not_be_added() {
             text
         };
         for (files, words) in [
-            (format!("{one} {unlike}"), "are not of the same load"),
+            (format!("{one} {unlike}"), "have different loads"),
             (format!("{one} {other}"), "the rates of runs that did not run together don't add up"),
         ] {
             assert!(told(&files, words).contains("without --merge they are shown side by side"));

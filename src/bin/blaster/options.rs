@@ -274,7 +274,7 @@ pub(crate) enum Contradiction {
     InFlightWithoutClosed(&'static str),
     #[error("a train of {datagrams} datagrams of {size} bytes is more than one call carries: {most} bytes")]
     TrainTooLong { datagrams: u32, size: u32, most: u32 },
-    #[error("--gso {0} is more than the kernel cuts from one call: 128 (before Linux 6.9: 64)")]
+    #[error("--gso {0} is more than one call may carry: 128 datagrams (before Linux 6.9: 64)")]
     TrainOfTooMany(u32),
     #[error("a datagram of {size} bytes is more than IPv4 carries: 65507")]
     TooLargeForV4 { size: u32 },

@@ -23,8 +23,9 @@ use crate::workers::threads::{self, Watch};
 pub(crate) fn run(plan: Plan, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result<Results, TcpError> {
     let limit = sys::raise_open_files().map_err(TcpError::Limit)?;
     let extent = plan.extent;
-    if extent.files_needed() > limit {
-        return Err(TcpError::OpenFiles { connections: extent.flows, limit });
+    let needed = extent.files_needed();
+    if needed > limit {
+        return Err(TcpError::OpenFiles { connections: extent.flows, needed, limit });
     }
     let (plan, stop) = (Arc::new(plan), Arc::clone(stop));
     threads::run(extent.workers, extent.warmup, watch, move |number, live, start_gate| {

@@ -23,8 +23,9 @@ pub(crate) fn run(plan: Plan, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
     let limit = sys::raise_open_files()
         .map_err(|error| UdpError::Socket { step: "raising the limit of open files", error })?;
     let extent = plan.extent;
-    if extent.files_needed() > limit {
-        return Err(UdpError::OpenFiles { flows: extent.flows, limit });
+    let needed = extent.files_needed();
+    if needed > limit {
+        return Err(UdpError::OpenFiles { flows: extent.flows, needed, limit });
     }
     let (plan, stop) = (Arc::new(plan), Arc::clone(stop));
     threads::run(extent.workers, extent.warmup, watch, move |number, live, start_gate| {

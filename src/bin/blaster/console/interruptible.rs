@@ -91,5 +91,5 @@ pub(crate) fn finish(printer: &Printer) -> io::Result<()> {
 }
 
 fn given_up() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "given up at a signal, since nobody reads it")
+    io::Error::new(io::ErrorKind::TimedOut, "given up after a signal: nobody reads it")
 }

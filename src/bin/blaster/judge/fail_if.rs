@@ -12,7 +12,7 @@ use crate::report::schema::{ConditionResult, Report};
 pub(crate) enum ConditionError {
     #[error("{0:?} is not NAME>VALUE (or >=, <, <=)")]
     Shape(String),
-    #[error("{0:?} is no measure: one of {names}", names = names())]
+    #[error("{0:?} is not a measure: use one of {names}", names = names())]
     Name(String),
     #[error("{0:?} wants a {1}")]
     Value(String, &'static str),

@@ -51,7 +51,7 @@ impl Objective {
         for (number, before, after) in [
             (report.totals.own_drops, "its own sockets dropped ", ""),
             (report.generator.forgotten, "", " were given up before the timeout"),
-            (if is_away(report) { counts.late } else { 0 }, "", " came too late while it was away"),
+            (if is_away(report) { counts.late } else { 0 }, "", " came late while blaster was busy"),
         ] {
             if number > 0 {
                 own += number;
@@ -81,10 +81,13 @@ impl Objective {
     fn late_by_itself(&self, report: &Report) -> Option<String> {
         let generator = &report.generator;
         if let Some(busiest) = most(&generator.cpu_share).filter(|share| *share >= BUSY) {
-            return Some(format!("a thread of it used {:.0}% of a core", busiest * 100.0));
+            return Some(format!("one of its threads used {:.0}% of a core", busiest * 100.0));
         }
         if let Some(share) = most(&generator.starved_share).filter(|share| *share >= STARVED) {
-            return Some(format!("a thread of it waited for a processor {:.0}% of the time", share * 100.0));
+            return Some(format!(
+                "one of its threads waited for a processor {:.0}% of the time",
+                share * 100.0
+            ));
         }
         if let Some(slip_ns) = slipped(report) {
             return Some(left_late(slip_ns));
@@ -207,7 +210,7 @@ mod tests {
                 report.latency.from_actual = report.latency.from_intended.clone();
                 report.generator.starved_share = vec![0.0, 0.3];
             }),
-            ("came too late", |report| {
+            ("came late", |report| {
                 report.totals.counts = Counts { sent: 1_000, ok: 0, late: 1_000, ..Counts::default() };
                 report.load.timeout_ns = 1_000_000;
                 report.generator.slip = all_took(900_000).summary();

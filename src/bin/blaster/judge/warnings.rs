@@ -16,7 +16,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     let mut found = Vec::new();
     if !report.totals.counts.is_balanced() {
         found.push(
-            "the outcomes do not add up: this is a defect of blaster, believe none of its numbers".into(),
+            "the outcomes do not add up: this is a defect of blaster, trust none of its numbers".into(),
         );
     }
     found.extend(own_drops(report));
@@ -26,7 +26,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     found.extend(local_errors(report));
     connections(report, &mut found);
     if report.ended_early {
-        found.push("ended early by a signal: the report covers what was done until then".into());
+        found.push("ended early by a signal: the report covers the time until then".into());
     }
     found
 }
@@ -60,7 +60,7 @@ fn processors(report: &Report, found: &mut Vec<String>) {
     let busiest = busiest(report);
     if busiest >= BUSY {
         found.push(format!(
-            "blaster may be the bottleneck: a thread of it used {:.0}% of a core; the server may carry more \
+            "blaster may be the bottleneck: one of its threads used {:.0}% of a core; the server may carry more \
              (use more --threads, or other processors than the server's)",
             busiest * 100.0
         ));
@@ -68,8 +68,8 @@ fn processors(report: &Report, found: &mut Vec<String>) {
     let starved = report.generator.starved_share.iter().copied().fold(0.0, f64::max);
     if starved >= STARVED {
         found.push(format!(
-            "blaster was the bottleneck: a thread of it waited {:.0}% of the time for a processor that others had; \
-             latency includes that, and what is late may have come in time (give it processors of its own)",
+            "blaster was the bottleneck: one of its threads waited {:.0}% of the time for a processor that others used; \
+             latency includes that, and late replies may have come in time (give blaster processors of its own)",
             starved * 100.0
         ));
     }
@@ -140,10 +140,8 @@ fn connections(report: &Report, found: &mut Vec<String>) {
         ));
     }
     if connections.stuck > 0 {
-        found.push(format!(
-            "{} connections had no answer to what was sent on them, and blaster ended them",
-            count(connections.stuck)
-        ));
+        found
+            .push(format!("{} connections did not answer, and blaster ended them", count(connections.stuck)));
     }
     let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(report.totals.counts.sent));
     if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {

@@ -85,7 +85,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
         _ => duration::parse(text).map_err(|_| bad())?,
     };
     if duration.is_zero() {
-        return Err(QuantityError::OutOfRange(text.into(), "longer than nothing is wanted"));
+        return Err(QuantityError::OutOfRange(text.into(), "more than zero is wanted"));
     }
     if duration.as_secs() > 10 * 366 * 86_400 {
         return Err(QuantityError::OutOfRange(text.into(), "ten years is the most"));
@@ -113,7 +113,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         match thousandths(text.strip_suffix("/s").unwrap_or(text))? {
-            0 => Err(QuantityError::OutOfRange(text.into(), "more than nothing is wanted")),
+            0 => Err(QuantityError::OutOfRange(text.into(), "more than zero is wanted")),
             value if value > 1_000_000_000_000 => {
                 Err(QuantityError::OutOfRange(text.into(), "1G per second is the most"))
             }
@@ -170,7 +170,7 @@ impl FromStr for Percent {
 pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
     match text.parse()? {
         Percent(percent) if percent <= 0.0 => {
-            Err(QuantityError::OutOfRange(text.into(), "more than nothing is wanted"))
+            Err(QuantityError::OutOfRange(text.into(), "more than zero is wanted"))
         }
         percent => Ok(percent),
     }

@@ -25,7 +25,9 @@ pub(crate) enum TargetError {
     Address(String, String),
     #[error("target {0:?}: {1}")]
     Misspelt(String, ListenAddrError),
-    #[error("target {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    #[error(
+        "target {0:?} has bits set behind its prefix: say {1} for the whole network, or leave the length out"
+    )]
     HostBits(String, Box<Target>),
     #[error("target {0:?}: {1:?} is not a port (1-65535), a range LOW-HIGH or `any` (1024-65535)")]
     Port(String, String),
@@ -33,18 +35,18 @@ pub(crate) enum TargetError {
     Zone(String, String),
     #[error(
         "target {target} is public: only addresses that the Internet does not reach (RFC 6890: loopback, private, \
-         link-local, documentation and the like) are loaded without --allow-public; load belongs on hosts that are yours"
+         link-local, documentation and the like) are loaded without --allow-public; load only hosts that are yours"
     )]
     Public { target: String },
     #[error(
-        "target {target} has no address but those that mean a whole network of this host, which are never loaded: \
+        "target {target} has only addresses that mean a whole network of this host, which are never loaded: \
          `ip address` shows the networks"
     )]
     Broadcast { target: String },
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
     Forbidden { target: String, kind: &'static str, net: String },
     #[error(
-        "target {target}: with several targets --spray draws within one address family; mixing is for plain flows"
+        "target {target}: with several targets, --spray needs targets of one address family; without --spray they may be mixed"
     )]
     MixedSpray { target: String },
 }
@@ -52,10 +54,12 @@ pub(crate) enum TargetError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SourceError {
     #[error(
-        "{0:?} is no source: neither an IP address nor a prefix, without a port (examples: 127.0.0.2, 2001:db8::/64)"
+        "{0:?} is not a source: an IP address or a prefix is wanted, without a port (examples: 127.0.0.2, 2001:db8::/64)"
     )]
     Shape(String),
-    #[error("source {0:?} has bits behind its prefix: say {1} for the whole of it, or leave the length out")]
+    #[error(
+        "source {0:?} has bits set behind its prefix: say {1} for the whole network, or leave the length out"
+    )]
     HostBits(String, IpNet),
     #[error(
         "source {0:?} stands for many hosts, and no reply goes there: name an address of this host, or a prefix of them"

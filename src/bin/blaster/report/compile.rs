@@ -126,7 +126,7 @@ fn meaning(errno: i32) -> String {
     let error = std::io::Error::from_raw_os_error(errno);
     match errno {
         libc::EMSGSIZE => format!(
-            "{error}; the MTU of the way to the target is smaller (`ip link`, `ip route get`): use a smaller --size, \
+            "{error}; the MTU of the path to the target is smaller (`ip link`, `ip route get`): use a smaller --size, \
              and with --gso one that fits the MTU with its IP and UDP headers (28 bytes, IPv6: 48)"
         ),
         libc::EACCES => format!(

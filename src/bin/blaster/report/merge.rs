@@ -23,7 +23,7 @@ pub(crate) enum MergeError {
     #[error("nothing to merge")]
     Nothing,
     #[error(
-        "{one} and {other} are not of the same load: {what} {here} and {there}; without --merge they are shown side by side"
+        "{one} and {other} have different loads: {what} {here} and {there}; without --merge they are shown side by side"
     )]
     Different { one: String, other: String, what: &'static str, here: String, there: String },
     #[error("{one} and {other} hold the same run {run_id}: it would count twice")]
@@ -149,7 +149,7 @@ fn warnings(runs: &[NamedRun], spans: &[Span]) -> Vec<String> {
         (together.map(length).unwrap_or_default(), in_all.map(length).unwrap_or_default());
     if together.as_secs_f64() < in_all.as_secs_f64() * OVERLAP_MIN {
         found.push(format!(
-            "all ran together for {} of {} only: the rates are lower than they were while they did (start them \
+            "all ran together for only {} of {}: the rates are lower than during that time (start them \
              together, and keep their clocks in step)",
             duration(together.as_nanos() as u64),
             duration(in_all.as_nanos() as u64)

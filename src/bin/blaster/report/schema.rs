@@ -449,7 +449,7 @@ pub(crate) enum ReadError {
     File(#[from] std::io::Error),
     #[error("not a report that `blaster --json` wrote: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("not a report of blaster's but {0:?}")]
+    #[error("not a report of blaster, but {0:?}")]
     Schema(String),
     #[error(
         "a report of version {0}, this blaster reads version {VERSION}: let the same blaster write and read"

@@ -36,7 +36,7 @@ pub(crate) enum LoadError {
     Udp(#[from] UdpError),
     #[error(transparent)]
     Tcp(#[from] TcpError),
-    #[error("hearing signals: {0}")]
+    #[error("handling signals: {0}")]
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
     Stopped,

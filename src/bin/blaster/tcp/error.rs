@@ -11,9 +11,9 @@ use crate::model::target::SourceNotLocal;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TcpError {
     #[error(
-        "{connections} connections need as many open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections"
+        "{connections} connections need {needed} open files, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections"
     )]
-    OpenFiles { connections: u32, limit: u64 },
+    OpenFiles { connections: u32, needed: u64, limit: u64 },
     #[error("ended by a signal")]
     Stopped,
     #[error("raising the limit of open files: {0}")]

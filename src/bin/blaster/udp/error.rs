@@ -10,12 +10,12 @@ use crate::model::target::SourceNotLocal;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UdpError {
     #[error(
-        "{flows} flows need {flows} open files and some, the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows"
+        "{flows} flows need {needed} open files, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows"
     )]
-    OpenFiles { flows: u32, limit: u64 },
+    OpenFiles { flows: u32, needed: u64, limit: u64 },
     #[error("{step}: {error}")]
     Socket { step: &'static str, error: io::Error },
-    #[error("no way to {peer}: {error}; see `ip route get {}`", peer.ip())]
+    #[error("no route to {peer}: {error}; see `ip route get {}`", peer.ip())]
     NoRoute { peer: SocketAddr, error: io::Error },
     #[error(
         "{peer} is broadcast here, or prohibited by a route: {error}; leave it out of the target (`ip route get {}` shows \
@@ -24,7 +24,7 @@ pub(crate) enum UdpError {
     )]
     Broadcast { peer: SocketAddr, error: io::Error },
     #[error(
-        "no local port is free for a flow to {peer}: {error}; use fewer --flows, or come from several addresses \
+        "no local port is free for a flow to {peer}: {error}; use fewer --flows, or send from several addresses \
          (--source), or widen net.ipv4.ip_local_port_range"
     )]
     NoPort { peer: SocketAddr, error: io::Error },

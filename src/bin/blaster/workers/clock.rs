@@ -36,7 +36,7 @@ pub(crate) fn cpu_waits_unknown() -> Option<String> {
     let error = std::fs::read_to_string(SCHEDSTAT).err()?;
     Some(format!(
         "how long blaster waited for processors is unknown ({SCHEDSTAT}: {error}): it may have been the bottleneck \
-         unseen"
+         without a warning"
     ))
 }
 
