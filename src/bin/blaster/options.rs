@@ -104,7 +104,7 @@ pub(crate) struct UdpOptions {
     #[arg(long, value_name = "N", default_value = "64", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) flows: u32,
 
-    /// Draw an address and a port for each datagram (with --gso: each train) instead of each flow
+    /// Draw an address and a port for each datagram (with --gso: for each train), not for each flow
     #[arg(long, help_heading = "Load")]
     pub(crate) spray: bool,
 

@@ -233,7 +233,7 @@ mod tests {
             let verdict = OBJECTIVE.judge(&report);
             assert!(matches!(&verdict, Verdict::Generator(why) if why.contains(words)), "{words}: {verdict}");
         }
-        // what was met in spite of all that was met, unless the rate was not sent at all
+        // a busy blaster that meets the objective has met it, but not if it did not send the rate
         let mut busy = good();
         busy.generator.cpu_share = vec![1.0];
         assert_eq!(OBJECTIVE.judge(&busy), Verdict::Met);

@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_follows_how_punctually_sleeps_end() {
-        let mut guard = WakeMargin::new();
+    fn the_margin_follows_how_punctually_sleeps_end() {
+        let mut margin = WakeMargin::new();
         for (overrun_ns, wanted_ns) in [(0, 4_000), (5_000, 10_000), (30_000, 60_000), (10_000_000, 100_000)]
         {
             for _ in 0..200 {
-                guard.learn(overrun_ns);
+                margin.learn(overrun_ns);
             }
-            assert!(guard.ns().abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", guard.ns());
+            assert!(margin.ns().abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", margin.ns());
         }
     }
 

@@ -49,21 +49,21 @@ impl Timeline {
 
     #[cold]
     fn open_second(&mut self, second: u64) {
-        match self.open.iter().position(|page| page.second == second) {
+        match self.open.iter().position(|open| open.second == second) {
             Some(nth) => self.open[..=nth].rotate_right(1),
             None if self.open.len() < OPEN_MAX => {
                 self.open.insert(0, OpenSecond { second, latency: Latency::new() });
             }
             None => {
                 self.open.rotate_right(1);
-                let page = &mut self.open[0];
-                if !page.latency.is_empty() {
-                    self.closed.insert(page.second, pack(&page.latency));
-                    page.latency.reset();
+                let open = &mut self.open[0];
+                if !open.latency.is_empty() {
+                    self.closed.insert(open.second, pack(&open.latency));
+                    open.latency.reset();
                 }
-                page.second = second;
+                open.second = second;
                 if let Some(packed) = self.closed.remove(&second) {
-                    page.latency.merge(&unpack(&packed));
+                    open.latency.merge(&unpack(&packed));
                 }
             }
         }
@@ -71,8 +71,8 @@ impl Timeline {
 
     /// The durations of one second.
     pub(crate) fn second(&self, second: u64) -> Latency {
-        match self.open.iter().find(|page| page.second == second) {
-            Some(page) => page.latency.clone(),
+        match self.open.iter().find(|open| open.second == second) {
+            Some(open) => open.latency.clone(),
             None => self.closed.get(&second).map_or_else(Latency::new, |packed| unpack(packed)),
         }
     }
@@ -92,8 +92,8 @@ impl Timeline {
         for (second, packed) in &self.closed {
             take(*second, &unpack(packed));
         }
-        for page in &self.open {
-            take(page.second, &page.latency);
+        for open in &self.open {
+            take(open.second, &open.latency);
         }
     }
 }

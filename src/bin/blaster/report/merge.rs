@@ -298,7 +298,7 @@ mod tests {
     use crate::report::compile::RunFacts;
     use crate::report::sample;
 
-    /// Half of a run, or, as both, the whole: odd and even datagrams.
+    /// Records the datagrams of these halves of a run: 0 is the even ones, 1 the odd ones.
     fn record(results: &mut Results, halves: &[u64]) {
         for nth in (0..10_000_u64).filter(|nth| halves.contains(&(nth % 2))) {
             let (intended_ns, waited_ns) = (nth * 300_000, 10_000 + nth * nth % 7_919 * 1_000);
@@ -341,7 +341,7 @@ mod tests {
         Report::new(RunFacts { load, ..facts }, &results)
     }
 
-    /// As it comes back from a file.
+    /// A report as it is read from a file.
     fn named(name: &str, report: &Report) -> NamedRun {
         let json = serde_json::to_string(report).unwrap();
         NamedRun::new(name, serde_json::from_str(&json).unwrap())
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn seconds_add_up_where_they_were_on_the_clock() {
         let mut parts = halves();
-        // the other host began two seconds later, by a clock that is a little off
+        // the other host started two seconds later, and its clock is a little off
         parts[1].report.started_at = "1970-01-01T00:00:02.030Z".into();
         let merged = merge(&parts).unwrap();
         let sent: Vec<_> =

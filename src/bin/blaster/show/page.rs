@@ -231,7 +231,7 @@ mod tests {
         let page = render(&Document::Series(Box::new(Series::new(vec![named("a.json"), named("b.json")]))));
         assert_self_contained(&page);
         assert_eq!(page.matches("<details").count(), 2);
-        // two of both together: these have no rates
+        // two plots of both runs, and four of each; runs without a rate have no plots by rate
         assert_eq!(page.matches("<svg").count(), 2 + 2 * 4);
     }
 

@@ -244,8 +244,8 @@ impl Connection {
             if class.is_wrong() {
                 self.show_example(class.name(), expected.bytes, Some((expected, differs_at)), results);
             }
-            let page = results.outcomes.at(expected.sent_ns);
-            *page.counts.of_mut(class) += 1;
+            let second = results.outcomes.at(expected.sent_ns);
+            *second.counts.of_mut(class) += 1;
             if class == Class::Ok {
                 ok += 1;
                 self.shared.progress.last_ok_ns.set(now_ns);

@@ -1,5 +1,5 @@
-//! The local end of a connection: it has the address of `--source`, which std and tokio-uring can't set, and it is never
-//! the other end as well.
+//! The local end of a connection. With `--source` it has an address that std and tokio-uring can't set. And it is never the
+//! other end as well.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};

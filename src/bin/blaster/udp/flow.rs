@@ -181,17 +181,17 @@ impl Flow {
             return None;
         };
         let before = self.sent_log.answer(sequence)?;
-        let page = results.outcomes.at(before.intended_ns);
-        page.counts.bytes_received += reply.len() as u64;
+        let second = results.outcomes.at(before.intended_ns);
+        second.counts.bytes_received += reply.len() as u64;
         if before.state == State::Answered {
-            page.counts.duplicated += 1;
+            second.counts.duplicated += 1;
             return None;
         }
         if before.state == State::Unreachable {
-            *page.counts.of_mut(Class::Unreachable) -= 1;
+            *second.counts.of_mut(Class::Unreachable) -= 1;
         }
         if let Some(distance) = self.sent_log.overtaken(sequence) {
-            page.count_reordered(distance);
+            second.count_reordered(distance);
         }
         let waited_ns = now_ns.saturating_sub(before.sent_ns);
         let is_late = before.state == State::Overdue || waited_ns > plan.traffic.timeout_ns;
@@ -202,7 +202,7 @@ impl Flow {
             Content::Intact if is_late => Class::Late,
             Content::Intact => Class::Ok,
         };
-        *page.counts.of_mut(class) += 1;
+        *second.counts.of_mut(class) += 1;
         if class.is_wrong() && results.wants_example(class.name()) {
             let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
             let came_bytes = reply.len();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::model::pacer::{Pacer, WakeMargin};
 use crate::udp::plan::{Mode, Plan};
 
-/// The part of a worker in the sending of a run.
+/// The schedule of one worker.
 #[derive(Debug)]
 pub(super) struct Schedule {
     order: Order,
@@ -110,8 +110,7 @@ impl Schedule {
         }
     }
 
-    /// Whether overdue datagrams are to be searched now, as a closed loop does every `every_ns`: they make room in
-    /// flight.
+    /// Whether to search overdue datagrams now. A closed loop does so at intervals of `every_ns`: they make room in flight.
     pub(super) fn must_expire(&mut self, now_ns: u64, every_ns: u64) -> bool {
         let Order::Closed { expired_at_ns, .. } = &mut self.order else { return false };
         let is_due = now_ns >= *expired_at_ns + every_ns;
