@@ -443,7 +443,7 @@ fn a_blaster_without_a_processor_says_so() {
     for output in outputs {
         let found = parse(&output);
         let warnings = found["warnings"].to_string();
-        assert!(warnings.contains("for a processor that others had"), "{warnings} {}", found["generator"]);
+        assert!(warnings.contains("for a processor that others used"), "{warnings} {}", found["generator"]);
     }
 }
 
@@ -533,7 +533,7 @@ fn bad_command_lines_get_one_clear_line() {
         ("udp 127.0.0.1:7 --mode open", "--rate"),
         ("udp 127.0.0.1:7 --rate 1k --in-flight 2", "closed loop"),
         ("udp 127.0.0.1:7 --gso 64 --size 1400", "65507"),
-        ("udp 127.0.0.1:7 --fail-if p98>1ms", "no measure"),
+        ("udp 127.0.0.1:7 --fail-if p98>1ms", "not a measure"),
         ("udp 127.0.0.1:7 --steps 1k", "RATE:TIME"),
         ("udp 127.0.0.1:7 --steps 1k:1s --rate 1k", "--rate"),
         ("udp 127.0.0.1:7 --find-max --loss 1", "not a percentage"),
