@@ -278,7 +278,7 @@ fn wrong_checksums() -> u64 {
 fn thousand(
     requests: Option<Mischief>,
     replies: Option<Mischief>,
-    books: &'static [(&'static str, u64)],
+    outcomes: &'static [(&'static str, u64)],
     received: u64,
     checksums: [u64; 2],
 ) {
@@ -300,7 +300,7 @@ fn thousand(
             // a poll finds some of the wrong checksums, and those do not count as drops of the socket
             let own_drops = report.total("own_drops");
             assert!(own_drops <= checksums[1], "{target}: {own_drops} of {checksums:?}");
-            report.expect(&load, &[books, &[("own_drops", own_drops)]].concat());
+            report.expect(&load, &[outcomes, &[("own_drops", own_drops)]].concat());
             let after = [wrong_checksums(), clients.run(wrong_checksums)];
             assert_eq!([after[0] - before[0], after[1] - before[1]], checksums, "{target}");
             let end = server.stop();

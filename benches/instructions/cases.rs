@@ -17,7 +17,7 @@ use crate::group::{Arrival, Group};
 use crate::model::pacer::Pacer;
 use crate::model::payload::{Bodies, HEADER_BYTES, Header};
 use crate::model::quantity::Rate;
-use crate::model::target::Targets;
+use crate::model::targets::Targets;
 
 /// Makes so many calls.
 type Case = fn(u32);

@@ -12,10 +12,12 @@ mod group;
 #[path = "../../src/bin/blaster/model"]
 mod model {
     pub(crate) mod draw;
+    pub(crate) mod no_hosts;
     pub(crate) mod pacer;
     pub(crate) mod payload;
     pub(crate) mod quantity;
     pub(crate) mod target;
+    pub(crate) mod targets;
 }
 // where those modules look for the library's
 use tubular_echo::{kernel, policy};

@@ -25,13 +25,16 @@ mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod latency;
+    pub(crate) mod no_hosts;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
     pub(crate) mod payload;
     pub(crate) mod plan;
     pub(crate) mod quantity;
     pub(crate) mod results;
+    pub(crate) mod source;
     pub(crate) mod target;
+    pub(crate) mod targets;
     pub(crate) mod timeline;
     pub(crate) mod units;
 }

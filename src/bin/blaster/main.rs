@@ -95,6 +95,7 @@ mod model {
     pub(crate) mod draw; // random choices that can be repeated
     pub(crate) mod latency; // histograms and percentiles
     pub(crate) mod local_limits; // limits of this host
+    pub(crate) mod no_hosts; // addresses that belong to no host
     pub(crate) mod outcomes; // counts by second
     pub(crate) mod pacer; // when each train is due
     pub(crate) mod payload; // the bytes of a message, and their judgement
@@ -102,7 +103,9 @@ mod model {
     pub(crate) mod quantity; // numbers on the command line
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
-    pub(crate) mod target; // destinations and local addresses
+    pub(crate) mod source; // --source: the local addresses
+    pub(crate) mod target; // one target
+    pub(crate) mod targets; // the choice among all targets
     pub(crate) mod timeline; // latency by second
     pub(crate) mod units; // numbers in reports
 }

@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
 use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
-use crate::model::target::{Source, Target};
+use crate::model::source::Source;
+use crate::model::target::Target;
 use crate::tcp;
 use crate::udp;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::model::payload::{Bodies, Header};
 use crate::model::quantity::Sizes;
-use crate::model::target::{Source, Targets};
+use crate::model::source::Source;
+use crate::model::targets::Targets;
 
 /// Open files beside those of the flows or connections: standard streams, rings, the report's files, and some to spare.
 const SPARE_FILES: u64 = 64;

@@ -1,19 +1,14 @@
-//! The destinations and the local addresses of a load: single addresses, or prefixes to draw from.
+//! A target: one address and port, or a prefix and a range of ports to draw from.
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tubular_echo::policy::address_blocks::{self, Reach};
-use tubular_echo::policy::many_hosts::ManyHosts;
 use tubular_echo::sockets::listen_addr::{self, Interface, ListenAddrError};
-
-use crate::model::draw;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
@@ -51,30 +46,6 @@ pub(crate) enum TargetError {
     MixedSpray { target: String },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SourceError {
-    #[error(
-        "{0:?} is not a source: an IP address or a prefix is wanted, without a port (examples: 127.0.0.2, 2001:db8::/64)"
-    )]
-    Shape(String),
-    #[error(
-        "source {0:?} has bits set behind its prefix: say {1} for the whole network, or leave the length out"
-    )]
-    HostBits(String, IpNet),
-    #[error(
-        "source {0:?} stands for many hosts, and no reply goes there: name an address of this host, or a prefix of them"
-    )]
-    ManyHosts(String),
-}
-
-/// No socket can be bound to the address of `--source`.
-#[derive(Debug, thiserror::Error)]
-#[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
-pub(crate) struct SourceNotLocal {
-    pub(crate) local: IpAddr,
-    pub(crate) error: io::Error,
-}
-
 /// A prefix and a range of ports. A single address is a prefix of full length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -94,8 +65,31 @@ impl Target {
         self.net.addr().is_ipv4()
     }
 
+    /// All addresses of `net` with port 0, on the interface of `scope_id`.
+    pub(crate) fn addresses_of(net: IpNet, scope_id: u32) -> Self {
+        Self { net, scope_id, port_min: 0, port_max: 0 }
+    }
+
+    pub(crate) fn net(&self) -> IpNet {
+        self.net
+    }
+
+    /// Whether `port` is its only port.
+    pub(crate) fn has_only_port(&self, port: u16) -> bool {
+        self.port_min == port && self.port_max == port
+    }
+
+    #[cfg(test)]
+    pub(crate) fn contains(&self, addr: SocketAddr) -> bool {
+        self.net.contains(&addr.ip()) && (self.port_min..=self.port_max).contains(&addr.port())
+    }
+
     /// Draws again while `is_unwanted`, at most a thousand times.
-    fn draw_wanted(&self, rng: &mut SmallRng, is_unwanted: impl Fn(SocketAddr) -> bool) -> SocketAddr {
+    pub(crate) fn draw_wanted(
+        &self,
+        rng: &mut SmallRng,
+        is_unwanted: impl Fn(SocketAddr) -> bool,
+    ) -> SocketAddr {
         const DRAWS_MAX: u32 = 1_000;
         let mut drawn = self.draw(rng);
         for _ in 1..DRAWS_MAX {
@@ -256,166 +250,9 @@ impl fmt::Display for Target {
     }
 }
 
-/// The local addresses of flows and connections: one address, or a prefix to draw from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
-    net: IpNet,
-}
-
-impl Source {
-    pub(crate) fn is_ipv4(&self) -> bool {
-        self.net.addr().is_ipv4()
-    }
-
-    /// The local address of `flow`, with port 0: the kernel chooses the port. The flow goes to `peer` first.
-    pub(crate) fn of_flow(
-        &self,
-        seed: u64,
-        flow: u32,
-        peer: SocketAddr,
-        no_hosts: &NoHostAddresses,
-    ) -> SocketAddr {
-        // a link-local address needs the interface to the peer
-        let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
-        let all = Target { net: self.net, scope_id, port_min: 0, port_max: 0 };
-        all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| no_hosts.has(drawn.ip()))
-    }
-}
-
-/// Addresses in the networks of this host that no host has: the network address and the broadcast address of each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct NoHostAddresses(Arc<[Ipv4Addr]>);
-
-impl NoHostAddresses {
-    /// The addresses for these networks. Networks of one or two addresses have none (RFC 3021).
-    pub(crate) fn of(networks: impl IntoIterator<Item = Ipv4Net>) -> Self {
-        let large = networks.into_iter().filter(|network| network.prefix_len() < 31);
-        let mut all: Vec<_> = large.flat_map(|network| [network.network(), network.broadcast()]).collect();
-        all.sort_unstable();
-        all.dedup();
-        Self(all.into())
-    }
-
-    fn has(&self, ip: IpAddr) -> bool {
-        matches!(ip, IpAddr::V4(ip) if self.0.binary_search(&ip).is_ok())
-    }
-
-    /// Whether all addresses of `net` are such addresses.
-    fn has_all_of(&self, net: IpNet) -> bool {
-        let IpNet::V4(net) = net else { return false };
-        let known = self.0.iter().filter(|ip| net.contains(*ip)).count() as u64;
-        known == 1 << (32 - net.prefix_len())
-    }
-}
-
-impl FromStr for Source {
-    type Err = SourceError;
-
-    fn from_str(text: &str) -> Result<Self, SourceError> {
-        let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        let net: IpNet = net.map_err(|_| SourceError::Shape(text.into()))?;
-        if net.trunc() != net {
-            Err(SourceError::HostBits(text.into(), net.trunc()))
-        } else if ManyHosts::by_number(net.addr()).is_some() {
-            Err(SourceError::ManyHosts(text.into()))
-        } else {
-            Ok(Self { net })
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.net.prefix_len() == self.net.max_prefix_len() {
-            write!(f, "{}", self.net.addr())
-        } else {
-            write!(f, "{}", self.net)
-        }
-    }
-}
-
-/// All targets, and the choice among them. The draw of a flow or a datagram depends only on the seed and on its number. So
-/// it is drawn again when a reply is judged, and takes no memory.
-#[derive(Clone, Debug)]
-pub(crate) struct Targets {
-    all: Vec<Target>,
-    seed: u64,
-    spray: bool,
-    no_hosts: NoHostAddresses,
-}
-
-impl Targets {
-    /// At least one target; with `spray` each datagram draws its own.
-    pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
-        if spray {
-            let first = targets[0].is_ipv4();
-            if let Some(other) = targets.iter().find(|target| target.is_ipv4() != first) {
-                return Err(TargetError::MixedSpray { target: other.to_string() });
-            }
-        }
-        Ok(Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() })
-    }
-
-    /// The same targets, but no datagram goes to `no_hosts`.
-    pub(crate) fn without(self, no_hosts: NoHostAddresses) -> Result<Self, TargetError> {
-        match self.all.iter().find(|target| no_hosts.has_all_of(target.net)) {
-            Some(target) => Err(TargetError::Broadcast { target: target.to_string() }),
-            None => Ok(Self { no_hosts, ..self }),
-        }
-    }
-
-    /// Addresses that no datagram goes to.
-    pub(crate) fn no_hosts(&self) -> &NoHostAddresses {
-        &self.no_hosts
-    }
-
-    /// Whether all datagrams of a flow go to `port`, which is its own port. A server does not answer a datagram that comes
-    /// from its own port: the sender might be another echo server. And a datagram to its own sender answers itself.
-    pub(crate) fn always_sends_to(&self, flow: u32, port: u16) -> bool {
-        let is_here = |target: &Target| target.port_min == port && target.port_max == port;
-        if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
-    }
-
-    /// Whether each datagram draws its own destination.
-    pub(crate) fn spray(&self) -> bool {
-        self.spray
-    }
-
-    /// The destination of `flow`: targets take turns, and the flow draws within its target.
-    pub(crate) fn of_flow(&self, flow: u32) -> SocketAddr {
-        let nth = flow as usize % self.all.len();
-        let mut rng = draw::rng(self.seed, flow, u64::MAX);
-        self.all[nth].draw_wanted(&mut rng, |drawn| self.no_hosts.has(drawn.ip()))
-    }
-
-    /// The destination of one datagram, with `spray`; it comes from `own_port`.
-    pub(crate) fn of_datagram(&self, flow: u32, sequence: u64, own_port: u16) -> SocketAddr {
-        let mut rng = draw::rng(self.seed, flow, sequence);
-        let nth = rng.random_range(0..self.all.len());
-        self.all[nth].draw_wanted(&mut rng, |drawn| drawn.port() == own_port || self.no_hosts.has(drawn.ip()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_a_source() {
-        for text in ["127.0.0.2", "127.0.0.0/8", "::1", "2001:db8::/64"] {
-            let source: Source = text.parse().unwrap();
-            assert_eq!(source.to_string(), text);
-            let peer = if source.is_ipv4() { "127.0.0.1:7" } else { "[fe80::1%3]:7" };
-            let peer =
-                peer.parse().unwrap_or_else(|_| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, 3).into());
-            let drawn = source.of_flow(5, 2, peer, &NoHostAddresses::default());
-            assert!(source.net.contains(&drawn.ip()) && drawn.port() == 0, "{text}: {drawn}");
-            assert_eq!(drawn, source.of_flow(5, 2, peer, &NoHostAddresses::default()));
-        }
-        for text in ["", "localhost", "127.0.0.1:7", "[::1]", "127.0.0.1/33", "127.0.0.1/8"] {
-            assert!(text.parse::<Source>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn what_is_a_target() {
@@ -543,70 +380,5 @@ mod tests {
         ] {
             assert!(matches!(verdict(text, true), Err(TargetError::Forbidden { .. })), "{text}");
         }
-    }
-
-    #[test]
-    fn draws_stay_inside_and_come_back_the_same() {
-        for text in ["192.0.2.128/25:5000-5003", "[2001:db8:0:7::/64]:any", "10.0.0.0/8:9", "127.0.0.1:7"] {
-            let target: Target = text.parse().unwrap();
-            let targets = Targets::new(vec![target.clone()], 42, true).unwrap();
-            let mut seen = std::collections::BTreeSet::new();
-            for sequence in 0..1_000 {
-                let addr = targets.of_datagram(3, sequence, 0);
-                assert!(target.net.contains(&addr.ip()), "{addr} is not in {text}");
-                assert!(
-                    (target.port_min..=target.port_max).contains(&addr.port()),
-                    "{addr} is not in {text}"
-                );
-                assert_eq!(addr, targets.of_datagram(3, sequence, 0));
-                seen.insert(addr);
-            }
-            assert_eq!(seen.len() == 1, target.is_single(), "{text}");
-        }
-    }
-
-    #[test]
-    fn all_of_a_small_prefix_is_met() {
-        let targets = Targets::new(vec!["192.0.2.0/30:7".parse().unwrap()], 1, false).unwrap();
-        let seen: std::collections::BTreeSet<_> = (0..100).map(|flow| targets.of_flow(flow)).collect();
-        assert_eq!(seen.len(), 4);
-    }
-
-    #[test]
-    fn nobody_and_the_own_port_are_not_drawn() {
-        let no_hosts = NoHostAddresses::of(
-            ["10.1.0.1/30", "10.2.0.1/31", "10.3.0.1/32"].map(|net| net.parse().unwrap()),
-        );
-        assert_eq!(no_hosts.0.len(), 2, "{no_hosts:?}");
-        let targets = |text: &str, spray| {
-            Targets::new(vec![text.parse().unwrap()], 1, spray).unwrap().without(no_hosts.clone())
-        };
-        for spray in [false, true] {
-            let targets = targets("10.1.0.0/29:5000-5001", spray).unwrap();
-            let drawn: std::collections::BTreeSet<_> = (0..500)
-                .map(
-                    |nth| {
-                        if spray { targets.of_datagram(3, nth, 5_001) } else { targets.of_flow(nth as u32) }
-                    },
-                )
-                .collect();
-            // two of the eight addresses belong to no host, and one of the two ports is the own port of the spraying flow
-            assert_eq!(drawn.len(), if spray { 6 } else { 12 }, "{drawn:?}");
-        }
-        for text in ["10.1.0.0:7", "10.1.0.3/32:7"] {
-            assert!(matches!(targets(text, false), Err(TargetError::Broadcast { .. })), "{text}");
-        }
-        assert!(targets("10.2.0.0/31:7", false).is_ok());
-        assert!(targets("127.0.0.0/8:7", true).unwrap().always_sends_to(0, 7));
-        assert!(!targets("127.0.0.0/8:7-8", true).unwrap().always_sends_to(0, 7));
-    }
-
-    #[test]
-    fn targets_take_turns() {
-        let list = vec!["127.0.0.1:7".parse().unwrap(), "[::1]:8".parse().unwrap()];
-        let targets = Targets::new(list.clone(), 1, false).unwrap();
-        assert_eq!(targets.of_flow(4), "127.0.0.1:7".parse().unwrap());
-        assert_eq!(targets.of_flow(5), "[::1]:8".parse().unwrap());
-        assert!(matches!(Targets::new(list, 1, true), Err(TargetError::MixedSpray { .. })));
     }
 }

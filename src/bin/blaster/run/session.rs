@@ -10,11 +10,13 @@ use tubular_echo::kernel::sys;
 
 use crate::console::signals;
 use crate::judge::warnings;
+use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
 use crate::model::results::Results;
-use crate::model::target::{NoHostAddresses, TargetError, Targets};
+use crate::model::target::TargetError;
+use crate::model::targets::Targets;
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::RunFacts;
 use crate::report::schema::{self, Host, Load, Report};

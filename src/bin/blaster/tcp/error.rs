@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tubular_echo::kernel::ring::RingError;
 
 use crate::model::local_limits::LOCAL_PORTS_USED_UP;
-use crate::model::target::SourceNotLocal;
+use crate::model::source::SourceNotLocal;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TcpError {

@@ -10,7 +10,7 @@ use tubular_echo::kernel::ring::{RingError, Step};
 use tubular_echo::kernel::sys;
 
 use crate::model::results::{Results, ThreadTimes};
-use crate::model::target::SourceNotLocal;
+use crate::model::source::SourceNotLocal;
 use crate::tcp::connection::Connection;
 use crate::tcp::error::TcpError;
 use crate::tcp::local_end;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tubular_echo::kernel::ring::{Errno, RingError};
 
-use crate::model::target::SourceNotLocal;
+use crate::model::source::SourceNotLocal;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UdpError {

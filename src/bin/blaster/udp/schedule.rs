@@ -180,7 +180,7 @@ mod tests {
     use crate::model::payload::Bodies;
     use crate::model::plan::{Extent, Traffic};
     use crate::model::quantity::{Rate, Sizes};
-    use crate::model::target::Targets;
+    use crate::model::targets::Targets;
 
     const TIMEOUT_NS: u64 = 1_000;
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
 use crate::model::local_limits::RECEIVE_BUFFER_BYTES;
-use crate::model::target::SourceNotLocal;
+use crate::model::source::SourceNotLocal;
 use crate::udp::error::UdpError;
 use crate::udp::flow::Flow;
 use crate::udp::plan::Plan;

@@ -7,7 +7,7 @@ use crate::model::counts::Counts;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
-use crate::model::target::Targets;
+use crate::model::targets::Targets;
 use crate::udp::plan::Mode;
 
 const TIMEOUT_NS: u64 = 1_000;
