@@ -133,7 +133,7 @@ fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
             at = end_of_item(&tokens, at);
         } else if is_word(&tokens[at], "use") {
             let end = end_of_item(&tokens, at);
-            read_tree(&tokens[at + 1..end - 1], &mut Vec::new(), paths);
+            read_tree(&tokens[at + 1..end - 1], &[], paths);
             at = end;
         } else if ["crate", "super", "self"].iter().any(|word| is_word(&tokens[at], word)) {
             let mut path = vec![tokens[at].to_string()];
@@ -170,9 +170,9 @@ fn end_of_item(tokens: &[TokenTree], mut at: usize) -> usize {
 }
 
 /// Collects the paths of an import: `a::{b, c::d}` contains two.
-fn read_tree(tokens: &[TokenTree], prefix: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+fn read_tree(tokens: &[TokenTree], prefix: &[String], paths: &mut Vec<Vec<String>>) {
     for branch in tokens.split(|token| is_sign(Some(token), ',')).filter(|branch| !branch.is_empty()) {
-        let mut path = prefix.clone();
+        let mut path = prefix.to_vec();
         for token in branch {
             match token {
                 TokenTree::Ident(ident) if ident == "as" => break,
@@ -180,7 +180,7 @@ fn read_tree(tokens: &[TokenTree], prefix: &mut Vec<String>, paths: &mut Vec<Vec
                 TokenTree::Ident(ident) => path.push(ident.to_string()),
                 TokenTree::Group(group) => {
                     let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-                    read_tree(&inner, &mut path, paths);
+                    read_tree(&inner, &path, paths);
                     path.clear();
                 }
                 _ => {}
