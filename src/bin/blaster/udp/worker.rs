@@ -45,7 +45,7 @@ const OP_SEND: u8 = 2;
 
 struct OpenFlow {
     flow: Flow,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     /// ICMP reports that were read from the socket.
     icmp_reports: u64,
 }
@@ -118,7 +118,7 @@ fn open_flows(
         let opened = socket::open(&flow, plan, plan.gro)?;
         flow.set_own_port(opened.port);
         results.receive_buffer_bytes = results.receive_buffer_bytes.min(opened.receive_buffer_bytes);
-        Ok(OpenFlow { flow, socket: opened.socket, icmp_reports: 0 })
+        Ok(OpenFlow { flow, socket: Arc::new(opened.socket), icmp_reports: 0 })
     };
     plan.extent.flows_of(number).into_iter().map(open).collect()
 }
@@ -133,7 +133,7 @@ fn open_ring(flows: &[OpenFlow]) -> Result<Ring, RingError> {
         busy_poll: Duration::ZERO,
     })?;
     for (file, flow) in (0..).zip(flows) {
-        ring.register_file(File(file), flow.socket.as_fd())?;
+        ring.register_file(File(file), Arc::clone(&flow.socket))?;
     }
     Ok(ring)
 }
