@@ -20,11 +20,16 @@
 //! | what an errno of an operation means | `policy::errno_policy` |
 //! | a counter, its name and help | `policy::counters` |
 //! | a system call | `kernel::sys`; of the ring: `kernel::ring` |
+//! | the real or the simulated kernel | `kernel::seam`: nothing else in production code knows of tests |
 //!
 //! Each dependency has one door: `io_uring` in `kernel::ring`, `sd_notify` in `service::notify`, `hyper` in
 //! `service::metrics::http`, `prometheus` in `service::metrics::families`. `libc` is called in `kernel` only; elsewhere it
-//! lends its error numbers. `unsafe` is allowed in `kernel::sys`, `kernel::pidfd`, `kernel::ring` and, in tests,
-//! `simulation::abi`; the lint denies it everywhere else.
+//! lends its error numbers. `rustix` and `nix` are called in `kernel::sys` and `kernel::pidfd`, and in blaster.
+//!
+//! `unsafe` is allowed in the files of `kernel::sys`, `kernel::pidfd` and `kernel::ring` that say so, for one call in
+//! `service::metrics` and, in tests, in `simulation::abi` and `simulation::uring`; the lint denies it everywhere else.
+//! Outside of the ring and of tests it stands at 15 places: socket options, the error queue, signals and processors
+//! beyond what the libraries offer, bpf(2), and descriptors that another process or another thread has opened.
 
 /// The main thread: from the command line to the last line of the log.
 pub mod service {
