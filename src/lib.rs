@@ -6,7 +6,7 @@
 //! floor and those below, and no imports form a circle: `tests/layers.rs` reads this file and all imports.
 //!
 //! ```text
-//! a datagram   kernel::ring ─► echo::udp::socket ─► policy::refuse ─► echo::udp (which way out) ─► kernel::ring
+//! a datagram   kernel::ring ─► echo::udp::socket ─► policy::refuse ─► echo::udp::replies, egress (which way out) ─► kernel::ring
 //! a stream     kernel::ring ─► echo::tcp (which connection) ─► echo::tcp::connection (its state) ─► kernel::ring
 //! a worker     echo::worker (one turn: submit, wait, collect, hand to udp and tcp)
 //! the process  service::run (budget → bind → start → serve → drain)
@@ -17,6 +17,8 @@
 //! | an option, its help, its default | `service::options`, then `service::config` |
 //! | an error before the server is ready | the module of its step; all are listed in `service::error` |
 //! | a warning about a loss, said once | `service::first_losses` |
+//! | the choice by which socket a datagram's reply leaves | `echo::udp::egress` |
+//! | the states of datagrams on their way out | `echo::udp::progress` |
 //! | what an errno of an operation means | `policy::errno_policy` |
 //! | a counter, its name and help | `policy::counters` |
 //! | a system call | `kernel::sys`; of the ring: `kernel::ring` |

@@ -131,6 +131,11 @@ fn read_paths(stream: TokenStream, paths: &mut Vec<Vec<String>>) {
             at = end_of_item(&tokens, at + 2);
         } else if is_word(&tokens[at], "pub") && tokens.get(at + 1).is_some_and(|next| is_word(next, "use")) {
             at = end_of_item(&tokens, at);
+        } else if is_word(&tokens[at], "pub")
+            && matches!(tokens.get(at + 1), Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis)
+        {
+            // a visibility uses nothing
+            at += 2;
         } else if is_word(&tokens[at], "use") {
             let end = end_of_item(&tokens, at);
             read_tree(&tokens[at + 1..end - 1], &[], paths);

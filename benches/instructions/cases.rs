@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tubular_echo::echo::udp::reply_sockets::{Inherited, Limits, ReplySockets};
+use tubular_echo::echo::udp::reply_sockets::{InheritedOptions, ReplySocketLimits, ReplySockets};
 use tubular_echo::kernel::addr::{self, RawAddr};
 use tubular_echo::kernel::cmsg::{self, Control};
 use tubular_echo::kernel::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
@@ -152,17 +152,21 @@ fn reply_socket(calls: u32) {
         busy_poll: Duration::ZERO,
     };
     let mut ring = Ring::new(config).expect("a ring");
-    let limits = Limits { count: COUNT.into(), per_second: 1_000_000, idle_timeout: Duration::from_mins(1) };
+    let limits = ReplySocketLimits {
+        count: COUNT.into(),
+        per_second: 1_000_000,
+        idle_timeout: Duration::from_mins(1),
+    };
     let mut sockets = ReplySockets::new(0, limits, Arc::default(), Arc::new(Pairs::new(COUNT.into())));
-    let way_out = sockets.way_out(Inherited::default());
+    let options = sockets.intern(InheritedOptions::default());
     let now = Instant::now();
     // pairs of a range that nobody else binds
     let pair = |number: u16| SocketAddr::from(([127, 200, 100, 50], 20_000 + number % COUNT));
     for number in 0..COUNT {
-        sockets.get_or_make(pair(number), way_out, &mut ring, 0, now, |_| false).expect("a free port");
+        sockets.get_or_open(pair(number), options, &mut ring, 0, now, |_| false).expect("a free port");
     }
     for call in 0..calls {
-        black_box(sockets.get(black_box(pair(call as u16)), way_out, call.into()));
+        black_box(sockets.get(black_box(pair(call as u16)), options, call.into()));
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::echo::tcp::{self, Tcp};
-use crate::echo::udp::reply_sockets::{self, ReplySockets};
+use crate::echo::udp::reply_sockets::{ReplySocketLimits, ReplySockets};
 use crate::echo::udp::{self, Leave, Udp};
 use crate::kernel::pause::{PAUSE, Pause};
 use crate::kernel::ring::{
@@ -46,11 +46,13 @@ pub struct WorkerConfig {
     /// How many datagrams it answers per second.
     pub rates: Rates,
     /// Reply sockets for ports other than the bound ones.
-    pub reply_sockets: reply_sockets::Limits,
+    pub reply_sockets: ReplySocketLimits,
     /// Ports that no reply socket takes.
     pub reply_ports_except: Arc<Ports>,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
+    /// Figures of the UDP datapath.
+    pub udp_sizes: udp::Sizes,
     /// How the ring knows its files.
     pub file_table: FileTable,
     /// Look for work for so long before sleeping; zero for never.
@@ -113,7 +115,8 @@ enum Operation {
     /// A cancellation; what it cancelled has its own completion.
     Cancel,
     UdpReceive,
-    UdpSend,
+    UdpSendGroup,
+    UdpSendDatagram,
     Accept,
     TcpReceive,
     TcpSend,
@@ -126,11 +129,12 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Wake,
         Self::Cancel,
         Self::UdpReceive,
-        Self::UdpSend,
+        Self::UdpSendGroup,
+        Self::UdpSendDatagram,
         Self::Accept,
         Self::TcpReceive,
         Self::TcpSend,
@@ -149,7 +153,8 @@ impl Operation {
 
 const UDP_OPERATIONS: udp::Operations = udp::Operations {
     receive: Operation::UdpReceive as u8,
-    send: Operation::UdpSend as u8,
+    send_group: Operation::UdpSendGroup as u8,
+    send_datagram: Operation::UdpSendDatagram as u8,
     tick: Operation::UdpTick as u8,
     cancel: Operation::Cancel as u8,
 };
@@ -226,7 +231,7 @@ impl Worker {
         let except = Arc::clone(&config.reply_ports_except);
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, except, pairs);
         let gate = Gate::new(config.rules.clone(), config.rates);
-        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS)?;
+        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS, config.udp_sizes)?;
         let tcp = Tcp::new(
             &mut ring,
             tcp,
@@ -311,7 +316,7 @@ impl Worker {
                         errno,
                     })?;
                 }
-                Operation::UdpSend => udp.sent(&completion, counters),
+                Operation::UdpSendGroup | Operation::UdpSendDatagram => udp.sent(&completion, counters),
                 Operation::Accept => {
                     tcp.accepted(completion, ring, counters).map_err(|errno| {
                         let addr = tcp.addr(token);

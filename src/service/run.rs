@@ -28,7 +28,7 @@ use super::store;
 use super::workers::{Wakeup, Workers, WorkersError};
 use crate::console::printer::Printer;
 use crate::echo::tcp;
-use crate::echo::udp::reply_sockets;
+use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
 use crate::echo::worker::WorkerConfig;
 use crate::kernel::ring::FileTable;
 use crate::kernel::sys::{self, EndSignals, Protocol};
@@ -230,12 +230,13 @@ fn worker_config(
     WorkerConfig {
         rules,
         rates: Rates { per_prefix: config.udp_prefix_rate, replies: config.udp_reply_rate.and_then(share) },
-        reply_sockets: reply_sockets::Limits {
+        reply_sockets: ReplySocketLimits {
             count: budget.reply_sockets,
             per_second: config.reply_socket_rate,
             idle_timeout: config.reply_socket_idle,
         },
         reply_ports_except: Arc::new(config.reply_ports_except.with(&reserved)),
+        udp_sizes: udp::Sizes::default(),
         limits: tcp::Limits {
             connections: budget.connections,
             workers,

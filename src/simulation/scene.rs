@@ -5,18 +5,29 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::chance::Chance;
-use super::udp::{CLIENT_LIKE_PORT, Expected};
 use crate::policy::limits::Rates;
 use crate::sockets::listening::Fate;
 
 /// What a path may answer to a train (udp(7)).
 const TRAIN_REFUSALS: [i32; 3] = [libc::EMSGSIZE, libc::EINVAL, libc::EIO];
 
+/// A port that clients may have, too; in some worlds it is listened on.
+pub(super) const CLIENT_LIKE_PORT: u16 = 4321;
+
 /// A listening socket to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
     pub(super) fate: Fate,
+}
+
+/// What is to become of a flow's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// They come back.
+    Echoed,
+    /// They are not answered, and counted here.
+    Refused(&'static str),
 }
 
 /// A flow to be: peer, original destination, number of the socket, what is expected, what its path says

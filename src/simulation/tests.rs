@@ -13,11 +13,10 @@ use rand::random;
 use super::chance::Faults;
 use super::here::{WORLD, ask};
 use super::kernel::{Kernel, Order};
-use super::scene::{Endpoint, Scene};
-use super::udp::CLIENT_LIKE_PORT;
+use super::scene::{CLIENT_LIKE_PORT, Endpoint, Scene};
 use super::world::World;
 use crate::echo::tcp;
-use crate::echo::udp::reply_sockets;
+use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
 use crate::echo::worker::{Worker, WorkerConfig};
 use crate::kernel::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
 use crate::kernel::sys::Protocol;
@@ -91,13 +90,15 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
     WorkerConfig {
         file_table: FileTable::Registered,
         rules: Rules::new(&addresses, CLIENT_LIKE_PORT..=CLIENT_LIKE_PORT, pairs),
-        reply_sockets: reply_sockets::Limits {
+        reply_sockets: ReplySocketLimits {
             count: scene.reply_sockets,
             per_second: scene.reply_sockets_per_second,
             idle_timeout: Duration::from_secs(1),
         },
         reply_ports_except: Arc::new("5001".parse().expect("a port")),
         rates: scene.rates,
+        // so little that both run out
+        udp_sizes: udp::Sizes { split_slots: 64, idle_seconds: 1 },
         limits: tcp::Limits {
             connections: scene.connections_limit,
             workers: scene.workers,

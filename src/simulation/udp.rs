@@ -8,23 +8,13 @@ use super::abi::{self, Marks, Message, Sqe};
 use super::chance::Chance;
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::scene::{CLIENT_LIKE_PORT, Expected};
 use crate::kernel::addr::{self, RawAddr};
 
 /// Datagrams that a receive queue holds.
 const QUEUE_MAX: usize = 400;
 /// What the oldest kernel takes in one message (`UDP_MAX_SEGMENTS`).
 const SEGMENTS_MAX: usize = 64;
-
-/// A port that clients may have, too; in some worlds it is listened on.
-pub(super) const CLIENT_LIKE_PORT: u16 = 4321;
-
-/// What is to become of a flow's datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
-    Echoed,
-    /// Counted here.
-    Refused(&'static str),
-}
 
 /// Who asks whom, and what was not answered yet.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ pub fn check(data: &[u8]) {
             Some(size) if size >= bytes => vec![bytes],
             Some(size) => cut(bytes, size),
         };
-        assert_eq!((arrival.segments as usize, arrival.bytes), (datagrams.len(), bytes));
+        assert_eq!((arrival.datagrams as usize, arrival.bytes), (datagrams.len(), bytes));
         let Some((group, before)) = &mut sent else {
             sent = Some((Group::new(flow, arrival, 0), datagrams));
             continue;
@@ -51,7 +51,7 @@ pub fn check(data: &[u8]) {
         if wanted {
             *before = all;
         }
-        assert_eq!((group.segments as usize, group.bytes), (before.len(), before.iter().sum()));
+        assert_eq!((group.datagrams as usize, group.bytes), (before.len(), before.iter().sum()));
     }
 }
 

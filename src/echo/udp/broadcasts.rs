@@ -1,14 +1,15 @@
-//! Which destinations are broadcast addresses of this host's networks, so that a reply that can't leave from one is
-//! counted by that rule, whatever the kernel gives as its reason.
+//! Which destinations are broadcast addresses of this host's networks.
 //!
-//! Asked only where a reply could not leave, and the answer is remembered: nobody's broadcasts cost a system call each.
+//! No reply can leave from a broadcast address, and the kernel gives different reasons for that. Such datagrams are counted
+//! by one rule. The kernel is asked only when a reply could not leave, and its answer is remembered for a while, so a flood
+//! of broadcasts does not cost a system call each.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use crate::kernel::sys;
 
-/// Answers that are remembered.
+/// How many answers are remembered.
 const ANSWERS: usize = 16;
 /// How long an answer is believed: networks change.
 const ANSWER_LIFE: Duration = Duration::from_secs(10);
@@ -16,13 +17,13 @@ const ANSWER_LIFE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Broadcasts {
     answers: Vec<(Ipv4Addr, bool, Instant)>,
-    /// The answer that is forgotten next.
+    /// The place of the answer that is forgotten next.
     oldest: usize,
 }
 
 impl Broadcasts {
-    /// Whether a datagram was sent to many hosts. `ask` asks the kernel.
-    pub(super) fn has(&mut self, destination: IpAddr, ask: impl FnOnce(Ipv4Addr) -> bool) -> bool {
+    /// Whether `destination` is a broadcast address. `ask` asks the kernel.
+    pub(super) fn contains(&mut self, destination: IpAddr, ask: impl FnOnce(Ipv4Addr) -> bool) -> bool {
         let IpAddr::V4(ip) = destination else { return false };
         let now = sys::now();
         if let Some((_, answer, _)) =
@@ -50,14 +51,14 @@ mod tests {
     fn the_kernel_is_asked_once_for_each() {
         let mut broadcasts = Broadcasts::default();
         let ip = |last| IpAddr::from([192, 0, 2, last]);
-        assert!(broadcasts.has(ip(255), |_| true));
-        assert!(!broadcasts.has(ip(1), |_| false));
-        assert!(broadcasts.has(ip(255), |_| panic!("it was asked before")));
-        assert!(!broadcasts.has(ip(1), |_| panic!("it was asked before")));
+        assert!(broadcasts.contains(ip(255), |_| true));
+        assert!(!broadcasts.contains(ip(1), |_| false));
+        assert!(broadcasts.contains(ip(255), |_| panic!("it was asked before")));
+        assert!(!broadcasts.contains(ip(1), |_| panic!("it was asked before")));
         // others push the oldest out, and no more is kept
-        (2..2 + ANSWERS as u8).for_each(|last| assert!(!broadcasts.has(ip(last), |_| false)));
+        (2..2 + ANSWERS as u8).for_each(|last| assert!(!broadcasts.contains(ip(last), |_| false)));
         assert_eq!(broadcasts.answers.len(), ANSWERS);
-        assert!(!broadcasts.has(ip(255), |_| false), "it is asked anew");
-        assert!(!broadcasts.has(IpAddr::from([0; 16]), |_| panic!("IPv6 has none")));
+        assert!(!broadcasts.contains(ip(255), |_| false), "it is asked anew");
+        assert!(!broadcasts.contains(IpAddr::from([0; 16]), |_| panic!("IPv6 has none")));
     }
 }

@@ -1,13 +1,16 @@
-//! Groups: what one GSO send can carry. Pure arithmetic on sizes and counts.
+//! Which datagrams leave together: what one GSO send can carry. Arithmetic on sizes and counts, without sockets.
+//!
+//! A group has one flow, one DSCP and one hop limit. All its datagrams have one size but the last, which may be shorter
+//! and closes the group. A received train (GRO) joins like the datagrams that it consists of.
 
 use std::net::SocketAddr;
 
 use crate::kernel::addr::datagram_bytes_max;
 use crate::kernel::cmsg::DSCP_BITS;
-use crate::kernel::ring::{File, SEGMENTS_MAX};
+use crate::kernel::ring::SEGMENTS_MAX;
 use crate::policy::flow::Flow;
 
-/// Datagrams that came singly are made a train only up to a size that fits every Ethernet path.
+/// Datagrams that arrived one by one become a train only up to a size that fits every Ethernet path.
 fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
     if peer.is_ipv4() { 1472 } else { 1452 }
 }
@@ -16,47 +19,30 @@ fn coalesced_bytes_max(peer: SocketAddr) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     pub(super) flow: Flow,
-    /// What they leave with.
+    /// The DSCP that they leave with, in its place in the traffic class.
     pub(super) dscp: u8,
+    /// The hop limit that they leave with; 0 leaves it to the socket.
     pub(super) hops: u8,
     /// Bytes of each datagram but perhaps the last.
     pub(super) segment_bytes: u32,
-    /// Datagrams.
-    pub(super) segments: u32,
+    /// How many they are.
+    pub(super) datagrams: u32,
     /// Bytes of all payloads.
     pub(super) bytes: u32,
     /// Nothing more may join.
     pub(super) closed: bool,
-    /// Its last buffer.
+    /// The last buffer of its chain.
     pub(super) last: u16,
-    /// Completions still to come.
-    pub(super) in_flight: u16,
-    /// How it gets out, once it does.
-    pub(super) via: Via,
-    /// So many of its datagrams are out, if it is a refused train that is sent one by one.
-    pub(super) singly: Option<u16>,
-}
-
-/// How a reply gets out: the listening socket, told the address to send from, or a reply socket, which
-/// is bound to it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Via {
-    pub(super) file: File,
-    pub(super) tells_source: bool,
-}
-
-impl Via {
-    /// The source that is told.
-    pub(super) fn source(self, flow: &Flow) -> Option<SocketAddr> {
-        self.tells_source.then_some(flow.origdst)
-    }
 }
 
 /// What was received into one buffer: one datagram or a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arrival {
+    /// Bytes of each datagram but perhaps the last.
     pub(super) segment_bytes: u32,
-    pub(super) segments: u32,
+    /// How many datagrams.
+    pub(super) datagrams: u32,
+    /// Bytes of all payloads.
     pub(super) bytes: u32,
     /// The DSCP that it came with, in its place in the traffic class.
     pub(super) dscp: u8,
@@ -65,60 +51,47 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// A payload of `bytes`; with `segment_bytes` (`UDP_GRO`) a train of datagrams of that size. It came with
-    /// this `traffic_class`, as all of a train did: the kernel merges nothing else.
+    /// A payload of `bytes`; with `segment_bytes` (`UDP_GRO`) a train of datagrams of that size. All datagrams of a train
+    /// have the same `traffic_class`: the kernel merges no others.
     pub(super) fn new(bytes: u32, segment_bytes: Option<u16>, traffic_class: u8) -> Self {
         let dscp = traffic_class & DSCP_BITS;
         match segment_bytes.map(u32::from) {
             Some(segment_bytes) if segment_bytes > 0 && segment_bytes < bytes => {
-                Self { segment_bytes, segments: bytes.div_ceil(segment_bytes), bytes, dscp, hops: 0 }
+                Self { segment_bytes, datagrams: bytes.div_ceil(segment_bytes), bytes, dscp, hops: 0 }
             }
-            _ => Self { segment_bytes: bytes, segments: 1, bytes, dscp, hops: 0 },
+            _ => Self { segment_bytes: bytes, datagrams: 1, bytes, dscp, hops: 0 },
         }
     }
 
     /// All datagrams have the full size.
     fn is_even(self) -> bool {
-        self.bytes == self.segments * self.segment_bytes
+        self.bytes == self.datagrams * self.segment_bytes
     }
 }
 
 impl Group {
     /// The group that `arrival`, received into `buffer`, opens.
     pub(super) fn new(flow: Flow, arrival: Arrival, buffer: u16) -> Self {
-        let Arrival { segment_bytes, segments, bytes, dscp, hops } = arrival;
+        let Arrival { segment_bytes, datagrams, bytes, dscp, hops } = arrival;
         let closed = bytes == 0
             || !arrival.is_even()
-            || segments == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
-        let via = Via { file: File(0), tells_source: true };
-        Self {
-            flow,
-            dscp,
-            hops,
-            segment_bytes,
-            segments,
-            bytes,
-            closed,
-            last: buffer,
-            in_flight: 0,
-            via,
-            singly: None,
-        }
+            || datagrams == 1 && segment_bytes > coalesced_bytes_max(flow.peer);
+        Self { flow, dscp, hops, segment_bytes, datagrams, bytes, closed, last: buffer }
     }
 
-    /// Takes `arrival` in behind what is there, if one GSO send can still carry all of it.
+    /// Takes `arrival` in behind the other datagrams, if one GSO send can still carry all of them.
     pub(super) fn join(&mut self, arrival: Arrival) -> bool {
-        let Arrival { segment_bytes, segments, bytes, dscp, hops } = arrival;
+        let Arrival { segment_bytes, datagrams, bytes, dscp, hops } = arrival;
         let same_size = segment_bytes == self.segment_bytes;
-        let shorter_last = segments == 1 && bytes < self.segment_bytes;
+        let shorter_last = datagrams == 1 && bytes < self.segment_bytes;
         let fits = !self.closed
             && bytes > 0
             && (dscp, hops) == (self.dscp, self.hops)
             && (same_size || shorter_last)
-            && (self.segments + segments) as usize <= SEGMENTS_MAX
+            && (self.datagrams + datagrams) as usize <= SEGMENTS_MAX
             && (self.bytes + bytes) as usize <= datagram_bytes_max(self.flow.peer.ip());
         if fits {
-            self.segments += segments;
+            self.datagrams += datagrams;
             self.bytes += bytes;
             self.closed = !same_size || !arrival.is_even();
         }
@@ -140,12 +113,12 @@ mod tests {
 
     #[test]
     fn an_arrival_is_counted_in_datagrams() {
-        for (bytes, segment_bytes, segments) in
+        for (bytes, segment_bytes, datagrams) in
             [(0, None, 1), (100, None, 1), (100, Some(100), 1), (101, Some(100), 2), (300, Some(100), 3)]
         {
             assert_eq!(
-                Arrival::new(bytes, segment_bytes, 0).segments,
-                segments,
+                Arrival::new(bytes, segment_bytes, 0).datagrams,
+                datagrams,
                 "{bytes} / {segment_bytes:?}"
             );
         }
@@ -162,7 +135,7 @@ mod tests {
         assert!(!open.join(Arrival::new(80, Some(40), 0)), "a train of another size never joins");
         assert!(open.join(Arrival::new(99, None, 0)));
         assert!(!open.join(Arrival::new(100, None, 0)), "behind a shorter one nothing joins");
-        assert_eq!((open.segments, open.bytes), (6, 599));
+        assert_eq!((open.datagrams, open.bytes), (6, 599));
     }
 
     #[test]
@@ -190,7 +163,7 @@ mod tests {
         let mut open = group(200, Some(100));
         assert!(open.join(Arrival::new(250, Some(100), 0)));
         assert!(!open.join(Arrival::new(100, None, 0)));
-        assert_eq!((open.segments, open.bytes), (5, 450));
+        assert_eq!((open.datagrams, open.bytes), (5, 450));
     }
 
     #[test]
