@@ -84,10 +84,13 @@ pub mod policy {
     pub mod counters; // what is counted
     pub mod errno_policy; // what an errno means after the start
     pub mod flow; // client and destination of a datagram
+    pub mod gso_refusals; // peers whose path takes no trains
     pub mod limits; // how much one source may have
     pub mod many_hosts; // addresses that stand for many hosts
     pub mod pairs; // addresses and ports that this process answers from
+    pub mod recent_pairs; // pairs that were answered from lately
     pub mod refuse; // which datagrams are not answered
+    mod shared_address; // an address that threads share without a lock
 }
 
 /// Lines for people.

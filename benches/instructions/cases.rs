@@ -9,7 +9,8 @@ use tubular_echo::echo::udp::reply_sockets::{InheritedOptions, ReplySocketLimits
 use tubular_echo::kernel::addr::{self, RawAddr};
 use tubular_echo::kernel::cmsg::{self, Control};
 use tubular_echo::kernel::ring::{DATAGRAM_HEADER_BYTES, Datagram, FileTable, Ring, RingConfig, Token};
-use tubular_echo::policy::flow::{Flow, HashKey, Refusals};
+use tubular_echo::policy::flow::{Flow, HashKey};
+use tubular_echo::policy::gso_refusals::GsoRefusals;
 use tubular_echo::policy::pairs::Pairs;
 use tubular_echo::policy::refuse::Rules;
 
@@ -113,7 +114,7 @@ fn flow_hash(ip: &str, calls: u32) {
 
 fn refused_trains(calls: u32) {
     let (peer, other, now) = (parse("192.0.2.1:1").ip(), parse("192.0.2.2:1").ip(), Instant::now());
-    let mut refusals = Refusals::new(HashKey::draw());
+    let mut refusals = GsoRefusals::new(HashKey::draw());
     refusals.remember(other, now);
     for _ in 0..calls {
         black_box(refusals.contains(black_box(peer), || now));

@@ -52,7 +52,7 @@ use crate::kernel::ring::{Completion, Errno, File, Ring, RingError, Token};
 use crate::kernel::sys;
 use crate::policy::counters::Counters;
 use crate::policy::errno_policy::{self, Stage};
-use crate::policy::refuse::Gate;
+use crate::policy::refuse::Admission;
 use crate::sockets::listening::{Fate, Listening};
 
 /// Figures that are the same for every server; the simulation has smaller ones.
@@ -86,7 +86,7 @@ pub struct Udp {
     operations: Operations,
     sockets: Vec<Socket>,
     replies: Replies,
-    gate: Gate,
+    admission: Admission,
     /// When the kernel's drops are read, and which sockets are idle.
     drop_poll: DropPoll,
     idle_seconds: u32,
@@ -108,7 +108,7 @@ impl Udp {
         listening: Vec<Listening>,
         first: u32,
         reply_sockets: ReplySockets,
-        gate: Gate,
+        admission: Admission,
         operations: Operations,
         sizes: Sizes,
     ) -> Result<Self, RingError> {
@@ -126,7 +126,7 @@ impl Udp {
             operations,
             sockets,
             replies: Replies::new(egress, sizes.split_slots, operations),
-            gate,
+            admission,
             drop_poll: DropPoll::new(),
             idle_seconds: sizes.idle_seconds,
             has_idle_memory: false,
@@ -166,7 +166,13 @@ impl Udp {
         match (completion.result(), socket.groups.buffers.take(completion)) {
             (Ok(_), Some(piece)) => {
                 socket.failures.forget();
-                socket.arrived(piece, self.turn, &mut self.gate, &mut self.replies.refusals, counters);
+                socket.arrived(
+                    piece,
+                    self.turn,
+                    &mut self.admission,
+                    &mut self.replies.gso_refusals,
+                    counters,
+                );
             }
             // no result without a buffer: nothing was received
             (Ok(_), None) => {
@@ -214,7 +220,7 @@ impl Udp {
         replies.egress.reply_sockets.run_clock(ring, operations.tick(Tick::ReplySockets));
         self.drop_poll.run(ring, self.operations.tick(Tick::Drops));
         self.arm(ring);
-        self.gate.end_turn();
+        self.admission.end_turn();
         self.turn += 1;
     }
 
@@ -366,10 +372,10 @@ mod tests {
         let (mut ring, pairs) = (Ring::new(config).unwrap(), Arc::new(Pairs::new(1)));
         let limits = ReplySocketLimits { count: 1, per_second: 1, idle_timeout: Duration::from_secs(1) };
         let reply_sockets = ReplySockets::new(1, limits, Arc::default(), Arc::clone(&pairs));
-        let gate = Gate::new(Rules::new(&[addr], 32_768..=60_999, pairs), Rates::default());
+        let admission = Admission::new(Rules::new(&[addr], 32_768..=60_999, pairs), Rates::default());
         let sizes = Sizes::default();
         let mut udp =
-            Udp::new(&mut ring, vec![listening], 0, reply_sockets, gate, OPERATIONS, sizes).unwrap();
+            Udp::new(&mut ring, vec![listening], 0, reply_sockets, admission, OPERATIONS, sizes).unwrap();
         let counters = Counters::default();
         // they still wait for message slots when the deadline comes
         let flow = Flow { peer: addr, origdst: addr };

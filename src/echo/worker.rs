@@ -21,7 +21,7 @@ use crate::kernel::ring::{
 use crate::kernel::sys::{self, Protocol};
 use crate::policy::counters::Counters;
 use crate::policy::limits::Rates;
-use crate::policy::refuse::{Gate, Rules};
+use crate::policy::refuse::{Admission, Rules};
 use crate::sockets::listening::Listening;
 use crate::values::ports::Ports;
 
@@ -230,8 +230,8 @@ impl Worker {
         let pairs = config.rules.pairs();
         let except = Arc::clone(&config.reply_ports_except);
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, except, pairs);
-        let gate = Gate::new(config.rules.clone(), config.rates);
-        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, gate, UDP_OPERATIONS, config.udp_sizes)?;
+        let admission = Admission::new(config.rules.clone(), config.rates);
+        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, admission, UDP_OPERATIONS, config.udp_sizes)?;
         let tcp = Tcp::new(
             &mut ring,
             tcp,

@@ -1,22 +1,21 @@
-//! Flows: who asked, and whom.
+//! The flow of a datagram, and hashes of addresses under a secret key.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
 use crate::kernel::sys;
 
-/// A UDP flow: a reply goes to `peer` and leaves from `origdst`.
+/// A UDP flow: its replies go to `peer` and leave from `origdst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Who sent the datagram, scope included.
     pub peer: SocketAddr,
-    /// The address and port that it was sent to.
+    /// The address and port that the datagram was sent to.
     pub origdst: SocketAddr,
 }
 
 impl Flow {
-    /// A number under `key` that spreads flows evenly over the low bits. Who knows the key could make a flow miss
-    /// its chances to coalesce, nothing else.
+    /// A hash under `key` that spreads flows evenly over its low bits. An attacker who knew the key could keep the datagrams
+    /// of a flow from forming trains, and do no other harm.
     pub fn hash(&self, key: &HashKey) -> u32 {
         let HashKey([first, second, third, fourth, fifth]) = *key;
         let (peer, origdst) = (Address::from(self.peer), Address::from(self.origdst));
@@ -54,16 +53,16 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// The secret that addresses are hashed under, drawn at the start: which of them collide is for nobody outside to
-/// know or to choose. Each part of an address meets a part of the secret before it meets another part.
+/// The secret key that addresses are hashed under, drawn at the start, so that nobody outside can know or choose which
+/// addresses collide. Each part of an address is mixed with a part of the key before it is mixed with another part.
 ///
-/// What a table does with a collision it has to say all the same. Where a hash decides something, the addresses
+/// Collisions are still possible, so each table has to handle them. Where a wrong match would matter, the addresses
 /// themselves are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct HashKey([u64; 5]);
 
 impl HashKey {
-    /// A new one.
+    /// A new key; in a simulation one that its seed determines, so that the seed gives the same run again.
     pub fn draw() -> Self {
         Self(sys::secret_words())
     }
@@ -82,76 +81,26 @@ impl HashKey {
     }
 }
 
-/// Ports are often neighbours, and so are the products of neighbours with the same number.
+/// Spreads neighbours: ports often are, and the products of neighbours with the same number are neighbours, too.
 fn stir(value: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 / golden ratio
     multiply(value, ODD)
 }
 
-/// Both halves of a product, on top of each other.
+/// The two halves of the product, combined by XOR.
 fn multiply(one: u64, other: u64) -> u64 {
     let product = u128::from(one) * u128::from(other);
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Entries of a [`Refusals`] table.
-const REFUSALS: usize = 64;
-/// How long a refusal is believed: paths change.
-const REFUSAL_LIFE: Duration = Duration::from_mins(1);
-
-/// Peers whose path refused a train a short while ago. One peer's small MTU must not take the trains
-/// from everybody, so it is remembered by address; a fixed table, where a newcomer may push another
-/// out, since forgetting costs one refused send. Which one it pushes out is nobody's choice: its place is
-/// a hash under a secret key.
-#[derive(Debug)]
-pub struct Refusals {
-    entries: Vec<Option<(IpAddr, Instant)>>,
-    key: HashKey,
-}
-
-impl Refusals {
-    /// Nobody's, with places under this key.
-    pub fn new(key: HashKey) -> Self {
-        Self { entries: Vec::new(), key }
-    }
-
-    /// Remembers `peer` from `now` on.
-    pub fn remember(&mut self, peer: IpAddr, now: Instant) {
-        self.entries.resize(REFUSALS, None);
-        let place = self.place(peer);
-        self.entries[place] = Some((peer, now + REFUSAL_LIFE));
-    }
-
-    /// Whether trains to `peer` were refused lately; `now` is asked only if anybody's were.
-    pub fn contains(&mut self, peer: IpAddr, now: impl FnOnce() -> Instant) -> bool {
-        if self.entries.is_empty() {
-            return false;
-        }
-        let place = self.place(peer);
-        let Some(entry) = self.entries.get_mut(place) else { return false };
-        match *entry {
-            Some((known, until)) if known == peer => {
-                let valid = now() < until;
-                if !valid {
-                    *entry = None;
-                }
-                valid
-            }
-            _ => false,
-        }
-    }
-
-    fn place(&self, peer: IpAddr) -> usize {
-        self.key.of(&SocketAddr::new(peer, 0).into()) as usize % REFUSALS
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     impl HashKey {
-        /// One that is the same each time.
+        /// A key that is the same each time.
         pub(crate) fn numbered(number: u64) -> Self {
             let mut state = number;
             Self([(); 5].map(|()| {
@@ -160,7 +109,7 @@ pub(crate) mod tests {
             }))
         }
 
-        /// One under which all IPv4 addresses have the same hash.
+        /// A key under which all IPv4 addresses have the same hash.
         pub(crate) fn blind() -> Self {
             Self([0; 5])
         }
@@ -210,7 +159,7 @@ pub(crate) mod tests {
         (u128::from(high) << 64).into()
     }
 
-    const VICTIMS: [&str; 3] = ["127.0.0.1", "192.0.2.77", "2001:db8:1::9"];
+    pub(crate) const VICTIMS: [&str; 3] = ["127.0.0.1", "192.0.2.77", "2001:db8:1::9"];
 
     #[test]
     fn what_is_alike_once_folded_is_told_apart() {
@@ -230,31 +179,10 @@ pub(crate) mod tests {
     fn a_place_is_nobodys_to_choose() {
         for victim in VICTIMS.map(|victim| victim.parse::<IpAddr>().unwrap()) {
             let key = HashKey::numbered(2);
-            let now = Instant::now();
             let origdst = "127.0.0.1:1234".parse().unwrap();
             let place = |ip| Flow { peer: SocketAddr::new(ip, 5000), origdst }.hash(&key) % 256;
             let met = alike(victim, 256).filter(|ip| place(*ip) == place(victim)).count();
             assert!(met < 20, "{met} of 256 flows in the victim's place, where chance puts one");
-            let mut refusals = Refusals::new(key);
-            let forgotten = alike(victim, 64).filter(|ip| {
-                refusals.remember(victim, now);
-                refusals.remember(*ip, now);
-                !refusals.contains(victim, || now)
-            });
-            assert!(forgotten.count() < 20, "of 64, where chance pushes it out once");
         }
-    }
-
-    #[test]
-    fn a_refusal_is_one_peers_and_ends() {
-        let (peer, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let start = Instant::now();
-        let mut refusals = Refusals::new(HashKey::draw());
-        assert!(!refusals.contains(peer, || panic!("nobody was refused: the clock is not needed")));
-        refusals.remember(peer, start);
-        assert!(refusals.contains(peer, || start + REFUSAL_LIFE / 2));
-        assert!(!refusals.contains(other, || start));
-        assert!(!refusals.contains(peer, || start + REFUSAL_LIFE));
-        assert!(!refusals.contains(peer, || start), "what has ended stays ended");
     }
 }

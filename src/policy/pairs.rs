@@ -1,21 +1,22 @@
-//! The (address, port) pairs that this process answers from, known to all its workers.
+//! The pairs of address and port that this process answers from. All workers share them.
 //!
-//! A datagram that claims to come from one of them would be answered to ourselves, and that answer
-//! again. Every worker asks for every datagram, so asking takes no lock: a fixed table of places, eight to
-//! a cache line, each with a part of a pair's hash and the number of the entry that holds the pair itself.
-//! What decides is the pair: a stranger whose address has the hash of a client's can't have that client
-//! refused. Pairs come and go on the cold path, under a lock.
+//! A datagram whose source is one of these pairs must not be answered: the reply would come to ourselves and be answered
+//! again. Every worker checks every datagram, so checking takes no lock. The table has a fixed number of places, eight in a
+//! cache line; each has a part of a pair's hash, and the number of the entry that holds the pair itself. The pairs are
+//! compared, so a stranger whose address has the same hash as a client's can't have that client refused. Pairs are added
+//! and removed rarely, under a lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::iter;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{array, iter};
 
 use crate::policy::flow::{Address, HashKey};
+use crate::policy::shared_address::SharedAddress;
 
 /// Places in one cache line.
 const WAYS: usize = 8;
-/// Places for each pair: half a pair in a bucket on average, and once in 16 million times nine.
+/// Places for each pair. A bucket has half a pair on average, and nine, one too many, once in 16 million times.
 const SPARE: usize = 16;
 /// The number of an empty place: entry 0 holds no pair.
 const EMPTY: u32 = 0;
@@ -34,35 +35,7 @@ fn tag(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-/// A pair that other threads may read while it is written: then they see parts of two.
-#[derive(Debug)]
-struct SharedAddress([AtomicU64; 3]);
-
-impl SharedAddress {
-    /// No address: there are no such family and port.
-    const NONE: Address = Address { high: 0, low: 0, port_and_family: u64::MAX };
-
-    fn none() -> Self {
-        let this = Self(array::from_fn(|_| AtomicU64::default()));
-        this.store(&Self::NONE);
-        this
-    }
-
-    fn store(&self, addr: &Address) {
-        let Address { high, low, port_and_family } = *addr;
-        for (word, value) in iter::zip(&self.0, [high, low, port_and_family]) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn is(&self, addr: &Address) -> bool {
-        let Address { high, low, port_and_family } = *addr;
-        iter::zip(&self.0, [high, low, port_and_family])
-            .all(|(word, value)| word.load(Ordering::Relaxed) == value)
-    }
-}
-
-/// Who uses a pair.
+/// How many workers use a pair, and where it is.
 #[derive(Debug)]
 struct Usage {
     count: usize,
@@ -70,17 +43,18 @@ struct Usage {
     number: u32,
 }
 
-/// All pairs, for whoever changes them.
+/// All pairs, for adding and removing them.
 #[derive(Debug, Default)]
 struct Users {
-    /// However many use a pair, it has one place.
+    /// A pair has one place, however many workers use it.
     by_pair: HashMap<Address, Usage>,
-    /// Entries that nobody uses any more; beside them there are those that nobody has used yet.
+    /// Entries that no worker uses any more.
     free: Vec<u32>,
+    /// Entries with higher numbers were never used.
     used: u32,
 }
 
-/// A set of pairs; each stays in it until the last worker that uses it has taken it out.
+/// A set of pairs. A pair stays until the last worker that uses it has removed it.
 #[derive(Debug)]
 pub struct Pairs {
     buckets: Box<[Bucket]>,
@@ -103,25 +77,25 @@ impl Pairs {
     }
 
     fn bucket(&self, hash: u64) -> &Bucket {
-        // not the bits that a place keeps
+        // other bits than those that a place keeps
         &self.buckets[hash as u32 as usize & (self.buckets.len() - 1)]
     }
 
-    /// Whether `addr` is one of them; the scope of a link-local address does not count.
+    /// Whether `addr` is one of the pairs. The scope of a link-local address does not count.
     pub fn contains(&self, addr: impl Into<Address>) -> bool {
         let addr = addr.into();
         let hash = self.key.of(&addr);
         let Bucket { tags, numbers } = self.bucket(hash);
         iter::zip(tags, numbers).any(|(seen, number)| {
             seen.load(Ordering::Relaxed) == tag(hash) && {
-                // what the entry was before its place said so is not looked at
+                // reads the entry only after the tag that was stored behind it
                 fence(Ordering::Acquire);
                 self.entries[number.load(Ordering::Relaxed) as usize].is(&addr)
             }
         })
     }
 
-    /// Adds a user of a pair. False if there is no room: then it must not be used.
+    /// Adds a user of a pair. False if there is no room: then the pair must not be used.
     pub fn insert(&self, pair: impl Into<Address>) -> bool {
         let pair = pair.into();
         let mut users = self.users();
@@ -142,7 +116,7 @@ impl Pairs {
         true
     }
 
-    /// Takes a user of a pair away; with the last one the pair goes.
+    /// Removes a user of a pair, and with the last one the pair.
     pub fn remove(&self, pair: impl Into<Address>) {
         let pair = pair.into();
         let mut users = self.users();
@@ -160,65 +134,14 @@ impl Pairs {
     }
 
     fn users(&self) -> MutexGuard<'_, Users> {
-        // nobody panics while holding it: there is nothing half done to see
+        // no code panics while holding the lock, so nothing in it is half done
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tag and number of a place of the hash's bucket that has this number, if there is one; for whoever holds the lock.
+    /// Tag and number of the place with this number in the hash's bucket, if there is one. The caller holds the lock.
     fn place(&self, hash: u64, number: u32) -> Option<(&AtomicU32, &AtomicU32)> {
         let Bucket { tags, numbers } = self.bucket(hash);
         iter::zip(tags, numbers).find(|(_, place)| place.load(Ordering::Relaxed) == number)
-    }
-}
-
-/// Places of a [`Lately`].
-const LATELY: usize = 1024;
-
-/// A pair that was met, and its hash.
-#[derive(Debug)]
-struct Met {
-    hash: AtomicU64,
-    pair: SharedAddress,
-}
-
-/// Pairs that were met lately. Each has one place, where the next one may push it out: to catch the
-/// answer to an answer it takes no long memory.
-#[derive(Debug)]
-pub struct Lately {
-    places: Box<[Met]>,
-    key: HashKey,
-}
-
-impl Default for Lately {
-    fn default() -> Self {
-        let nobody = || Met { hash: AtomicU64::default(), pair: SharedAddress::none() };
-        Self { places: iter::repeat_with(nobody).take(LATELY).collect(), key: HashKey::draw() }
-    }
-}
-
-impl Lately {
-    fn place(&self, pair: &Address) -> (&Met, u64) {
-        let hash = self.key.of(pair);
-        (&self.places[hash as usize % LATELY], hash)
-    }
-
-    /// Whether the pair was met lately; the scope of a link-local address does not count.
-    pub fn contains(&self, pair: impl Into<Address>) -> bool {
-        let pair = pair.into();
-        let (met, hash) = self.place(&pair);
-        // two workers may have written at once: parts of two pairs pass for a third only if it has the hash of one
-        met.hash.load(Ordering::Relaxed) == hash && met.pair.is(&pair)
-    }
-
-    /// Remembers a pair for a while.
-    pub fn insert(&self, pair: impl Into<Address>) {
-        let pair = pair.into();
-        let (met, hash) = self.place(&pair);
-        // workers share the place's cache line: write to it only what is new
-        if met.hash.load(Ordering::Relaxed) != hash || !met.pair.is(&pair) {
-            met.hash.store(hash, Ordering::Relaxed);
-            met.pair.store(&pair);
-        }
     }
 }
 
@@ -291,21 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn lately_are_the_last_ones_and_a_newer_one_takes_the_place() {
-        let pair = |number: u32| SocketAddr::from((number.to_be_bytes(), 40_000));
-        let lately = Lately::default();
-        assert!(!lately.contains(pair(1)));
-        (1..=100).for_each(|number| lately.insert(pair(number)));
-        let kept = (1..=100).filter(|&number| lately.contains(pair(number))).count();
-        assert!(kept > 80, "{kept} of 100 in {LATELY} places");
-        assert!(!(101..=10_000).any(|number| lately.contains(pair(number))), "nobody else is");
-        (101..=100_000).for_each(|number| lately.insert(pair(number)));
-        assert!(lately.contains(pair(100_000)), "the last one always is");
-        assert!(!(1..=100).any(|number| lately.contains(pair(number))), "100,000 pushed all out");
-        assert!(!lately.contains(SocketAddr::new(pair(100_000).ip(), 40_001)), "the port counts");
-    }
-
-    #[test]
     fn any_number_of_workers_may_use_a_pair() {
         let pairs = Pairs::new(1);
         let pair: SocketAddr = "127.0.0.1:9".parse().unwrap();
@@ -326,28 +234,22 @@ mod tests {
     #[test]
     fn a_pair_alike_is_another_one() {
         let victim = SocketAddr::from(([127, 0, 0, 1], 5000));
-        let (pairs, lately) = (Pairs::new(1000), Lately::default());
+        let pairs = Pairs::new(1000);
         for ip in alike(victim.ip(), 1000) {
             let pair = SocketAddr::new(ip, victim.port());
             assert!(pairs.insert(pair) && pairs.contains(pair) && !pairs.contains(victim));
-            lately.insert(pair);
-            assert!(lately.contains(pair) && !lately.contains(victim));
         }
         pairs.remove(victim);
         assert!(alike(victim.ip(), 1000).all(|ip| pairs.contains(SocketAddr::new(ip, victim.port()))));
     }
 
-    /// A hash is not trusted even where two are equal: as if everything collided.
+    /// Equal hashes are not trusted: here all of them are equal.
     #[test]
     fn what_has_the_same_hash_is_told_apart_all_the_same() {
-        let key = HashKey::blind();
-        let (pairs, lately) = (Pairs { key, ..Pairs::new(WAYS) }, Lately { key, ..Lately::default() });
+        let pairs = Pairs { key: HashKey::blind(), ..Pairs::new(WAYS) };
         let pair = |number: u16| SocketAddr::from(([192, 0, 2, 1], number));
         for number in 1..=WAYS as u16 {
             assert!(!pairs.contains(pair(number)) && pairs.insert(pair(number)));
-            assert!(!lately.contains(pair(number)));
-            lately.insert(pair(number));
-            assert!(lately.contains(pair(number)));
         }
         assert!((1..=WAYS as u16).all(|number| pairs.contains(pair(number))));
         assert!(!pairs.contains(pair(99)) && !pairs.insert(pair(99)), "its bucket is full");

@@ -1,9 +1,8 @@
-//! What is not answered: datagrams whose answer could start a loop, or go where no answer belongs.
+//! Which datagrams are not answered: those whose reply could start a loop, or would go where no reply belongs.
 //!
-//! An echo that answers another echo goes on for ever without anybody sending more (CVE-1999-0103,
-//! CVE-2024-2169), and the first datagram's source can be forged. No rule of one host can tell such a
-//! loop between two ordinary-looking ports from a client that plays ping-pong; these catch all that can
-//! be told.
+//! Two echo servers that answer each other do so for ever (CVE-1999-0103, CVE-2024-2169), and one datagram with a forged
+//! source is enough to begin that. Between two ordinary ports no rule of one host can tell such a loop from a client that
+//! plays ping-pong. These rules catch all cases that can be told.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -14,39 +13,40 @@ use crate::policy::counters::Traffic;
 use crate::policy::flow::Flow;
 use crate::policy::limits::{Exceeded, RateLimits, Rates};
 use crate::policy::many_hosts::ManyHosts;
-use crate::policy::pairs::{Lately, Pairs};
+use crate::policy::pairs::Pairs;
+use crate::policy::recent_pairs::RecentPairs;
 use crate::values::counter::Counter;
 use crate::values::ports::Ports;
 
-/// Ports below are servers' (RFC 6335, system ports): the kernel gives no client one. Tools that choose one of them for
-/// themselves (`nping --udp`: 53) are not answered either.
+/// Ports below this one belong to servers (RFC 6335, system ports); the kernel gives them to no client. Tools that choose
+/// one for themselves (`nping --udp`: 53) are not answered either.
 const SYSTEM_PORTS_END: u16 = 1024;
 
 /// Why a datagram is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It claims to come from a system port: a service that might answer us.
+pub enum RuleRefusal {
+    /// Its source is a system port: a service that may answer our reply.
     SystemPort,
-    /// It claims to come from an address that can't be one host's.
+    /// Its source address can't belong to one host.
     BadSource,
     /// It was sent to many hosts at once.
     BadDestination,
-    /// It claims to come from one of our own pairs of address and port.
+    /// Its source is a pair of address and port that we answer from.
     OwnPair,
-    /// It claims to come from a port that we listen on, where another one of us may listen.
+    /// Its source port is one that we listen on: another server like this one may listen there.
     OwnPort,
-    /// It claims to come from such a port, as a client may, and has taken all hops that it may take.
+    /// Its source port is one that we listen on and that clients have, too, and it has used up its hop limit.
     HopLimit,
-    /// It claims to come from the port of a service that is known to answer anybody.
+    /// Its source port is that of a service that is known to answer anybody.
     ReflectorPort,
-    /// Its source has had as many answers as it may have at present.
+    /// Its source has had as many replies as it may have now.
     PrefixRate,
-    /// There were as many answers as there may be at present.
+    /// All sources together have had as many replies as they may have now.
     ReplyRate,
 }
 
-impl Refusal {
-    /// Where it is counted.
+impl RuleRefusal {
+    /// The counter of datagrams that are not answered for this reason.
     pub fn counter(self, counters: &Traffic) -> &Counter {
         match self {
             Self::SystemPort => &counters.udp_refused_system_port,
@@ -62,9 +62,9 @@ impl Refusal {
     }
 }
 
-/// Ports of UDP services that answer anybody, by which floods are reflected and loops begun, as far as they are
-/// neither system ports nor ports that Linux gives to clients: the services that CISA's alert TA14-017A and
-/// Shadowserver's daily reports count. In ascending order.
+/// Ports of UDP services that answer anybody, so that attackers reflect floods by them and begin loops. Left out are system
+/// ports and ports that Linux gives to clients. The services are those that CISA's alert TA14-017A and Shadowserver's daily
+/// reports count. In ascending order.
 const REFLECTOR_PORTS: [u16; 27] = [
     1194,  // OpenVPN
     1434,  // Microsoft SQL Server Resolution Protocol
@@ -95,23 +95,23 @@ const REFLECTOR_PORTS: [u16; 27] = [
     32414, // Plex discovery
 ];
 
-/// The rules, with what they need to know of this process.
+/// The rules of this process; all workers share them.
 #[derive(Clone, Debug)]
 pub struct Rules {
     listening_ports: Vec<u16>,
-    /// Where we listen on ports that any client may have as well.
+    /// Where we listen on ports that clients may have, too.
     client_like: Vec<SocketAddr>,
     pairs: Arc<Pairs>,
-    /// Other addresses on those ports that we answered from.
-    answered: Arc<Lately>,
-    /// The Internet is served on purpose.
+    /// Other addresses on those ports that we answered from lately.
+    answered: Arc<RecentPairs>,
+    /// The open Internet is served on purpose (`--public`).
     public: bool,
 }
 
 impl Rules {
-    /// Rules for a server on `listening`, which are put into `pairs`. A listening port inside
-    /// `local_ports` (`net.ipv4.ip_local_port_range`) may be any client's as well, so there only pairs are
-    /// refused: the one that is listened on, and those that were answered from lately.
+    /// Rules for a server that listens on `listening`; these are added to `pairs`. The system gives ports in `local_ports`
+    /// (`net.ipv4.ip_local_port_range`) to clients. If a listening port is one of them, only pairs with that port are refused:
+    /// the listening ones, and those that we answered from lately.
     pub fn new(listening: &[SocketAddr], local_ports: RangeInclusive<u16>, pairs: Arc<Pairs>) -> Self {
         let (mut listening_ports, mut client_like) = (Vec::new(), Vec::new());
         for addr in listening {
@@ -127,8 +127,8 @@ impl Rules {
         Self { listening_ports, client_like, pairs, answered: Arc::default(), public: false }
     }
 
-    /// The same rules where the system gives none of these ports to clients (`net.ipv4.ip_local_reserved_ports`): whatever
-    /// comes from one of them that is listened on is refused.
+    /// The same rules where the system gives the `reserved` ports to no client (`net.ipv4.ip_local_reserved_ports`). Every
+    /// datagram from one of them that is listened on is refused.
     #[must_use]
     pub fn reserving(mut self, reserved: &Ports) -> Self {
         for own in self.client_like.extract_if(.., |own| reserved.contains(own.port())) {
@@ -139,30 +139,30 @@ impl Rules {
         self
     }
 
-    /// Whether a port that is listened on may be a client's as well.
+    /// Whether we listen on this port and clients may have it, too.
     pub fn is_client_like(&self, port: u16) -> bool {
         self.client_like.iter().any(|own| own.port() == port)
     }
 
-    /// Whether any port is such: then the hop limit of what is received has to be known.
+    /// Whether there is such a port: then the hop limit of each datagram has to be received.
     pub fn needs_hops(&self) -> bool {
         !self.client_like.is_empty()
     }
 
-    /// With which hop limit a reply leaves, where the datagram came with `received`; 0 leaves it to the socket.
+    /// The hop limit of the reply to a datagram that came with the hop limit `received`; 0 leaves it to the socket.
     ///
-    /// What comes from a port that we listen on, and that a client may have, too, may be the reply of another one of
-    /// us. Nobody can tell, so its reply goes on with the hops that are left: between two of us a datagram goes round
-    /// 255 times at the most, as if a router sent it in a circle. A client has its replies as long as its datagrams
-    /// have used up less than half of their hops on their way here, and no path is that long.
-    pub fn hops(&self, flow: &Flow, received: Option<u8>) -> Result<u8, Refusal> {
+    /// A datagram from a port that we listen on and that clients may have, too, may be the reply of another server like this
+    /// one. Nothing tells them apart, so its reply leaves with one hop less than it came with. Between two such servers a
+    /// datagram goes round 255 times at the most, as it would in a loop of routers. A client gets its replies as long as its
+    /// datagrams used up less than half of their hops on the way, and no path is that long.
+    pub fn hops(&self, flow: &Flow, received: Option<u8>) -> Result<u8, RuleRefusal> {
         if !self.is_client_like(flow.peer.port()) {
             return Ok(0);
         }
         match received {
-            // the kernel did not say, though it was asked to
-            None => Err(Refusal::OwnPort),
-            Some(0 | 1) => Err(Refusal::HopLimit),
+            // the kernel did not tell it, though it was asked to
+            None => Err(RuleRefusal::OwnPort),
+            Some(0 | 1) => Err(RuleRefusal::HopLimit),
             Some(hops) => Ok(hops - 1),
         }
     }
@@ -173,7 +173,7 @@ impl Rules {
         Self { public: true, ..self }
     }
 
-    /// Whether a datagram came to the open Internet without anybody having said that it is served.
+    /// Whether a datagram was sent to a public address without `--public`.
     pub fn is_exposed(&self, flow: &Flow) -> bool {
         !self.public && address_blocks::is_public(flow.origdst.ip())
     }
@@ -184,21 +184,21 @@ impl Rules {
     }
 
     /// Whether, and why, a datagram is not answered.
-    pub fn refuse(&self, flow: &Flow) -> Option<Refusal> {
+    pub fn refuse(&self, flow: &Flow) -> Option<RuleRefusal> {
         let Flow { peer, origdst } = *flow;
         if peer.port() < SYSTEM_PORTS_END {
-            Some(Refusal::SystemPort)
+            Some(RuleRefusal::SystemPort)
         } else if !is_one_host(peer.ip()) {
-            Some(Refusal::BadSource)
+            Some(RuleRefusal::BadSource)
         } else if is_many_hosts(origdst.ip()) {
-            Some(Refusal::BadDestination)
+            Some(RuleRefusal::BadDestination)
         } else if peer == origdst || self.pairs.contains(peer) || self.was_answered_from(peer) {
-            // the second also where the listening socket is bound to all addresses
-            Some(Refusal::OwnPair)
+            // the first check is for a socket that is bound to all addresses: `pairs` has only 0.0.0.0 or :: of it
+            Some(RuleRefusal::OwnPair)
         } else if self.listening_ports.contains(&peer.port()) {
-            Some(Refusal::OwnPort)
+            Some(RuleRefusal::OwnPort)
         } else if self.public && REFLECTOR_PORTS.binary_search(&peer.port()).is_ok() {
-            Some(Refusal::ReflectorPort)
+            Some(RuleRefusal::ReflectorPort)
         } else {
             if self.client_like.iter().any(|own| own.port() == origdst.port() && own.ip() != origdst.ip()) {
                 self.answered.insert(origdst);
@@ -212,15 +212,15 @@ impl Rules {
     }
 }
 
-/// Decides for a worker what is answered: by the rules, and then by the rates.
+/// Decides for a worker which datagrams are answered: by the rules, and then by the rates.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Admission {
     rules: Rules,
     rates: Option<RateLimits>,
 }
 
-impl Gate {
-    /// A gate with these rules and rates.
+impl Admission {
+    /// Admission by these rules and rates.
     pub fn new(rules: Rules, rates: Rates) -> Self {
         Self { rules, rates: RateLimits::new(rates) }
     }
@@ -231,12 +231,12 @@ impl Gate {
     }
 
     /// Whether, and why, so many `datagrams` of one flow are not answered.
-    pub fn refuse(&mut self, flow: &Flow, datagrams: u32) -> Option<Refusal> {
+    pub fn refuse(&mut self, flow: &Flow, datagrams: u32) -> Option<RuleRefusal> {
         let refusal = self.rules.refuse(flow);
         match &mut self.rates {
             Some(rates) if refusal.is_none() => match rates.exceeded(flow.peer.ip(), datagrams)? {
-                Exceeded::PerPrefix => Some(Refusal::PrefixRate),
-                Exceeded::Replies => Some(Refusal::ReplyRate),
+                Exceeded::PerPrefix => Some(RuleRefusal::PrefixRate),
+                Exceeded::Replies => Some(RuleRefusal::ReplyRate),
             },
             _ => refusal,
         }
@@ -250,14 +250,14 @@ impl Gate {
     }
 }
 
-/// Multicast or broadcast. The broadcast address of a network of ours is told by the kernel, when no reply can leave
+/// Multicast or 255.255.255.255. The broadcast address of a network of ours is recognized later, when no reply can leave
 /// from it.
 fn is_many_hosts(ip: IpAddr) -> bool {
     ManyHosts::by_number(ip).is_some()
 }
 
-/// An address that a datagram can rightly come from: not 0.0.0.0/8 or 255.0.0.0/8, not ::, not an IPv4
-/// address in IPv6 clothes, not many hosts.
+/// Whether a datagram can come from this address: not from 0.0.0.0/8, 255.0.0.0/8 or ::, not from an IPv4-mapped IPv6
+/// address, not from multicast or broadcast.
 fn is_one_host(ip: IpAddr) -> bool {
     let odd = match ip {
         IpAddr::V4(ip) => matches!(ip.octets()[0], 0 | 255),
@@ -283,7 +283,7 @@ mod tests {
         let [one, other] = ["192.0.2.1:40000", "192.0.2.2:40000"].map(|addr| addr.parse().unwrap());
         assert_eq!(rules.refuse(&Flow { peer: one, origdst: other }), None);
         let answer = Flow { peer: other, origdst: one };
-        assert_eq!(rules.clone().refuse(&answer), Some(Refusal::OwnPair), "by any worker");
+        assert_eq!(rules.clone().refuse(&answer), Some(RuleRefusal::OwnPair), "by any worker");
     }
 
     #[test]
@@ -297,9 +297,9 @@ mod tests {
         assert_eq!(hops("192.0.2.1:50000", Some(1)), Ok(0), "a client's hops don't matter");
         assert_eq!(hops("192.0.2.1:40000", Some(64)), Ok(63));
         assert_eq!(hops("[2001:db8::1]:40000", Some(2)), Ok(1));
-        assert_eq!(hops("192.0.2.1:40000", Some(1)), Err(Refusal::HopLimit));
-        assert_eq!(hops("192.0.2.1:40000", Some(0)), Err(Refusal::HopLimit));
-        assert_eq!(hops("192.0.2.1:40000", None), Err(Refusal::OwnPort));
+        assert_eq!(hops("192.0.2.1:40000", Some(1)), Err(RuleRefusal::HopLimit));
+        assert_eq!(hops("192.0.2.1:40000", Some(0)), Err(RuleRefusal::HopLimit));
+        assert_eq!(hops("192.0.2.1:40000", None), Err(RuleRefusal::OwnPort));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         assert!(!rules.needs_hops());
         let flow =
             Flow { peer: "192.0.2.1:40000".parse().unwrap(), origdst: "127.0.0.1:1234".parse().unwrap() };
-        assert_eq!(rules.refuse(&flow), Some(Refusal::OwnPort));
+        assert_eq!(rules.refuse(&flow), Some(RuleRefusal::OwnPort));
     }
 
     #[test]
@@ -327,15 +327,15 @@ mod tests {
     #[test]
     fn each_refusal_has_the_counter_of_its_name_and_no_other() {
         for refusal in [
-            Refusal::SystemPort,
-            Refusal::BadSource,
-            Refusal::BadDestination,
-            Refusal::OwnPair,
-            Refusal::OwnPort,
-            Refusal::HopLimit,
-            Refusal::ReflectorPort,
-            Refusal::PrefixRate,
-            Refusal::ReplyRate,
+            RuleRefusal::SystemPort,
+            RuleRefusal::BadSource,
+            RuleRefusal::BadDestination,
+            RuleRefusal::OwnPair,
+            RuleRefusal::OwnPort,
+            RuleRefusal::HopLimit,
+            RuleRefusal::ReflectorPort,
+            RuleRefusal::PrefixRate,
+            RuleRefusal::ReplyRate,
         ] {
             let counters = Traffic::default();
             refusal.counter(&counters).add(3);
@@ -373,19 +373,19 @@ mod tests {
             origdst: "127.0.0.1:1234".parse().unwrap(),
         };
         let rates = Rates { per_prefix: NonZeroU32::new(1), replies: NonZeroU32::new(20) };
-        let mut gate = Gate::new(rules(), rates);
-        assert_eq!(gate.refuse(&flow(1), 1), None);
-        assert_eq!(gate.refuse(&flow(1), 1), Some(Refusal::PrefixRate));
-        assert_eq!(gate.refuse(&flow(2), 1), None);
-        assert_eq!(gate.refuse(&flow(3), 1), Some(Refusal::ReplyRate), "two at once");
+        let mut admission = Admission::new(rules(), rates);
+        assert_eq!(admission.refuse(&flow(1), 1), None);
+        assert_eq!(admission.refuse(&flow(1), 1), Some(RuleRefusal::PrefixRate));
+        assert_eq!(admission.refuse(&flow(2), 1), None);
+        assert_eq!(admission.refuse(&flow(3), 1), Some(RuleRefusal::ReplyRate), "two at once");
         // the clock was read for the turn; the next one reads it again
         let begun = std::time::Instant::now();
         while begun.elapsed() < std::time::Duration::from_millis(60) {
             std::thread::yield_now();
         }
-        assert_eq!(gate.refuse(&flow(4), 1), Some(Refusal::ReplyRate));
-        gate.end_turn();
-        assert_eq!(gate.refuse(&flow(5), 1), None);
+        assert_eq!(admission.refuse(&flow(4), 1), Some(RuleRefusal::ReplyRate));
+        admission.end_turn();
+        assert_eq!(admission.refuse(&flow(5), 1), None);
     }
 
     #[test]
@@ -400,20 +400,20 @@ mod tests {
             let peer = SocketAddr::from(([192, 0, 2, 1], port));
             let flow = Flow { peer, origdst: "127.0.0.1:1234".parse().unwrap() };
             assert_eq!(rules.refuse(&flow), None, "{port}");
-            assert_eq!(rules.clone().public().refuse(&flow), Some(Refusal::ReflectorPort), "{port}");
+            assert_eq!(rules.clone().public().refuse(&flow), Some(RuleRefusal::ReflectorPort), "{port}");
         }
     }
 
     #[test]
     fn what_the_rules_refuse_costs_no_rate() {
         let rates = Rates { per_prefix: NonZeroU32::new(1), replies: None };
-        let mut gate = Gate::new(rules(), rates);
+        let mut admission = Admission::new(rules(), rates);
         let origdst = "127.0.0.1:1234".parse().unwrap();
         let [system, client] =
             ["192.0.2.1:7", "192.0.2.1:5000"].map(|peer| Flow { peer: peer.parse().unwrap(), origdst });
-        assert_eq!(gate.refuse(&system, 1), Some(Refusal::SystemPort));
-        assert_eq!(gate.refuse(&client, 1), None);
-        assert_eq!(gate.refuse(&client, 1), Some(Refusal::PrefixRate));
+        assert_eq!(admission.refuse(&system, 1), Some(RuleRefusal::SystemPort));
+        assert_eq!(admission.refuse(&client, 1), None);
+        assert_eq!(admission.refuse(&client, 1), Some(RuleRefusal::PrefixRate));
     }
 
     #[test]
@@ -425,22 +425,22 @@ mod tests {
             ("127.0.0.1:50000", "127.0.0.1:1234", None),
             ("127.0.0.1:1024", "127.0.0.77:9999", None),
             ("[2001:db8::1]:50000", "[::1]:1234", None),
-            ("192.0.2.1:7", "127.0.0.1:1234", Some(Refusal::SystemPort)),
-            ("192.0.2.1:1023", "127.0.0.1:1234", Some(Refusal::SystemPort)),
-            ("0.1.2.3:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
-            ("224.0.0.1:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
-            ("255.1.2.3:5000", "127.0.0.1:1234", Some(Refusal::BadSource)),
-            ("[::]:5000", "[::1]:1234", Some(Refusal::BadSource)),
-            ("[::ffff:192.0.2.1]:5000", "[::1]:1234", Some(Refusal::BadSource)),
-            ("[ff02::1]:5000", "[::1]:1234", Some(Refusal::BadSource)),
-            ("192.0.2.1:5000", "224.0.0.251:1234", Some(Refusal::BadDestination)),
-            ("192.0.2.1:5000", "255.255.255.255:1234", Some(Refusal::BadDestination)),
-            ("[2001:db8::1]:5000", "[ff02::1]:1234", Some(Refusal::BadDestination)),
-            ("127.0.0.1:1234", "127.0.0.1:1234", Some(Refusal::OwnPair)),
-            (pair, "127.0.0.1:1234", Some(Refusal::OwnPair)),
-            ("127.0.0.5:7777", "127.0.0.5:7777", Some(Refusal::OwnPair)),
-            ("192.0.2.1:1234", "127.0.0.1:1234", Some(Refusal::OwnPort)),
-            ("127.0.0.1:40000", "127.0.0.1:1234", Some(Refusal::OwnPair)),
+            ("192.0.2.1:7", "127.0.0.1:1234", Some(RuleRefusal::SystemPort)),
+            ("192.0.2.1:1023", "127.0.0.1:1234", Some(RuleRefusal::SystemPort)),
+            ("0.1.2.3:5000", "127.0.0.1:1234", Some(RuleRefusal::BadSource)),
+            ("224.0.0.1:5000", "127.0.0.1:1234", Some(RuleRefusal::BadSource)),
+            ("255.1.2.3:5000", "127.0.0.1:1234", Some(RuleRefusal::BadSource)),
+            ("[::]:5000", "[::1]:1234", Some(RuleRefusal::BadSource)),
+            ("[::ffff:192.0.2.1]:5000", "[::1]:1234", Some(RuleRefusal::BadSource)),
+            ("[ff02::1]:5000", "[::1]:1234", Some(RuleRefusal::BadSource)),
+            ("192.0.2.1:5000", "224.0.0.251:1234", Some(RuleRefusal::BadDestination)),
+            ("192.0.2.1:5000", "255.255.255.255:1234", Some(RuleRefusal::BadDestination)),
+            ("[2001:db8::1]:5000", "[ff02::1]:1234", Some(RuleRefusal::BadDestination)),
+            ("127.0.0.1:1234", "127.0.0.1:1234", Some(RuleRefusal::OwnPair)),
+            (pair, "127.0.0.1:1234", Some(RuleRefusal::OwnPair)),
+            ("127.0.0.5:7777", "127.0.0.5:7777", Some(RuleRefusal::OwnPair)),
+            ("192.0.2.1:1234", "127.0.0.1:1234", Some(RuleRefusal::OwnPort)),
+            ("127.0.0.1:40000", "127.0.0.1:1234", Some(RuleRefusal::OwnPair)),
             ("192.0.2.1:40000", "127.0.0.1:1234", None),
         ] {
             let flow = Flow { peer: peer.parse().unwrap(), origdst: origdst.parse().unwrap() };

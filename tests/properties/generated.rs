@@ -7,7 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tubular_echo::policy::flow::Address;
-use tubular_echo::policy::pairs::{Lately, Pairs};
+use tubular_echo::policy::pairs::Pairs;
+use tubular_echo::policy::recent_pairs::RecentPairs;
 use tubular_echo::sockets::endpoint::Endpoint;
 
 use crate::options::Options;
@@ -169,14 +170,14 @@ proptest! {
 
     #[test]
     fn no_two_pairs_are_taken_for_each_other(known in vec(pair(), 0..20), asked in vec(pair(), 0..20)) {
-        let (pairs, lately) = (Pairs::new(20), Lately::default());
+        let (pairs, recent) = (Pairs::new(20), RecentPairs::default());
         for pair in &known {
             prop_assert!(pairs.insert(*pair));
-            lately.insert(*pair);
+            recent.insert(*pair);
         }
         for pair in known.iter().chain(&asked) {
             prop_assert_eq!(pairs.contains(*pair), known.contains(pair));
-            prop_assert!(!lately.contains(*pair) || known.contains(pair));
+            prop_assert!(!recent.contains(*pair) || known.contains(pair));
             for other in &known {
                 prop_assert_eq!(Address::from(*pair) == Address::from(*other), pair == other);
             }

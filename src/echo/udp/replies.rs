@@ -16,8 +16,9 @@ use crate::kernel::ring::{Completion, Errno, File, Patience, Ring, Token};
 use crate::kernel::sys;
 use crate::policy::counters::{Counters, Traffic};
 use crate::policy::errno_policy;
-use crate::policy::flow::{HashKey, Refusals};
-use crate::policy::refuse::Refusal;
+use crate::policy::flow::HashKey;
+use crate::policy::gso_refusals::GsoRefusals;
+use crate::policy::refuse::RuleRefusal;
 use crate::values::counter::Counter;
 
 /// A message of a group that has completed.
@@ -37,7 +38,7 @@ pub(super) struct Replies {
     operations: Operations,
     pub(super) egress: EgressTable,
     /// Peers whose path refuses trains.
-    pub(super) refusals: Refusals,
+    pub(super) gso_refusals: GsoRefusals,
     split: SplitTrains,
     backlogs: Backlogs,
     broadcasts: Broadcasts,
@@ -50,7 +51,7 @@ impl Replies {
         Self {
             operations,
             egress,
-            refusals: Refusals::new(HashKey::draw()),
+            gso_refusals: GsoRefusals::new(HashKey::draw()),
             split: SplitTrains::new(split_slots),
             backlogs: Backlogs::default(),
             broadcasts: Broadcasts::default(),
@@ -116,7 +117,7 @@ impl Replies {
             }
             errno_policy::Send::Split => {
                 counters.udp_trains_refused.add(1);
-                self.refusals.remember(flow.peer.ip(), sys::now());
+                self.gso_refusals.remember(flow.peer.ip(), sys::now());
                 if patience.is_some() {
                     // others of its flow wait behind it, so its datagrams go first
                     let message = socket.groups.send_one_by_one(id.first, egress);
@@ -133,7 +134,7 @@ impl Replies {
                             .broadcasts
                             .contains(flow.origdst.ip(), |ip| sys::is_broadcast(ip).unwrap_or(false));
                 let counter = match refused {
-                    _ if is_broadcast => Refusal::BadDestination.counter(counters),
+                    _ if is_broadcast => RuleRefusal::BadDestination.counter(counters),
                     errno_policy::Send::Unreachable => &counters.udp_send_unreachable,
                     errno_policy::Send::Forbidden => &counters.udp_send_forbidden,
                     errno_policy::Send::BadSource => &counters.udp_send_bad_source,
@@ -226,7 +227,8 @@ impl Replies {
         let is_older =
             |other: GroupId| other.socket == id.socket && socket.groups.group(other.first).flow == group.flow;
         self.split.fits(group.datagrams)
-            && (self.refusals.contains(group.flow.peer.ip(), sys::now) || self.split.waiting().any(is_older))
+            && (self.gso_refusals.contains(group.flow.peer.ip(), sys::now)
+                || self.split.waiting().any(is_older))
     }
 
     /// Sends the groups whose reply socket was not there yet.

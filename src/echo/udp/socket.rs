@@ -15,8 +15,9 @@ use crate::kernel::pause::Failures;
 use crate::kernel::ring::{File, PinnedBytes, Quiet, ReceivedPart, Ring, RingError, Unusable};
 use crate::kernel::sys;
 use crate::policy::counters::Traffic;
-use crate::policy::flow::{Flow, Refusals};
-use crate::policy::refuse::Gate;
+use crate::policy::flow::Flow;
+use crate::policy::gso_refusals::GsoRefusals;
+use crate::policy::refuse::Admission;
 use crate::sockets::listening::{Fate, Listening};
 
 /// Buffers of all sockets of a worker, 64 MiB of them: the memory that peers can have it use.
@@ -96,8 +97,8 @@ impl Socket {
         &mut self,
         piece: ReceivedPart,
         turn: u64,
-        gate: &mut Gate,
-        refusals: &mut Refusals,
+        admission: &mut Admission,
+        gso_refusals: &mut GsoRefusals,
         counters: &Traffic,
     ) {
         let Some((flow, mut arrival, payload, hops)) = self.read(&piece, counters) else {
@@ -107,14 +108,14 @@ impl Socket {
         counters.udp_datagrams_in.add(arrival.datagrams.into());
         counters.udp_bytes_in.add(arrival.bytes.into());
         counters.udp_trains_in.add((arrival.datagrams > 1).into());
-        if gate.rules().is_exposed(&flow) {
+        if admission.rules().is_exposed(&flow) {
             counters.udp_exposed.add(arrival.datagrams.into());
         }
-        let refusal = gate.refuse(&flow, arrival.datagrams);
-        match refusal.map_or_else(|| gate.rules().hops(&flow, hops), Err) {
+        let refusal = admission.refuse(&flow, arrival.datagrams);
+        match refusal.map_or_else(|| admission.rules().hops(&flow, hops), Err) {
             Ok(hops) => {
                 arrival.hops = hops;
-                let refuses_trains = || refusals.contains(flow.peer.ip(), sys::now);
+                let refuses_trains = || gso_refusals.contains(flow.peer.ip(), sys::now);
                 self.groups.add(piece, payload, flow, arrival, turn, refuses_trains);
             }
             Err(refusal) => {
