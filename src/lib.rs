@@ -88,6 +88,7 @@ pub mod policy {
     pub mod limits; // how much one source may have
     pub mod many_hosts; // addresses that stand for many hosts
     pub mod pairs; // addresses and ports that this process answers from
+    pub mod rate; // so many per second
     pub mod recent_pairs; // pairs that were answered from lately
     pub mod refuse; // which datagrams are not answered
     mod shared_address; // an address that threads share without a lock

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::sys;
 use crate::policy::flow::HashKey;
+use crate::policy::rate::{Ahead, Rate};
 
 /// The network of `ip`: what is left of it without the bits behind the first `v4_bits` or `v6_bits`.
 fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
@@ -145,35 +146,6 @@ impl RateLimits {
     }
 }
 
-/// A rate as the time that each datagram takes, and the time that may be taken ahead.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    interval_ns: u64,
-    burst_ns: u64,
-}
-
-/// Until when somebody's time is taken, in nanoseconds from the start.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ahead(u64);
-
-impl Rate {
-    fn new(per_second: NonZeroU32, burst: Duration) -> Self {
-        let interval_ns = 1_000_000_000 / u64::from(per_second.get());
-        Self { interval_ns, burst_ns: (burst.as_nanos() as u64).max(interval_ns) }
-    }
-
-    /// Takes the time of so many datagrams, if any is left. A train is not cut: what it takes too much is
-    /// missing afterwards.
-    fn take(self, ahead: &mut Ahead, datagrams: u32, now_ns: u64) -> bool {
-        let from_ns = ahead.0.max(now_ns);
-        let left = from_ns - now_ns < self.burst_ns;
-        if left {
-            ahead.0 = from_ns + self.interval_ns * u64::from(datagrams);
-        }
-        left
-    }
-}
-
 /// Sources in one cache line.
 const WAYS: usize = 4;
 /// Cache lines: 1 MiB, for 65,536 sources that are active at a time.
@@ -212,7 +184,7 @@ impl PrefixRates {
         let Set(sources) = &mut self.sets[self.key.of_word(prefix) as usize % SETS];
         let known = sources.iter().position(|source| source.prefix == prefix);
         let place = known.unwrap_or_else(|| {
-            let least = (0..WAYS).min_by_key(|&place| sources[place].ahead.0);
+            let least = (0..WAYS).min_by_key(|&place| sources[place].ahead);
             least.expect("a set has places")
         });
         sources[place].prefix = prefix;
@@ -267,33 +239,6 @@ mod tests {
     /// How many of 1,000 datagrams at that time are answered.
     fn answered(mut take: impl FnMut() -> bool) -> usize {
         (0..1000).filter(|_| take()).count()
-    }
-
-    #[test]
-    fn so_many_a_second_and_a_burst_and_no_more() {
-        let rate = rate(200, Duration::from_secs(1));
-        let mut ahead = Ahead::default();
-        let start_ns = 5 * SECOND_NS;
-        for (after_ns, wanted) in
-            [(0, 200), (0, 0), (SECOND_NS / 100, 2), (SECOND_NS / 2, 98), (9 * SECOND_NS, 200)]
-        {
-            assert_eq!(
-                answered(|| rate.take(&mut ahead, 1, start_ns + after_ns)),
-                wanted,
-                "after {after_ns} ns"
-            );
-        }
-        assert!(rate.take(&mut ahead, 64, 99 * SECOND_NS), "a train passes whole");
-        assert_eq!(answered(|| rate.take(&mut ahead, 1, 99 * SECOND_NS)), 200 - 64);
-    }
-
-    #[test]
-    fn the_smallest_rate_answers_trains_and_makes_up_for_them() {
-        let rate = rate(1, Duration::from_millis(1));
-        let mut ahead = Ahead::default();
-        assert!(rate.take(&mut ahead, 64, SECOND_NS));
-        assert!(!rate.take(&mut ahead, 1, 64 * SECOND_NS));
-        assert!(rate.take(&mut ahead, 1, 65 * SECOND_NS));
     }
 
     #[test]

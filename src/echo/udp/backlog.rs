@@ -223,3 +223,119 @@ impl Backlog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ring::{Messages, Transmit};
+
+    const FILE: File = File(3);
+
+    /// Reply `number` of the flow of `port`.
+    fn reply(port: u16, number: u32) -> QueuedReply {
+        let (peer, origdst) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], 1234).into());
+        let transmit = Transmit { peer, source: None, segment_bytes: None, dscp: 0, hops: 0 };
+        let message = Messages::<1>::new(1).finish(0, &transmit);
+        QueuedReply { token: Token::new(1, 0, number), message, flow: Flow { peer, origdst } }
+    }
+
+    /// What the file's backlog sends next, and how.
+    fn send_next(backlogs: &mut Backlogs) -> (Vec<u32>, Option<Patience>) {
+        let (mut sent, mut how) = (Vec::new(), None);
+        if std::mem::take(&mut backlogs.ready) == [FILE] {
+            let backlog = backlogs.by_file.get_mut(&FILE.0).unwrap();
+            backlog.ready = false;
+            backlog.send_next(|reply, patience| {
+                sent.push(reply.token.index());
+                how = Some(patience);
+            });
+        }
+        (sent, how)
+    }
+
+    #[test]
+    fn after_a_refusal_one_is_sent_patiently_and_then_several_of_different_flows() {
+        let mut backlogs = Backlogs::default();
+        assert!(backlogs.is_empty() && !backlogs.has(FILE));
+        backlogs.open(FILE, reply(1, 10));
+        assert!(backlogs.has(FILE) && backlogs.is_used(FILE));
+        for (port, number) in [(2, 20), (3, 30), (2, 21), (4, 40)] {
+            backlogs.push(FILE, reply(port, number));
+        }
+        assert_eq!(send_next(&mut backlogs), (vec![10], Some(Patience::Wait)));
+        assert_eq!(send_next(&mut backlogs), (vec![], None), "the others wait for it");
+        assert_eq!(backlogs.completed(FILE, reply(1, 10).token), Some(Patience::Wait));
+        backlogs.settle(FILE);
+        assert_eq!(
+            send_next(&mut backlogs),
+            (vec![20, 30], Some(Patience::Inline)),
+            "21 is of a flow in flight"
+        );
+        for number in [20, 30] {
+            assert_eq!(backlogs.completed(FILE, Token::new(1, 0, number)), Some(Patience::Inline));
+            backlogs.settle(FILE);
+        }
+        assert_eq!(send_next(&mut backlogs), (vec![21, 40], Some(Patience::Inline)));
+    }
+
+    #[test]
+    fn what_found_no_room_leaves_before_all_others_in_its_order() {
+        let mut backlogs = Backlogs::default();
+        backlogs.open(FILE, reply(1, 10));
+        assert_eq!(send_next(&mut backlogs).0, [10]);
+        for (port, number) in [(2, 20), (3, 30), (4, 40)] {
+            backlogs.push(FILE, reply(port, number));
+        }
+        backlogs.completed(FILE, reply(1, 10).token);
+        backlogs.settle(FILE);
+        assert_eq!(send_next(&mut backlogs).0, [20, 30, 40]);
+        backlogs.push(FILE, reply(2, 21));
+        backlogs.completed(FILE, reply(2, 20).token);
+        backlogs.retry(FILE, reply(2, 20));
+        backlogs.settle(FILE);
+        assert_eq!(send_next(&mut backlogs), (vec![], None), "two are in flight");
+        backlogs.completed(FILE, reply(3, 30).token);
+        backlogs.precede(FILE, reply(3, 31));
+        backlogs.completed(FILE, reply(4, 40).token);
+        backlogs.settle(FILE);
+        assert_eq!(send_next(&mut backlogs), (vec![20], Some(Patience::Wait)));
+        backlogs.completed(FILE, reply(2, 20).token);
+        backlogs.settle(FILE);
+        assert_eq!(send_next(&mut backlogs).0, [31, 21], "the datagram that follows, then what came later");
+    }
+
+    #[test]
+    fn a_reply_that_was_sent_without_a_backlog_is_not_taken_for_one_of_it() {
+        let mut backlogs = Backlogs::default();
+        backlogs.open(FILE, reply(1, 10));
+        assert_eq!(backlogs.completed(FILE, reply(2, 20).token), None);
+        assert_eq!(backlogs.completed(File(9), reply(1, 10).token), None);
+        assert_eq!(backlogs.all().collect::<Vec<_>>(), [reply(1, 10).token]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a flow has one reply in flight")]
+    fn a_flow_has_one_reply_in_flight() {
+        let mut backlogs = Backlogs::default();
+        backlogs.open(FILE, reply(1, 10));
+        send_next(&mut backlogs);
+        backlogs.precede(FILE, reply(1, 11));
+    }
+
+    #[test]
+    fn a_backlog_ends_a_minute_after_the_buffer_was_full() {
+        let mut backlogs = Backlogs::default();
+        backlogs.open(FILE, reply(1, 10));
+        let backlog = backlogs.by_file.get_mut(&FILE.0).unwrap();
+        backlog.until = sys::now();
+        backlogs.tidy();
+        assert!(backlogs.has(FILE), "something waits");
+        send_next(&mut backlogs);
+        backlogs.completed(FILE, reply(1, 10).token);
+        backlogs.settle(FILE);
+        backlogs.tidy();
+        assert!(!backlogs.has(FILE) && backlogs.is_empty());
+        backlogs.open(FILE, reply(1, 10));
+        assert!(backlogs.has(FILE), "the next one lasts a minute");
+    }
+}

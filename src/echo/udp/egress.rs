@@ -123,3 +123,102 @@ impl EgressTable {
             .find(|source| source.is_open && port_and_family(source.addr) == port_and_family(origdst))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::reply_sockets::ReplySocketLimits;
+    use super::*;
+    use crate::kernel::ring::{FileTable, RingConfig};
+    use crate::kernel::sys::IntOption;
+    use crate::policy::pairs::Pairs;
+
+    const TURN: u64 = 1;
+    const OWN: Egress = Egress { file: File(0), sets_source: true };
+    const OTHER: Egress = Egress { file: File(1), sets_source: true };
+
+    fn ring() -> Ring {
+        Ring::new(RingConfig {
+            submission_entries: 8,
+            completion_entries: 16,
+            files: 8,
+            file_table: FileTable::Registered,
+            busy_poll: Duration::ZERO,
+        })
+        .unwrap()
+    }
+
+    /// A pair of this test process alone.
+    fn pair(number: u16) -> SocketAddr {
+        let [high, low] = (std::process::id() as u16).to_be_bytes();
+        SocketAddr::from(([127, high | 1, low, 2], 21_000 + number))
+    }
+
+    /// Listening sockets on the ports of `pair(0)`, and with these options on that of `pair(1)`; `count` reply sockets.
+    fn table(count: usize, options: InheritedOptions) -> EgressTable {
+        let limits = ReplySocketLimits { count, per_second: 1000, idle_timeout: Duration::from_mins(1) };
+        let pairs = Arc::new(Pairs::new(8));
+        let mut table = EgressTable::new(ReplySockets::new(2, limits, Arc::default(), pairs));
+        table.add(OWN.file, pair(0), InheritedOptions::default());
+        table.add(OTHER.file, pair(1), options);
+        table
+    }
+
+    #[test]
+    fn from_its_own_port_a_reply_leaves_by_the_listening_socket() {
+        let mut table = table(4, InheritedOptions::default());
+        let elsewhere = SocketAddr::from(([127, 0, 0, 9], pair(0).port()));
+        for origdst in [pair(0), elsewhere] {
+            assert_eq!(table.choose(0, origdst, TURN, None), Choice::Ready(OWN));
+        }
+        assert_eq!(table.choose(1, pair(1), TURN, None), Choice::Ready(OTHER));
+    }
+
+    #[test]
+    fn from_another_port_it_leaves_by_a_reply_socket_that_is_opened_once() {
+        let (mut ring, mut table, backlogs) =
+            (ring(), table(4, InheritedOptions::default()), Backlogs::default());
+        assert_eq!(table.choose(0, pair(2), TURN, None), Choice::MustOpen);
+        let Choice::Opened(egress) = table.choose(0, pair(2), TURN, Some((&mut ring, &backlogs))) else {
+            panic!("a reply socket is opened");
+        };
+        assert_eq!(egress, Egress { file: File(2), sets_source: false });
+        assert_eq!(table.choose(0, pair(2), TURN, None), Choice::Ready(egress));
+        assert!(table.is_current(egress, 0, pair(2), TURN));
+        assert!(!table.is_current(egress, 0, pair(3), TURN), "the file is another pair's now");
+        assert!(table.is_current(OWN, 0, pair(3), TURN), "a listening socket stays");
+    }
+
+    #[test]
+    fn from_the_port_of_another_listening_socket_it_leaves_by_that_one() {
+        let (mut ring, mut table, backlogs) =
+            (ring(), table(4, InheritedOptions::default()), Backlogs::default());
+        assert_eq!(table.choose(0, pair(1), TURN, None), Choice::MustOpen);
+        assert_eq!(table.choose(0, pair(1), TURN, Some((&mut ring, &backlogs))), Choice::Ready(OTHER));
+        table.close(1);
+        let opened = table.choose(0, pair(1), TURN, Some((&mut ring, &backlogs)));
+        assert!(matches!(opened, Choice::Opened(_)), "its port is free now: {opened:?}");
+    }
+
+    #[test]
+    fn a_listening_socket_with_another_route_lends_its_port_to_nobody() {
+        let bound = UdpSocket::bind(pair(9)).unwrap();
+        sys::set_option(bound.as_fd(), IntOption::BOUND_INTERFACE, 1).unwrap();
+        let options = InheritedOptions::of(bound.as_fd(), pair(9));
+        let (mut ring, mut table, backlogs) = (ring(), table(4, options), Backlogs::default());
+        let choice = table.choose(0, pair(1), TURN, Some((&mut ring, &backlogs)));
+        assert_eq!(choice, Choice::None(BindRefusal::Taken));
+    }
+
+    #[test]
+    fn without_a_reply_socket_there_is_no_way_out() {
+        let (mut ring, mut table, backlogs) =
+            (ring(), table(0, InheritedOptions::default()), Backlogs::default());
+        let choice = table.choose(0, pair(4), TURN, Some((&mut ring, &backlogs)));
+        assert_eq!(choice, Choice::None(BindRefusal::Limited));
+    }
+}

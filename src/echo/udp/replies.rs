@@ -157,12 +157,11 @@ impl Replies {
         let reply = QueuedReply { token, message, flow };
         match patience {
             Some(Patience::Inline) => self.backlogs.retry(egress.file, reply),
-            // the kernel has not waited, though it was asked to
-            Some(Patience::Wait) => return false,
             None if self.egress.is_current(egress, id.socket, flow.origdst, turn) => {
                 self.backlogs.open(egress.file, reply);
             }
-            None => return false,
+            // its reply socket is closed, or the kernel has not waited though it was asked to
+            None | Some(Patience::Wait) => return false,
         }
         true
     }

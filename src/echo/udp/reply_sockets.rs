@@ -20,6 +20,7 @@ mod by_use;
 mod options;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,15 @@ use self::by_use::ByUse;
 pub use self::options::{InheritedOptions, OptionsId};
 use crate::echo::idle::{IdleClock, TICKS};
 use crate::kernel::ring::{File, Ring, Token};
+use crate::kernel::sys;
 use crate::policy::flow::HashKey;
 use crate::policy::pairs::Pairs;
+use crate::policy::rate::{Ahead, Rate};
 use crate::values::ports::Ports;
+
+/// New sockets that may be opened at once: those of so long. A worker that did not run for a while finds all datagrams that
+/// came meanwhile, but a turn brings no more of them than a socket has buffers, so other flows don't wait for long.
+const BURST: Duration = Duration::from_millis(100);
 
 /// How many reply sockets a worker has, and how fast it opens them.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +66,10 @@ pub struct ReplySockets {
     /// Places in `by_use`, by the hash of their pair under `key`.
     by_pair: HashTable<u32>,
     key: HashKey,
-    budget: Budget,
+    /// New sockets per second.
+    rate: Rate,
+    ahead: Ahead,
+    start: Instant,
     clock: IdleClock,
     /// All pairs of all workers, whose datagrams are not answered.
     pairs: Arc<Pairs>,
@@ -77,7 +87,9 @@ impl ReplySockets {
             by_use: ByUse::new(),
             by_pair: HashTable::new(),
             key: HashKey::draw(),
-            budget: Budget::new(limits.per_second),
+            rate: Rate::new(NonZeroU32::new(limits.per_second).unwrap_or(NonZeroU32::MIN), BURST),
+            ahead: Ahead::default(),
+            start: sys::now(),
             // rather a tick too soon than a tick too late: another process may want the port
             clock: IdleClock::new(limits.idle_timeout * TICKS / (TICKS + 1)),
             pairs,
@@ -144,7 +156,8 @@ impl ReplySockets {
         }
         let is_full = self.by_use.len() == self.limits.count;
         let evicted = if is_full { self.least_recently_used(is_used) } else { None };
-        if is_full && evicted.is_none() || !self.budget.take(now) {
+        let since_start_ns = now.saturating_duration_since(self.start).as_nanos() as u64;
+        if is_full && evicted.is_none() || !self.rate.take(&mut self.ahead, 1, since_start_ns) {
             return Err(BindRefusal::Limited);
         }
         let socket = bind(pair, &self.options[usize::from(options.0)]).map_err(|error| {
@@ -221,35 +234,6 @@ impl ReplySockets {
 
     fn file(&self, place: u32) -> File {
         File(self.first_file + place)
-    }
-}
-
-/// So many new sockets a second, and at once those of 100 ms: a worker that did not run for so long finds all that came
-/// meanwhile. A turn brings no more datagrams than a socket has buffers, so other flows don't wait for all of those.
-#[derive(Debug)]
-struct Budget {
-    per_second: f64,
-    burst: f64,
-    left: f64,
-    at: Option<Instant>,
-}
-
-impl Budget {
-    fn new(per_second: u32) -> Self {
-        let burst = f64::from(per_second / 10).max(1.0);
-        Self { per_second: per_second.into(), burst, left: burst, at: None }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        if let Some(at) = self.at.replace(now) {
-            let earned = now.saturating_duration_since(at).as_secs_f64() * self.per_second;
-            self.left = (self.left + earned).min(self.burst);
-        }
-        let enough = self.left >= 1.0;
-        if enough {
-            self.left -= 1.0;
-        }
-        enough
     }
 }
 

@@ -81,3 +81,38 @@ impl SplitTrains {
         self.free.push(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: GroupId = GroupId { socket: 1, first: 7 };
+
+    #[test]
+    fn groups_wait_in_their_order_and_slots_go_round() {
+        let mut split = SplitTrains::new(3);
+        assert!(split.fits(3) && !split.fits(4) && split.has_room(3) && !split.has_room(4));
+        let other = GroupId { socket: 0, first: 7 };
+        split.push(ID);
+        split.push(other);
+        assert_eq!(split.waiting().collect::<Vec<_>>(), [ID, other]);
+        split.pop();
+        assert_eq!(split.first(), Some(other));
+        split.pop();
+        assert_eq!(split.first(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "waits once")]
+    fn a_group_waits_once() {
+        let mut split = SplitTrains::new(3);
+        split.push(ID);
+        split.push(ID);
+    }
+
+    #[test]
+    #[should_panic(expected = "is released once")]
+    fn a_slot_is_released_once() {
+        SplitTrains::new(3).release(0);
+    }
+}

@@ -50,16 +50,12 @@ impl ByUse {
     /// A socket was opened, and is used now.
     pub(super) fn insert(&mut self, pair: SocketAddr, options: OptionsId, turn: u64, tick: u32) -> u32 {
         let entry = Entry { pair, options, used_turn: turn, used_tick: tick, older: NONE, newer: NONE };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.entries[place as usize] = entry;
-                place
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
-            }
-        };
+        let place = self.next_place();
+        if self.free.pop().is_some() {
+            self.entries[place as usize] = entry;
+        } else {
+            self.entries.push(entry);
+        }
         self.link_newest(place);
         place
     }

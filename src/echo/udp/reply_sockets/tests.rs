@@ -134,11 +134,21 @@ fn what_a_listening_socket_has_its_reply_sockets_have() {
 }
 
 #[test]
-fn so_many_a_second_and_no_more() {
-    let mut budget = Budget::new(2000);
+fn so_many_are_opened_at_once_and_the_next_ones_at_their_rate() {
+    let (mut ring, ..) = sockets(0);
+    let limits = ReplySocketLimits { count: 8, per_second: 20, idle_timeout: IDLE };
+    let mut sockets = ReplySockets::new(4, limits, Arc::default(), Arc::new(Pairs::new(16)));
+    sockets.intern(InheritedOptions::default());
     let start = Instant::now();
-    let taken = |budget: &mut Budget, at| (0..1000).filter(|_| budget.take(at)).count();
-    assert_eq!(taken(&mut budget, start), 200);
-    assert_eq!(taken(&mut budget, start + Duration::from_millis(2)), 4);
-    assert_eq!(taken(&mut budget, start + Duration::from_secs(9)), 200, "nothing more is saved up");
+    let mut open = |number, after_ms| {
+        let now = start + Duration::from_millis(after_ms);
+        sockets.get_or_open(pair(number), OPTIONS, &mut ring, 1, now, |_| false).is_ok()
+    };
+    assert_eq!([open(81, 0), open(82, 0), open(83, 0)], [true, true, false], "those of 100 ms");
+    assert_eq!([open(83, 50), open(84, 50)], [true, false]);
+    assert_eq!(
+        [open(84, 900), open(85, 900), open(86, 900)],
+        [true, true, false],
+        "nothing more is saved up"
+    );
 }
