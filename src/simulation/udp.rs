@@ -1,81 +1,35 @@
-//! UDP as a process meets it: sockets with datagrams in their queues, and a book of who asked what.
+//! UDP as a process meets it: listening sockets with datagrams in their queues, reply sockets, and send buffers that are
+//! full now and then. Each reply is checked against what was asked ([`flow::Flow`]).
+
+mod arrival;
+mod flow;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use self::arrival::Arrival;
+pub(super) use self::arrival::Flaw;
+use self::flow::{Datagram, Flow, find, segments};
 use super::abi::{self, Marks, Message, Sqe};
-use super::chance::Chance;
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
 use super::scene::{CLIENT_LIKE_PORT, Expected};
-use crate::kernel::addr::{self, RawAddr};
+use crate::kernel::addr;
 
-/// Datagrams that a receive queue holds.
+/// How many arrivals a receive queue holds.
 const QUEUE_MAX: usize = 400;
-/// What the oldest kernel takes in one message (`UDP_MAX_SEGMENTS`).
-const SEGMENTS_MAX: usize = 64;
-
-/// Who asks whom, and what was not answered yet.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) peer: SocketAddr,
-    pub(super) origdst: SocketAddr,
-    pub(super) socket: usize,
-    pub(super) expected: Expected,
-    /// What the path answers to a train.
-    pub(super) refuses_trains: Option<i32>,
-    /// What the process has got and not sent back, in order.
-    unanswered: VecDeque<Datagram>,
-    sent: u64,
-    /// What was sent back, and in which turn the process had queued that; and the latest of it.
-    answered: Vec<(u64, u64)>,
-    latest: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Datagram {
-    /// Its place in the flow.
-    sequence: u64,
-    id: u64,
-    bytes: usize,
-    /// The traffic class that it came with.
-    traffic_class: u8,
-    /// The hop limit that it came with.
-    hops: u8,
-    /// A send of it failed, so that it may come late or not at all.
-    failed: bool,
-    /// It found the send buffer full, unforeseen. What was queued up to that turn may overtake it.
-    passable: Option<u64>,
-}
-
-/// What is wrong with what is received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
-    PayloadTruncated,
-    ControlTruncated,
-    NoDestination,
-}
-
-/// A datagram or a train in a receive queue.
-#[derive(Debug)]
-struct Arrival {
-    flow: usize,
-    datagrams: Vec<Datagram>,
-    flaw: Option<Flaw>,
-}
-
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) addr: SocketAddr,
     queue: VecDeque<Arrival>,
     receive: Option<InFlight>,
     buffer: SendBuffer,
-    /// What found no room in the queue; the count wraps.
+    /// Arrivals that found no room in the queue; the count wraps.
     pub(super) drops: u32,
-    /// Nothing new comes in.
+    /// A filter drops all that arrives.
     pub(super) filtered: bool,
-    /// The process is to keep a receive armed.
+    /// The process has to keep a receive armed.
     pub(super) served: bool,
 }
 
@@ -88,16 +42,16 @@ pub(super) struct Reply {
 /// The send buffer of a socket.
 #[derive(Debug, Default)]
 struct SendBuffer {
-    /// What waits for room.
+    /// Sends that wait for room.
     sends: Vec<InFlight>,
-    /// When it was found full for the last time, and the turn in which the process got to know.
+    /// When a send found it full for the last time, and the turn in which the process learned of it.
     full: Option<(Duration, u64)>,
 }
 
-/// A process that has seen a send buffer full sends carefully for so long.
-const CAREFUL: Duration = Duration::from_mins(1);
+/// For this long after a full send buffer no reply may overtake another one of its flow.
+const BACKLOG_LIFE: Duration = Duration::from_mins(1);
 
-/// An inline send that found no room, until the process has seen that.
+/// An inline send that found no room, until the process has taken out its completion.
 #[derive(Debug)]
 struct Unseen {
     user_data: u64,
@@ -143,7 +97,7 @@ impl Udp {
         Object::Udp(self.sockets.len() - 1)
     }
 
-    /// A socket for replies.
+    /// A reply socket.
     pub(super) fn bind(&mut self, pair: SocketAddr) -> Object {
         self.replies.push(Reply { pair, buffer: SendBuffer::default() });
         Object::Reply(self.replies.len() - 1)
@@ -184,9 +138,9 @@ impl Udp {
             self.books.dropped += 1;
             return;
         }
-        // four out of six have none; the last two bits are ECN's
+        // four of six have no DSCP; the last two bits are ECN's
         let traffic_class = kernel.chance.pick(&[0, 0, 0, 0x02, 0xb9, 0x28]);
-        // the last one has been through as many routers as it may
+        // a hop limit of 1 is used up
         let hops = kernel.chance.pick(&[64, 64, 64, 63, 2, 1]);
         let datagrams = (0..count).map(|index| {
             *sent += 1;
@@ -217,17 +171,17 @@ impl Udp {
         );
         assert_eq!(operation.sqe.room(), (32, 512), "room for a name and for control messages");
         assert!(self.sockets[socket].receive.is_none(), "a socket is armed twice");
-        // nobody else takes of this group's
+        // no other socket takes buffers of this group
         assert!(!kernel.group(operation.sqe.buf_group).is_empty(), "a receive that has to fail at once");
         self.sockets[socket].receive = Some(kernel.begin(operation));
         kernel.activate(Object::Udp(socket));
-        // what is there comes during the submission, as a rule
+        // as a rule queued datagrams are delivered during the submission
         while !kernel.chance.one_in(4) && self.sockets[socket].receive.is_some() {
             self.advance(socket, kernel);
         }
     }
 
-    /// Goes on with what can go on at a listening socket.
+    /// Lets something happen at a listening socket.
     pub(super) fn advance(&mut self, socket: usize, kernel: &mut Kernel) {
         if let Some(receive) = self.sockets[socket].receive {
             let sqe = kernel.get(receive).sqe;
@@ -254,7 +208,7 @@ impl Udp {
                 let cancelled = kernel.get(receive).cancelled;
                 match errno {
                     libc::ECANCELED if cancelled => {}
-                    // the process may have been about to cancel it
+                    // not counted if the process was just about to cancel it
                     libc::ECANCELED => kernel.ledger.count_perhaps("udp_receive_errors", 1),
                     libc::ENOBUFS => kernel.ledger.count("udp_no_buffers", 1),
                     _ => kernel.ledger.count("udp_receive_errors", 1),
@@ -275,7 +229,7 @@ impl Udp {
         }
     }
 
-    /// Goes on with what can go on at a reply socket.
+    /// Lets something happen at a reply socket.
     pub(super) fn advance_reply(&mut self, reply: usize, kernel: &mut Kernel) {
         let sends = &mut self.replies[reply].buffer.sends;
         if !sends.is_empty() && !kernel.stuck {
@@ -285,43 +239,47 @@ impl Udp {
         }
     }
 
-    /// A peer's port is one that we listen on, and that a client may have, too.
+    /// The peer's port is one that the process listens on and that clients may have, too.
     fn is_like_ours(&self, peer: SocketAddr) -> bool {
         peer.port() == CLIENT_LIKE_PORT
             && self.sockets.iter().any(|socket| socket.addr.port() == CLIENT_LIKE_PORT)
     }
 
-    /// Hands over what is first in the queue. False if the multishot has ended with it.
+    /// Delivers the first arrival of the queue. False if the multishot has ended with it.
     fn deliver(&mut self, socket: usize, sqe: &Sqe, kernel: &mut Kernel) -> bool {
-        let Arrival { flow, datagrams, flaw } =
-            self.sockets[socket].queue.pop_front().expect("the queue is not empty");
-        let is_like_ours = self.is_like_ours(self.flows[flow].peer);
-        let Flow { peer, origdst, unanswered, expected, .. } = &mut self.flows[flow];
-        let mut payload = Vec::with_capacity(datagrams.iter().map(|datagram| datagram.bytes).sum());
-        for datagram in &datagrams {
+        let arrival = self.sockets[socket].queue.pop_front().expect("the queue is not empty");
+        let Flow { peer, origdst, .. } = self.flows[arrival.flow];
+        let mut payload = Vec::new();
+        for datagram in &arrival.datagrams {
             content::write_datagram(&mut payload, datagram.id, datagram.bytes);
         }
-        let control = control_of(*origdst, &datagrams, flaw, &mut kernel.chance);
-        let message_flags = match flaw {
-            Some(Flaw::PayloadTruncated) => libc::MSG_TRUNC,
-            Some(Flaw::ControlTruncated) => libc::MSG_CTRUNC,
-            _ => 0,
-        };
-        let name = RawAddr::from(*peer);
-        let mut received = Vec::with_capacity(payload.len() + 560);
-        let lengths = [name.as_bytes().len(), control.len(), payload.len(), message_flags as usize];
-        received.extend(lengths.iter().flat_map(|length| (*length as u32).to_ne_bytes()));
-        received.extend(name.as_bytes());
-        received.resize(16 + 32, 0);
-        received.extend(control);
-        received.resize(16 + 32 + 512, 0);
-        received.extend(&payload);
+        let mut control = Vec::new();
+        if kernel.chance.one_in(4) {
+            abi::push_control(&mut control, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2, 3, 4]);
+        }
+        arrival.push_control(origdst, &mut control);
+        let received = arrival.received(peer, &control, &payload);
         let flags = kernel.group(sqe.buf_group).fill(&received);
+        self.count_delivered(arrival, payload.len() as u64, kernel);
+        kernel.progress();
+        let result = received.len() as i32;
+        if payload.is_empty() {
+            kernel.complete(sqe, result, flags);
+            return false;
+        }
+        kernel.complete_more(sqe, result, flags)
+    }
+
+    /// Writes down what the process has to count for an arrival, and to answer.
+    fn count_delivered(&mut self, arrival: Arrival, payload_bytes: u64, kernel: &mut Kernel) {
+        let Arrival { flow, datagrams, flaw } = arrival;
+        let is_like_ours = self.is_like_ours(self.flows[flow].peer);
+        let Flow { unanswered, expected, .. } = &mut self.flows[flow];
         let count = datagrams.len() as u64;
         match flaw {
             None => {
                 self.books.delivered += count;
-                kernel.ledger.count("udp_bytes_in", payload.len() as u64);
+                kernel.ledger.count("udp_bytes_in", payload_bytes);
                 kernel.ledger.count("udp_trains_in", (count > 1).into());
                 if let Expected::Refused(counter) = expected {
                     kernel.ledger.count(counter, count);
@@ -334,18 +292,11 @@ impl Udp {
                 self.books.flawed += count;
                 kernel.ledger.count("udp_unaddressed", count);
             }
-            Some(_) => {
+            Some(Flaw::PayloadTruncated | Flaw::ControlTruncated) => {
                 self.books.flawed += 1;
                 kernel.ledger.count("udp_truncated", 1);
             }
         }
-        kernel.progress();
-        let result = received.len() as i32;
-        if payload.is_empty() {
-            kernel.complete(sqe, result, flags);
-            return false;
-        }
-        kernel.complete_more(sqe, result, flags)
     }
 
     /// A SENDMSG is submitted.
@@ -367,7 +318,8 @@ impl Udp {
         }
     }
 
-    /// An inline send finds no room. If that is news, what was queued before the process sees it may overtake.
+    /// An inline send finds no room. If the process does not know of that yet, replies that it queues until it does may
+    /// overtake this one.
     fn find_full(&mut self, from: Object, operation: &Operation, kernel: &mut Kernel) {
         kernel.ledger.count("udp_send_waits", 1);
         let message = operation.message.as_ref().expect("a message");
@@ -375,7 +327,7 @@ impl Udp {
         let careful = self
             .buffer(from)
             .full
-            .is_some_and(|(at, seen)| kernel.now < at + CAREFUL && seen < operation.turn);
+            .is_some_and(|(at, seen)| kernel.now < at + BACKLOG_LIFE && seen < operation.turn);
         let payload = message.payload();
         let unanswered = &mut self.flows[flow].unanswered;
         let mut ids = Vec::new();
@@ -388,12 +340,12 @@ impl Udp {
             ids.push(datagram.id);
         }
         let full = &mut self.buffer(from).full;
-        let seen = full.filter(|(at, _)| kernel.now < *at + CAREFUL).map_or(u64::MAX, |(_, seen)| seen);
+        let seen = full.filter(|(at, _)| kernel.now < *at + BACKLOG_LIFE).map_or(u64::MAX, |(_, seen)| seen);
         *full = Some((kernel.now, seen));
         self.unseen.push(Unseen { user_data: operation.sqe.user_data, from, flow, ids });
     }
 
-    /// The process takes a completion out, and handles it in the next turn.
+    /// The process takes out a completion, and handles it in the turn after this one.
     pub(super) fn seen(&mut self, user_data: u64, turn: u64) {
         let Some(place) = self.unseen.iter().position(|unseen| unseen.user_data == user_data) else { return };
         let Unseen { from, flow, ids, .. } = self.unseen.remove(place);
@@ -455,7 +407,8 @@ impl Udp {
         kernel.complete(&operation.sqe, bytes as i32, 0);
     }
 
-    /// Whose reply it is, the size of its segments, and its DSCP. It must be right in every respect.
+    /// The flow that a reply belongs to, the size of its segments, its DSCP and hop limit. Panics unless its addresses,
+    /// interface and hop limit are right.
     fn decode(&self, from: Object, message: &Message) -> (usize, Option<u16>, Marks) {
         let peer = addr::decode(&message.name).expect("a reply goes to an address");
         let (source, interface, segment_bytes, marks) = message.control();
@@ -483,7 +436,7 @@ impl Udp {
         (flow, segment_bytes, marks)
     }
 
-    /// The datagrams of a send that fails may come late, or not at all.
+    /// A send has failed: its datagrams may come late, or not at all.
     fn mark_failed(&mut self, from: Object, message: &Message) {
         let (flow, segment_bytes, marks) = self.decode(from, message);
         let payload = message.payload();
@@ -494,7 +447,8 @@ impl Udp {
         }
     }
 
-    /// What was not answered, without an excuse and in all; forgets it. Called when all is quiet.
+    /// How many datagrams were not answered although nothing failed, and how many in all. Forgets them. Called when the
+    /// process has nothing left to do.
     pub(super) fn settle(&mut self) -> (u64, u64) {
         let (mut silent, mut all) = (0, 0);
         for flow in &mut self.flows {
@@ -506,7 +460,7 @@ impl Udp {
         (silent, all)
     }
 
-    /// Every socket that is served waits for datagrams, and has none.
+    /// Every served socket has a receive armed, and nothing waits at any socket.
     pub(super) fn check_armed(&self) {
         for Socket { addr, queue, receive, buffer, served, .. } in &self.sockets {
             assert!(!served || receive.is_some(), "nothing is received on {addr}");
@@ -515,101 +469,6 @@ impl Udp {
     }
 }
 
-impl Flow {
-    /// The payload of a reply, queued in this turn, is what was asked, in the order in which it was asked. How
-    /// many datagrams.
-    fn take(&mut self, payload: &[u8], segment_bytes: Option<u16>, marks: Marks, turn: u64) -> u64 {
-        let mut count = 0;
-        for datagram in segments(payload, segment_bytes) {
-            let place = find(&self.unanswered, datagram, marks).unwrap_or_else(|| {
-                panic!(
-                    "{} bytes with {marks:?} that {} never sent, or that were echoed before",
-                    datagram.len(),
-                    self.peer
-                )
-            });
-            let Datagram { sequence, bytes, failed, passable, .. } =
-                self.unanswered.remove(place).expect("it is there");
-            if bytes >= content::ID_BYTES {
-                let may_pass = |&(other, other_turn): &(u64, u64)| {
-                    other < sequence || passable.is_some_and(|until| other_turn <= until)
-                };
-                if !failed && sequence < self.latest {
-                    let passed_by = self.answered.iter().find(|answered| !may_pass(answered));
-                    assert!(passed_by.is_none(), "{}'s {sequence} is echoed behind {passed_by:?}", self.peer);
-                }
-                self.latest = sequence.max(self.latest);
-                self.answered.push((sequence, turn));
-            }
-            count += 1;
-        }
-        count
-    }
-}
-
 fn without_scope(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port())
-}
-
-/// What a payload consists of. No kernel sends trains that are longer.
-fn segments(payload: &[u8], segment_bytes: Option<u16>) -> Vec<&[u8]> {
-    assert!(payload.len() <= 65_527, "a message of {} bytes", payload.len());
-    match segment_bytes {
-        None => vec![payload],
-        Some(segment_bytes) => {
-            let segments: Vec<_> = payload.chunks(segment_bytes.into()).collect();
-            assert!(segments.len() <= SEGMENTS_MAX, "a train of {} datagrams", segments.len());
-            segments
-        }
-    }
-}
-
-/// Which datagram that is. Of short ones that are alike it is the one that has the least to excuse.
-fn find(unanswered: &VecDeque<Datagram>, bytes: &[u8], marks: Marks) -> Option<usize> {
-    let is_it = |datagram: &Datagram| {
-        datagram.traffic_class & 0xfc == marks.dscp
-            && (marks.hops == 0 || marks.hops == datagram.hops - 1)
-            && datagram.bytes == bytes.len()
-            && content::is_datagram(bytes, datagram.id)
-    };
-    let sound = unanswered.iter().position(|datagram| !datagram.failed && is_it(datagram));
-    sound.or_else(|| unanswered.iter().position(is_it))
-}
-
-/// The control messages that come with datagrams to `origdst`.
-fn control_of(
-    origdst: SocketAddr,
-    datagrams: &[Datagram],
-    flaw: Option<Flaw>,
-    chance: &mut Chance,
-) -> Vec<u8> {
-    let mut control = Vec::new();
-    if chance.one_in(4) {
-        abi::push_control(&mut control, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2, 3, 4]);
-    }
-    let (level, kind) = match origdst {
-        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_ORIGDSTADDR),
-        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR),
-    };
-    if flaw != Some(Flaw::NoDestination) {
-        abi::push_control(&mut control, level, kind, RawAddr::from(origdst).as_bytes());
-    }
-    let hops = i32::from(datagrams[0].hops).to_ne_bytes();
-    match origdst {
-        SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TTL, &hops),
-        SocketAddr::V6(_) => abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_HOPLIMIT, &hops),
-    }
-    let class = datagrams[0].traffic_class;
-    match origdst {
-        SocketAddr::V4(_) => abi::push_control(&mut control, libc::SOL_IP, libc::IP_TOS, &[class]),
-        SocketAddr::V6(_) => {
-            let class = i32::from(class).to_ne_bytes();
-            abi::push_control(&mut control, libc::SOL_IPV6, libc::IPV6_TCLASS, &class);
-        }
-    }
-    if datagrams.len() > 1 {
-        let bytes = datagrams[0].bytes as i32;
-        abi::push_control(&mut control, libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes());
-    }
-    control
 }
