@@ -55,7 +55,7 @@ use crate::policy::errno_policy::{self, Stage};
 use crate::policy::refuse::Admission;
 use crate::sockets::listening::{Fate, Listening};
 
-/// Figures that are the same for every server; the simulation has smaller ones.
+/// Sizes of the datapath. Every server has the default ones; the simulation has smaller ones, so that they run out.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Messages that can be in flight for trains that are sent as single datagrams.

@@ -51,7 +51,7 @@ pub struct WorkerConfig {
     pub reply_ports_except: Arc<Ports>,
     /// How much TCP it takes on.
     pub limits: tcp::Limits,
-    /// Figures of the UDP datapath.
+    /// Sizes of the UDP datapath.
     pub udp_sizes: udp::Sizes,
     /// How the ring knows its files.
     pub file_table: FileTable,
