@@ -164,10 +164,10 @@ impl Udp {
             socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
         }
         match (completion.result(), socket.groups.buffers.take(completion)) {
-            (Ok(_), Some(piece)) => {
+            (Ok(_), Some(part)) => {
                 socket.failures.forget();
                 socket.arrived(
-                    piece,
+                    part,
                     self.turn,
                     &mut self.admission,
                     &mut self.replies.gso_refusals,
@@ -179,9 +179,9 @@ impl Udp {
                 counters.udp_receive_errors.add(1);
                 socket.fail(counters);
             }
-            (Err(errno), piece) => {
-                if let Some(piece) = piece {
-                    socket.groups.buffers.recycle(piece);
+            (Err(errno), part) => {
+                if let Some(part) = part {
+                    socket.groups.buffers.recycle(part);
                 }
                 match errno_policy::of_datagrams(errno, self.stage) {
                     errno_policy::Receive::Starved => counters.udp_no_buffers.add(1),

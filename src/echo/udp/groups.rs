@@ -26,7 +26,7 @@ const NONE: u16 = u16::MAX;
 /// What was received into a buffer, until the buffer goes back to the kernel.
 #[derive(Debug)]
 struct Received {
-    piece: ReceivedPart,
+    part: ReceivedPart,
     payload: PinnedBytes,
 }
 
@@ -100,21 +100,21 @@ impl Groups {
     /// it, since the path of its peer takes no trains.
     pub(super) fn add(
         &mut self,
-        piece: ReceivedPart,
+        part: ReceivedPart,
         payload: PinnedBytes,
         flow: Flow,
         arrival: Arrival,
         turn: u64,
         refuses_trains: impl FnOnce() -> bool,
     ) {
-        let buffer = piece.buffer();
+        let buffer = part.buffer();
         let place = &mut self.places[flow.hash(&self.places_key) as usize % FLOW_PLACES];
         let entry = &mut self.entries[usize::from(buffer)];
         debug_assert!(
             entry.received.is_none() && entry.progress == Progress::Free,
             "buffer {buffer} is used"
         );
-        entry.received = Some(Received { piece, payload });
+        entry.received = Some(Received { part, payload });
         entry.next = NONE;
         if place.turn == turn {
             let first = place.first;
@@ -234,7 +234,7 @@ impl Groups {
         while buffer != NONE {
             let entry = &mut self.entries[usize::from(buffer)];
             let received = entry.received.take().expect("a buffer of a group is ours");
-            self.buffers.recycle(received.piece);
+            self.buffers.recycle(received.part);
             buffer = entry.next;
         }
     }

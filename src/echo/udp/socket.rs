@@ -95,14 +95,14 @@ impl Socket {
     /// Takes in what was received: it joins a group of this turn, begins one, or is counted and not answered.
     pub(super) fn arrived(
         &mut self,
-        piece: ReceivedPart,
+        part: ReceivedPart,
         turn: u64,
         admission: &mut Admission,
         gso_refusals: &mut GsoRefusals,
         counters: &Traffic,
     ) {
-        let Some((flow, mut arrival, payload, hops)) = self.read(&piece, counters) else {
-            self.groups.buffers.recycle(piece);
+        let Some((flow, mut arrival, payload, hops)) = self.read(&part, counters) else {
+            self.groups.buffers.recycle(part);
             return;
         };
         counters.udp_datagrams_in.add(arrival.datagrams.into());
@@ -116,11 +116,11 @@ impl Socket {
             Ok(hops) => {
                 arrival.hops = hops;
                 let refuses_trains = || gso_refusals.contains(flow.peer.ip(), sys::now);
-                self.groups.add(piece, payload, flow, arrival, turn, refuses_trains);
+                self.groups.add(part, payload, flow, arrival, turn, refuses_trains);
             }
             Err(refusal) => {
                 refusal.counter(counters).add(arrival.datagrams.into());
-                self.groups.buffers.recycle(piece);
+                self.groups.buffers.recycle(part);
             }
         }
     }
@@ -130,10 +130,10 @@ impl Socket {
     #[inline]
     fn read(
         &self,
-        piece: &ReceivedPart,
+        part: &ReceivedPart,
         counters: &Traffic,
     ) -> Option<(Flow, Arrival, PinnedBytes, Option<u8>)> {
-        let datagram = match self.groups.buffers.datagram(piece) {
+        let datagram = match self.groups.buffers.datagram(part) {
             Ok(datagram) => datagram,
             Err(unusable) => {
                 match unusable {
@@ -149,7 +149,7 @@ impl Socket {
             counters.udp_unaddressed.add(arrival.datagrams.into());
             return None;
         };
-        let payload = self.groups.buffers.pinned(piece).part(datagram.payload_offset, datagram.payload_bytes);
+        let payload = self.groups.buffers.pinned(part).part(datagram.payload_offset, datagram.payload_bytes);
         Some((Flow { peer, origdst }, arrival, payload, ancillary.hops))
     }
 
