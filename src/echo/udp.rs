@@ -60,7 +60,7 @@ use crate::sockets::listening::{Fate, Listening};
 pub struct Sizes {
     /// Messages that can be in flight for trains that are sent as single datagrams.
     pub split_slots: u16,
-    /// So many seconds without a datagram give the memory of a socket's buffers back.
+    /// After so many seconds without a datagram the memory of a socket's buffers goes back to the system.
     pub idle_seconds: u32,
 }
 

@@ -7,7 +7,7 @@ use crate::kernel::sys;
 /// A UDP flow: its replies go to `peer` and leave from `origdst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Who sent the datagram, scope included.
+    /// The sender of the datagram, with its scope.
     pub peer: SocketAddr,
     /// The address and port that the datagram was sent to.
     pub origdst: SocketAddr,
@@ -162,7 +162,7 @@ pub(crate) mod tests {
     pub(crate) const VICTIMS: [&str; 3] = ["127.0.0.1", "192.0.2.77", "2001:db8:1::9"];
 
     #[test]
-    fn what_is_alike_once_folded_is_told_apart() {
+    fn addresses_alike_once_folded_are_told_apart() {
         let key = HashKey::draw();
         for victim in VICTIMS.map(|victim| victim.parse::<IpAddr>().unwrap()) {
             let pair = |ip| Address::from(SocketAddr::new(ip, 5000));

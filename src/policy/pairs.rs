@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_makes_room() {
+    fn a_pair_that_is_removed_makes_room() {
         let pairs = Pairs::new(8);
         for round in 0..100 {
             let pair = |port| SocketAddr::from(([192, 0, 2, round], port));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_place_is_not_in() {
+    fn a_pair_without_a_place_is_not_in_the_set() {
         let pair = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let pairs = Pairs::new(4);
         let inserted: Vec<_> = (1..=100).filter(|&port| pairs.insert(pair(port))).collect();
@@ -245,7 +245,7 @@ mod tests {
 
     /// Equal hashes are not trusted: here all of them are equal.
     #[test]
-    fn what_has_the_same_hash_is_told_apart_all_the_same() {
+    fn pairs_with_the_same_hash_are_told_apart() {
         let pairs = Pairs { key: HashKey::blind(), ..Pairs::new(WAYS) };
         let pair = |number: u16| SocketAddr::from(([192, 0, 2, 1], number));
         for number in 1..=WAYS as u16 {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_while_pairs_come_and_go_is_told_of_those_that_stay() {
+    fn a_pair_that_stays_is_found_while_others_come_and_go() {
         let pairs = Pairs { key: HashKey::blind(), ..Pairs::new(4) };
         let pair = |number: u16| SocketAddr::from(([192, 0, 2, 1], number));
         pairs.insert(pair(1));

@@ -15,7 +15,7 @@ pub struct Rate {
 pub struct Ahead(u64);
 
 impl Rate {
-    /// So many per second. After a rest those of `burst` may come at once, and one in any case.
+    /// The rate of `per_second`. After a rest as many as fit in `burst` may come at once, and at least one.
     pub fn new(per_second: NonZeroU32, burst: Duration) -> Self {
         let interval_ns = 1_000_000_000 / u64::from(per_second.get());
         Self { interval_ns, burst_ns: (burst.as_nanos() as u64).max(interval_ns) }

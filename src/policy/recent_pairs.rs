@@ -94,7 +94,7 @@ mod tests {
 
     /// Equal hashes are not trusted: here all of them are equal.
     #[test]
-    fn what_has_the_same_hash_is_told_apart_all_the_same() {
+    fn pairs_with_the_same_hash_are_told_apart() {
         let recent = RecentPairs { key: HashKey::blind(), ..RecentPairs::default() };
         for port in 1..=8 {
             let pair = SocketAddr::from(([192, 0, 2, 1], port));

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_answered_from_on_a_port_like_a_clients_is_no_client() {
+    fn a_pair_that_was_answered_from_on_a_port_like_a_clients_is_no_client() {
         let rules = rules();
         let [one, other] = ["192.0.2.1:40000", "192.0.2.2:40000"].map(|addr| addr.parse().unwrap());
         assert_eq!(rules.refuse(&Flow { peer: one, origdst: other }), None);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_come_from_another_one_of_us_has_one_hop_less() {
+    fn a_reply_that_may_go_to_another_server_has_one_hop_less() {
         let rules = rules();
         assert!(rules.needs_hops());
         let hops = |peer: &str, received| {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_to_the_open_internet_unasked_is_told() {
+    fn datagrams_to_public_addresses_are_exposed_without_public() {
         let flow = |origdst: &str| Flow {
             peer: "192.0.2.1:5000".parse().unwrap(),
             origdst: origdst.parse().unwrap(),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rules_refuse_costs_no_rate() {
+    fn a_datagram_that_the_rules_refuse_costs_no_rate() {
         let rates = Rates { per_prefix: NonZeroU32::new(1), replies: None };
         let mut admission = Admission::new(rules(), rates);
         let origdst = "127.0.0.1:1234".parse().unwrap();

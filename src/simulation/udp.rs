@@ -70,7 +70,7 @@ struct Unseen {
     cause: Cause,
 }
 
-/// What happened so far, in datagrams.
+/// The datagrams so far, by what became of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Books {
     pub(super) delivered: u64,

@@ -36,7 +36,7 @@ pub(super) struct QueuedReply {
     pub(super) flow: Flow,
 }
 
-/// What waits for a file whose send buffer was full lately.
+/// Replies that wait for a file whose send buffer was full lately.
 #[derive(Debug)]
 struct Backlog {
     /// Replies that were in flight, or found no room before there was a backlog.
@@ -239,7 +239,7 @@ mod tests {
         QueuedReply { token: Token::new(1, 0, number), message, flow: Flow { peer, origdst } }
     }
 
-    /// What the file's backlog sends next, and how.
+    /// The replies that the file's backlog sends next, and how.
     fn send_next(backlogs: &mut Backlogs) -> (Vec<u32>, Option<Patience>) {
         let (mut sent, mut how) = (Vec::new(), None);
         if std::mem::take(&mut backlogs.ready) == [FILE] {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_found_no_room_leaves_before_all_others_in_its_order() {
+    fn replies_that_found_no_room_leave_first_and_in_order() {
         let mut backlogs = Backlogs::default();
         backlogs.open(FILE, reply(1, 10));
         assert_eq!(send_next(&mut backlogs).0, [10]);

@@ -44,7 +44,7 @@ pub(super) enum Choice {
 struct Source {
     file: File,
     addr: SocketAddr,
-    /// What its reply sockets have of it.
+    /// The options that its reply sockets inherit.
     options: OptionsId,
     is_open: bool,
 }

@@ -29,13 +29,13 @@ pub(super) struct Group {
     pub(super) datagrams: u32,
     /// Bytes of all payloads.
     pub(super) bytes: u32,
-    /// Nothing more may join.
+    /// No more datagrams may join.
     pub(super) closed: bool,
     /// The last buffer of its chain.
     pub(super) last: u16,
 }
 
-/// What was received into one buffer: one datagram or a train.
+/// One datagram or a train, received into one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arrival {
     /// Bytes of each datagram but perhaps the last.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_together_has_one_dscp_and_no_ecn() {
+    fn a_group_has_one_dscp_and_no_ecn() {
         let (ef, ef_and_ce, af) = (0xb8, 0xbb, 0x28);
         let mut open = Group::new(flow(), Arrival::new(100, None, ef_and_ce), 0);
         assert_eq!(open.dscp, ef);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_together_has_one_hop_limit() {
+    fn a_group_has_one_hop_limit() {
         let with = |hops| Arrival { hops, ..Arrival::new(100, None, 0) };
         let mut open = Group::new(flow(), with(63), 0);
         assert!(!open.join(with(62)) && !open.join(with(0)) && open.join(with(63)));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_fit_a_path_is_not_made_a_train() {
+    fn datagrams_that_may_not_fit_a_path_form_no_train() {
         assert!(!group(1473, None).join(Arrival::new(1473, None, 0)));
         assert!(group(1472, None).join(Arrival::new(1472, None, 0)));
         assert!(

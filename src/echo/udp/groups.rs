@@ -23,7 +23,7 @@ const FLOW_PLACES: usize = 256;
 /// No buffer.
 const NONE: u16 = u16::MAX;
 
-/// What was received into a buffer, until the buffer goes back to the kernel.
+/// The datagram or train in a buffer, until the buffer goes back to the kernel.
 #[derive(Debug)]
 struct Received {
     part: ReceivedPart,

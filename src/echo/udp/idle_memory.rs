@@ -1,6 +1,6 @@
 //! When the memory of a socket's buffers goes back to the system: after some seconds without a datagram.
 
-/// What a socket's buffers hold of the system's memory, as far as one look a second tells.
+/// Whether a socket's buffers hold memory of the system, and for how long they were idle. Updated once a second.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IdleMemory {
     /// The buffers' mark at the last look: it changes with every receive.
@@ -25,7 +25,7 @@ impl IdleMemory {
         self.idle_ticks.is_some()
     }
 
-    /// Nothing was received for so many ticks, nor since the last one: the memory can be given back.
+    /// No datagram was received for so many ticks, nor since the last one: the memory can be given back.
     pub(super) fn is_idle(&self, mark: u16, ticks: u32) -> bool {
         self.mark == mark && self.idle_ticks.is_some_and(|idle_ticks| idle_ticks >= ticks)
     }

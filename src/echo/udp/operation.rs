@@ -22,7 +22,7 @@ impl GroupId {
     }
 }
 
-/// What a send carried.
+/// The message that a send carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// The message of a group: all its datagrams, or the next one.
@@ -31,7 +31,7 @@ pub(super) enum Sent {
     Datagram(u16),
 }
 
-/// What a clock ticks for.
+/// The purpose of a clock's tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tick {
     /// To find idle reply sockets.
@@ -82,7 +82,7 @@ impl Operations {
         Token::new(self.tick, 0, tick as u32)
     }
 
-    /// What the send of this token carried.
+    /// The message that the send of this token carried.
     pub(super) fn sent(self, token: Token) -> Sent {
         if token.operation() == self.send_datagram {
             Sent::Datagram(token.index() as u16)

@@ -14,12 +14,12 @@
 
 use super::egress::Egress;
 
-/// What a group is doing. Every state in which something is sent knows the way out.
+/// The state of a group. Each state with messages in flight holds the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// There is no group: the kernel has the buffer, or it belongs to the group of another one.
     Free,
-    /// Nothing is sent. Datagrams of this turn may join until it ends; the way out may have to be opened first.
+    /// No datagram was sent yet. Others of this turn may join until the turn ends. The way out may have to be opened first.
     Gathering,
     /// A train that waits to be sent as single datagrams.
     AwaitsSplit,
@@ -32,7 +32,7 @@ pub(super) enum Progress {
     OneByOne { egress: Egress, number: u16 },
 }
 
-/// What follows when one message of a group is through.
+/// The next step when one message of a group is through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Other messages of the group are still on their way.
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_knows_its_way_out_and_nothing_else_has_one() {
+    fn only_states_with_messages_in_flight_have_a_way_out() {
         for state in STATES {
             let is_sent = !matches!(state, Progress::Free | Progress::Gathering | Progress::AwaitsSplit);
             let egress = catch_unwind(|| state.egress());

@@ -3,8 +3,8 @@
 //! When tubular steers every port of a prefix to one socket, a reply has to leave from the port that was asked, and
 //! `IP_PKTINFO` carries no port. A socket bound to exactly that address and port can send from it, without a privilege.
 //!
-//! * It is only sent from. Once the steering is gone, datagrams reach it that nobody reads; the smallest receive buffer
-//!   drops all but the first of them. A filter would drop that one, too, but the kernel compiles a filter for each socket
+//! * It only sends and is never read. Once the steering is gone, datagrams do reach it; the smallest receive buffer drops
+//!   all but the first of them. A filter would drop that one, too, but the kernel compiles a filter for each socket
 //!   and frees it in the background. Sockets that came and went by the thousand were seen to hang a host (Linux 6.18: more
 //!   frees than the workqueue takes wait for a lock whose holder waits for the workqueue).
 //! * It is never connected: connected sockets are found before sk_lookup, and would steal the flow.
@@ -12,8 +12,8 @@
 //!
 //! It is opened by plain system calls when a pair is seen for the first time, registered with the ring, and its descriptor
 //! is closed. A worker has a limited number. When all are in use the least recently used one is closed for a new one, and
-//! idle ones are closed after a while. The number of new ones per second is limited, too: else whoever sprays ports would
-//! keep us busy with opening sockets.
+//! idle ones are closed after a while. The number of new ones per second is limited, too: else a client that sprays
+//! ports would keep the worker busy with opening sockets.
 
 mod bind;
 mod by_use;
@@ -60,7 +60,7 @@ pub struct ReplySockets {
     /// Ports that reply sockets must not take.
     except: Arc<Ports>,
     first_file: u32,
-    /// What reply sockets have from listening sockets, by number.
+    /// The options that reply sockets inherit from listening sockets, by number.
     options: Vec<InheritedOptions>,
     by_use: ByUse,
     /// Places in `by_use`, by the hash of their pair under `key`.

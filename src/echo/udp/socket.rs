@@ -59,7 +59,7 @@ pub(super) struct Socket {
     pub(super) receiving: Receiving,
     /// Receives in a row that ended without a datagram.
     pub(super) failures: Failures,
-    /// What the kernel drops; `None` if a filter drops, too, and nobody can tell which it was.
+    /// The kernel's count of drops; `None` if a filter drops datagrams, too: the kernel counts both alike.
     pub(super) drops: Option<Drops>,
     pub(super) groups: Groups,
     memory: IdleMemory,

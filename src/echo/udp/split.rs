@@ -10,7 +10,7 @@ use crate::kernel::ring::{Message, Messages, PinnedBytes, Transmit};
 pub(super) struct SplitTrains {
     messages: Messages<1>,
     free: Vec<u16>,
-    /// Whose datagram a slot holds.
+    /// The group that the datagram in a slot belongs to.
     group_of_slot: Vec<GroupId>,
     /// Groups that wait for slots, in the order in which they have to leave.
     waiting: VecDeque<GroupId>,
@@ -70,7 +70,7 @@ impl SplitTrains {
         self.messages.again(slot.into())
     }
 
-    /// Whose datagram a slot holds.
+    /// The group that the datagram in a slot belongs to.
     pub(super) fn group_of(&self, slot: u16) -> GroupId {
         self.group_of_slot[usize::from(slot)]
     }

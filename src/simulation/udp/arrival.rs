@@ -6,7 +6,7 @@ use super::flow::Datagram;
 use crate::kernel::addr::RawAddr;
 use crate::simulation::abi;
 
-/// What is wrong with an arrival.
+/// The defect of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::simulation) enum Flaw {
     PayloadTruncated,

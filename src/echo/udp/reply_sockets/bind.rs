@@ -12,7 +12,7 @@ use crate::sockets::listening::{self, SOCKET_BUFFER_BYTES};
 /// Why there is no reply socket for a pair. The reply is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindRefusal {
-    /// As many are open, or were opened lately, as there may be.
+    /// The limit of open reply sockets, or of new ones per second, is reached.
     Limited,
     /// The port takes a capability that we don't have.
     Privileged,
@@ -33,7 +33,7 @@ pub enum BindRefusal {
 }
 
 impl BindRefusal {
-    /// What an error of socket(2), bind(2) or setsockopt(2) means for this port.
+    /// The meaning of an error of socket(2), bind(2) or setsockopt(2) for this port.
     pub(super) fn of(errno: i32, port: u16) -> Self {
         match errno {
             // ip(7): ports below 1024, unless net.ipv4.ip_unprivileged_port_start says otherwise. An LSM answers the same

@@ -1,8 +1,8 @@
-//! What a reply socket has from the listening socket that it answers for.
+//! The options that a reply socket inherits from the listening socket that it answers for.
 //!
 //! A passed listening socket may have been given options that decide which way its replies leave: an interface, a mark, a
-//! priority. Its reply sockets get them, too. They don't get what has no bearing on a reply: buffer sizes, which are ours;
-//! the traffic class, which is that of the request; filters and all else that concerns receiving.
+//! priority. Its reply sockets get them, too. They don't get options that have no effect on a reply: buffer sizes, which
+//! are ours; the traffic class, which is that of the request; filters and all other options of receiving.
 
 use std::io;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use crate::kernel::ring::{FileTable, RingConfig};
 use crate::kernel::sys::{self, IntOption};
 
 const IDLE: Duration = Duration::from_mins(1);
-/// Of sockets that inherit nothing.
+/// The options of sockets that inherit none.
 const OPTIONS: OptionsId = OptionsId(0);
 
 fn sockets(count: usize) -> (Ring, ReplySockets, Arc<Pairs>) {
@@ -28,7 +28,7 @@ fn sockets(count: usize) -> (Ring, ReplySockets, Arc<Pairs>) {
     (ring, sockets, pairs)
 }
 
-/// A pair that nobody uses, kept free by the random part of the address.
+/// A pair of this test process alone: its address has the process id in it.
 fn pair(number: u16) -> SocketAddr {
     let [high, low] = (std::process::id() as u16).to_be_bytes();
     SocketAddr::from(([127, high | 1, low, 1], 20_000 + number))
@@ -67,7 +67,7 @@ fn an_idle_socket_frees_its_port() {
 }
 
 #[test]
-fn what_something_waits_for_stays() {
+fn a_socket_that_something_waits_for_stays() {
     let (mut ring, mut sockets, _) = sockets(2);
     let now = Instant::now();
     let first = sockets.get_or_open(pair(41), OPTIONS, &mut ring, 1, now, |_| false).unwrap();
@@ -83,7 +83,7 @@ fn what_something_waits_for_stays() {
 }
 
 #[test]
-fn what_can_not_be_bound_says_why_and_leaves_nothing_behind() {
+fn a_pair_that_can_not_be_bound_says_why_and_leaves_nothing_behind() {
     let (mut ring, mut sockets, pairs) = sockets(2);
     let now = Instant::now();
     let _holder = UdpSocket::bind(pair(21)).unwrap();
@@ -103,7 +103,7 @@ fn what_can_not_be_bound_says_why_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_a_listening_socket_has_its_reply_sockets_have() {
+fn reply_sockets_inherit_the_options_of_their_listening_socket() {
     let (mut ring, mut sockets, _) = sockets(2);
     let now = Instant::now();
     let plain = UdpSocket::bind(pair(71)).unwrap();
