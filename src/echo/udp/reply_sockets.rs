@@ -132,9 +132,7 @@ impl ReplySockets {
             entry.pair == pair && entry.options == options
         };
         let place = *self.by_pair.find(hash, is_it)?;
-        if self.by_use.get(place).used_turn != turn {
-            self.by_use.touch(place, turn, self.clock.now());
-        }
+        self.by_use.touch(place, turn, self.clock.now());
         Some(self.file(place))
     }
 

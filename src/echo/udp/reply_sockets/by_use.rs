@@ -56,16 +56,16 @@ impl ByUse {
         } else {
             self.entries.push(entry);
         }
-        self.link_newest(place);
+        self.link_newest(place, turn, tick);
         place
     }
 
-    /// A socket is used.
+    /// A socket is used. Only its first use in a turn changes the order.
     pub(super) fn touch(&mut self, place: u32, turn: u64, tick: u32) {
-        self.unlink(place);
-        let entry = &mut self.entries[place as usize];
-        (entry.used_turn, entry.used_tick) = (turn, tick);
-        self.link_newest(place);
+        if self.entries[place as usize].used_turn != turn {
+            self.unlink(place);
+            self.link_newest(place, turn, tick);
+        }
     }
 
     /// A socket was closed.
@@ -97,10 +97,10 @@ impl ByUse {
         }
     }
 
-    fn link_newest(&mut self, place: u32) {
+    fn link_newest(&mut self, place: u32, turn: u64, tick: u32) {
         let newest = std::mem::replace(&mut self.newest, place);
         let entry = &mut self.entries[place as usize];
-        (entry.older, entry.newer) = (newest, NONE);
+        (entry.older, entry.newer, entry.used_turn, entry.used_tick) = (newest, NONE, turn, tick);
         match newest {
             NONE => self.oldest = place,
             newest => self.entries[newest as usize].newer = place,
