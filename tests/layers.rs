@@ -269,3 +269,37 @@ fn an_arrow_up_and_a_circle_are_found() {
         .insert(module("values::duration"));
     assert!(program.circles().contains("values::duration → values::ports"));
 }
+
+/// Fields that a type may have without a reason.
+const FIELDS_MAX: usize = 12;
+
+/// Types of a source that have more fields than that, and no comment beside them that says why (`// one field for …`).
+fn crowded_types(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = |line: &str| line.ends_with('{') && line.split_whitespace().any(|word| word == "struct");
+    let is_field = |line: &&&str| !line.starts_with("//") && !line.starts_with("#[") && line.contains(": ");
+    let mut crowded = Vec::new();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| begins(line)) {
+        let fields = lines[at + 1..].iter().take_while(|line| **line != "}").filter(is_field).count();
+        let beside =
+            lines[..at].iter().rev().take_while(|line| line.starts_with("//") || line.starts_with("#["));
+        let has_reason = beside.into_iter().any(|line| line.starts_with("// ") && line.contains("field"));
+        if fields > FIELDS_MAX && !has_reason {
+            crowded.push(format!("{line} has {fields} fields"));
+        }
+    }
+    crowded
+}
+
+#[test]
+fn no_type_has_many_fields_without_a_reason() {
+    let mut files = BTreeMap::new();
+    collect(Path::new(SRC), &mut Vec::new(), &[], &mut files);
+    let read = |path: &PathBuf| fs::read_to_string(path).expect("a source file");
+    let crowded: Vec<String> = files.values().flat_map(|path| crowded_types(&read(path))).collect();
+    assert!(crowded.is_empty(), "{}", crowded.join("\n"));
+
+    let many = format!("struct Many {{\n{}}}\n", "    number: u8,\n".repeat(FIELDS_MAX + 1));
+    assert_eq!(crowded_types(&many), ["struct Many { has 13 fields"]);
+    assert!(crowded_types(&format!("// one field for each number\n{many}")).is_empty());
+}

@@ -19,6 +19,7 @@ pub enum Workers {
 /// Settings of the server. It has more than 12 fields because each is an option of the command line.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an independent switch on the command line
+// one field for each option
 pub struct ServerConfig {
     /// Addresses to listen on.
     pub endpoints: Vec<Endpoint>,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use io_uring::{opcode, squeue};
 
 /// `struct io_uring_sqe`, the part that is used here (io_uring_enter(2)).
+// 13 fields: they are the kernel's
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sqe {

@@ -45,6 +45,7 @@ impl Chance {
 
 /// How often what goes wrong, in so many cases of a thousand. Most worlds have few faults, so that each is
 /// also met where nothing else disturbs it.
+// one field for each fault
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Faults {
     /// io_uring_enter(2) fails in passing, before it does anything.

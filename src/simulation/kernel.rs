@@ -85,6 +85,7 @@ impl Operation {
 pub(super) struct InFlight(usize);
 
 /// The ring.
+// many fields: each is a queue of the kernel, or a fault that it has
 #[allow(clippy::struct_excessive_bools)] // each is a fault or a property of its own
 pub(crate) struct Kernel {
     pub(super) chance: Chance,

@@ -35,6 +35,7 @@ pub(super) enum Expected {
 pub(super) type Flow = (SocketAddr, SocketAddr, usize, Expected, Option<i32>);
 
 /// The furniture, and how lively it is.
+// many fields: each is drawn by itself
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Scene {

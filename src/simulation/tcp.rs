@@ -28,6 +28,7 @@ pub(super) struct Listener {
 }
 
 /// A connection; bytes are counted from its beginning.
+// many fields: each is a fact that the connection is judged by
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Connection {

@@ -162,6 +162,7 @@ struct Usage {
 }
 
 /// A ring of provided buffers, registered under a group number.
+// 15 fields: the memory that the kernel shares, and what is known of each buffer in it
 #[derive(Debug)]
 pub struct BufferRing {
     identity: Identity,
