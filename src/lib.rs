@@ -30,7 +30,7 @@
 //!
 //! `unsafe` is allowed in the files of `kernel::sys`, `kernel::pidfd` and `kernel::ring` that say so, for one call in
 //! `service::metrics` and, in tests, in `simulation::abi` and `simulation::uring`; the lint denies it everywhere else.
-//! Outside of the ring and of tests it stands at 15 places: socket options, the error queue, signals and processors
+//! Outside of the ring and of tests it stands at 16 places: socket options, the error queue, signals and processors
 //! beyond what the libraries offer, bpf(2), and descriptors that another process or another thread has opened.
 
 /// The main thread: from the command line to the last line of the log.

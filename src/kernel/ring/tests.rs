@@ -96,10 +96,11 @@ fn a_datagram_comes_with_its_name_and_origdst_and_goes_back_from_its_buffer() {
 
 /// The mistake is made in a process of its own, which must not survive it.
 #[cfg(ring_poison)]
+#[allow(unsafe_code)] // the mistake
 #[test]
 fn touching_what_the_kernel_has_is_caught() {
     const MISTAKE: &str = "RING_POISON_MISTAKE";
-    let name = "ring::tests::touching_what_the_kernel_has_is_caught";
+    let name = "kernel::ring::tests::touching_what_the_kernel_has_is_caught";
     if let Ok(mistake) = std::env::var(MISTAKE) {
         let (mut ring, mut buffers, _socket, peer) = datagrams(4);
         ring.receive_datagrams(LISTENER, &buffers, RECEIVE);

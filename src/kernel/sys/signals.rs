@@ -1,12 +1,12 @@
 //! Signals that end a program.
 
-#![allow(unsafe_code)] // sigtimedwait(2), and sigaction(2) that only asks
+#![allow(unsafe_code)] // sigwait(3), sigtimedwait(2), and sigaction(2) that only asks
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::check;
 
@@ -27,7 +27,8 @@ impl EndSignals {
         if !is_ignored(Signal::SIGHUP)? {
             signals.add(Signal::SIGHUP);
         }
-        (signals | Signal::SIGXFSZ).thread_block()?;
+        // of the calling thread, as pthread_sigmask(3), whose errors nix does not see
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&(signals | Signal::SIGXFSZ)), None)?;
         Ok(Self(signals))
     }
 
@@ -35,11 +36,13 @@ impl EndSignals {
     /// then for each SIGTERM and SIGINT. A SIGHUP beside another signal asks for nothing new: a shell passes on the one
     /// that it got, and systemd sends one right behind SIGTERM (`SendSIGHUP=`).
     pub fn wait(&mut self) {
-        // it fails for an invalid set only
-        let signal = self.0.wait();
+        let mut signal = 0;
+        // SAFETY: sigwait(3) reads a live set and writes a live int. It fails for an invalid set only; nix takes a failure
+        // for a signal
+        unsafe { libc::sigwait(self.0.as_ref(), &raw mut signal) };
         // from now on a SIGHUP stays pending, which is as good as ignored
         self.0.remove(Signal::SIGHUP);
-        if signal == Ok(Signal::SIGHUP) {
+        if signal == Signal::SIGHUP as i32 {
             // of several that wait, the one with the lowest number comes first
             let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
             // SAFETY: sigtimedwait(2) reads a live set and a live timespec; a null info is allowed
