@@ -77,6 +77,7 @@ const PUBLIC_DEFAULTS: LimitDefaults = LimitDefaults {
 #[command(name = "tubular-echo", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
 #[allow(clippy::struct_excessive_bools)] // each is an independent switch
+// one field for each option
 pub struct Options {
     /// Run a command instead of the server
     #[command(subcommand)]
