@@ -39,12 +39,14 @@ pub mod service {
     pub mod config; // the settings
     pub mod error; // why it did not start, or ended early
     pub mod first_losses; // the first loss of each kind, for the log
+    mod host; // what the host offers
     pub mod metrics; // Prometheus and health, over HTTP
     pub mod notify; // messages to the service manager
     pub mod options; // the command line
     mod rules; // the settings → which datagrams are answered
     pub mod run; // the server from start to end
     mod schedule; // what is due when
+    mod serving; // the main thread once the server is ready
     pub mod signals; // the thread that waits for signals
     pub mod store; // sockets that the service manager keeps
     pub mod threads; // starting a thread

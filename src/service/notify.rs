@@ -157,6 +157,11 @@ impl Ready {
         self.0.send_or_keep(&states)
     }
 
+    /// A message has not been sent yet because the manager does not read.
+    pub(super) fn has_pending(&self) -> bool {
+        self.retry_interval().is_some()
+    }
+
     /// Time to the next try to send the pending messages; `None` if there are none.
     pub(super) fn retry_interval(&self) -> Option<Duration> {
         (!self.0.pending.is_empty()).then_some(RETRY_INTERVAL)

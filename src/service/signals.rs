@@ -25,7 +25,7 @@ pub(super) struct Starting(Arc<AtomicBool>);
 
 impl Starting {
     /// From now on a signal starts a drain.
-    pub(super) fn done(self) {
+    pub(super) fn signals_now_drain(self) {
         drop(self);
     }
 }
