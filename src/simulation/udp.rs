@@ -51,23 +51,13 @@ struct SendBuffer {
 /// For this long after a full send buffer no reply may overtake another one of its flow.
 const BACKLOG_LIFE: Duration = Duration::from_mins(1);
 
-/// Why datagrams come back to the process.
-#[derive(Clone, Copy, Debug)]
-enum Cause {
-    /// The send buffer is full. `careful`: the process knew that it was full lately.
-    Full { careful: bool },
-    /// The path takes no trains.
-    TrainRefused,
-}
-
-/// A send that found no room, or a train that the path refused, until the process has taken out its completion.
+/// An inline send that found no room, until the process has taken out its completion.
 #[derive(Debug)]
 struct Unseen {
     user_data: u64,
     from: Object,
     flow: usize,
     ids: Vec<u64>,
-    cause: Cause,
 }
 
 /// The datagrams so far, by what became of them.
@@ -117,7 +107,17 @@ impl Udp {
         let (peer, origdst, socket, expected, refuses_trains) = flow;
         let before = self.by_pair.insert((peer, without_scope(origdst)), self.flows.len());
         assert!(before.is_none(), "two flows from {peer} to {origdst}");
-        self.flows.push(Flow::new(peer, origdst, socket, expected, refuses_trains));
+        self.flows.push(Flow {
+            peer,
+            origdst,
+            socket,
+            expected,
+            refuses_trains,
+            unanswered: VecDeque::new(),
+            sent: 0,
+            answered: Vec::new(),
+            latest: 0,
+        });
     }
 
     /// A peer sends a train of `count` datagrams, the last one perhaps shorter.
@@ -154,8 +154,6 @@ impl Udp {
                 hops,
                 failed: false,
                 passable: None,
-                split: None,
-                first_queued: None,
             }
         });
         queue.push_back(Arrival { flow, datagrams: datagrams.collect(), flaw });
@@ -324,53 +322,39 @@ impl Udp {
     /// overtake this one.
     fn find_full(&mut self, from: Object, operation: &Operation, kernel: &mut Kernel) {
         kernel.ledger.count("udp_send_waits", 1);
+        let message = operation.message.as_ref().expect("a message");
+        let (flow, segment_bytes, marks) = self.decode(from, message);
         let careful = self
             .buffer(from)
             .full
             .is_some_and(|(at, seen)| kernel.now < at + BACKLOG_LIFE && seen < operation.turn);
-        self.come_back(from, operation, Cause::Full { careful });
-        let full = &mut self.buffer(from).full;
-        let seen = full.filter(|(at, _)| kernel.now < *at + BACKLOG_LIFE).map_or(u64::MAX, |(_, seen)| seen);
-        *full = Some((kernel.now, seen));
-    }
-
-    /// The datagrams of a send come back to the process, which has to send them again in their order.
-    fn come_back(&mut self, from: Object, operation: &Operation, cause: Cause) {
-        let message = operation.message.as_ref().expect("a message");
-        let (flow, segment_bytes, marks) = self.decode(from, message);
         let payload = message.payload();
         let unanswered = &mut self.flows[flow].unanswered;
         let mut ids = Vec::new();
         for datagram in segments(&payload, segment_bytes) {
             let place = find(unanswered, datagram, marks).expect("a reply repeats what was received, once");
             let datagram = &mut unanswered[place];
-            match cause {
-                Cause::Full { careful: true } => {}
-                Cause::Full { careful: false } => datagram.passable = Some(u64::MAX),
-                Cause::TrainRefused => datagram.split = Some(u64::MAX),
+            if !careful {
+                datagram.passable = Some(u64::MAX);
             }
-            datagram.first_queued.get_or_insert(operation.turn);
             ids.push(datagram.id);
         }
-        self.unseen.push(Unseen { user_data: operation.sqe.user_data, from, flow, ids, cause });
+        let full = &mut self.buffer(from).full;
+        let seen = full.filter(|(at, _)| kernel.now < *at + BACKLOG_LIFE).map_or(u64::MAX, |(_, seen)| seen);
+        *full = Some((kernel.now, seen));
+        self.unseen.push(Unseen { user_data: operation.sqe.user_data, from, flow, ids });
     }
 
     /// The process takes out a completion, and handles it in the turn after this one.
     pub(super) fn seen(&mut self, user_data: u64, turn: u64) {
         let Some(place) = self.unseen.iter().position(|unseen| unseen.user_data == user_data) else { return };
-        let Unseen { from, flow, ids, cause, .. } = self.unseen.remove(place);
+        let Unseen { from, flow, ids, .. } = self.unseen.remove(place);
         for datagram in &mut self.flows[flow].unanswered {
             if ids.contains(&datagram.id) {
-                let until = match cause {
-                    Cause::Full { .. } => &mut datagram.passable,
-                    Cause::TrainRefused => &mut datagram.split,
-                };
-                *until = until.map(|_| turn);
+                datagram.passable = datagram.passable.map(|_| turn);
             }
         }
-        if matches!(cause, Cause::Full { .. })
-            && let Some((_, seen)) = &mut self.buffer(from).full
-        {
+        if let Some((_, seen)) = &mut self.buffer(from).full {
             *seen = turn.min(*seen);
         }
     }
@@ -394,8 +378,7 @@ impl Udp {
         let (flow, segment_bytes, marks) = self.decode(from, message);
         let bytes: u64 = message.parts().iter().map(|part| part.end - part.start).sum();
         let train = segment_bytes.is_some_and(|segment_bytes| bytes > u64::from(segment_bytes));
-        let train_refusal = self.flows[flow].refuses_trains.filter(|_| train);
-        let refusal = train_refusal.or_else(|| {
+        let refusal = self.flows[flow].refuses_trains.filter(|_| train).or_else(|| {
             let refused = kernel.chance.happens(kernel.faults.refused);
             let errors = [
                 libc::EPERM,
@@ -412,11 +395,7 @@ impl Udp {
         });
         kernel.progress();
         if let Some(errno) = refusal {
-            if train_refusal.is_some() {
-                self.come_back(from, &operation, Cause::TrainRefused);
-            } else {
-                self.mark_failed(from, message);
-            }
+            self.mark_failed(from, message);
             kernel.ledger.count_refused(errno, segments(&message.payload(), segment_bytes).len() as u64);
             kernel.complete(&operation.sqe, -errno, 0);
             return;

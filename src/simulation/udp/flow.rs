@@ -23,18 +23,9 @@ pub(in crate::simulation) struct Flow {
     /// Datagrams that the process has received and not sent back, in order.
     pub(super) unanswered: VecDeque<Datagram>,
     pub(super) sent: u64,
-    /// The datagrams that were sent back, and the highest number of them.
-    answered: Vec<Answered>,
-    latest: u64,
-}
-
-/// A datagram that was sent back.
-#[derive(Clone, Copy, Debug)]
-struct Answered {
-    sequence: u64,
-    /// The turn in which the process queued it, for the last and for the first time.
-    queued: u64,
-    first_queued: u64,
+    /// The datagrams that were sent back, each with the turn in which the process queued it, and the highest one.
+    pub(super) answered: Vec<(u64, u64)>,
+    pub(super) latest: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -52,25 +43,9 @@ pub(super) struct Datagram {
     /// It found the send buffer full before the process knew of that. Replies that were queued up to this turn may overtake
     /// it.
     pub(super) passable: Option<u64>,
-    /// The path refused it as part of a train before the process knew of that. Replies that were queued up to this turn, for
-    /// the first time, may overtake it.
-    pub(super) split: Option<u64>,
-    /// The turn in which it was queued for the first time, if it has come back since.
-    pub(super) first_queued: Option<u64>,
 }
 
 impl Flow {
-    pub(super) fn new(
-        peer: SocketAddr,
-        origdst: SocketAddr,
-        socket: usize,
-        expected: Expected,
-        refuses_trains: Option<i32>,
-    ) -> Self {
-        let (unanswered, answered) = (VecDeque::new(), Vec::new());
-        Self { peer, origdst, socket, expected, refuses_trains, unanswered, sent: 0, answered, latest: 0 }
-    }
-
     /// Takes a reply that the process queued in this turn, and returns how many datagrams it has. Panics unless its payload
     /// was received and not sent back, and is in order.
     pub(super) fn take(
@@ -89,21 +64,18 @@ impl Flow {
                     self.peer
                 )
             });
-            let Datagram { sequence, bytes, failed, passable, split, first_queued, .. } =
+            let Datagram { sequence, bytes, failed, passable, .. } =
                 self.unanswered.remove(place).expect("it is there");
             if bytes >= content::ID_BYTES {
-                let may_pass = |other: &&Answered| {
-                    other.sequence < sequence
-                        || passable.is_some_and(|until| other.queued <= until)
-                        || split.is_some_and(|until| other.first_queued <= until)
+                let may_pass = |&(other, other_turn): &(u64, u64)| {
+                    other < sequence || passable.is_some_and(|until| other_turn <= until)
                 };
                 if !failed && sequence < self.latest {
                     let passed_by = self.answered.iter().find(|answered| !may_pass(answered));
                     assert!(passed_by.is_none(), "{}'s {sequence} is echoed behind {passed_by:?}", self.peer);
                 }
                 self.latest = sequence.max(self.latest);
-                let first_queued = first_queued.unwrap_or(turn);
-                self.answered.push(Answered { sequence, queued: turn, first_queued });
+                self.answered.push((sequence, turn));
             }
             count += 1;
         }
