@@ -43,7 +43,7 @@ use crate::kernel::sys;
 use crate::policy::counters::Counters;
 use crate::policy::errno_policy::{self, Stage, StreamSend};
 use crate::policy::limits::ConnectionsPerPrefix;
-use crate::sockets::listening::{Fate, LISTEN_BACKLOG, Listening};
+use crate::sockets::listening::{AtExit, LISTEN_BACKLOG, Listening};
 
 /// Receive buffers of all connections together: large messages whole, small ones side by side, and all
 /// of it in the cache. So few in tests that they run out.
@@ -81,7 +81,7 @@ const RETRIES_MAX: usize = 64;
 
 /// How much a worker takes on.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct TcpLimits {
     /// Connections served at a time.
     pub connections: usize,
     /// Workers that share the memory for bytes set aside.
@@ -89,7 +89,7 @@ pub struct Limits {
     /// Connections on which nothing was sent or received for so long are closed; zero for never.
     pub idle_timeout: Duration,
     /// Connections are accepted one by one, so that it is known from whom, and none is accepted beyond the limit.
-    pub one_by_one: bool,
+    pub single_accept: bool,
     /// How many each source may have, all workers together, where they are accepted one by one; `None`: any number.
     pub per_prefix: Option<Arc<ConnectionsPerPrefix>>,
 }
@@ -190,8 +190,8 @@ pub struct Tcp {
 impl Tcp {
     /// Files that connections need. Unless they are accepted one by one the kernel accepts a full backlog beyond
     /// the limit before a cancellation takes effect, and would close what finds no place in the table.
-    pub fn files(limit: usize, listeners: usize, one_by_one: bool) -> usize {
-        let beyond = if one_by_one { 1 } else { LISTEN_BACKLOG as usize + 1 };
+    pub fn files(limit: usize, listeners: usize, single_accept: bool) -> usize {
+        let beyond = if single_accept { 1 } else { LISTEN_BACKLOG as usize + 1 };
         limit.saturating_add(listeners * beyond)
     }
 
@@ -202,7 +202,7 @@ impl Tcp {
         listening: Vec<Listening>,
         first: u32,
         first_connection: u32,
-        limits: Limits,
+        limits: TcpLimits,
         operations: Operations,
     ) -> Result<Self, RingError> {
         let mut listeners = Vec::new();
@@ -212,12 +212,12 @@ impl Tcp {
             listeners.push(Listener {
                 addr: listening.addr,
                 domain: Domain::of(listening.addr),
-                fate: listening.fate,
+                at_exit: listening.at_exit,
                 listening: Some(listening),
                 file,
                 accepting: Accepting::Ended,
                 failures: Failures::default(),
-                peer: limits.one_by_one.then(PeerName::default),
+                peer: limits.single_accept.then(PeerName::default),
             });
         }
         let (buffers, whole_buffers) = if listeners.is_empty() {
@@ -226,7 +226,7 @@ impl Tcp {
             receive_buffers(ring, operations)?
         };
         let chunks = ASIDE_BYTES / CHUNK_BYTES / limits.workers as u32;
-        let table = Self::files(limits.connections, listeners.len(), limits.one_by_one);
+        let table = Self::files(limits.connections, listeners.len(), limits.single_accept);
         Ok(Self {
             operations,
             listeners,
@@ -392,7 +392,7 @@ impl Tcp {
                     connection.phase = Phase::Closing(Cause::of(errno));
                 }
                 verdict => {
-                    if verdict == errno_policy::Receive::Dry {
+                    if verdict == errno_policy::Receive::WouldBlock {
                         connection.dry = true;
                         if was == Receiving::Once && matches!(connection.phase, Phase::Emptying(_)) {
                             connection.phase = Phase::Finishing(Cause::Drained);
@@ -613,7 +613,7 @@ impl Tcp {
     /// Connections echo what they have received, then get our FIN.
     pub fn begin_drain(&mut self) {
         self.draining = true;
-        for listener in self.listeners.iter().filter(|listener| listener.fate == Fate::Ends) {
+        for listener in self.listeners.iter().filter(|listener| listener.at_exit == AtExit::Close) {
             if let Some(listening) = &listener.listening {
                 // without the filter late connections are reset by the close, as by any other server
                 let _ = sys::drop_incoming(listening.as_fd());
@@ -649,7 +649,7 @@ impl Tcp {
     pub fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
         let mut left = false;
         for (number, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.fate != Fate::Retires || listener.listening.is_none() {
+            if listener.at_exit != AtExit::Retire || listener.listening.is_none() {
                 continue;
             }
             listener.end_if_left(ring, self.operations.accept(number), self.operations.cancel())?;

@@ -53,7 +53,7 @@ use crate::kernel::sys;
 use crate::policy::counters::Counters;
 use crate::policy::errno_policy::{self, Stage};
 use crate::policy::refuse::Admission;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 
 /// Sizes of the datapath. Every server has the default ones; the simulation has smaller ones, so that they run out.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,7 @@ impl Udp {
             egress.add(file, listening.addr, InheritedOptions::of(listening.as_fd(), listening.addr));
             sockets.push(Socket::new(ring, listening, number as u16, file, buffers)?);
         }
-        let retires = |&number: &usize| sockets[number].fate == Fate::Retires;
+        let retires = |&number: &usize| sockets[number].at_exit == AtExit::Retire;
         let retiring = (0..sockets.len()).filter(retires).collect();
         Ok(Self {
             operations,
@@ -291,7 +291,7 @@ impl Udp {
     pub fn begin_drain(&mut self, counters: &Counters) {
         // what the filter drops is not for want of room, but the kernel counts it with the rest
         self.count_drops(counters);
-        for socket in self.sockets.iter_mut().filter(|socket| socket.fate == Fate::Ends) {
+        for socket in self.sockets.iter_mut().filter(|socket| socket.at_exit == AtExit::Close) {
             socket.drops = None;
             if let Some(listening) = &socket.listening {
                 // without the filter the drain ends when the queue happens to be empty, or at the deadline
@@ -305,14 +305,14 @@ impl Udp {
     pub fn drain(&mut self, ring: &mut Ring, leave: Leave) -> io::Result<bool> {
         let mut drained = true;
         for socket in &mut self.sockets {
-            match (socket.fate, leave) {
-                (Fate::Ends | Fate::Retires, _) => socket.end_if_empty(ring, self.operations)?,
+            match (socket.at_exit, leave) {
+                (AtExit::Close | AtExit::Retire, _) => socket.end_if_empty(ring, self.operations)?,
                 // once it is left, what comes is the next process's
-                (Fate::Outlives, Leave::WhenEmpty) if socket.receiving != Receiving::Off => {
+                (AtExit::Keep, Leave::WhenEmpty) if socket.receiving != Receiving::Off => {
                     socket.end_if_empty(ring, self.operations)?;
                 }
-                (Fate::Outlives, Leave::Now) => socket.end(ring, self.operations),
-                (Fate::Outlives, Leave::NotYet | Leave::WhenEmpty) => {}
+                (AtExit::Keep, Leave::Now) => socket.end(ring, self.operations),
+                (AtExit::Keep, Leave::NotYet | Leave::WhenEmpty) => {}
             }
             drained &= socket.is_done();
         }
@@ -361,7 +361,7 @@ mod tests {
     fn refused_trains_that_wait_at_the_end_are_counted() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let addr = socket.local_addr().unwrap();
-        let listening = Listening::pretended(Protocol::Udp, addr, Fate::Ends, socket.into());
+        let listening = Listening::pretended(Protocol::Udp, addr, AtExit::Close, socket.into());
         let config = RingConfig {
             submission_entries: 8,
             completion_entries: 16,

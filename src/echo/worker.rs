@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::echo::tcp::{self, Tcp};
+use crate::echo::tcp::{self, Tcp, TcpLimits};
 use crate::echo::udp::reply_sockets::{ReplySocketLimits, ReplySockets};
 use crate::echo::udp::{self, Leave, Udp};
 use crate::kernel::pause::{PAUSE, Pause};
@@ -50,7 +50,7 @@ pub struct WorkerConfig {
     /// Ports that no reply socket takes.
     pub reply_ports_except: Arc<Ports>,
     /// How much TCP it takes on.
-    pub limits: tcp::Limits,
+    pub tcp: TcpLimits,
     /// Sizes of the UDP datapath.
     pub udp_sizes: udp::Sizes,
     /// How the ring knows its files.
@@ -196,9 +196,9 @@ pub struct Worker {
 }
 
 /// Registered files of a worker with these sockets; the limit of open files must allow them.
-pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize, one_by_one: bool) -> usize {
+pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize, single_accept: bool) -> usize {
     let listeners = sockets.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
-    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners, one_by_one)
+    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners, single_accept)
 }
 
 impl Worker {
@@ -211,18 +211,18 @@ impl Worker {
         counters: Arc<Counters>,
         config: WorkerConfig,
     ) -> Result<Self, WorkerError> {
-        let tcp::Limits { connections, one_by_one, .. } = config.limits;
+        let TcpLimits { connections, single_accept, .. } = config.tcp;
         let mut ring = Ring::new(RingConfig {
             submission_entries: SUBMISSION_ENTRIES,
             completion_entries: COMPLETION_ENTRIES,
-            files: files(&sockets, config.reply_sockets.count, connections, one_by_one) as u32,
+            files: files(&sockets, config.reply_sockets.count, connections, single_accept) as u32,
             file_table: config.file_table,
             busy_poll: config.busy_poll,
         })?;
         ring.register_file(WAKE, wake)?;
         let first_reply_socket = 1 + sockets.len() as u32;
         let first_connection = first_reply_socket + config.reply_sockets.count as u32;
-        let connection_files = files(&sockets, 0, connections, one_by_one) as u32 - first_reply_socket;
+        let connection_files = files(&sockets, 0, connections, single_accept) as u32 - first_reply_socket;
         ring.reserve_files_below(File(first_connection), connection_files)?;
         let (udp, tcp): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
@@ -232,14 +232,8 @@ impl Worker {
         let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, except, pairs);
         let admission = Admission::new(config.rules.clone(), config.rates);
         let udp = Udp::new(&mut ring, udp, 1, reply_sockets, admission, UDP_OPERATIONS, config.udp_sizes)?;
-        let tcp = Tcp::new(
-            &mut ring,
-            tcp,
-            first_listener,
-            first_connection,
-            config.limits.clone(),
-            TCP_OPERATIONS,
-        )?;
+        let tcp =
+            Tcp::new(&mut ring, tcp, first_listener, first_connection, config.tcp.clone(), TCP_OPERATIONS)?;
         ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
         let mut this = Self {
             ring,

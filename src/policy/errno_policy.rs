@@ -34,7 +34,7 @@ pub enum Receive {
     /// It was cancelled on purpose.
     Cancelled,
     /// Nothing is there.
-    Dry,
+    WouldBlock,
     /// Count it and arm again.
     Rearm,
     /// The connection is gone.
@@ -72,7 +72,7 @@ pub fn of_stream(errno: Errno) -> Receive {
     match errno.0 {
         libc::ENOBUFS => Receive::Starved,
         libc::ECANCELED => Receive::Cancelled,
-        libc::EAGAIN => Receive::Dry,
+        libc::EAGAIN => Receive::WouldBlock,
         libc::EINTR => Receive::Rearm,
         // ECONNRESET, ETIMEDOUT, EHOSTUNREACH and whatever else ends one connection
         _ => Receive::Reset,
@@ -205,7 +205,7 @@ mod tests {
         each(&broken, of_datagrams, Receive::Fatal);
         each(&[libc::ECANCELED], of_accept, Receive::Cancelled);
         each(&broken, of_accept, Receive::Fatal);
-        each(&[libc::EAGAIN], of_stream, Receive::Dry);
+        each(&[libc::EAGAIN], of_stream, Receive::WouldBlock);
         each(&[libc::EINTR], of_stream, Receive::Rearm);
         each(&[libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH], of_stream, Receive::Reset);
     }

@@ -28,7 +28,7 @@ use super::signals;
 use super::store;
 use super::workers::Workers;
 use crate::console::printer::Printer;
-use crate::echo::tcp;
+use crate::echo::tcp::TcpLimits;
 use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
 use crate::echo::worker::WorkerConfig;
 use crate::kernel::ring::FileTable;
@@ -43,7 +43,7 @@ use crate::sockets::adopt::Origin;
 use crate::sockets::bind::{Binding, bind_all};
 use crate::sockets::endpoint::Endpoint;
 use crate::sockets::keepalive::Keepalive;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 use crate::sockets::shares::Sockets;
 use crate::values::ports::Ports;
 
@@ -209,11 +209,11 @@ fn worker_config(
         },
         reply_ports_except: Arc::new(config.reply_ports_except.with(&reserved)),
         udp_sizes: udp::Sizes::default(),
-        limits: tcp::Limits {
+        tcp: TcpLimits {
             connections: budget.connections,
             workers,
             idle_timeout: config.idle_timeout,
-            one_by_one: budget.single_accept,
+            single_accept: budget.single_accept,
             per_prefix: config
                 .max_connections_per_prefix
                 .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
@@ -237,7 +237,7 @@ fn addresses(shares: &[Vec<Listening>]) -> Vec<String> {
     let unique: BTreeSet<_> = shares
         .iter()
         .flatten()
-        .filter(|socket| socket.fate != Fate::Retires)
+        .filter(|socket| socket.at_exit != AtExit::Retire)
         .map(|socket| (socket.addr, socket.protocol.to_string()))
         .collect();
     unique.into_iter().map(|(addr, protocol)| format!("{protocol} {addr}")).collect()

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::notify::{self, Notifier, NotifyError};
 use crate::kernel::sys;
 use crate::sockets::adopt;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 
 /// Why the store could not be updated.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub(super) fn update(
     notifier: &mut Notifier,
     wanted: bool,
 ) -> Result<(), StoreError> {
-    for socket in shares.iter().flatten().filter(|socket| socket.fate == Fate::Retires) {
+    for socket in shares.iter().flatten().filter(|socket| socket.at_exit == AtExit::Retire) {
         notifier.unstore(&adopt::store_name(socket))?;
         sys::drop_incoming(socket.as_fd()).map_err(StoreError::Close)?;
         stored -= 1;
@@ -46,13 +46,13 @@ pub(super) fn update(
     // if the manager does not say how many sockets it keeps, assume that it keeps all of them
     let size = notify::store_size().or(wanted.then_some(usize::MAX)).unwrap_or(0);
     let (mut left_out, mut not_taken) = (0, 0);
-    for socket in shares.iter_mut().flatten().filter(|socket| socket.fate == Fate::Ends) {
+    for socket in shares.iter_mut().flatten().filter(|socket| socket.at_exit == AtExit::Close) {
         if stored >= size {
             left_out += 1;
         } else if not_taken > 0 || !notifier.store(&adopt::store_name(socket), socket.as_fd())? {
             not_taken += 1;
         } else {
-            socket.fate = Fate::Outlives;
+            socket.at_exit = AtExit::Keep;
             stored += 1;
         }
     }

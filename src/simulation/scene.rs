@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use crate::policy::limits::Rates;
-use crate::sockets::listening::Fate;
+use crate::sockets::listening::AtExit;
 
 /// What a path may answer to a train (udp(7)).
 const TRAIN_REFUSALS: [i32; 3] = [libc::EMSGSIZE, libc::EINVAL, libc::EIO];
@@ -18,7 +18,7 @@ pub(super) const CLIENT_LIKE_PORT: u16 = 4321;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
-    pub(super) fate: Fate,
+    pub(super) at_exit: AtExit,
 }
 
 /// What is to become of a flow's datagrams.
@@ -77,12 +77,15 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn draw(chance: &mut Chance) -> Self {
-        let fate =
-            |chance: &mut Chance| chance.pick(&[Fate::Ends, Fate::Ends, Fate::Outlives, Fate::Retires]);
+        let at_exit =
+            |chance: &mut Chance| chance.pick(&[AtExit::Close, AtExit::Close, AtExit::Keep, AtExit::Retire]);
         let addresses = ["127.0.0.1:1234", "[::1]:1234", "127.0.0.2:4321"];
         let endpoints = |chance: &mut Chance, count: usize| -> Vec<_> {
             let of = |text: &&str| text.parse().expect("an address");
-            addresses[..count].iter().map(|text| Endpoint { addr: of(text), fate: fate(chance) }).collect()
+            addresses[..count]
+                .iter()
+                .map(|text| Endpoint { addr: of(text), at_exit: at_exit(chance) })
+                .collect()
         };
         let (udp_count, tcp_count) = chance.pick(&[(1, 0), (3, 0), (0, 1), (0, 2), (1, 1), (2, 2)]);
         let udp = endpoints(chance, udp_count);
@@ -119,7 +122,7 @@ impl Scene {
 
     /// The socket at this address is kept for the next process.
     pub(super) fn outlives(&self, addr: SocketAddr) -> bool {
-        self.udp.iter().any(|endpoint| endpoint.addr == addr && endpoint.fate == Fate::Outlives)
+        self.udp.iter().any(|endpoint| endpoint.addr == addr && endpoint.at_exit == AtExit::Keep)
     }
 }
 

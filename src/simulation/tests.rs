@@ -15,7 +15,7 @@ use super::here::{WORLD, ask};
 use super::kernel::{Kernel, Order};
 use super::scene::{CLIENT_LIKE_PORT, Endpoint, Scene};
 use super::world::World;
-use crate::echo::tcp;
+use crate::echo::tcp::TcpLimits;
 use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
 use crate::echo::worker::{Worker, WorkerConfig};
 use crate::kernel::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
@@ -24,7 +24,7 @@ use crate::policy::counters::Counters;
 use crate::policy::limits::ConnectionsPerPrefix;
 use crate::policy::pairs::Pairs;
 use crate::policy::refuse::Rules;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 
 /// Completions and turns that a run is made of.
 const STEPS: u64 = 1_000_000;
@@ -56,23 +56,23 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd) {
     let (tcp, udp, flows) =
         (world.scene().tcp.clone(), world.scene().udp.clone(), world.scene().flows.clone());
     let mut listening = Vec::new();
-    for Endpoint { addr, fate } in tcp {
+    for Endpoint { addr, at_exit } in tcp {
         let object = world.tcp.listen(addr);
-        listening.push(Listening::pretended(Protocol::Tcp, addr, fate, world.descriptor(object)));
-        if fate == Fate::Retires {
+        listening.push(Listening::pretended(Protocol::Tcp, addr, at_exit, world.descriptor(object)));
+        if at_exit == AtExit::Retire {
             let listener = world.tcp.listeners.last_mut().expect("just made");
             (listener.filtered, listener.served) = (true, false);
         }
     }
-    for Endpoint { addr, fate } in udp {
+    for Endpoint { addr, at_exit } in udp {
         let object = world.udp.listen(addr);
-        listening.push(Listening::pretended(Protocol::Udp, addr, fate, world.descriptor(object)));
+        listening.push(Listening::pretended(Protocol::Udp, addr, at_exit, world.descriptor(object)));
     }
     for flow in flows {
         world.udp.add_flow(flow);
     }
-    for (number, Endpoint { fate, .. }) in world.scene().udp.clone().into_iter().enumerate() {
-        if fate == Fate::Retires {
+    for (number, Endpoint { at_exit, .. }) in world.scene().udp.clone().into_iter().enumerate() {
+        if at_exit == AtExit::Retire {
             (0..10).for_each(|_| world.datagram_for(number));
             (world.udp.sockets[number].filtered, world.udp.sockets[number].served) = (true, false);
         }
@@ -99,11 +99,11 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
         rates: scene.rates,
         // so little that both run out
         udp_sizes: udp::Sizes { split_slots: 64, idle_seconds: 1 },
-        limits: tcp::Limits {
+        tcp: TcpLimits {
             connections: scene.connections_limit,
             workers: scene.workers,
             idle_timeout: scene.idle_timeout,
-            one_by_one: scene.per_prefix.is_some(),
+            single_accept: scene.per_prefix.is_some(),
             per_prefix: scene.per_prefix.map(|limit| Arc::new(ConnectionsPerPrefix::new(limit))),
         },
         busy_poll: scene.busy_poll,

@@ -21,7 +21,7 @@ use super::udp::{Flaw, Udp};
 use crate::kernel::ring::Wait;
 use crate::kernel::sys;
 use crate::policy::counters::{Counters, Snapshot};
-use crate::sockets::listening::Fate;
+use crate::sockets::listening::AtExit;
 
 /// The longest that the worker waits for what fails again and again.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -507,8 +507,8 @@ impl World {
         for object in self.kernel.files() {
             let is_wanted = match object {
                 Object::Reply(_) | Object::Stream(_) | Object::StreamEnd(_) => false,
-                Object::Udp(socket) => self.scene.udp[socket].fate != Fate::Retires,
-                Object::Listener(listener) => self.scene.tcp[listener].fate != Fate::Retires,
+                Object::Udp(socket) => self.scene.udp[socket].at_exit != AtExit::Retire,
+                Object::Listener(listener) => self.scene.tcp[listener].at_exit != AtExit::Retire,
                 Object::Connection(_) => !closes_idle || !all_served,
                 Object::Wake | Object::Peer(_) => true,
             };
@@ -595,8 +595,8 @@ impl World {
         assert_eq!(self.kernel.files().count(), 0, "files are left open");
         let udp = self.udp.sockets.iter().map(|socket| socket.filtered).zip(&self.scene.udp);
         let tcp = self.tcp.listeners.iter().map(|listener| listener.filtered).zip(&self.scene.tcp);
-        for (filtered, Endpoint { addr, fate }) in udp.chain(tcp) {
-            assert_eq!(filtered, *fate != Fate::Outlives, "nothing new comes to {addr}, which {fate:?}");
+        for (filtered, Endpoint { addr, at_exit }) in udp.chain(tcp) {
+            assert_eq!(filtered, *at_exit != AtExit::Keep, "nothing new comes to {addr}, which {at_exit:?}");
         }
         if self.scene.cuts {
             // what waits at the deadline is lost, and counted
@@ -611,8 +611,8 @@ impl World {
         for (number, this) in self.tcp.connections.iter().enumerate() {
             assert!(!this.accepted || this.closed, "connection {number} was cut");
         }
-        for (listener, Endpoint { addr, fate }) in self.tcp.listeners.iter().zip(&self.scene.tcp) {
-            let accepted = listener.queue.is_empty() || *fate == Fate::Outlives;
+        for (listener, Endpoint { addr, at_exit }) in self.tcp.listeners.iter().zip(&self.scene.tcp) {
+            let accepted = listener.queue.is_empty() || *at_exit == AtExit::Keep;
             assert!(accepted, "connections to {addr} were left in the queue");
         }
         for (number, socket) in self.udp.sockets.iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::kernel::sys::{self, IntOption, Protocol};
 use crate::sockets::adopt::{Adopted, Origin};
 use crate::sockets::endpoint::Endpoint;
 use crate::sockets::error::{Covering, SocketError, errno_of, failed, may_come};
-use crate::sockets::listening::{Fate, Listening, Share, open};
+use crate::sockets::listening::{AtExit, Listening, Share, open};
 use crate::sockets::shares::Sockets;
 
 /// How long to try a port that is taken. After a process has died, its ring frees its ports a moment later.
@@ -103,7 +103,7 @@ fn bind_patiently(
     // stored sockets that no endpoint asks for any more
     for Adopted { mut listening, .. } in stored {
         sockets.warnings.push(format!("{} {} is no longer served", listening.protocol, listening.addr));
-        listening.fate = Fate::Retires;
+        listening.at_exit = AtExit::Retire;
         sockets.shares[0].push(listening);
     }
     sockets.warn();

@@ -17,13 +17,13 @@ pub const LISTEN_BACKLOG: u32 = 4096;
 
 /// What happens to a listening socket when this process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum AtExit {
     /// It is closed. The drain answers its whole queue first.
-    Ends,
+    Close,
     /// The service manager keeps it for the next process, together with its queue.
-    Outlives,
+    Keep,
     /// It takes no new traffic: this process answers its queue and closes it.
-    Retires,
+    Retire,
 }
 
 /// A bound socket; a TCP one listens.
@@ -34,7 +34,7 @@ pub struct Listening {
     /// The address that it is bound to.
     pub addr: SocketAddr,
     /// What happens to it at the end.
-    pub fate: Fate,
+    pub at_exit: AtExit,
     pub(super) missing_options: Vec<MissingOption>,
     fd: Arc<OwnedFd>,
 }
@@ -114,7 +114,7 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
         sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?;
     }
     let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of"))?;
-    Ok(Listening { protocol, addr, fate: Fate::Ends, missing_options, fd: fd.into() })
+    Ok(Listening { protocol, addr, at_exit: AtExit::Close, missing_options, fd: fd.into() })
 }
 
 impl Listening {
@@ -133,7 +133,7 @@ impl Listening {
         forget_errors(fd.as_fd(), addr);
         let missing_options = prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
-        Ok(Self { protocol, addr, fate: Fate::Outlives, missing_options, fd: fd.into() })
+        Ok(Self { protocol, addr, at_exit: AtExit::Keep, missing_options, fd: fd.into() })
     }
 }
 
@@ -235,8 +235,8 @@ mod tests {
 
     impl Listening {
         /// A test's descriptor in place of a listening socket.
-        pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, fate: Fate, fd: OwnedFd) -> Self {
-            Self { protocol, addr, fate, missing_options: Vec::new(), fd: fd.into() }
+        pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, at_exit: AtExit, fd: OwnedFd) -> Self {
+            Self { protocol, addr, at_exit, missing_options: Vec::new(), fd: fd.into() }
         }
     }
 }

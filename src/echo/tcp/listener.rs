@@ -9,7 +9,7 @@ use crate::kernel::pause::Failures;
 use crate::kernel::ring::{File, PeerName, Ring, Token};
 use crate::kernel::sys;
 use crate::policy::counters::Traffic;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 
 /// How far accepting on a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) struct Listener {
     pub(super) listening: Option<Listening>,
     pub(super) addr: SocketAddr,
     pub(super) domain: Domain,
-    pub(super) fate: Fate,
+    pub(super) at_exit: AtExit,
     pub(super) file: File,
     pub(super) accepting: Accepting,
     /// Accepts in a row that ended without a connection.
@@ -62,7 +62,7 @@ impl Listener {
     /// another processor was just putting there as the filter came is accepted all the same.
     pub(super) fn end_if_left(&mut self, ring: &mut Ring, accept: Token, cancel: Token) -> io::Result<()> {
         let left = match &self.listening {
-            Some(listening) if self.fate != Fate::Outlives => sys::accept_queue_len(listening.as_fd())? == 0,
+            Some(listening) if self.at_exit != AtExit::Keep => sys::accept_queue_len(listening.as_fd())? == 0,
             _ => true,
         };
         match self.accepting {

@@ -18,7 +18,7 @@ use crate::policy::counters::Traffic;
 use crate::policy::flow::Flow;
 use crate::policy::gso_refusals::GsoRefusals;
 use crate::policy::refuse::Admission;
-use crate::sockets::listening::{Fate, Listening};
+use crate::sockets::listening::{AtExit, Listening};
 
 /// Buffers of all sockets of a worker, 64 MiB of them: the memory that peers can have it use.
 const BUFFERS: usize = 1024;
@@ -53,7 +53,7 @@ pub(super) struct Socket {
     pub(super) listening: Option<Listening>,
     pub(super) addr: SocketAddr,
     pub(super) domain: Domain,
-    pub(super) fate: Fate,
+    pub(super) at_exit: AtExit,
     pub(super) file: File,
     pub(super) number: u16,
     pub(super) receiving: Receiving,
@@ -79,9 +79,9 @@ impl Socket {
         Ok(Self {
             addr: listening.addr,
             domain: Domain::of(listening.addr),
-            fate: listening.fate,
+            at_exit: listening.at_exit,
             // a socket that retires has a filter already
-            drops: Drops::new(listening.as_fd()).filter(|_| listening.fate != Fate::Retires),
+            drops: Drops::new(listening.as_fd()).filter(|_| listening.at_exit != AtExit::Retire),
             listening: Some(listening),
             file,
             number,
