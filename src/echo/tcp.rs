@@ -47,19 +47,11 @@ use crate::sockets::listening::{AtExit, LISTEN_BACKLOG, Listening};
 
 /// Receive buffers of all connections together: large messages whole, small ones side by side, and all
 /// of it in the cache. So few in tests that they run out.
-const BUFFERS: BufferConfig = BufferConfig {
-    group: 0,
-    count: if cfg!(test) { 2 } else { 16 },
-    buffer_bytes: 64 << 10,
-    incremental: true,
-};
+const BUFFERS: BufferConfig =
+    BufferConfig { count: if cfg!(test) { 2 } else { 16 }, buffer_bytes: 64 << 10, incremental: true };
 /// The same where a buffer is used up by one receive, however short.
-const WHOLE_BUFFERS: BufferConfig = BufferConfig {
-    group: 0,
-    count: if cfg!(test) { 8 } else { 128 },
-    buffer_bytes: 32 << 10,
-    incremental: false,
-};
+const WHOLE_BUFFERS: BufferConfig =
+    BufferConfig { count: if cfg!(test) { 8 } else { 128 }, buffer_bytes: 32 << 10, incremental: false };
 /// A receive of more bytes shows a peer that streams.
 const STREAMING_BYTES: u32 = 16 << 10;
 /// What such a peer's receives are limited to. The next one begins when all of it is out, so that no more

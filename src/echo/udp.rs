@@ -101,8 +101,8 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Registers `listening` from file `first` on and gives each socket buffers of its own, from group
-    /// `first` on: a flooded socket must not take its neighbours' buffers.
+    /// Registers `listening` from file `first` on and gives each socket buffers of its own:
+    /// a flooded socket must not take its neighbours' buffers.
     pub fn new(
         ring: &mut Ring,
         listening: Vec<Listening>,

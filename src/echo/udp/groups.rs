@@ -61,10 +61,9 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Groups in `count` buffers, which are registered with the ring under the number `buffer_group`.
-    pub(super) fn new(ring: &Ring, buffer_group: u16, count: u16) -> Result<Self, RingError> {
-        let config =
-            BufferConfig { group: buffer_group, count, buffer_bytes: BUFFER_BYTES, incremental: false };
+    /// Groups in `count` buffers, which are registered with the ring.
+    pub(super) fn new(ring: &mut Ring, count: u16) -> Result<Self, RingError> {
+        let config = BufferConfig { count, buffer_bytes: BUFFER_BYTES, incremental: false };
         let nobody = ([0; 4], 0).into();
         let empty = Group::new(Flow { peer: nobody, origdst: nobody }, Arrival::new(0, None, 0), NONE);
         let entry = || Entry { received: None, next: NONE, group: empty, progress: Progress::Free };

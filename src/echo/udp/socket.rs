@@ -66,7 +66,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Registers `listening` as `file`, and so many buffers of its own under the same number.
+    /// Registers `listening` as `file`, and so many buffers of its own.
     pub(super) fn new(
         ring: &mut Ring,
         listening: Listening,
@@ -75,7 +75,7 @@ impl Socket {
         buffers: u16,
     ) -> Result<Self, RingError> {
         ring.register_file(file, listening.shared())?;
-        let groups = Groups::new(ring, file.0 as u16, buffers)?;
+        let groups = Groups::new(ring, buffers)?;
         Ok(Self {
             addr: listening.addr,
             domain: Domain::of(listening.addr),

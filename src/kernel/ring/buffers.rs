@@ -45,8 +45,6 @@ const INCREMENTAL: u16 = 2;
 /// How a buffer ring is made.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferConfig {
-    /// The group's number, of this ring alone.
-    pub group: u16,
     /// How many buffers: a power of two up to 32,768.
     pub count: u16,
     /// Bytes of each buffer.
@@ -194,8 +192,9 @@ unsafe impl Send for BufferRing {}
 
 impl BufferRing {
     /// Registers a buffer ring with `ring` and hands all its buffers to the kernel.
-    pub fn new(ring: &Ring, config: BufferConfig) -> Result<Self, RingError> {
-        let BufferConfig { group, count, buffer_bytes, incremental } = config;
+    pub fn new(ring: &mut Ring, config: BufferConfig) -> Result<Self, RingError> {
+        let BufferConfig { count, buffer_bytes, incremental } = config;
+        let group = ring.new_buffer_group();
         assert!(count.is_power_of_two(), "the kernel masks the tail");
         let failed = |error: io::Error| RingError::new(Step::RegisterBuffers, &error);
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>()).map_err(failed)?;
@@ -417,7 +416,7 @@ mod tests {
     use super::*;
 
     const MORE: u32 = 1 << 4; // IORING_CQE_F_BUF_MORE
-    const CONFIG: BufferConfig = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental: false };
+    const CONFIG: BufferConfig = BufferConfig { count: 2, buffer_bytes: 4096, incremental: false };
     const RECEIVE: Token = Token::new(1, 0, 0);
 
     /// A ring without a file; what completes in it is made here.
@@ -440,7 +439,7 @@ mod tests {
     #[test]
     fn a_completion_that_can_not_be_true_is_no_part_of_an_incremental_buffer() {
         let mut ring = ring();
-        let Ok(mut buffers) = BufferRing::new(&ring, BufferConfig { incremental: true, ..CONFIG }) else {
+        let Ok(mut buffers) = BufferRing::new(&mut ring, BufferConfig { incremental: true, ..CONFIG }) else {
             println!("this kernel has no incremental buffers (6.12)");
             return;
         };
@@ -487,7 +486,7 @@ mod tests {
     #[test]
     fn a_completion_that_can_not_be_true_is_no_whole_buffer() {
         let mut ring = ring();
-        let mut buffers = BufferRing::new(&ring, CONFIG).unwrap();
+        let mut buffers = BufferRing::new(&mut ring, CONFIG).unwrap();
         ring.expect(&buffers, RECEIVE);
         let of = |buffer, result, flags| used(&ring, buffer, result, flags);
         assert_eq!(buffers.try_take(&of(2, 1, 0)), Err(Contradiction::Unknown));

@@ -57,6 +57,8 @@ pub struct Ring {
     failed: Option<io::Error>,
     /// Submissions in a row that the kernel put off, and that brought no completion either.
     failures: Failures,
+    /// Groups of provided buffers so far.
+    buffer_groups: u16,
 }
 
 impl Ring {
@@ -86,7 +88,15 @@ impl Ring {
             early: Vec::new(),
             failed: None,
             failures: Failures::default(),
+            buffer_groups: 0,
         })
+    }
+
+    /// A number for a group of provided buffers that no other one of this ring has.
+    pub(super) fn new_buffer_group(&mut self) -> u16 {
+        let group = self.buffer_groups;
+        self.buffer_groups = group.checked_add(1).expect("a ring has fewer groups");
+        group
     }
 
     pub(super) fn uring(&self) -> &Uring {

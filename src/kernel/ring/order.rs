@@ -21,8 +21,7 @@ use super::{Completion, Errno, File, Ring, RingError, Token, Wait};
 use crate::kernel::sys;
 
 /// Buffers of the trial's own, so small that one is used up in it.
-const BUFFERS: BufferConfig =
-    BufferConfig { group: u16::MAX, count: 4, buffer_bytes: 4096, incremental: true };
+const BUFFERS: BufferConfig = BufferConfig { count: 4, buffer_bytes: 4096, incremental: true };
 /// More than a buffer holds.
 const ONCE_BYTES_MAX: u32 = 64 << 10;
 /// What may go wrong in passing (memory is short for a moment, operations are not submitted together) is tried again.

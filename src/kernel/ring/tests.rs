@@ -54,8 +54,8 @@ fn datagrams(count: u16) -> (Ring, BufferRing, Arc<UdpSocket>, UdpSocket) {
     sys::set_option(socket.as_fd(), IntOption::ORIGDST_V4, 1).unwrap();
     let mut ring = ring();
     ring.register_file(LISTENER, Arc::clone(&socket)).unwrap();
-    let config = BufferConfig { group: 7, count, buffer_bytes: 4096, incremental: false };
-    let buffers = BufferRing::new(&ring, config).unwrap();
+    let config = BufferConfig { count, buffer_bytes: 4096, incremental: false };
+    let buffers = BufferRing::new(&mut ring, config).unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     peer.connect(socket.local_addr().unwrap()).unwrap();
     (ring, buffers, socket, peer)
@@ -206,8 +206,8 @@ fn connection(incremental: bool) -> Option<(Ring, BufferRing, File, TcpStream)> 
     let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
     let mut ring = ring();
     ring.register_file(LISTENER, Arc::clone(&listener)).unwrap();
-    let config = BufferConfig { group: 1, count: 2, buffer_bytes: 4096, incremental };
-    let buffers = match BufferRing::new(&ring, config) {
+    let config = BufferConfig { count: 2, buffer_bytes: 4096, incremental };
+    let buffers = match BufferRing::new(&mut ring, config) {
         Err(error) if incremental && error.errno == Errno(libc::EINVAL) => return None,
         made => made.unwrap(),
     };
@@ -312,8 +312,8 @@ fn refusal<T>(misuse: impl FnOnce() -> T) -> String {
 #[test]
 fn a_buffer_ring_takes_its_own_completions_and_each_once() {
     let (mut ring, mut buffers, _socket, peer) = datagrams(4);
-    let config = BufferConfig { group: 8, count: 4, buffer_bytes: 4096, incremental: false };
-    let mut others = BufferRing::new(&ring, config).unwrap();
+    let config = BufferConfig { count: 4, buffer_bytes: 4096, incremental: false };
+    let mut others = BufferRing::new(&mut ring, config).unwrap();
     ring.receive_datagrams(LISTENER, &buffers, RECEIVE);
     peer.send(b"once").unwrap();
     let completion = next(&mut ring, RECEIVE);

@@ -148,10 +148,9 @@ impl Worker {
     ) -> Result<Self, UdpError> {
         let mut results = Results::new(plan.extent.warmup);
         let flows = open_flows(&plan, number, &stop, &mut results)?;
-        let ring = open_ring(&flows)?;
-        let config =
-            BufferConfig { group: 0, count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
-        let buffers = BufferRing::new(&ring, config)?;
+        let mut ring = open_ring(&flows)?;
+        let config = BufferConfig { count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
+        let buffers = BufferRing::new(&mut ring, config)?;
         let slot_bytes = plan.traffic.sizes.max_bytes() * plan.train;
         let slots =
             Outgoing::new(BATCH, slot_bytes).map_err(|error| RingError::new(Step::ReserveMemory, &error))?;
