@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! a datagram   kernel::ring ─► echo::udp::socket ─► policy::refuse ─► echo::udp::replies, egress (which way out) ─► kernel::ring
-//! a stream     kernel::ring ─► echo::tcp (which connection) ─► echo::tcp::connection (its state) ─► kernel::ring
+//! a stream     kernel::ring ─► echo::tcp (which connection) ─► echo::tcp::connection, phase (its state) ─► kernel::ring
 //! a worker     echo::worker (one turn: submit, wait, collect, hand to udp and tcp)
 //! the process  service::run (budget → bind → start → serve → drain)
 //! ```
@@ -58,7 +58,9 @@ pub mod check;
 
 /// One worker: its ring, and the two datapaths on it.
 pub mod echo {
+    pub mod files; // which file of the ring is what
     pub mod idle; // a coarse clock for timeouts
+    pub mod operation; // the numbers in tokens
     pub mod tcp; // a stream comes in and goes out
     pub mod udp; // a datagram comes in and goes out
     pub mod worker; // one turn of the ring

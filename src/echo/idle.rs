@@ -1,24 +1,24 @@
-//! What is idle, told by a coarse clock: connections and reply sockets.
+//! A coarse clock that finds what is idle: connections and reply sockets.
 //!
-//! The clock ticks a few times within the timeout, by one timer of the ring, and only while there is
-//! anything to watch. It is marked with the tick of what happened to it last: no clock is read and no timer
-//! is set for an echo, and a server that has nothing to watch sleeps undisturbed.
+//! The clock ticks a few times within the timeout, by one timer of the ring, and only while there is anything to watch.
+//! Whatever is watched is marked with the tick of the last thing that happened to it. So an echo reads no clock and
+//! sets no timer, and a server that has nothing to watch sleeps undisturbed.
 
 use std::time::Duration;
 
 use crate::kernel::pause::{PAUSE, Pause};
 use crate::kernel::ring::{Interval, Ring, Token};
 
-/// Ticks within the timeout: what is idle is found at most one tick late.
+/// Ticks within the timeout. What is idle is found at most one tick late.
 pub const TICKS: u32 = 8;
 
-/// The clock; without a timeout it stands still.
+/// The clock. Without a timeout it stands still.
 #[derive(Debug)]
 pub struct IdleClock {
     tick: u32,
     interval: Option<Interval>,
     armed: bool,
-    /// The kernel had no timer for us.
+    /// For a timer that the kernel refused.
     pause: Pause,
 }
 
@@ -29,12 +29,12 @@ impl IdleClock {
         Self { tick: 0, interval, armed: false, pause: Pause::new(PAUSE) }
     }
 
-    /// What is marked when something happens to it.
+    /// The mark for what something happens to now.
     pub fn now(&self) -> u32 {
         self.tick
     }
 
-    /// Has the clock tick once more, if it is wanted and does not already.
+    /// Sets the timer for the next tick, if there is a timeout and no timer is set.
     pub fn run(&mut self, ring: &mut Ring, token: Token) {
         if let Some(interval) = self.interval
             && !self.armed
@@ -57,14 +57,14 @@ impl IdleClock {
         self.tick = self.tick.wrapping_add(1);
     }
 
-    /// How long a turn may sleep if the clock is to run; any time, unless it could not be set.
+    /// How long a turn may sleep if the clock is to run. `None`: any time.
     pub fn sleep(&self) -> Option<Duration> {
         self.pause.sleep()
     }
 
-    /// Nothing has happened for the whole timeout to what was marked so.
+    /// Nothing has happened for the whole timeout to what has this mark.
     pub fn is_idle(&self, mark: u32) -> bool {
-        // the tick after the mark may have come at once
+        // the first tick after the mark may have come at once
         self.tick.wrapping_sub(mark) > TICKS
     }
 }

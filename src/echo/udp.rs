@@ -51,7 +51,7 @@ use crate::kernel::pause::{PAUSE, Pause};
 use crate::kernel::ring::{Completion, Errno, File, Ring, RingError, Token};
 use crate::kernel::sys;
 use crate::policy::counters::Counters;
-use crate::policy::errno_policy::{self, Stage};
+use crate::policy::errno_policy::{self, SocketStage};
 use crate::policy::refuse::Admission;
 use crate::sockets::listening::{AtExit, Listening};
 
@@ -96,7 +96,7 @@ pub struct Udp {
     retiring: Vec<usize>,
     /// For sockets on which receiving fails again and again.
     pause: Pause,
-    stage: Stage,
+    stage: SocketStage,
     turn: u64,
 }
 
@@ -132,14 +132,14 @@ impl Udp {
             has_idle_memory: false,
             retiring,
             pause: Pause::new(PAUSE),
-            stage: Stage::Arming,
+            stage: SocketStage::Arming,
             turn: 1,
         })
     }
 
     /// Every socket has shown that it works.
     pub fn begin_serving(&mut self) {
-        self.stage = Stage::Serving;
+        self.stage = SocketStage::Serving;
     }
 
     /// How long a turn may sleep; `None`: for ever. It is limited only while something fails again and again.

@@ -1,47 +1,47 @@
-//! A worker: a thread with one ring and listening sockets of its own. Workers share nothing.
+//! A worker: a thread with one ring and listening sockets of its own. Workers share little, see [`Shared`].
 //!
-//! One turn: submit what was queued and sleep until something completes; copy the completions out;
-//! hand each to its datapath; let the datapaths queue what follows. Nothing else happens here, and
-//! nothing is logged: a worker counts.
+//! In a turn the worker submits what was queued, sleeps until something completes, and copies the completions out. It
+//! hands each completion to its datapath, and lets the datapaths queue what follows. It logs nothing: it counts.
+
+mod stage;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::echo::tcp::{self, Tcp, TcpLimits};
+use self::stage::Stage;
+use crate::echo::files::{FileLayout, WAKE};
+use crate::echo::operation::Operation;
+use crate::echo::tcp::{Tcp, TcpLimits};
 use crate::echo::udp::reply_sockets::{ReplySocketLimits, ReplySockets};
-use crate::echo::udp::{self, Leave, Udp};
+use crate::echo::udp::{self, Udp};
 use crate::kernel::pause::{PAUSE, Pause};
 use crate::kernel::ring::{
-    Completion, Errno, File, FileTable, Ring, RingConfig, RingError, Token, Wait, WholeBuffers,
+    Completion, Errno, File, FileTable, Ring, RingConfig, RingError, Wait, WholeBuffers,
 };
 use crate::kernel::sys::{self, Protocol};
 use crate::policy::counters::Counters;
-use crate::policy::limits::Rates;
+use crate::policy::limits::{ConnectionsPerPrefix, Rates};
 use crate::policy::refuse::{Admission, Rules};
 use crate::sockets::listening::Listening;
 use crate::values::ports::Ports;
 
-/// Operations that fit the submission queue; more are submitted in between.
+/// Operations that fit into the submission queue. The ring submits when it is full.
 const SUBMISSION_ENTRIES: u32 = 256;
-/// Completions that fit: a turn's receives and the sends of the turn before.
+/// Completions that fit into the completion queue: a turn's receives and the sends of the turn before.
 const COMPLETION_ENTRIES: u32 = 4096;
-/// How often a draining worker looks whether the kernel's queues are empty.
+/// How often a draining worker checks whether the kernel's queues are empty.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
-
-/// How long sockets that outlive us are read at the end, if they don't become empty before; and what the
-/// last replies may take after that.
-const LEAVING: Duration = Duration::from_millis(100);
-/// How often sockets that retire are looked after, while there are any.
-const TENDING_TICK: Duration = Duration::from_secs(1);
+/// How often a worker checks the queues of sockets that retire, while there are any.
+const RETIRE_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker needs to know.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// Which datagrams are not answered; all workers have the same rules.
+    /// Which datagrams are not answered. All workers have the same rules.
     pub rules: Rules,
     /// How many datagrams it answers per second.
     pub rates: Rates,
@@ -55,14 +55,38 @@ pub struct WorkerConfig {
     pub udp_sizes: udp::Sizes,
     /// How the ring knows its files.
     pub file_table: FileTable,
-    /// Look for work for so long before sleeping; zero for never.
+    /// How long to look for work before sleeping. Zero: not at all.
     pub busy_poll: Duration,
     /// How long a drain may take.
     pub drain_timeout: Duration,
-    /// Workers that are not through with their connections; each takes itself off when it is.
-    pub workers_with_tcp: Arc<AtomicUsize>,
     /// How long a turn may sleep, so that a live worker's count of turns moves. `None`: for ever.
     pub turn_timeout: Option<Duration>,
+}
+
+/// What all workers of a process change together.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// How many connections each source has, if sources are limited.
+    per_prefix: Option<Arc<ConnectionsPerPrefix>>,
+    /// How many workers may still have connections. At its end each counts itself out.
+    workers_with_tcp: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    /// For this many workers, and at most this many connections of each source.
+    pub fn new(workers: usize, connections_per_prefix: Option<usize>) -> Self {
+        let per_prefix = connections_per_prefix.map(|limit| Arc::new(ConnectionsPerPrefix::new(limit)));
+        Self { per_prefix, workers_with_tcp: Arc::new(AtomicUsize::new(workers)) }
+    }
+
+    /// A worker has no connection left.
+    fn tcp_drained(&self) {
+        self.workers_with_tcp.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn workers_with_tcp(&self) -> usize {
+        self.workers_with_tcp.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a worker could not start or can't go on.
@@ -101,54 +125,9 @@ pub enum WorkerError {
          profile) forbids it, else see dmesg for what the kernel says of it"
     )]
     Enter(io::Error),
-    /// The queue of a socket can't be asked for.
+    /// The length of a socket's queue can't be read.
     #[error("cannot see whether a queue is empty: {0}")]
     Queue(io::Error),
-}
-
-/// What a completion belongs to: the operation's number in its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Operation {
-    /// Somebody wants the worker to end.
-    Wake,
-    /// A cancellation; what it cancelled has its own completion.
-    Cancel,
-    UdpReceive,
-    UdpSendGroup,
-    UdpSendDatagram,
-    Accept,
-    TcpReceive,
-    TcpSend,
-    TcpShutdown,
-    TcpClose,
-    TcpReadable,
-    TcpWritable,
-    TcpTick,
-    UdpTick,
-}
-
-impl Operation {
-    const ALL: [Self; 14] = [
-        Self::Wake,
-        Self::Cancel,
-        Self::UdpReceive,
-        Self::UdpSendGroup,
-        Self::UdpSendDatagram,
-        Self::Accept,
-        Self::TcpReceive,
-        Self::TcpSend,
-        Self::TcpShutdown,
-        Self::TcpClose,
-        Self::TcpReadable,
-        Self::TcpWritable,
-        Self::TcpTick,
-        Self::UdpTick,
-    ];
-
-    fn of(token: Token) -> Self {
-        Self::ALL[usize::from(token.operation())]
-    }
 }
 
 const UDP_OPERATIONS: udp::Operations = udp::Operations {
@@ -159,97 +138,82 @@ const UDP_OPERATIONS: udp::Operations = udp::Operations {
     cancel: Operation::Cancel as u8,
 };
 
-const TCP_OPERATIONS: tcp::Operations = tcp::Operations {
-    accept: Operation::Accept as u8,
-    receive: Operation::TcpReceive as u8,
-    send: Operation::TcpSend as u8,
-    readable: Operation::TcpReadable as u8,
-    writable: Operation::TcpWritable as u8,
-    shutdown: Operation::TcpShutdown as u8,
-    close: Operation::TcpClose as u8,
-    cancel: Operation::Cancel as u8,
-    tick: Operation::TcpTick as u8,
-};
-
-/// The file that wakes the worker; the listening sockets follow it, then the reply sockets, then the
-/// connections.
-const WAKE: File = File(0);
-
 /// A worker whose sockets are armed.
 pub struct Worker {
     ring: Ring,
     udp: Udp,
     tcp: Tcp,
     counters: Arc<Counters>,
-    config: WorkerConfig,
+    shared: Shared,
+    drain_timeout: Duration,
+    turn_timeout: Option<Duration>,
+    stage: Stage,
+    /// Sockets are being retired, in whatever stage.
+    retires: bool,
     completions: Vec<Completion>,
-    /// Sockets are being retired.
-    retiring: bool,
-    /// Until when it drains, once it does.
-    drain_deadline: Option<Instant>,
-    /// Draining, it is through with its connections.
-    tcp_drained: bool,
-    /// Until when it reads the sockets that outlive us, once nothing else is left to do.
-    leave_deadline: Option<Instant>,
-    /// The poll of [`WAKE`] has failed.
+    /// For the poll of [`WAKE`], when it has failed.
     wake_pause: Pause,
 }
 
-/// Registered files of a worker with these sockets; the limit of open files must allow them.
-pub fn files(sockets: &[Listening], reply_sockets: usize, connections: usize, single_accept: bool) -> usize {
+/// The files of a worker with these sockets. The limit of open files must allow them.
+fn file_layout(sockets: &[Listening], config: &WorkerConfig) -> FileLayout {
     let listeners = sockets.iter().filter(|socket| socket.protocol == Protocol::Tcp).count();
-    1 + sockets.len() + reply_sockets + Tcp::files(connections, listeners, single_accept)
+    let connections = Tcp::files(config.tcp.connections, listeners, config.tcp.single_accept);
+    FileLayout::new(sockets.len() - listeners, listeners, config.reply_sockets.count, connections)
 }
 
 impl Worker {
-    /// Sets up the ring on the calling thread, which must run the worker, and arms `sockets`: when this
-    /// returns, the first operation of each is in the kernel and was not refused. The worker ends after
-    /// `wake` (an eventfd) becomes readable.
+    /// Sets up the ring on the calling thread, which must run the worker, and arms `sockets`. When this returns, the
+    /// first operation of each socket is in the kernel and was not refused. The worker ends after `wake` (an eventfd)
+    /// becomes readable.
     pub fn arm(
         sockets: Vec<Listening>,
         wake: Arc<OwnedFd>,
         counters: Arc<Counters>,
+        shared: Shared,
         config: WorkerConfig,
     ) -> Result<Self, WorkerError> {
-        let TcpLimits { connections, single_accept, .. } = config.tcp;
+        let files = file_layout(&sockets, &config);
         let mut ring = Ring::new(RingConfig {
             submission_entries: SUBMISSION_ENTRIES,
             completion_entries: COMPLETION_ENTRIES,
-            files: files(&sockets, config.reply_sockets.count, connections, single_accept) as u32,
+            files: files.count(),
             file_table: config.file_table,
             busy_poll: config.busy_poll,
         })?;
         ring.register_file(WAKE, wake)?;
-        let first_reply_socket = 1 + sockets.len() as u32;
-        let first_connection = first_reply_socket + config.reply_sockets.count as u32;
-        let connection_files = files(&sockets, 0, connections, single_accept) as u32 - first_reply_socket;
-        ring.reserve_files_below(File(first_connection), connection_files)?;
+        ring.reserve_files_below(File(files.connections.first()), files.connections.count())?;
         let (udp, tcp): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| socket.protocol == Protocol::Udp);
-        let first_listener = 1 + udp.len() as u32;
         let pairs = config.rules.pairs();
-        let except = Arc::clone(&config.reply_ports_except);
-        let reply_sockets = ReplySockets::new(first_reply_socket, config.reply_sockets, except, pairs);
-        let admission = Admission::new(config.rules.clone(), config.rates);
-        let udp = Udp::new(&mut ring, udp, 1, reply_sockets, admission, UDP_OPERATIONS, config.udp_sizes)?;
-        let tcp =
-            Tcp::new(&mut ring, tcp, first_listener, first_connection, config.tcp.clone(), TCP_OPERATIONS)?;
-        ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
+        let reply_sockets = ReplySockets::new(
+            files.reply_sockets.first(),
+            config.reply_sockets,
+            config.reply_ports_except,
+            pairs,
+        );
+        let admission = Admission::new(config.rules, config.rates);
+        let first = files.udp.first();
+        let udp =
+            Udp::new(&mut ring, udp, first, reply_sockets, admission, UDP_OPERATIONS, config.udp_sizes)?;
+        let tcp_files = (files.listeners, files.connections);
+        let tcp = Tcp::new(&mut ring, tcp, tcp_files, &config.tcp, shared.per_prefix.clone())?;
+        ring.poll_readable(WAKE, Operation::Wake.alone());
         let mut this = Self {
             ring,
             udp,
             tcp,
             counters,
-            config,
+            shared,
+            drain_timeout: config.drain_timeout,
+            turn_timeout: config.turn_timeout,
+            stage: Stage::Serving,
+            retires: true,
             completions: Vec::with_capacity(COMPLETION_ENTRIES as usize),
-            retiring: true,
-            drain_deadline: None,
-            tcp_drained: false,
-            leave_deadline: None,
             wake_pause: Pause::new(PAUSE),
         };
         this.finish_turn();
-        // an operation that the kernel does not know fails in its first completion
+        // the first completion of an operation that the kernel does not know is an error
         this.ring.turn(Wait::No, &mut this.completions).map_err(WorkerError::Enter)?;
         this.handle_completions()?;
         this.udp.begin_serving();
@@ -259,41 +223,46 @@ impl Worker {
         Ok(this)
     }
 
-    /// Why streams are received into whole buffers, if they are.
+    /// Why each receive of a stream uses up a buffer, if it does.
     pub fn whole_buffers(&self) -> Option<WholeBuffers> {
         self.tcp.whole_buffers()
     }
 
-    /// Serves until it is woken to end, then drains. An error is final.
+    /// Serves until `wake` becomes readable, then drains. An error is final.
     pub fn run(mut self) -> Result<(), WorkerError> {
         loop {
-            let draining = self.drain_deadline.map(|_| DRAIN_TICK);
-            let tending = self.retiring.then_some(TENDING_TICK);
-            let pauses = [self.udp.sleep(), self.tcp.sleep(), self.wake_pause.sleep()];
-            let sleeps = [self.config.turn_timeout, draining, tending].into_iter().chain(pauses);
-            let wait = match sleeps.flatten().min() {
-                _ if self.tcp.is_pressed() => Wait::No,
-                None => Wait::Completion,
-                Some(timeout) => Wait::Timeout(timeout),
-            };
+            let wait = self.wait();
             self.ring.turn(wait, &mut self.completions).map_err(WorkerError::Enter)?;
             self.counters.turns.add(1);
             self.handle_completions()?;
-            if self.is_drained()? {
+            if self.has_drained()? {
                 break;
             }
-            if self.retiring {
-                let (ring, tcp, udp) = (&mut self.ring, &mut self.tcp, &mut self.udp);
-                self.retiring = tcp
-                    .retire(ring)
-                    .and_then(|left| Ok(left | udp.retire(ring)?))
-                    .map_err(WorkerError::Queue)?;
+            if self.retires {
+                let (tcp, udp) = (self.tcp.retire(&mut self.ring), self.udp.retire(&mut self.ring));
+                self.retires = tcp.map_err(WorkerError::Queue)? | udp.map_err(WorkerError::Queue)?;
             }
             self.finish_turn();
         }
-        // frees the ports sooner than the ring's own end, which the kernel puts off
+        // this frees the ports at once, while the kernel puts off the end of the ring
         let _ = self.ring.unregister_files();
         Ok(())
+    }
+
+    /// How long the next turn may sleep.
+    fn wait(&self) -> Wait {
+        if self.tcp.has_ready_work() {
+            return Wait::No;
+        }
+        let sleeps = [
+            self.turn_timeout,
+            self.stage.drain().map(|_| DRAIN_TICK),
+            self.retires.then_some(RETIRE_TICK),
+            self.udp.sleep(),
+            self.tcp.sleep(),
+            self.wake_pause.sleep(),
+        ];
+        sleeps.into_iter().flatten().min().map_or(Wait::Completion, Wait::Timeout)
     }
 
     fn handle_completions(&mut self) -> Result<(), WorkerError> {
@@ -311,7 +280,7 @@ impl Worker {
                     })?;
                 }
                 Operation::UdpSendGroup | Operation::UdpSendDatagram => udp.sent(&completion, counters),
-                Operation::Accept => {
+                Operation::TcpAccept => {
                     tcp.accepted(completion, ring, counters).map_err(|errno| {
                         let addr = tcp.addr(token);
                         if tcp.listens(token) {
@@ -336,8 +305,7 @@ impl Worker {
                 Operation::Cancel | Operation::TcpClose => {}
             }
         }
-        if ending && self.drain_deadline.is_none() {
-            self.drain_deadline = Some(sys::now() + self.config.drain_timeout);
+        if ending && self.stage.begin_drain(sys::now(), self.drain_timeout) {
             self.udp.begin_drain(&self.counters);
             self.tcp.begin_drain();
         }
@@ -346,50 +314,29 @@ impl Worker {
 
     fn finish_turn(&mut self) {
         if self.wake_pause.ends() {
-            self.ring.poll_readable(WAKE, Token::new(Operation::Wake as u8, 0, 0));
+            self.ring.poll_readable(WAKE, Operation::Wake.alone());
         }
         self.udp.finish_turn(&mut self.ring, &self.counters);
         self.tcp.finish_turn(&mut self.ring, &self.counters);
     }
 
     /// True when a drain has come to its end, or to its deadline.
-    fn is_drained(&mut self) -> Result<bool, WorkerError> {
-        let Some(deadline) = self.drain_deadline else { return Ok(false) };
+    fn has_drained(&mut self) -> Result<bool, WorkerError> {
+        if self.stage.drain().is_none() {
+            return Ok(false);
+        }
         let now = sys::now();
         let tcp = self.tcp.drain(&mut self.ring).map_err(WorkerError::Queue)?;
-        let others = &self.config.workers_with_tcp;
-        if tcp && !self.tcp_drained {
-            self.tcp_drained = true;
-            others.fetch_sub(1, Ordering::Relaxed);
+        if tcp && self.stage.tcp_drained() {
+            self.shared.tcp_drained();
         }
-        // the next process starts when the last worker has ended: until then nobody else reads the sockets
-        // that outlive us
-        if others.load(Ordering::Relaxed) == 0 || now >= deadline {
-            self.leave_deadline.get_or_insert(now + LEAVING);
-        }
-        let leave = match self.leave_deadline {
-            None => Leave::NotYet,
-            Some(leave_deadline) if now < leave_deadline => Leave::WhenEmpty,
-            Some(_) => Leave::Now,
-        };
-        let udp = self.udp.drain(&mut self.ring, leave).map_err(WorkerError::Queue)?;
-        let ended = udp && tcp || now >= deadline + 2 * LEAVING;
+        self.stage.leave(now, self.shared.workers_with_tcp());
+        let udp =
+            self.udp.drain(&mut self.ring, self.stage.leave_sockets(now)).map_err(WorkerError::Queue)?;
+        let ended = udp && tcp || self.stage.is_overdue(now);
         if ended {
             self.udp.give_up(&self.counters);
         }
         Ok(ended)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_operation_is_found_by_its_number() {
-        for (number, operation) in Operation::ALL.into_iter().enumerate() {
-            assert_eq!(operation as usize, number);
-            assert_eq!(Operation::of(Token::new(operation as u8, 0, 0)), operation);
-        }
     }
 }

@@ -1,18 +1,19 @@
-//! What fails although nothing has changed is not tried again and again: that would take a whole processor.
+//! Pauses between tries. What fails although nothing has changed must not be tried without end: that would take a whole
+//! processor.
 //!
-//! A few failures in a row mean nothing: the network's errors come like that, one for each message of a stranger,
-//! and whoever paused for them could be made to. So the first ones are tried again at once; after
-//! [`FAILURES_MAX`] without any success in between each try waits for a pause. Nothing is set in the kernel for it,
-//! which may be short of memory: the worker's next turn sleeps no longer than the pause.
+//! A few failures in a row mean nothing. The network's errors come like that, one for each message of a stranger, who
+//! could otherwise make us pause. So the first ones are tried again at once. After [`FAILURES_MAX`] without a success
+//! in between, each try waits for a pause. The kernel may be short of memory, so nothing is set in it for that: the
+//! worker's next turn sleeps no longer than the pause.
 
 use std::time::{Duration, Instant};
 
 use crate::kernel::sys;
 
-/// So many failures in a row are tried again at once.
+/// Failures in a row that are tried again at once.
 pub const FAILURES_MAX: u8 = 32;
-/// How long to pause where what waits meanwhile is delayed, but stays queued. A receive buffer of 4 MiB holds what comes
-/// in this time at half a million datagrams a second.
+/// How long to pause where whatever waits stays queued. A receive buffer of 4 MiB holds what comes in this time at half
+/// a million datagrams a second.
 pub const PAUSE: Duration = Duration::from_millis(10);
 
 /// Failures in a row.
@@ -20,20 +21,20 @@ pub const PAUSE: Duration = Duration::from_millis(10);
 pub struct Failures(u8);
 
 impl Failures {
-    /// Something has come of it.
+    /// A try has succeeded.
     #[inline]
     pub fn forget(&mut self) {
         self.0 = 0;
     }
 
-    /// One more; true if the next try has to wait.
+    /// One more failure. True if the next try has to wait for a pause.
     pub fn add(&mut self) -> bool {
         self.0 = self.0.saturating_add(1);
         self.0 > FAILURES_MAX
     }
 }
 
-/// A pause that everything of one kind shares: it begins with the first that needs it.
+/// A pause that all of one kind share. It begins with the first that needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pause {
     time: Duration,
@@ -41,7 +42,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// One that takes so long, and has not begun.
+    /// A pause of this length that has not begun.
     pub fn new(time: Duration) -> Self {
         Self { time, until: None }
     }
@@ -53,12 +54,12 @@ impl Pause {
         }
     }
 
-    /// How long a turn may sleep, so that the end of the pause is noticed; `None` outside of it.
+    /// How long a turn may sleep, so that the end of the pause is noticed. `None`: there is no pause.
     pub fn sleep(&self) -> Option<Duration> {
         self.until.map(|_| self.time)
     }
 
-    /// True once, when it is over.
+    /// True once, when the pause is over.
     pub fn ends(&mut self) -> bool {
         let ends = self.until.is_some_and(|until| sys::now() >= until);
         if ends {

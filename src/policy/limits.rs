@@ -1,6 +1,6 @@
-//! How much one source may have, in fixed memory.
+//! How many connections and replies one source may have, counted in fixed memory.
 //!
-//! A source is a prefix, since one host has many addresses: an IPv6 subscriber a /64 and often a /56.
+//! A source is a prefix, because one host has many addresses: an IPv6 subscriber has a /64, and often a /56.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use crate::kernel::sys;
 use crate::policy::flow::HashKey;
 use crate::policy::rate::{Ahead, Rate};
 
-/// The network of `ip`: what is left of it without the bits behind the first `v4_bits` or `v6_bits`.
+/// The network of `ip`: its first `v4_bits` or `v6_bits`.
 fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !u32::MAX.unbounded_shr(v4_bits)).into(),
@@ -20,13 +20,12 @@ fn network(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
     }
 }
 
-/// The prefix of one user of connections: an IPv4 address, behind which there may be many, or an IPv6 /64, the
-/// least that a network has.
+/// The prefix for which connections are counted: an IPv4 address, which many hosts may share, or an IPv6 /64, the
+/// smallest network.
 const CONNECTION_BITS: (u32, u32) = (32, 64);
 
-/// How many connections each source has, known to all workers: they change it for a connection that comes or
-/// goes, under a lock. It holds no more sources than connections may be open, each by its prefix itself, in a map whose
-/// hash is keyed.
+/// How many connections each source has. All workers share it, and change it under a lock when a connection comes or
+/// goes. It holds at most one entry for each open connection, in a map whose hash is keyed.
 #[derive(Debug)]
 pub struct ConnectionsPerPrefix {
     limit: usize,
@@ -39,7 +38,8 @@ impl ConnectionsPerPrefix {
         Self { limit, counts: Mutex::default() }
     }
 
-    /// Counts one more connection of `ip`'s source, for [`Self::leave`]; `None` if that has its share.
+    /// Counts one more connection of the source of `ip`. Returns the source, for [`Self::leave`]; `None` if it has as
+    /// many as it may have.
     pub fn admit(&self, ip: IpAddr) -> Option<IpAddr> {
         let (v4_bits, v6_bits) = CONNECTION_BITS;
         let prefix = network(ip, v4_bits, v6_bits);
@@ -50,7 +50,7 @@ impl ConnectionsPerPrefix {
         admitted.then_some(prefix)
     }
 
-    /// A connection of this source has gone.
+    /// A connection of this source was closed.
     pub fn leave(&self, prefix: IpAddr) {
         let mut counts = self.counts();
         if let Some(count) = counts.get_mut(&prefix) {
@@ -62,31 +62,31 @@ impl ConnectionsPerPrefix {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // nobody panics while holding it: there is nothing half done to see
+        // nothing panics under the lock, so nothing in it is half done
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Datagrams that are answered per second, by one worker; `None`: any number.
+/// Datagrams that one worker answers per second. `None`: any number.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
-    /// For each source.
+    /// Of each source.
     pub per_prefix: Option<NonZeroU32>,
-    /// For all together.
+    /// Of all sources together.
     pub replies: Option<NonZeroU32>,
 }
 
 /// Which rate a datagram exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
-    /// Its source's.
+    /// That of its source.
     PerPrefix,
-    /// That of all together.
+    /// That of all sources together.
     Replies,
 }
 
-/// The prefix of one victim of forged sources, or of one user with a handful of machines: where limits on
-/// replies of DNS servers draw the line, too.
+/// The prefix for which datagrams are counted: one victim of forged sources, or one user with a handful of machines.
+/// Limits on the replies of DNS servers use the same prefixes.
 const RATE_BITS: (u32, u32) = (24, 56);
 
 /// That prefix as a number of its own, never 0.
@@ -100,9 +100,9 @@ fn rate_prefix(ip: IpAddr) -> u64 {
     }
 }
 
-/// What a source may have at once, if it asked for nothing before.
+/// A source that was silent before may have the replies of this time at once.
 const PREFIX_BURST: Duration = Duration::from_secs(1);
-/// The same of all sources together.
+/// The same for all sources together.
 const REPLIES_BURST: Duration = Duration::from_millis(100);
 
 /// Rate limits of one worker.
@@ -111,7 +111,7 @@ pub struct RateLimits {
     per_prefix: Option<PrefixRates>,
     replies: Option<(Rate, Ahead)>,
     start: Instant,
-    /// Nanoseconds from the start to the first datagram of this turn: one look at the clock serves them all.
+    /// Nanoseconds from the start to the first datagram of this turn: the clock is read once a turn.
     now_ns: Option<u64>,
 }
 
@@ -124,7 +124,8 @@ impl RateLimits {
         any.then(|| Self { per_prefix, replies, start: sys::now(), now_ns: None })
     }
 
-    /// Counts `datagrams` from `peer`, unless that is too much.
+    /// Counts `datagrams` from `peer`. Returns the rate that they exceed, if there is one; then they are not counted
+    /// for it.
     pub fn exceeded(&mut self, peer: IpAddr, datagrams: u32) -> Option<Exceeded> {
         let now_ns = *self.now_ns.get_or_insert_with(|| (sys::now() - self.start).as_nanos() as u64);
         if let Some(prefixes) = &mut self.per_prefix
@@ -146,12 +147,12 @@ impl RateLimits {
     }
 }
 
-/// Sources in one cache line.
+/// Sources in one set, which is one cache line.
 const WAYS: usize = 4;
-/// Cache lines: 1 MiB, for 65,536 sources that are active at a time.
+/// Sets: 1 MiB, for 65,536 sources that are active at a time.
 const SETS: usize = 16_384;
 
-/// A source: its prefix, 0 for nobody's, and what it has had.
+/// A source: its prefix, or 0 if the place is free, and the time that it has taken ahead.
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
     prefix: u64,
@@ -164,9 +165,9 @@ struct Set([Source; WAYS]);
 
 /// A rate for each source, in a table of fixed size.
 ///
-/// A source that is not in it takes the place of the one that has the least ahead, and what that has: somebody who
-/// sprays sources, or waits for a place, gains nothing by being forgotten. Sources that share a set are told apart
-/// by their prefixes; which ones share it depends on a secret, so nobody can aim at another's place.
+/// A source that is not in the table takes the place of the one in its set that has taken the least time ahead, and
+/// takes over that time. So an attacker who sprays sources, or waits to be forgotten, gains nothing. Sources of one set
+/// are told apart by their prefixes. A secret decides which sources share a set, so nobody can aim at another's place.
 #[derive(Debug)]
 struct PrefixRates {
     rate: Rate,

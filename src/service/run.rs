@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,13 +27,13 @@ use super::signals;
 use super::store;
 use super::workers::Workers;
 use crate::console::printer::Printer;
-use crate::echo::tcp::TcpLimits;
+use crate::echo::tcp::{BufferCounts, FINAL_READ_BYTES, TcpLimits};
 use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
-use crate::echo::worker::WorkerConfig;
+use crate::echo::worker::{Shared, WorkerConfig};
 use crate::kernel::ring::FileTable;
 use crate::kernel::sys::{EndSignals, Protocol};
 use crate::policy::counters::{Counters, DroppedMessages};
-use crate::policy::limits::{ConnectionsPerPrefix, Rates};
+use crate::policy::limits::Rates;
 use crate::policy::many_hosts;
 use crate::policy::pairs::Pairs;
 use crate::policy::refuse::Rules;
@@ -62,6 +61,8 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let mut notifier = Notifier::from_env(Arc::clone(&dropped_messages.notifications))?;
     store::update(&mut sockets.shares, stored, &mut notifier, config.fd_store)?;
     let watchdog = notify::watchdog_interval();
+    let connections_per_prefix = config.max_connections_per_prefix.map(NonZeroUsize::get);
+    let shared = Shared::new(sockets.shares.len(), connections_per_prefix);
     let worker_config = worker_config(config, &mut sockets, &budget, file_table, watchdog);
     let counters: Vec<Arc<Counters>> = sockets.shares.iter().map(|_| Arc::default()).collect();
     let phase = Arc::new(metrics::Phase::default());
@@ -81,7 +82,7 @@ pub fn run(config: &ServerConfig, signals: EndSignals, log: &Printer) -> Result<
     let mut workers = Workers::new(events, inbox);
     for (index, (sockets, counters)) in sockets.shares.into_iter().zip(counters).enumerate() {
         let processor = config.pin.then(|| host.processors[index % host.processors.len()]);
-        workers.start(sockets, counters, processor, worker_config.clone())?;
+        workers.start(sockets, counters, processor, shared.clone(), worker_config.clone())?;
     }
     let armed = workers.wait_until_armed()?;
     for address in &addresses {
@@ -214,14 +215,12 @@ fn worker_config(
             workers,
             idle_timeout: config.idle_timeout,
             single_accept: budget.single_accept,
-            per_prefix: config
-                .max_connections_per_prefix
-                .map(|limit| Arc::new(ConnectionsPerPrefix::new(limit.get()))),
+            buffers: BufferCounts::default(),
+            final_read_bytes: FINAL_READ_BYTES,
         },
         file_table,
         busy_poll: config.busy_poll,
         drain_timeout: config.drain_timeout,
-        workers_with_tcp: Arc::new(AtomicUsize::new(workers)),
         turn_timeout: turn_timeout(watchdog, config.metrics.is_some()),
     }
 }

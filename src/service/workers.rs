@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::threads::{self, ThreadError};
-use crate::echo::worker::{Worker, WorkerConfig, WorkerError};
+use crate::echo::worker::{Shared, Worker, WorkerConfig, WorkerError};
 use crate::kernel::ring::WholeBuffers;
 use crate::kernel::sys;
 use crate::policy::counters::{Counters, Snapshot};
@@ -93,6 +93,7 @@ impl Workers {
         sockets: Vec<Listening>,
         counters: Arc<Counters>,
         processor: Option<usize>,
+        shared: Shared,
         config: WorkerConfig,
     ) -> Result<(), WorkersError> {
         let index = self.handles.len();
@@ -105,7 +106,7 @@ impl Workers {
             if let Some(Err(error)) = processor.map(sys::pin_thread) {
                 tell(Event::Unpinned(error));
             }
-            let outcome = Worker::arm(sockets, wake, counters, config).and_then(|worker| {
+            let outcome = Worker::arm(sockets, wake, counters, shared, config).and_then(|worker| {
                 if let Some(reason) = worker.whole_buffers() {
                     tell(Event::WholeBuffers(reason));
                 }

@@ -55,7 +55,7 @@ pub(super) struct Scene {
     /// Connections that the worker serves at a time, and that there are at a time.
     pub(super) connections_limit: usize,
     pub(super) connections_max: usize,
-    /// As many workers share the memory for bytes set aside.
+    /// As many workers share the memory for spilled bytes.
     pub(super) workers: usize,
     pub(super) rates: Rates,
     pub(super) reply_sockets: usize,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,21 +13,25 @@ use rand::random;
 use super::chance::Faults;
 use super::here::{WORLD, ask};
 use super::kernel::{Kernel, Order};
+use super::peer::Peer;
 use super::scene::{CLIENT_LIKE_PORT, Endpoint, Scene};
 use super::world::World;
-use crate::echo::tcp::TcpLimits;
+use crate::echo::tcp::{BufferCounts, TcpLimits};
 use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
-use crate::echo::worker::{Worker, WorkerConfig};
+use crate::echo::worker::{Shared, Worker, WorkerConfig};
 use crate::kernel::ring::{Errno, FileTable, Ring, RingConfig, Token, WholeBuffers, try_order};
 use crate::kernel::sys::Protocol;
 use crate::policy::counters::Counters;
-use crate::policy::limits::ConnectionsPerPrefix;
 use crate::policy::pairs::Pairs;
 use crate::policy::refuse::Rules;
 use crate::sockets::listening::{AtExit, Listening};
 
 /// Completions and turns that a run is made of.
 const STEPS: u64 = 1_000_000;
+/// So few receive buffers for streams that they run out.
+const BUFFERS: BufferCounts = BufferCounts { incremental: 2, whole: 8 };
+/// So few bytes at the end of the server that peers get there.
+const FINAL_READ_BYTES: u32 = 320 << 10;
 /// Worlds that run at a time.
 const THREADS: usize = 2;
 
@@ -38,14 +42,21 @@ fn run(seed: u64) -> u64 {
 
 /// The same on a kernel of this make.
 fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> u64 {
+    run_in(seed, make, |_| ())
+}
+
+/// The same where something has happened before the worker comes.
+fn run_in(seed: u64, make: impl FnOnce(&mut Kernel), before: impl FnOnce(&mut World)) -> u64 {
     let counters = Arc::new(Counters::default());
     let mut world = World::new(seed, Arc::clone(&counters));
     make(&mut world.kernel);
     WORLD.set(Some(world));
     let (sockets, wake) = ask(furnish).expect("there is a world");
+    ask(before).expect("there is a world");
     let scene = ask(|world| world.scene().clone()).expect("there is a world");
     let config = config(&scene, &sockets);
-    let worker = Worker::arm(sockets, Arc::new(wake), counters, config).expect("the worker starts");
+    let shared = Shared::new(1, scene.per_prefix);
+    let worker = Worker::arm(sockets, Arc::new(wake), counters, shared, config).expect("the worker starts");
     worker.run().expect("the worker ends in good order");
     ask(World::check_end);
     WORLD.take().expect("there is a world").kernel.steps
@@ -104,11 +115,11 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
             workers: scene.workers,
             idle_timeout: scene.idle_timeout,
             single_accept: scene.per_prefix.is_some(),
-            per_prefix: scene.per_prefix.map(|limit| Arc::new(ConnectionsPerPrefix::new(limit))),
+            buffers: BUFFERS,
+            final_read_bytes: FINAL_READ_BYTES,
         },
         busy_poll: scene.busy_poll,
         drain_timeout: scene.drain_timeout,
-        workers_with_tcp: Arc::new(AtomicUsize::new(1)),
         turn_timeout: None,
     }
 }
@@ -143,6 +154,25 @@ fn whatever_the_kernel_does_nothing_is_lost_uncounted() {
         }
     });
     println!("{steps:?} steps in {worlds:?} worlds");
+}
+
+/// The signal may come before the worker has shown that its sockets work.
+#[test]
+fn a_worker_that_is_told_to_end_before_it_is_armed_ends() {
+    for seed in 0..200 {
+        println!("SIMULATION_SEED={seed}");
+        run_in(
+            seed,
+            |_| (),
+            |world| {
+                for listener in 0..world.tcp.listeners.len() {
+                    let peer = Peer::draw(&mut world.kernel.chance);
+                    world.tcp.connect(listener, peer, &mut world.kernel);
+                }
+                world.drain();
+            },
+        );
+    }
 }
 
 /// What the trial makes of a kernel of this make.

@@ -434,7 +434,8 @@ impl World {
         udp.arrive(flow, (count, bytes, last), flaw, kernel);
     }
 
-    fn drain(&mut self) {
+    /// The worker is told to end.
+    pub(super) fn drain(&mut self) {
         self.phase = Phase::Draining;
         self.told = self.kernel.now;
         self.woken = true;

@@ -1,0 +1,322 @@
+//! What a connection has received and not sent back yet, with the offsets of what is sent already.
+//!
+//! ```text
+//!   first                                                             last received
+//!   ├── chunks: spilled bytes ──┤├── parts: bytes in provided buffers ──┤
+//!   ├done┤                       ├done┤
+//! ```
+//!
+//! Bytes leave at the front of the chunks, then of the parts. Spilling moves bytes from the front of the parts to the
+//! end of the chunks, so the order stays.
+
+use std::collections::VecDeque;
+
+use crate::kernel::ring::{Chunk, ReceivedPart};
+
+/// What is sent next, and how many of its bytes are done with.
+#[derive(Debug)]
+pub(super) enum Next<'a> {
+    Chunk(&'a Chunk, u32),
+    Part(&'a ReceivedPart, u32),
+}
+
+/// What is sent completely, and goes back to where it came from.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "it has to be given back"]
+pub(super) enum Sent {
+    Chunk(Chunk),
+    Part(ReceivedPart),
+}
+
+/// Bytes that were received and not sent back yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are sent.
+    chunk_bytes_done: u32,
+    parts: VecDeque<ReceivedPart>,
+    /// Bytes of the first part that are sent or spilled.
+    part_bytes_done: u32,
+    /// The turn in which the first of the chunks was filled.
+    spilled_in_turn: u64,
+}
+
+impl Unsent {
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.parts.is_empty()
+    }
+
+    /// Some of it is spilled: its peer does not read.
+    pub(super) fn is_spilled(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// The turn since which some of it is spilled; only if [`Self::is_spilled`].
+    pub(super) fn spilled_in_turn(&self) -> u64 {
+        self.spilled_in_turn
+    }
+
+    /// Adds what was received last.
+    pub(super) fn push(&mut self, part: ReceivedPart) {
+        assert!(part.bytes() > 0, "nothing to send");
+        self.parts.push_back(part);
+    }
+
+    /// What is to be sent next.
+    pub(super) fn next(&self) -> Option<Next<'_>> {
+        let chunk = self.chunks.front().map(|chunk| Next::Chunk(chunk, self.chunk_bytes_done));
+        chunk.or_else(|| self.next_part().map(|(part, done)| Next::Part(part, done)))
+    }
+
+    /// What is to be spilled next: the first part, and how many of its bytes are done with.
+    pub(super) fn next_part(&self) -> Option<(&ReceivedPart, u32)> {
+        self.parts.front().map(|part| (part, self.part_bytes_done))
+    }
+
+    /// So many bytes of what [`Self::next`] says were sent. Returns it if that was the rest of it.
+    pub(super) fn sent(&mut self, bytes: u32) -> Option<Sent> {
+        if let Some(chunk) = self.chunks.front() {
+            self.chunk_bytes_done += bytes;
+            assert!(self.chunk_bytes_done <= chunk.bytes(), "more was sent than there was");
+            if self.chunk_bytes_done < chunk.bytes() {
+                return None;
+            }
+            self.chunk_bytes_done = 0;
+            self.chunks.pop_front().map(Sent::Chunk)
+        } else {
+            self.skip(bytes).map(Sent::Part)
+        }
+    }
+
+    /// What [`Self::next_part`] says was copied to `chunk` as far as that holds it, in this turn. Returns the part if
+    /// that was the rest of it.
+    pub(super) fn spilled(&mut self, chunk: Chunk, turn: u64) -> Option<ReceivedPart> {
+        if self.chunks.is_empty() {
+            self.spilled_in_turn = turn;
+        }
+        let bytes = chunk.bytes();
+        self.chunks.push_back(chunk);
+        self.skip(bytes)
+    }
+
+    /// So many bytes of the first part are done with. Returns it if that was the rest of it.
+    fn skip(&mut self, bytes: u32) -> Option<ReceivedPart> {
+        let part = self.parts.front().expect("there are bytes to be done with");
+        self.part_bytes_done += bytes;
+        assert!(self.part_bytes_done <= part.bytes(), "more was taken than there was");
+        if self.part_bytes_done < part.bytes() {
+            return None;
+        }
+        self.part_bytes_done = 0;
+        self.parts.pop_front()
+    }
+
+    /// All that is left, to be given back.
+    pub(super) fn into_parts(self) -> (VecDeque<Chunk>, VecDeque<ReceivedPart>) {
+        (self.chunks, self.parts)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::panic::{self, AssertUnwindSafe};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kernel::ring::{
+        Arena, BufferConfig, BufferRing, File, FileTable, Ring, RingConfig, Token, Wait,
+    };
+
+    const FILE: File = File(0);
+    const BUFFERS: u16 = 16;
+    const CHUNK_BYTES: u32 = 16;
+    const CHUNKS: u32 = 3;
+
+    /// A stream that parts are received from, and an arena to spill them to.
+    struct Source {
+        ring: Ring,
+        buffers: BufferRing,
+        arena: Arena,
+        peer: UnixStream,
+        unsent: Unsent,
+    }
+
+    impl Source {
+        fn new() -> Self {
+            let mut ring = Ring::new(RingConfig {
+                submission_entries: 8,
+                completion_entries: 16,
+                files: 1,
+                file_table: FileTable::Registered,
+                busy_poll: Duration::ZERO,
+            })
+            .unwrap();
+            let (ours, peer) = UnixStream::pair().unwrap();
+            ring.register_file(FILE, Arc::new(ours)).unwrap();
+            let config = BufferConfig { count: BUFFERS, buffer_bytes: 4096, incremental: false };
+            let buffers = BufferRing::new(&mut ring, config).unwrap();
+            let arena = Arena::new(CHUNKS, CHUNK_BYTES).unwrap();
+            Self { ring, buffers, arena, peer, unsent: Unsent::default() }
+        }
+
+        fn receive(&mut self, bytes: &[u8]) {
+            self.peer.write_all(bytes).unwrap();
+            self.ring.receive_once(FILE, &self.buffers, 4096, Token::new(0, 0, 0));
+            let mut completions = Vec::new();
+            while completions.is_empty() {
+                self.ring.turn(Wait::Completion, &mut completions).unwrap();
+            }
+            let part = self.buffers.take(&completions[0]).unwrap();
+            assert_eq!(self.buffers.bytes(&part), bytes);
+            self.unsent.push(part);
+        }
+
+        /// Sends the next bytes, so many at the most.
+        fn send(&mut self, most: u32, sent: &mut Vec<u8>) {
+            let pinned = match self.unsent.next().unwrap() {
+                Next::Chunk(chunk, done) => self.arena.pinned(chunk).skip(done),
+                Next::Part(part, done) => self.buffers.pinned(part).skip(done),
+            };
+            let bytes = most.min(pinned.bytes());
+            let place = match self.unsent.next().unwrap() {
+                Next::Part(part, done) => {
+                    self.buffers.bytes(part)[done as usize..][..bytes as usize].to_vec()
+                }
+                // nobody but the kernel reads chunks: it sends them
+                Next::Chunk(..) => self.through_the_kernel(pinned.part(0, bytes)),
+            };
+            sent.extend(place);
+            match self.unsent.sent(bytes) {
+                Some(Sent::Chunk(chunk)) => self.arena.release(chunk),
+                Some(Sent::Part(part)) => self.buffers.recycle(part),
+                None => {}
+            }
+        }
+
+        fn through_the_kernel(&mut self, pinned: crate::kernel::ring::PinnedBytes) -> Vec<u8> {
+            use std::io::Read;
+            self.ring.send(FILE, pinned, Token::new(1, 0, 0));
+            self.ring.flush();
+            let mut bytes = vec![0; pinned.bytes() as usize];
+            self.peer.read_exact(&mut bytes).unwrap();
+            let mut completions = Vec::new();
+            while completions.is_empty() {
+                self.ring.turn(Wait::Completion, &mut completions).unwrap();
+            }
+            bytes
+        }
+
+        /// Spills as much as there is room for.
+        fn spill(&mut self, turn: u64) {
+            while let Some((part, done)) = self.unsent.next_part() {
+                let Some(chunk) = self.arena.keep(&self.buffers.bytes(part)[done as usize..]) else { return };
+                if let Some(part) = self.unsent.spilled(chunk, turn) {
+                    self.buffers.recycle(part);
+                }
+            }
+        }
+    }
+
+    /// These bytes, in one part. Its buffer is lost.
+    pub(in crate::echo::tcp) fn received(bytes: &[u8]) -> Unsent {
+        let mut source = Source::new();
+        source.receive(bytes);
+        source.unsent
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_in_which_they_came_however_they_are_spilled() {
+        for (first, each) in [(1, 1), (3, 7), (7, 16), (20, 5), (100, 100)] {
+            let mut source = Source::new();
+            let bytes: Vec<u8> = (0..100).collect();
+            for part in bytes.chunks(20) {
+                source.receive(part);
+            }
+            let mut sent = Vec::new();
+            source.send(first, &mut sent);
+            for turn in 1.. {
+                if source.unsent.is_empty() {
+                    break;
+                }
+                source.spill(turn);
+                source.send(each, &mut sent);
+            }
+            assert_eq!(sent, bytes, "{first} bytes, then {each} at a time");
+            assert!(!source.unsent.is_spilled());
+            assert_eq!(source.buffers.available(), BUFFERS, "every buffer went back");
+            let chunks: Vec<_> = std::iter::from_fn(|| source.arena.keep(b"x")).collect();
+            assert_eq!(chunks.len(), CHUNKS as usize, "every chunk went back");
+        }
+    }
+
+    #[test]
+    fn a_spill_is_as_old_as_the_first_chunk_that_is_left() {
+        let mut source = Source::new();
+        source.receive(&[1; 40]);
+        assert!(!source.unsent.is_spilled() && !source.unsent.is_empty());
+        source.spill(5);
+        assert!(source.unsent.is_spilled() && source.unsent.next_part().is_none());
+        assert_eq!(source.unsent.spilled_in_turn(), 5);
+        let mut sent = Vec::new();
+        source.send(16, &mut sent);
+        source.receive(&[2; 10]);
+        source.spill(6);
+        assert_eq!(source.unsent.spilled_in_turn(), 5, "its peer has not caught up");
+        while !source.unsent.is_empty() {
+            source.send(100, &mut sent);
+        }
+        source.receive(&[3; 10]);
+        source.spill(9);
+        assert_eq!(source.unsent.spilled_in_turn(), 9);
+    }
+
+    #[test]
+    fn no_more_is_sent_than_was_received() {
+        let refused = |transition: &dyn Fn(&mut Source)| {
+            let mut source = Source::new();
+            source.receive(&[1; 20]);
+            panic::catch_unwind(AssertUnwindSafe(|| transition(&mut source))).is_err()
+        };
+        assert!(!refused(&|source| assert!(source.unsent.sent(20).is_some())));
+        assert!(refused(&|source| assert!(source.unsent.sent(21).is_some())), "a part has so many");
+        assert!(
+            refused(&|source| {
+                source.spill(1);
+                let _ = source.unsent.sent(17);
+            }),
+            "a chunk has so many"
+        );
+        assert!(
+            refused(&|source| {
+                assert!(source.unsent.sent(20).is_some());
+                let _ = source.unsent.sent(1);
+            }),
+            "nothing is left"
+        );
+        assert!(
+            refused(&|source| {
+                let chunk = source.arena.keep(&[1; 16]).unwrap();
+                let _ = source.unsent.sent(10);
+                let _ = source.unsent.spilled(chunk, 1);
+            }),
+            "so many are not left to spill"
+        );
+    }
+
+    #[test]
+    fn what_is_left_is_given_back_whole() {
+        let mut source = Source::new();
+        source.receive(&[1; 40]);
+        source.receive(&[2; 40]);
+        source.spill(1);
+        let (chunks, parts) = std::mem::take(&mut source.unsent).into_parts();
+        assert_eq!(
+            (chunks.len(), parts.len()),
+            (3, 1),
+            "48 bytes are spilled, 32 of the second part are not"
+        );
+    }
+}
