@@ -6,7 +6,7 @@
 //! sockets would stay in their SO_REUSEPORT group, and the kernel would go on giving them their share of the traffic.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
