@@ -94,6 +94,15 @@ impl Drop for UdpServer {
     }
 }
 
+/// The next datagram's length and sender; `None` if none comes within the socket's timeout.
+fn receive_in_time(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    match socket.recv_from(buffer) {
+        Ok(datagram) => Some(datagram),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over: &AtomicBool) {
     let elsewhere = UdpSocket::bind("127.0.0.2:0").unwrap();
     socket.set_read_timeout(Some(LOOK_EVERY)).unwrap();
@@ -106,13 +115,7 @@ fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over:
             let (_, datagram, peer) = delayed.pop_front().unwrap();
             socket.send_to(&datagram, peer).unwrap();
         }
-        let (len, peer) = match socket.recv_from(&mut buffer) {
-            Ok(datagram) => datagram,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some((len, peer)) = receive_in_time(socket, &mut buffer) else { continue };
         let nth = {
             let mut count = received.count.lock().unwrap();
             *count += 1;
