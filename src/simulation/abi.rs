@@ -205,6 +205,11 @@ impl Provided {
         Place(self.addr()).write(bytes);
     }
 
+    /// Whether the buffer's page is a new one: what is received begins with a length that is not zero.
+    pub(super) fn is_blank(self) -> bool {
+        Place(self.addr()).read_u64() == 0
+    }
+
     /// What the kernel does when it has used a part of an incremental buffer.
     pub(super) fn advance(self, bytes: u32) {
         let (addr, len) = (self.addr() + u64::from(bytes), self.len() - bytes);

@@ -95,6 +95,11 @@ impl Group {
         self.buffers.iter().all(|buffer| buffer.kernel)
     }
 
+    /// The memory of its buffers holds nothing any more: the system has given new pages for it.
+    pub(super) fn is_given_back(&self) -> bool {
+        self.is_full() && (0..self.entries.count()).all(|place| self.entries.get(place).is_blank())
+    }
+
     /// Bytes that the next receive can bring.
     pub(super) fn room(&self) -> u32 {
         self.entries.get(self.head).len()

@@ -84,7 +84,12 @@ pub(super) struct Persistent {
     pub(super) receive: Duration,
     /// It is said to have been cancelled, or to have found no buffer.
     pub(super) end: Duration,
+    pub(super) end_errno: i32,
     pub(super) accept: Duration,
+    pub(super) accept_errno: i32,
+    /// A receive of a stream.
+    pub(super) stream: Duration,
+    pub(super) stream_errno: i32,
     /// A send of a stream.
     pub(super) send: Duration,
     /// A poll for room to send, or of what wakes the worker.
@@ -97,6 +102,11 @@ pub(super) struct Persistent {
 impl Persistent {
     fn draw(chance: &mut Chance) -> Self {
         let worlds = chance.pick(&[0, 0, 1, 3]);
+        let end_errno = chance.pick(&[libc::ECANCELED, libc::ENOBUFS]);
+        let stream_errno = chance.pick(&[libc::ECANCELED, libc::EINTR, libc::ENOBUFS]);
+        let accept_errno = chance.pick(&[libc::ECANCELED, libc::EPERM]);
+        // the connections of the time end by that
+        let of_streams = chance.one_in(2);
         let mut until = || {
             let lasts_ms = if chance.below(8) < worlds { chance.between(1, 3000) } else { 0 };
             Duration::from_millis(lasts_ms as u64)
@@ -104,17 +114,23 @@ impl Persistent {
         Self {
             receive: until(),
             end: until(),
+            end_errno,
             accept: until(),
+            accept_errno,
+            stream: if of_streams { until().max(until()).max(until()) } else { Duration::ZERO },
+            stream_errno,
             send: until(),
             poll: until(),
-            timer: until(),
+            // what does without clocks seldom misses them
+            timer: until().max(until()).max(until()),
             enter: until(),
         }
     }
 
     /// There is any.
-    fn lasts(&self) -> bool {
-        let all = [self.receive, self.end, self.accept, self.send, self.poll, self.timer, self.enter];
+    pub(super) fn lasts(&self) -> bool {
+        let Self { receive, end, accept, stream, send, poll, timer, enter, .. } = *self;
+        let all = [receive, end, accept, stream, send, poll, timer, enter];
         all.iter().any(|until| !until.is_zero())
     }
 }

@@ -17,6 +17,9 @@ use crate::kernel::ring::RingConfig;
 /// Turns in a row that brought nothing to anybody: the process spins.
 const IDLE_TURNS_MAX: u32 = 3000;
 
+/// Sleeps in a row that nothing came of: the process waits for what never comes. A drain takes so many.
+const DOZES_MAX: u32 = 20_000;
+
 /// Something that a file of the process is, or somebody at its other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Object {
@@ -119,6 +122,7 @@ pub(crate) struct Kernel {
     is_active: HashSet<Object>,
     timers: Vec<(Duration, InFlight)>,
     idle_turns: u32,
+    dozes: u32,
     pub(super) incremental: bool,
     /// No send buffer that is full gets room again: a device stands still.
     pub(super) stuck: bool,
@@ -157,6 +161,7 @@ impl Kernel {
             is_active: HashSet::new(),
             timers: Vec::new(),
             idle_turns: 0,
+            dozes: 0,
             incremental,
             stuck: false,
         }
@@ -523,7 +528,14 @@ impl Kernel {
 
     /// Something useful has happened.
     pub(super) fn progress(&mut self) {
+        (self.idle_turns, self.dozes) = (0, 0);
+    }
+
+    /// The process sleeps for a while.
+    pub(super) fn doze(&mut self) {
         self.idle_turns = 0;
+        self.dozes += 1;
+        assert!(self.dozes < DOZES_MAX, "the worker looks again and again, and nothing comes");
     }
 }
 

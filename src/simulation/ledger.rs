@@ -20,7 +20,7 @@ enum Knowledge {
 use Knowledge::{Cause, Exact, Least, Most};
 
 /// The counters that the kernel knows, each by what the process met.
-const KNOWN: [(&str, Knowledge); 36] = [
+const KNOWN: [(&str, Knowledge); 40] = [
     ("udp_bytes_in", Exact),
     ("udp_trains_in", Exact),
     ("udp_trains_out", Exact),
@@ -44,19 +44,36 @@ const KNOWN: [(&str, Knowledge); 36] = [
     ("udp_reply_socket_errors", Least),
     ("udp_no_buffers", Exact),
     ("udp_receive_errors", Exact),
+    ("udp_receive_pauses", Most),
     ("udp_send_waits", Exact),
     ("udp_trains_refused", Exact),
     ("udp_send_unreachable", Exact),
     ("udp_send_forbidden", Exact),
     ("udp_send_bad_source", Exact),
+    ("udp_send_errors", Exact),
     ("tcp_bytes_in", Most),
     ("tcp_stalls", Cause),
     ("tcp_accept_errors", Exact),
+    ("tcp_accept_pauses", Most),
     ("tcp_no_buffers", Exact),
     ("tcp_closed_reset", Most),
     ("tcp_closed_vanished", Most),
+    ("tcp_closed_error", Most),
     ("tcp_closed_finished", Most),
     ("tcp_closed_prefix_limit", Most),
+];
+
+/// What a connection ends by whose peer is out of reach: what the last ICMP message told, or that there was none.
+pub(super) const VANISHED: [i32; 9] = [
+    libc::ETIMEDOUT,
+    libc::EHOSTUNREACH,
+    libc::ENETUNREACH,
+    libc::EHOSTDOWN,
+    libc::ENONET,
+    libc::ECONNREFUSED,
+    libc::ENOPROTOOPT,
+    libc::EACCES,
+    libc::EPROTO,
 ];
 
 /// What has happened so far.
@@ -87,8 +104,7 @@ impl Ledger {
             libc::ENETUNREACH | libc::ECONNREFUSED => self.count("udp_send_unreachable", datagrams),
             libc::EPERM => self.count("udp_send_forbidden", datagrams),
             libc::EADDRNOTAVAIL | libc::EINVAL => self.count("udp_send_bad_source", datagrams),
-            // what was not sent for other reasons is counted with these, too
-            _ => {}
+            _ => self.count("udp_send_errors", datagrams),
         }
     }
 
@@ -110,7 +126,8 @@ impl Ledger {
     pub(super) fn count_told(&mut self, errno: i32) {
         match errno {
             libc::ECONNRESET | libc::EPIPE => self.count("tcp_closed_reset", 1),
-            libc::ETIMEDOUT => self.count("tcp_closed_vanished", 1),
+            libc::EIO => self.count("tcp_closed_error", 1),
+            vanished if VANISHED.contains(&vanished) => self.count("tcp_closed_vanished", 1),
             other => panic!("a connection ends by {other}"),
         }
     }

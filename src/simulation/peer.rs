@@ -35,27 +35,34 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn draw(chance: &mut Chance) -> Self {
+    /// One that ends before the server does, if it only `visits`.
+    pub(super) fn draw(chance: &mut Chance, visits: bool) -> Self {
         let left = match chance.below(4) {
             0 => chance.below(10),
             1 => chance.below(3000),
             2 => chance.below(100_000),
             _ => chance.below(1_000_000),
         };
+        let ends = [End::HalfClose, End::Fin, End::Fin, End::Stays, End::Never];
         Self {
             left: left as u64,
             addr: SocketAddr::from(([192, 0, 2, chance.between(1, 3) as u8], 40_000)),
-            chunk: chance.pick(&[1, 100, 5000, 100_000]).max(left / 100),
+            chunk: chance.pick(&[1, 100, 5000, 16 << 10, 100_000]).max(left / 100),
             polite: chance.one_in(3),
             stubborn: chance.one_in(6),
             reads: chance.pick(&[100, 10_000, 1_000_000]).max(left / 200),
-            end: chance.pick(&[End::HalfClose, End::Fin, End::Fin, End::Stays, End::Never]),
+            end: chance.pick(&ends[..if visits { 3 } else { 5 }]),
         }
     }
 
     /// It becomes like everybody else.
     pub(super) fn soften(&mut self) {
         self.stubborn = false;
+    }
+
+    /// It sends much, reads much, and does not wait for the echo.
+    pub(super) fn flood(&mut self) {
+        (self.left, self.chunk, self.reads, self.polite) = (2 << 20, 256 << 10, 1 << 20, false);
     }
 
     /// The server ends; it ends as well.

@@ -55,6 +55,10 @@ pub(super) struct Scene {
     /// Connections that the worker serves at a time, and that there are at a time.
     pub(super) connections_limit: usize,
     pub(super) connections_max: usize,
+    /// Nobody stays until the worker ends.
+    pub(super) visits: bool,
+    /// Of so many in a thousand of them nothing comes but their end.
+    pub(super) silent_peers: u32,
     /// As many workers share the memory for spilled bytes.
     pub(super) workers: usize,
     pub(super) rates: Rates,
@@ -68,6 +72,8 @@ pub(super) struct Scene {
     pub(super) lingers: bool,
     /// Some peers never leave, so that the drain ends at its deadline.
     pub(super) cuts: bool,
+    /// Connections are at their busiest when the worker is told to end.
+    pub(super) floods: bool,
     /// And send buffers that are full stay full.
     pub(super) stuck: bool,
     /// Datagrams that were not echoed, and those of them that nobody but the worker knows why.
@@ -102,6 +108,8 @@ impl Scene {
             per_prefix: chance.pick(&[None, None, Some(1), Some(4)]),
             connections_limit: chance.pick(&[1, 3, 1000]),
             connections_max: chance.pick(&[1, 10, 60]),
+            visits: chance.one_in(4),
+            silent_peers: chance.pick(&[0, 0, 700]),
             workers: chance.pick(&[1, 1000, 4096]),
             rates: Rates {
                 per_prefix: NonZeroU32::new(chance.pick(&[0, 0, 0, 1000])),
@@ -112,8 +120,9 @@ impl Scene {
             busy_poll: chance.pick(&[Duration::ZERO, Duration::from_micros(20)]),
             drain_timeout: Duration::from_mins(1),
             drain_early: chance.one_in(3),
-            lingers: chance.one_in(4),
+            lingers: chance.one_in(2),
             cuts: chance.one_in(6),
+            floods: chance.one_in(8),
             stuck: chance.one_in(2),
             unanswered: 0,
             silent: 0,

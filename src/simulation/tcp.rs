@@ -3,19 +3,26 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::abi::{self, FILE_INDEX_ALLOC, Sqe};
 use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
+use super::ledger::VANISHED;
 use super::peer::Peer;
 use crate::kernel::addr::RawAddr;
+use crate::kernel::pause::FAILURES_MAX;
 
 /// Bytes that a receive queue holds.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// Who sends more at a time is received from once for each send.
 const STREAMING_BYTES: u64 = 16 << 10;
+/// Accepting rests so long after it failed for want of a descriptor or of memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What it may bring when the process ends, until its receive is cancelled included.
+const EMPTYING_BYTES_MAX: u64 = (320 + 64 + 256) << 10;
 /// What a process may have received of a connection and not sent back: what its buffers hold.
-const HELD_BYTES_MAX: u64 = 5 << 20;
+const HELD_BYTES_MAX: u64 = 600 << 10;
 
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -25,6 +32,10 @@ pub(super) struct Listener {
     pub(super) filtered: bool,
     /// The process is to keep an accept armed, unless it has as many connections as it may.
     pub(super) served: bool,
+    /// Accepts in a row that ended without a connection.
+    fruitless: u32,
+    /// For want of a descriptor or of memory the process is not to accept before.
+    rests_until: Duration,
 }
 
 /// A connection; bytes are counted from its beginning.
@@ -52,18 +63,27 @@ pub(super) struct Connection {
     pub(super) broken: bool,
     told: bool,
     pub(super) accepted: bool,
+    served: bool,
     pub(super) closed: bool,
     /// What was in the receive queue or before when the process was told to end.
     owed: Option<u64>,
+    /// What the process had received when it let nothing new in any more.
+    received_before: Option<u64>,
     receive: Option<InFlight>,
+    /// The latest one goes on by itself.
+    multishot: bool,
     readable: Option<InFlight>,
     writable: Option<InFlight>,
     /// What the poll for room has not told yet, should it come to be.
     untold: i16,
     /// What one receive has brought at the most.
     largest: u64,
+    /// Receives in a row that ended without a byte for no reason of its own.
+    fruitless: u32,
     /// A send has come short, if only once.
     stalled: bool,
+    /// The last one found no room, and no poll has told of any since.
+    full: bool,
     shutdown: Option<InFlight>,
 }
 
@@ -85,13 +105,18 @@ pub(super) struct Tcp {
     pub(super) books: Books,
     /// The process may close connections that owe nobody anything.
     pub(super) may_close_idle: bool,
+    /// It serves at most so many at a time, until it is told to end.
+    pub(super) limit: usize,
+    pub(super) draining: bool,
 }
 
 impl Tcp {
     pub(super) fn listen(&mut self, addr: SocketAddr) -> Object {
         let queue = VecDeque::new();
         let (filtered, served) = (false, true);
-        self.listeners.push(Listener { addr, queue, accept: None, filtered, served });
+        let (fruitless, rests_until) = (0, Duration::ZERO);
+        let accept = None;
+        self.listeners.push(Listener { addr, queue, accept, filtered, served, fruitless, rests_until });
         Object::Listener(self.listeners.len() - 1)
     }
 
@@ -109,7 +134,7 @@ impl Tcp {
         }
         let most = this.peer.sends_at_most(this.read == this.sent, this.window());
         if most > 0 && !this.fin {
-            let bytes = kernel.chance.between(1, most) as u64;
+            let bytes = if kernel.chance.one_in(2) { most } else { kernel.chance.between(1, most) } as u64;
             this.sent += bytes;
             this.peer.left -= bytes;
             acted = true;
@@ -120,8 +145,8 @@ impl Tcp {
             acted = true;
         }
         if !this.closed && kernel.chance.happens(kernel.faults.reset) {
-            let errno = kernel.chance.pick(&[libc::ECONNRESET, libc::ECONNRESET, libc::ETIMEDOUT]);
-            this.break_with(errno);
+            let vanished = kernel.chance.pick(&VANISHED);
+            this.break_with(kernel.chance.pick(&[libc::ECONNRESET, libc::ECONNRESET, vanished, libc::EIO]));
             acted = true;
         }
         if acted {
@@ -153,20 +178,40 @@ impl Tcp {
             broken: false,
             told: false,
             accepted: false,
+            served: false,
             closed: false,
             owed: None,
+            received_before: None,
             receive: None,
+            multishot: false,
             readable: None,
             writable: None,
             untold: 0,
             largest: 0,
+            fruitless: 0,
             stalled: false,
+            full: false,
             shutdown: None,
         });
         let connection = self.connections.len() - 1;
         self.listeners[listener].queue.push_back(connection);
         kernel.activate(Object::Listener(listener));
         kernel.activate(Object::Peer(connection));
+    }
+
+    /// The process ends: it lets nothing new in.
+    pub(super) fn begin_emptying(&mut self) {
+        for connection in &mut self.connections {
+            connection.received_before.get_or_insert(connection.received);
+        }
+    }
+
+    /// Somebody was about to connect as the filter came.
+    pub(super) fn connect_late(&mut self, listener: usize, peer: Peer, kernel: &mut Kernel) {
+        self.listeners[listener].filtered = false;
+        self.connect(listener, peer, kernel);
+        self.listeners[listener].filtered = true;
+        self.connections.last_mut().expect("just made").owed = Some(0);
     }
 
     /// Connections that are open, as far as the process knows or will know.
@@ -180,6 +225,13 @@ impl Tcp {
     pub(super) fn accept(&mut self, listener: usize, operation: Operation, kernel: &mut Kernel) {
         assert_eq!(operation.sqe.file_index, FILE_INDEX_ALLOC, "connections are direct descriptors");
         assert!(self.listeners[listener].accept.is_none(), "a listener is armed twice");
+        // several share one pause; at the end of the process nobody waits for it
+        let Listener { rests_until, filtered, .. } = self.listeners[listener];
+        let waits = self.listeners.len() == 1 && !filtered;
+        assert!(
+            !waits || kernel.now >= rests_until,
+            "what has failed for want of something is tried at once"
+        );
         self.listeners[listener].accept = Some(kernel.begin(operation));
         kernel.activate(Object::Listener(listener));
         // what is there comes during the submission, as a rule
@@ -188,13 +240,29 @@ impl Tcp {
         }
     }
 
+    /// An ACCEPT is cancelled.
+    pub(super) fn check_leaving(&self, listener: usize) {
+        let Listener { addr, served, .. } = self.listeners[listener];
+        let has_cause = self.held() >= self.limit || self.draining || !served;
+        assert!(has_cause, "accepting on {addr} ends below the limit");
+    }
+
+    /// An operation that waits on a connection is cancelled.
+    pub(super) fn check_stopped(&self, connection: usize) {
+        let this = &self.connections[connection];
+        let restrained = this.stalled || this.largest > STREAMING_BYTES;
+        let ends = this.fin || this.broken || this.owed.is_some() || this.fruitless > FAILURES_MAX.into();
+        let has_cause = restrained || ends || self.may_close_idle;
+        assert!(has_cause, "connection {connection} is kept from sending");
+    }
+
     pub(super) fn advance_listener(&mut self, listener: usize, kernel: &mut Kernel) {
         let Some(accept) = self.listeners[listener].accept else { return };
         let sqe = kernel.get(accept).sqe;
         let end = if kernel.get(accept).cancelled {
             Some(-libc::ECANCELED)
         } else if kernel.persists(|persistent| persistent.accept) {
-            Some(-kernel.chance.pick(&[libc::EPERM, libc::ECANCELED]))
+            Some(-kernel.faults.persistent.accept_errno)
         } else if kernel.chance.happens(kernel.faults.receive) {
             Some(-kernel.chance.pick(&[libc::ECONNABORTED, libc::EMFILE, libc::ENOMEM, libc::EPROTO]))
         } else if let Some(connection) = self.listeners[listener].queue.pop_front() {
@@ -218,6 +286,7 @@ impl Tcp {
                     if sqe.ioprio & abi::ACCEPT_MULTISHOT == 0 {
                         Some(file as i32)
                     } else {
+                        self.listeners[listener].fruitless = 0;
                         if !kernel.complete_more(&sqe, file as i32, 0) {
                             self.listeners[listener].accept = None;
                             kernel.end(accept);
@@ -235,8 +304,15 @@ impl Tcp {
                 kernel.ledger.count_perhaps("tcp_accept_errors", (!cancelled).into());
             } else {
                 kernel.ledger.count("tcp_accept_errors", (result < 0).into());
+                if [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(&-result) {
+                    self.listeners[listener].rests_until = kernel.now + ACCEPT_PAUSE;
+                    kernel.ledger.count("tcp_accept_pauses", 1);
+                }
             }
-            self.listeners[listener].accept = None;
+            let this = &mut self.listeners[listener];
+            this.accept = None;
+            this.fruitless = if result < 0 { this.fruitless + 1 } else { 0 };
+            kernel.ledger.count("tcp_accept_pauses", (this.fruitless > FAILURES_MAX.into()).into());
             kernel.end(accept);
             kernel.complete(&sqe, result, 0);
         }
@@ -248,11 +324,17 @@ impl Tcp {
 
     /// A RECV is submitted, multishot or not.
     pub(super) fn receive(&mut self, connection: usize, operation: Operation, kernel: &mut Kernel) {
+        self.connections[connection].served = true;
+        let served = self.connections.iter().filter(|this| this.served && !this.closed).count();
+        assert!(served <= self.limit || self.draining, "{served} connections are served");
         let this = &mut self.connections[connection];
         let sqe = operation.sqe;
         assert!(sqe.flags & abi::BUFFER_SELECT != 0, "received into provided buffers");
         assert!(this.receive.is_none(), "two receives on one connection");
+        let all_out = this.received == this.echoed || this.finished;
+        assert!(all_out, "more is received before what was received is out");
         let multishot = sqe.ioprio & abi::RECV_MULTISHOT != 0;
+        this.multishot = multishot;
         assert!(multishot || operation.is_inline(), "a receive that could end up in a thread of the kernel");
         let streams = this.largest > STREAMING_BYTES;
         assert!(multishot != streams || this.owed.is_some(), "{} bytes at a time: {multishot}", this.largest);
@@ -265,8 +347,14 @@ impl Tcp {
             while !kernel.chance.one_in(4) && self.connections[connection].receive.is_some() {
                 self.advance(connection, kernel);
             }
+        } else if kernel.persists(|persistent| persistent.stream) {
+            let result = this.fail(kernel);
+            kernel.complete(&sqe, result, 0);
         } else {
-            let (result, flags) = this.take(&sqe, kernel).unwrap_or((-libc::EAGAIN, 0));
+            let (result, flags) = this.take(&sqe, kernel).unwrap_or_else(|| {
+                this.count_fruitless(kernel);
+                (-libc::EAGAIN, 0)
+            });
             kernel.complete(&sqe, result, flags);
             kernel.activate(Object::Peer(connection));
         }
@@ -278,10 +366,14 @@ impl Tcp {
         assert!(this.shutdown.is_none(), "a send behind a FIN");
         assert!(!this.finished, "bytes behind our FIN");
         assert!(operation.is_inline(), "a send that could end up in a thread of the kernel");
+        // who can't wait for room has to try
+        let waits = kernel.faults.persistent.poll.is_zero();
+        assert!(!this.full || !waits, "a send that can only find no room");
         let sqe = operation.sqe;
         let send = kernel.begin(operation);
         let result = this.give(&sqe, kernel, &mut self.books).unwrap_or_else(|| {
             this.untold |= libc::POLLOUT;
+            this.full = true;
             -libc::EAGAIN
         });
         let stalls = result < sqe.len() as i32;
@@ -335,7 +427,10 @@ impl Tcp {
             let end = if kernel.get(receive).cancelled {
                 Some((-libc::ECANCELED, 0))
             } else if kernel.chance.happens(kernel.faults.passing) {
+                this.count_fruitless(kernel);
                 Some((-libc::EINTR, 0))
+            } else if kernel.persists(|persistent| persistent.stream) {
+                Some((this.fail(kernel), 0))
             } else {
                 match this.take(&sqe, kernel) {
                     // of a multishot it is bytes only that it goes on after
@@ -370,6 +465,7 @@ impl Tcp {
         }
         if let Some(poll) = this.writable {
             let events = this.news();
+            this.full &= events & (libc::POLLOUT | libc::POLLHUP) == 0;
             let sqe = kernel.get(poll).sqe;
             let ended = if kernel.get(poll).cancelled {
                 kernel.complete(&sqe, -libc::ECANCELED, 0);
@@ -389,7 +485,7 @@ impl Tcp {
                 this.told = true;
             } else {
                 assert_eq!(this.echoed, this.received, "a FIN before all is echoed");
-                assert!(this.received >= this.owed.unwrap_or(0).min(8 << 20), "a FIN before all is received");
+                assert!(this.received >= this.owed.unwrap_or(0), "a FIN before all is received");
                 this.finished = true;
             }
             kernel.complete(&operation.sqe, result, 0);
@@ -406,7 +502,8 @@ impl Tcp {
         let complete = this.finished || this.echoed == this.sent;
         let orderly = this.ended && complete;
         if !this.told && !orderly {
-            let excused = this.stalled || this.owed.is_some() || self.may_close_idle;
+            let fruitless = this.fruitless > FAILURES_MAX.into();
+            let excused = this.stalled || this.owed.is_some() || fruitless || self.may_close_idle;
             assert!(excused, "connection {connection} is given up, and its peer has always read");
             self.books.given_up += 1;
         }
@@ -417,14 +514,24 @@ impl Tcp {
 
     /// The process was told to end.
     pub(super) fn begin_drain(&mut self) {
+        self.draining = true;
         for connection in &mut self.connections {
             connection.owed = Some(connection.sent);
         }
     }
 
     /// Connections that the process has.
-    fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.connections.iter().filter(|connection| connection.accepted && !connection.closed).count()
+    }
+
+    /// The process sleeps: it lets nobody bring more whose bytes wait, or who brings much at a time.
+    pub(super) fn check_restraint(&self) {
+        for (number, this) in self.connections.iter().enumerate() {
+            let waits = this.received > this.echoed || this.largest > STREAMING_BYTES;
+            let goes_on = this.receive.is_some() && this.multishot && !this.broken;
+            assert!(!waits || !goes_on, "connection {number} can bring more than is to be kept");
+        }
     }
 
     /// All is quiet: nobody is owed anything.
@@ -460,6 +567,12 @@ impl Connection {
         self.finished || self.closed
     }
 
+    /// The peer sends as much as it can, and reads the echo.
+    pub(super) fn flood(&mut self) {
+        self.peer.flood();
+        self.room = self.room.max(64 << 10);
+    }
+
     /// The peer, or the network, breaks the connection.
     pub(super) fn break_with(&mut self, errno: i32) {
         self.broken = true;
@@ -486,6 +599,25 @@ impl Connection {
         let news = self.untold & now;
         self.untold &= !now;
         news
+    }
+
+    /// A receive fails as all of the time do: its result.
+    fn fail(&mut self, kernel: &mut Kernel) -> i32 {
+        let errno = kernel.faults.persistent.stream_errno;
+        if errno == libc::ENOBUFS {
+            kernel.ledger.count("tcp_no_buffers", 1);
+        } else {
+            self.count_fruitless(kernel);
+        }
+        -errno
+    }
+
+    /// A receive ends without a byte. After so many in a row the process may give the connection up.
+    fn count_fruitless(&mut self, kernel: &mut Kernel) {
+        self.fruitless += 1;
+        let for_nothing = kernel.faults.passing > 0 || !kernel.faults.persistent.stream.is_zero();
+        let too_many = for_nothing && self.fruitless > FAILURES_MAX.into();
+        kernel.ledger.count("tcp_closed_error", too_many.into());
     }
 
     /// What a receive gets, if it doesn't have to wait: result and flags.
@@ -519,6 +651,12 @@ impl Connection {
         let flags = kernel.group(sqe.buf_group).fill(content::stream(self.salt, self.received, bytes));
         self.received += bytes as u64;
         self.largest = self.largest.max(bytes as u64);
+        self.fruitless = 0;
+        let late = self.received_before.map_or(0, |before| self.received - before);
+        assert!(
+            late <= EMPTYING_BYTES_MAX || self.finished,
+            "a peer that sends on keeps the process from its end"
+        );
         kernel.ledger.count("tcp_bytes_in", bytes as u64);
         assert!(self.received - self.echoed <= HELD_BYTES_MAX || self.finished, "too much is kept");
         kernel.progress();

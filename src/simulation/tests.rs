@@ -71,7 +71,9 @@ fn furnish(world: &mut World) -> (Vec<Listening>, OwnedFd) {
         let object = world.tcp.listen(addr);
         listening.push(Listening::pretended(Protocol::Tcp, addr, at_exit, world.descriptor(object)));
         if at_exit == AtExit::Retire {
-            let listener = world.tcp.listeners.last_mut().expect("just made");
+            let number = world.tcp.listeners.len() - 1;
+            world.connect(number, 4);
+            let listener = &mut world.tcp.listeners[number];
             (listener.filtered, listener.served) = (true, false);
         }
     }
@@ -166,7 +168,7 @@ fn a_worker_that_is_told_to_end_before_it_is_armed_ends() {
             |_| (),
             |world| {
                 for listener in 0..world.tcp.listeners.len() {
-                    let peer = Peer::draw(&mut world.kernel.chance);
+                    let peer = Peer::draw(&mut world.kernel.chance, false);
                     world.tcp.connect(listener, peer, &mut world.kernel);
                 }
                 world.drain();

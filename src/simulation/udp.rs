@@ -16,6 +16,7 @@ use super::content;
 use super::kernel::{InFlight, Kernel, Object, Operation};
 use super::scene::{CLIENT_LIKE_PORT, Expected};
 use crate::kernel::addr;
+use crate::kernel::pause::FAILURES_MAX;
 
 /// How many arrivals a receive queue holds.
 const QUEUE_MAX: usize = 400;
@@ -24,6 +25,8 @@ pub(super) struct Socket {
     pub(super) addr: SocketAddr,
     queue: VecDeque<Arrival>,
     receive: Option<InFlight>,
+    /// Receives in a row that ended for nothing.
+    fruitless: u32,
     buffer: SendBuffer,
     /// Arrivals that found no room in the queue; the count wraps.
     pub(super) drops: u32,
@@ -89,6 +92,7 @@ impl Udp {
             addr,
             queue,
             receive: None,
+            fruitless: 0,
             buffer,
             drops,
             filtered: false,
@@ -190,7 +194,7 @@ impl Udp {
             } else if kernel.persists(|persistent| persistent.receive) {
                 Some(libc::EACCES)
             } else if kernel.persists(|persistent| persistent.end) {
-                Some(kernel.chance.pick(&[libc::ECANCELED, libc::ENOBUFS]))
+                Some(kernel.faults.persistent.end_errno)
             } else if kernel.chance.happens(kernel.faults.receive) {
                 Some(kernel.chance.pick(&[libc::ENOMEM, libc::EHOSTUNREACH, libc::ECONNREFUSED, libc::EINTR]))
             } else if self.sockets[socket].queue.is_empty() {
@@ -213,6 +217,9 @@ impl Udp {
                     libc::ENOBUFS => kernel.ledger.count("udp_no_buffers", 1),
                     _ => kernel.ledger.count("udp_receive_errors", 1),
                 }
+                let fruitless = &mut self.sockets[socket].fruitless;
+                *fruitless += 1;
+                kernel.ledger.count("udp_receive_pauses", (*fruitless > FAILURES_MAX.into()).into());
                 self.sockets[socket].receive = None;
                 kernel.end(receive);
                 kernel.complete(&sqe, -errno, 0);
@@ -248,6 +255,7 @@ impl Udp {
     /// Delivers the first arrival of the queue. False if the multishot has ended with it.
     fn deliver(&mut self, socket: usize, sqe: &Sqe, kernel: &mut Kernel) -> bool {
         let arrival = self.sockets[socket].queue.pop_front().expect("the queue is not empty");
+        self.sockets[socket].fruitless = 0;
         let Flow { peer, origdst, .. } = self.flows[arrival.flow];
         let mut payload = Vec::new();
         for datagram in &arrival.datagrams {
@@ -328,6 +336,11 @@ impl Udp {
             .buffer(from)
             .full
             .is_some_and(|(at, seen)| kernel.now < at + BACKLOG_LIFE && seen < operation.turn);
+        if matches!(from, Object::Reply(_)) {
+            // a reply socket may be closed before its reply is sent again
+            let count = segments(&message.payload(), segment_bytes).len();
+            kernel.ledger.count_perhaps("udp_send_errors", count as u64);
+        }
         let payload = message.payload();
         let unanswered = &mut self.flows[flow].unanswered;
         let mut ids = Vec::new();

@@ -11,7 +11,7 @@ use io_uring::opcode;
 
 use super::abi::Sqe;
 use super::buffers::Group;
-use super::chance::Chance;
+use super::chance::{Chance, Faults};
 use super::kernel::{Cqe, InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
 use super::scene::{Endpoint, Scene};
@@ -48,13 +48,15 @@ pub(crate) struct World {
     counters: Arc<Counters>,
     wake_poll: Option<InFlight>,
     woken: bool,
+    /// Listeners to which a connection was on its way already when nothing new was let in.
+    late: Vec<usize>,
     /// When all was quiet for the first time, and when the worker was told to end.
     settled: Option<Duration>,
     told: Duration,
 }
 
-/// How long time goes on when all is quiet: longer than anything is to be kept that nothing happens to.
-const LINGER: Duration = Duration::from_secs(4);
+/// How long time goes on when all is quiet: longer than a clock fails and anything is kept that nothing happens to.
+const LINGER: Duration = Duration::from_secs(8);
 
 impl World {
     pub(super) fn new(seed: u64, counters: Arc<Counters>) -> Self {
@@ -65,6 +67,7 @@ impl World {
             udp: Udp::default(),
             tcp: Tcp {
                 may_close_idle: !scene.idle_timeout.is_zero() || scene.per_prefix.is_some(),
+                limit: scene.connections_limit,
                 ..Tcp::default()
             },
             streams: Streams::default(),
@@ -73,6 +76,7 @@ impl World {
             counters,
             wake_poll: None,
             woken: false,
+            late: Vec::new(),
             settled: None,
             told: Duration::ZERO,
         }
@@ -117,7 +121,13 @@ impl World {
                 }
                 self.udp.sockets[socket].filtered = true;
             }
-            Object::Listener(listener) => self.tcp.listeners[listener].filtered = true,
+            Object::Listener(listener) => {
+                self.tcp.listeners[listener].filtered = true;
+                self.tcp.begin_emptying();
+                if self.kernel.chance.one_in(4) {
+                    self.late.push(listener);
+                }
+            }
             other => panic!("a filter on {other:?}"),
         }
     }
@@ -274,6 +284,7 @@ impl World {
             }
             // whoever looks again so soon waits for something to pass
             let paused = matches!(wait, Wait::Timeout(timeout) if timeout <= PAUSE_MAX);
+            assert!(!paused || self.has_cause_to_pause(), "the worker pauses, and nothing has failed");
             let lingers = self.lingers();
             if !paused && !lingers && self.next_phase() {
                 continue;
@@ -284,12 +295,20 @@ impl World {
                 _ if lingers => self.kernel.now + LINGER,
                 _ => panic!("the worker sleeps for ever: {:?}", self.phase),
             };
-            self.kernel.progress();
+            self.kernel.doze();
             if !self.kernel.sleep(end) {
                 return failed(libc::ETIME);
             }
         }
         Ok(())
+    }
+
+    /// Something may have failed, or has to be looked at now and then.
+    fn has_cause_to_pause(&self) -> bool {
+        let faults = &self.kernel.faults;
+        let fails = faults.receive > 0 || faults.passing > 0 || faults.persistent.lasts();
+        let mut endpoints = self.scene.udp.iter().chain(&self.scene.tcp);
+        fails || self.phase == Phase::Draining || endpoints.any(|endpoint| endpoint.at_exit == AtExit::Retire)
     }
 
     /// An operation begins.
@@ -335,6 +354,11 @@ impl World {
                 if let Some(object) = object {
                     kernel.activate(object);
                 }
+                match object {
+                    Some(Object::Listener(listener)) => tcp.check_leaving(listener),
+                    Some(Object::Connection(connection)) => tcp.check_stopped(connection),
+                    _ => {}
+                }
                 let result = if object.is_some() { 0 } else { -libc::ENOENT };
                 kernel.complete(&operation.sqe, result, 0);
             }
@@ -362,6 +386,15 @@ impl World {
             self.scene.news_left -= 1;
             self.kernel.progress();
             self.news();
+            return true;
+        }
+        if let Some(&listener) = self.late.last()
+            && self.kernel.chance.one_in(3)
+        {
+            self.late.pop();
+            let mut peer = Peer::draw(&mut self.kernel.chance, true);
+            peer.soften();
+            self.tcp.connect_late(listener, peer, &mut self.kernel);
             return true;
         }
         let Some(object) = self.kernel.next_active() else { return false };
@@ -397,13 +430,25 @@ impl World {
             && (self.udp.flows.is_empty() || kernel.chance.one_in(8))
         {
             let listener = kernel.chance.below(tcp.listeners.len());
-            let peer = Peer::draw(&mut kernel.chance);
-            tcp.connect(listener, peer, kernel);
+            let count = kernel.chance.pick(&[1, 1, 1, 10, 40]);
+            self.connect(listener, count);
         } else if !self.udp.flows.is_empty() {
             let flow = kernel.chance.below(self.udp.flows.len());
             for _ in 0..kernel.chance.pick(&[1, 1, 3, 30]) {
                 Self::datagram(&mut self.udp, flow, &mut self.kernel);
             }
+        }
+    }
+
+    /// So many connect, if so many may.
+    pub(super) fn connect(&mut self, listener: usize, count: usize) {
+        let Self { kernel, tcp, scene, .. } = self;
+        for _ in 0..count.min(scene.connections_max - tcp.open()) {
+            let mut peer = Peer::draw(&mut kernel.chance, scene.visits);
+            if kernel.chance.happens(scene.silent_peers) {
+                peer.left = 0;
+            }
+            tcp.connect(listener, peer, kernel);
         }
     }
 
@@ -447,6 +492,9 @@ impl World {
             if !self.scene.cuts {
                 this.peer.leave();
             }
+            if self.scene.floods {
+                this.flood();
+            }
             self.kernel.activate(Object::Peer(connection));
         }
     }
@@ -464,6 +512,9 @@ impl World {
     fn next_phase(&mut self) -> bool {
         match self.phase {
             Phase::Busy => {
+                // of peers that don't read, too
+                self.check_buffers();
+                self.tcp.check_restraint();
                 self.phase = Phase::Settling;
                 for (connection, this) in self.tcp.connections.iter_mut().enumerate() {
                     this.peer.soften();
@@ -485,6 +536,13 @@ impl World {
     fn check_quiet(&mut self) {
         self.udp.check_armed();
         self.tcp.check_quiet(self.scene.connections_limit);
+        self.tcp.check_restraint();
+        let full = self.tcp.held() >= self.scene.connections_limit;
+        let reached = Snapshot::of([&*self.counters]).tcp_limit_reached > 0;
+        // a listener that pauses just then says nothing
+        let pauses = self.kernel.faults.receive > 0 || self.kernel.faults.persistent.accept > Duration::ZERO;
+        let served = !pauses && self.tcp.listeners.iter().any(|listener| listener.served);
+        assert!(!full || reached || !served, "the limit of connections is reached, and nobody says so");
         assert!(!self.kernel.has_queued(), "operations are queued, but not submitted");
         self.check_books();
         let files = self.kernel.files();
@@ -493,7 +551,12 @@ impl World {
         if self.scene.lingers {
             self.check_what_comes_with_time();
         }
-        // a buffer may wait at a connection that nobody serves
+        self.check_buffers();
+    }
+
+    /// Nobody keeps a buffer.
+    fn check_buffers(&self) {
+        // one may wait at a connection that nobody serves
         if self.tcp.listeners.is_empty() || self.tcp.open() < self.scene.connections_limit {
             assert!(self.kernel.groups().all(Group::is_full), "a buffer was lost");
         }
@@ -503,13 +566,29 @@ impl World {
     fn check_what_comes_with_time(&self) {
         let drops = Snapshot::of([&*self.counters]).udp_receive_buffer_drops;
         assert_eq!(drops, self.udp.books.dropped, "datagrams that the kernel dropped, with time");
-        let closes_idle = !self.scene.idle_timeout.is_zero();
         let all_served = self.tcp.connections.len() <= self.scene.connections_limit;
+        // a turn that fails puts that off
+        let Faults { enter, partial, interrupted, overflow, receive, .. } = self.kernel.faults;
+        if [enter, partial, interrupted, overflow, receive] == [0; 5] {
+            // the streams' buffers come first, and stay; streams that end now and then put it off, too
+            let mut of_datagrams = self.kernel.groups().skip(1);
+            let is_put_off = !self.tcp.listeners.is_empty();
+            let given_back = is_put_off || of_datagrams.all(Group::is_given_back);
+            assert!(given_back, "memory of buffers that nobody uses is kept");
+            // who waits at the limit comes in late
+            let rests = self.tcp.held() > 0 || !all_served || !self.kernel.has_timers();
+            assert!(rests, "the worker is woken, and has nothing to look after");
+        }
+        let closes_idle = !self.scene.idle_timeout.is_zero();
         for object in self.kernel.files() {
             let is_wanted = match object {
                 Object::Reply(_) | Object::Stream(_) | Object::StreamEnd(_) => false,
                 Object::Udp(socket) => self.scene.udp[socket].at_exit != AtExit::Retire,
-                Object::Listener(listener) => self.scene.tcp[listener].at_exit != AtExit::Retire,
+                // above the limit of connections somebody may wait in its queue
+                Object::Listener(listener) => {
+                    let waits = !self.tcp.listeners[listener].queue.is_empty();
+                    waits || self.scene.tcp[listener].at_exit != AtExit::Retire
+                }
                 Object::Connection(_) => !closes_idle || !all_served,
                 Object::Wake | Object::Peer(_) => true,
             };
@@ -526,6 +605,10 @@ impl World {
         assert_eq!(now.tcp_bytes_out, tcp.echoed_bytes, "bytes of streams sent");
         assert!(now.tcp_bytes_in >= tcp.echoed_bytes, "bytes of streams received");
         self.kernel.ledger.check(&now);
+        // each time it was reached a connection was accepted since, or it was there from the beginning
+        let (limit, listeners) = (self.scene.connections_limit as u64, self.tcp.listeners.len() as u64);
+        let reached_max = (tcp.accepted + 1).saturating_sub(limit) * listeners;
+        assert!(now.tcp_limit_reached <= reached_max, "the limit is reached too often: {now}");
         let never = |is_on: bool, count: u64| is_on || count == 0;
         assert!(never(self.scene.rates.per_prefix.is_some(), now.udp_refused_prefix_rate), "a rate: {now}");
         assert!(never(self.scene.rates.replies.is_some(), now.udp_refused_reply_rate), "a rate: {now}");
