@@ -463,21 +463,7 @@ impl Tcp {
                 kernel.complete(&operation.sqe, result, 0);
             }
         }
-        if let Some(poll) = this.writable {
-            let events = this.news();
-            this.full &= events & (libc::POLLOUT | libc::POLLHUP) == 0;
-            let sqe = kernel.get(poll).sqe;
-            let ended = if kernel.get(poll).cancelled {
-                kernel.complete(&sqe, -libc::ECANCELED, 0);
-                true
-            } else {
-                events != 0 && !kernel.complete_more(&sqe, events.into(), 0)
-            };
-            if ended {
-                this.writable = None;
-                kernel.end(poll);
-            }
-        }
+        this.advance_writable(kernel);
         if let Some(shutdown) = this.shutdown.take() {
             let operation = kernel.end(shutdown);
             let result = if this.broken { -libc::ENOTCONN } else { 0 };
@@ -618,6 +604,25 @@ impl Connection {
         let for_nothing = kernel.faults.passing > 0 || !kernel.faults.persistent.stream.is_zero();
         let too_many = for_nothing && self.fruitless > FAILURES_MAX.into();
         kernel.ledger.count("tcp_closed_error", too_many.into());
+    }
+
+    /// Goes on with the poll for room.
+    fn advance_writable(&mut self, kernel: &mut Kernel) {
+        if let Some(poll) = self.writable {
+            let events = self.news();
+            self.full &= events & (libc::POLLOUT | libc::POLLHUP) == 0;
+            let sqe = kernel.get(poll).sqe;
+            let ended = if kernel.get(poll).cancelled {
+                kernel.complete(&sqe, -libc::ECANCELED, 0);
+                true
+            } else {
+                events != 0 && !kernel.complete_more(&sqe, events.into(), 0)
+            };
+            if ended {
+                self.writable = None;
+                kernel.end(poll);
+            }
+        }
     }
 
     /// What a receive gets, if it doesn't have to wait: result and flags.
