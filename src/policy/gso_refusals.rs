@@ -84,9 +84,18 @@ mod tests {
         let mut refusals = GsoRefusals::new(HashKey::draw());
         assert!(!refusals.contains(peer, || panic!("no peer refused: the clock is not needed")));
         refusals.remember(peer, start);
-        assert!(refusals.contains(peer, || start + REFUSAL_LIFE / 2));
+        for _ in 0..2 {
+            assert!(refusals.contains(peer, || start + REFUSAL_LIFE / 2), "asking ends nothing");
+        }
         assert!(!refusals.contains(other, || start));
         assert!(!refusals.contains(peer, || start + REFUSAL_LIFE));
         assert!(!refusals.contains(peer, || start), "what has ended stays ended");
+    }
+    #[test]
+    fn a_refusal_is_not_that_of_another_peer_in_the_same_place() {
+        let mut refusals = GsoRefusals::new(HashKey::blind());
+        let now = Instant::now();
+        refusals.remember([192, 0, 2, 1].into(), now);
+        assert!(!refusals.contains([192, 0, 2, 2].into(), || now));
     }
 }
