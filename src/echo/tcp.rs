@@ -466,10 +466,10 @@ impl Tcp {
         Ok(drained && self.places.is_empty())
     }
 
-    /// Ends accepting on the listeners that nobody wants any more, once their queues are empty. True while there are
-    /// any.
-    pub fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
-        self.listeners.retire(ring)
+    /// Closes the retired listeners, those that no option names any more, once their queues are empty. True when none
+    /// is left.
+    pub fn close_retired(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        self.listeners.close_retired(ring)
     }
 }
 

@@ -4,12 +4,12 @@
 //! completion ─► provided buffer ─► socket.rs: flow (peer, original destination), rules, rates
 //!                                     │
 //!                                     ▼
-//!                        groups.rs, group.rs: datagrams of one flow, in this turn
+//!                        groups.rs, group.rs: datagrams of one flow that arrived in this turn
 //!                                     │
 //!                                     ▼
 //!                        replies.rs: one SENDMSG for each group, with UDP_SEGMENT for more than one datagram
 //!                          egress.rs    by which socket: the listening socket, or one of reply_sockets.rs
-//!                          split.rs     a train that its path refused, as single datagrams
+//!                          split.rs     a train that the network path refused, as single datagrams
 //!                          backlog.rs   replies that wait for room in a send buffer
 //!                          progress.rs  the states of a group on its way
 //!                                     │
@@ -17,9 +17,15 @@
 //! completion ─► all buffers of the group go back to the kernel
 //! ```
 //!
-//! Nothing is allocated for a datagram and no byte is copied: the reply is sent from the buffer that its request was
+//! Beside that path: `operation.rs` numbers the operations, `drops.rs` reads how many datagrams the kernel has dropped,
+//! `idle_memory.rs` gives the memory of idle sockets back, and `broadcasts.rs` knows the addresses that are many hosts'.
+//!
+//! A turn is one round of the worker's loop. A train is several datagrams of one flow in one message (GRO in, GSO out).
+//! Memory is reserved at the start, and no byte is copied: the reply is sent from the buffer that its request was
 //! received into. A reply is never larger than its request. Groups are sent at the end of the turn in which their
 //! datagrams arrived; nothing waits, except for room in a send buffer.
+//!
+//! The end: `begin_drain` once, `drain` in each turn until it is done, then `count_abandoned`.
 
 mod backlog;
 mod broadcasts;
@@ -55,7 +61,7 @@ use crate::policy::errno_policy::{self, SocketStage};
 use crate::policy::refuse::Admission;
 use crate::sockets::listening::{AtExit, Listening};
 
-/// Sizes of the datapath. Every server has the default ones; the simulation has smaller ones, so that they run out.
+/// Sizes of the datapath. Every server has the default ones. The simulation has smaller ones, so that it reaches them.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Messages that can be in flight for trains that are sent as single datagrams.
@@ -70,10 +76,10 @@ impl Default for Sizes {
     }
 }
 
-/// How a drain leaves the sockets that outlive us.
+/// When a drain stops receiving on sockets that the service manager keeps for the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// They are served on.
+pub enum StopReceiving {
+    /// Not yet: they are served like before.
     NotYet,
     /// As soon as nothing is queued.
     WhenEmpty,
@@ -91,7 +97,7 @@ pub struct Udp {
     drop_poll: DropPoll,
     idle_seconds: u32,
     /// Sockets may have memory to give back.
-    has_idle_memory: bool,
+    may_have_idle_memory: bool,
     /// Numbers of sockets that are served only until their queues are empty.
     retiring: Vec<usize>,
     /// For sockets on which receiving fails again and again.
@@ -101,12 +107,12 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Registers `listening` from file `first` on and gives each socket buffers of its own:
-    /// a flooded socket must not take its neighbours' buffers.
+    /// Registers `listening` from file `first_file` on. Each socket has its own ring of buffers: a flooded socket must
+    /// not take its neighbours' buffers.
     pub fn new(
         ring: &mut Ring,
         listening: Vec<Listening>,
-        first: u32,
+        first_file: u32,
         reply_sockets: ReplySockets,
         admission: Admission,
         operations: Operations,
@@ -116,7 +122,7 @@ impl Udp {
         let mut egress = EgressTable::new(reply_sockets);
         let buffers = buffers_each(listening.len());
         for (number, listening) in listening.into_iter().enumerate() {
-            let file = File(first + number as u32);
+            let file = File(first_file + number as u32);
             egress.add(file, listening.addr, InheritedOptions::of(listening.as_fd(), listening.addr));
             sockets.push(Socket::new(ring, listening, number as u16, file, buffers)?);
         }
@@ -129,7 +135,7 @@ impl Udp {
             admission,
             drop_poll: DropPoll::new(),
             idle_seconds: sizes.idle_seconds,
-            has_idle_memory: false,
+            may_have_idle_memory: false,
             retiring,
             pause: Pause::new(PAUSE),
             stage: SocketStage::Arming,
@@ -137,7 +143,7 @@ impl Udp {
         })
     }
 
-    /// Every socket has shown that it works.
+    /// From now on an error of a socket is not final: every socket has shown that it works.
     pub fn begin_serving(&mut self) {
         self.stage = SocketStage::Serving;
     }
@@ -159,9 +165,9 @@ impl Udp {
         self.drop_poll.want();
         let socket = &mut self.sockets[completion.token().index() as usize];
         let counters = &counters[socket.domain];
-        let for_good = socket.receiving == Receiving::Cancelling;
+        let is_cancelled = socket.receiving == Receiving::Cancelling;
         if !completion.more() {
-            socket.receiving = if for_good { Receiving::Off } else { Receiving::Ended };
+            socket.receiving = if is_cancelled { Receiving::Off } else { Receiving::Ended };
         }
         match (completion.result(), socket.groups.buffers.take(completion)) {
             (Ok(_), Some(part)) => {
@@ -174,7 +180,7 @@ impl Udp {
                     counters,
                 );
             }
-            // no result without a buffer: nothing was received
+            // without a buffer there is no datagram, whatever the result says
             (Ok(_), None) => {
                 counters.udp_receive_errors.add(1);
                 socket.fail(counters);
@@ -185,9 +191,9 @@ impl Udp {
                 }
                 match errno_policy::of_datagrams(errno, self.stage) {
                     errno_policy::Receive::Starved => counters.udp_no_buffers.add(1),
-                    errno_policy::Receive::Cancelled if for_good => return Ok(()),
+                    errno_policy::Receive::Cancelled if is_cancelled => return Ok(()),
                     errno_policy::Receive::Fatal => return Err(errno),
-                    // the kernel also cancels a receive that it can't wait for: that has to end, too
+                    // also a cancellation that nobody asked for: the kernel could not wait for a datagram
                     _ => counters.udp_receive_errors.add(1),
                 }
                 socket.fail(counters);
@@ -201,16 +207,16 @@ impl Udp {
         self.replies.sent(completion, &mut self.sockets, self.turn, counters);
     }
 
-    /// The worker ends: counts the replies that still wait, and what the kernel dropped lately.
-    pub fn give_up(&mut self, counters: &Counters) {
+    /// Counts the replies that will not be sent because the worker ends, and the latest drops of the kernel.
+    pub fn count_abandoned(&mut self, counters: &Counters) {
         self.count_drops(counters);
         self.replies.give_up(&self.sockets, counters);
     }
 
     /// Ends the turn: sends what its datagrams ask for, and arms what has ended.
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
-        // before anything is submitted: all that was received is known
-        if std::mem::take(&mut self.has_idle_memory)
+        // possible only before anything is submitted: then no buffer is on its way in
+        if std::mem::take(&mut self.may_have_idle_memory)
             && let Some(quiet) = ring.quiet()
         {
             self.sockets.iter_mut().for_each(|socket| socket.give_back_idle(quiet, self.idle_seconds));
@@ -228,7 +234,7 @@ impl Udp {
     fn arm(&mut self, ring: &mut Ring) {
         let count = self.sockets.len();
         let resume = self.pause.ends();
-        // the first socket that is armed is the first that is served: take turns
+        // the socket that is armed first is served first, so each turn begins with another one
         for offset in 0..count {
             let socket = &mut self.sockets[(self.turn as usize + offset) % count];
             if socket.receiving == Receiving::Paused {
@@ -261,11 +267,11 @@ impl Udp {
         if !ring.has_quiet() {
             return;
         }
-        // each of them, and then once more in a second if there is anything to give back
+        // every socket is asked; what is found goes back at the end of the turn, and is checked again in a second
         for socket in &mut self.sockets {
-            self.has_idle_memory |= socket.tick_memory();
+            self.may_have_idle_memory |= socket.tick_memory();
         }
-        if self.has_idle_memory {
+        if self.may_have_idle_memory {
             self.drop_poll.want();
         }
     }
@@ -289,7 +295,7 @@ impl Udp {
 
     /// Lets nothing new into the sockets that end with us; what is queued will be answered.
     pub fn begin_drain(&mut self, counters: &Counters) {
-        // what the filter drops is not for want of room, but the kernel counts it with the rest
+        // from now on the kernel also counts what the filter drops; only drops before that are losses
         self.count_drops(counters);
         for socket in self.sockets.iter_mut().filter(|socket| socket.at_exit == AtExit::Close) {
             socket.drops = None;
@@ -300,28 +306,28 @@ impl Udp {
         }
     }
 
-    /// Ends receiving on every socket whose queue is empty, and as `leave` says on those that outlive us.
-    /// True when all replies are out.
-    pub fn drain(&mut self, ring: &mut Ring, leave: Leave) -> io::Result<bool> {
+    /// Ends receiving on every socket whose queue is empty, and as `stop` says on those that the next process gets.
+    /// True when every socket is done: it receives nothing and all its replies are out.
+    pub fn drain(&mut self, ring: &mut Ring, stop: StopReceiving) -> io::Result<bool> {
         let mut drained = true;
         for socket in &mut self.sockets {
-            match (socket.at_exit, leave) {
+            match (socket.at_exit, stop) {
                 (AtExit::Close | AtExit::Retire, _) => socket.end_if_empty(ring, self.operations)?,
-                // once it is left, what comes is the next process's
-                (AtExit::Keep, Leave::WhenEmpty) if socket.receiving != Receiving::Off => {
+                // once receiving has ended, new datagrams are for the next process
+                (AtExit::Keep, StopReceiving::WhenEmpty) if socket.receiving != Receiving::Off => {
                     socket.end_if_empty(ring, self.operations)?;
                 }
-                (AtExit::Keep, Leave::Now) => socket.end(ring, self.operations),
-                (AtExit::Keep, Leave::NotYet | Leave::WhenEmpty) => {}
+                (AtExit::Keep, StopReceiving::Now) => socket.end(ring, self.operations),
+                (AtExit::Keep, StopReceiving::NotYet | StopReceiving::WhenEmpty) => {}
             }
             drained &= socket.is_done();
         }
         Ok(drained)
     }
 
-    /// Ends receiving on the sockets that are not wanted any more, once their queues are empty.
-    /// True while there are any.
-    pub fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
+    /// Closes the retired sockets, those that no option names any more, once their queues are empty. True when none is
+    /// left.
+    pub fn close_retired(&mut self, ring: &mut Ring) -> io::Result<bool> {
         for index in (0..self.retiring.len()).rev() {
             let socket = &mut self.sockets[self.retiring[index]];
             socket.end_if_empty(ring, self.operations)?;
@@ -332,7 +338,7 @@ impl Udp {
                 self.retiring.swap_remove(index);
             }
         }
-        Ok(!self.retiring.is_empty())
+        Ok(self.retiring.is_empty())
     }
 }
 
@@ -386,7 +392,7 @@ mod tests {
             groups.await_split(first);
             udp.replies.pretend_waiting(GroupId { socket: 0, first });
         }
-        udp.give_up(&counters);
+        udp.count_abandoned(&counters);
         assert_eq!(counters[Domain::Ipv4].udp_send_errors.get(), 12);
     }
 }

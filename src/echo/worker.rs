@@ -148,8 +148,8 @@ pub struct Worker {
     drain_timeout: Duration,
     turn_timeout: Option<Duration>,
     stage: Stage,
-    /// Sockets are being retired, in whatever stage.
-    retires: bool,
+    /// Retired sockets are not all closed yet, in whatever stage.
+    has_retired: bool,
     completions: Vec<Completion>,
     /// For the poll of [`WAKE`], when it has failed.
     wake_pause: Pause,
@@ -208,7 +208,7 @@ impl Worker {
             drain_timeout: config.drain_timeout,
             turn_timeout: config.turn_timeout,
             stage: Stage::Serving,
-            retires: true,
+            has_retired: true,
             completions: Vec::with_capacity(COMPLETION_ENTRIES as usize),
             wake_pause: Pause::new(PAUSE),
         };
@@ -238,9 +238,11 @@ impl Worker {
             if self.has_drained()? {
                 break;
             }
-            if self.retires {
-                let (tcp, udp) = (self.tcp.retire(&mut self.ring), self.udp.retire(&mut self.ring));
-                self.retires = tcp.map_err(WorkerError::Queue)? | udp.map_err(WorkerError::Queue)?;
+            if self.has_retired {
+                let (tcp, udp) =
+                    (self.tcp.close_retired(&mut self.ring), self.udp.close_retired(&mut self.ring));
+                let are_closed = tcp.map_err(WorkerError::Queue)? & udp.map_err(WorkerError::Queue)?;
+                self.has_retired = !are_closed;
             }
             self.finish_turn();
         }
@@ -257,7 +259,7 @@ impl Worker {
         let sleeps = [
             self.turn_timeout,
             self.stage.drain().map(|_| DRAIN_TICK),
-            self.retires.then_some(RETIRE_TICK),
+            self.has_retired.then_some(RETIRE_TICK),
             self.udp.sleep(),
             self.tcp.sleep(),
             self.wake_pause.sleep(),
@@ -332,10 +334,10 @@ impl Worker {
         }
         self.stage.leave(now, self.shared.workers_with_tcp());
         let udp =
-            self.udp.drain(&mut self.ring, self.stage.leave_sockets(now)).map_err(WorkerError::Queue)?;
+            self.udp.drain(&mut self.ring, self.stage.stops_receiving(now)).map_err(WorkerError::Queue)?;
         let ended = udp && tcp || self.stage.is_overdue(now);
         if ended {
-            self.udp.give_up(&self.counters);
+            self.udp.count_abandoned(&self.counters);
         }
         Ok(ended)
     }

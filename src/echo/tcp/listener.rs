@@ -319,10 +319,10 @@ impl Listeners {
         Ok(drained)
     }
 
-    /// Ends accepting on the listeners that nobody wants any more, once their queues are empty. True while there are
-    /// any.
-    pub(super) fn retire(&mut self, ring: &mut Ring) -> io::Result<bool> {
-        let mut left = false;
+    /// Closes the retired listeners, those that no option names any more, once their queues are empty. True when none
+    /// is left.
+    pub(super) fn close_retired(&mut self, ring: &mut Ring) -> io::Result<bool> {
+        let mut are_closed = true;
         for (number, listener) in (0..).zip(&mut self.list) {
             if listener.at_exit != AtExit::Retire || listener.listening.is_none() {
                 continue;
@@ -332,9 +332,9 @@ impl Listeners {
                 ring.unregister_file(listener.file);
                 listener.listening = None;
             }
-            left = true;
+            are_closed = false;
         }
-        Ok(left)
+        Ok(are_closed)
     }
 }
 

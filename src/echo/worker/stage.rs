@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::echo::udp::Leave;
+use crate::echo::udp::StopReceiving;
 
 /// How long sockets that the next process gets are still read, unless they become empty before. The last replies may
 /// take as long again.
@@ -74,12 +74,12 @@ impl Stage {
         }
     }
 
-    /// How the sockets that the next process gets are left now.
-    pub(super) fn leave_sockets(&self, now: Instant) -> Leave {
+    /// When receiving stops on the sockets that the next process gets.
+    pub(super) fn stops_receiving(&self, now: Instant) -> StopReceiving {
         match self {
-            Self::Leaving { until, .. } if now >= *until => Leave::Now,
-            Self::Leaving { .. } => Leave::WhenEmpty,
-            Self::Serving | Self::Draining(_) => Leave::NotYet,
+            Self::Leaving { until, .. } if now >= *until => StopReceiving::Now,
+            Self::Leaving { .. } => StopReceiving::WhenEmpty,
+            Self::Serving | Self::Draining(_) => StopReceiving::NotYet,
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
         let mut stage = Stage::Serving;
         stage.leave(now, 0);
         assert_eq!((stage, stage.drain()), (Stage::Serving, None));
-        assert_eq!(stage.leave_sockets(now), Leave::NotYet);
+        assert_eq!(stage.stops_receiving(now), StopReceiving::NotYet);
         assert!(!stage.is_overdue(now + 100 * TIMEOUT));
         assert!(panic::catch_unwind(move || stage.tcp_drained()).is_err());
     }
@@ -134,12 +134,12 @@ mod tests {
         let now = Instant::now();
         let mut stage = draining(now);
         stage.leave(now + ALMOST, 1);
-        assert_eq!(stage.leave_sockets(now + ALMOST), Leave::NotYet, "another one has some");
+        assert_eq!(stage.stops_receiving(now + ALMOST), StopReceiving::NotYet, "another one has some");
         stage.leave(now + MS, 0);
-        assert_eq!(stage.leave_sockets(now + MS), Leave::WhenEmpty);
+        assert_eq!(stage.stops_receiving(now + MS), StopReceiving::WhenEmpty);
         stage.leave(now + 50 * MS, 0);
-        assert_eq!(stage.leave_sockets(now + LEAVING), Leave::WhenEmpty);
-        assert_eq!(stage.leave_sockets(now + MS + LEAVING), Leave::Now, "it began to leave once");
+        assert_eq!(stage.stops_receiving(now + LEAVING), StopReceiving::WhenEmpty);
+        assert_eq!(stage.stops_receiving(now + MS + LEAVING), StopReceiving::Now, "it began to leave once");
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let now = Instant::now();
         let mut stage = draining(now);
         stage.leave(now + TIMEOUT, 1);
-        assert_eq!(stage.leave_sockets(now + TIMEOUT), Leave::WhenEmpty);
+        assert_eq!(stage.stops_receiving(now + TIMEOUT), StopReceiving::WhenEmpty);
         assert!(stage.tcp_drained(), "it may still come to that");
         assert!(!stage.is_overdue(now + ALMOST + 2 * LEAVING));
         assert!(stage.is_overdue(now + TIMEOUT + 2 * LEAVING));

@@ -46,7 +46,7 @@ impl Completion {
         cqueue::more(self.flags())
     }
 
-    /// The time of a [`Ring::wake_after`] has passed; else there was no timer to be had.
+    /// The time of a [`super::Ring::wake_after`] has passed; else there was no timer to be had.
     pub fn is_elapsed(&self) -> bool {
         self.result == -libc::ETIME
     }

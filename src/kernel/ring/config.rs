@@ -54,7 +54,7 @@ pub enum Wait {
     Timeout(Duration),
 }
 
-/// A time for [`Ring::wake_after`], in memory that lives as long as the process: the kernel reads it when the
+/// A time for [`super::Ring::wake_after`], in memory that lives as long as the process: the kernel reads it when the
 /// operation is submitted.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval(pub(super) &'static Timespec);

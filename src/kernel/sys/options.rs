@@ -50,7 +50,7 @@ impl IntOption {
     pub const GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
     /// Send trains: cut what is sent into datagrams of so many bytes (Linux 4.18); 0: don't.
     pub const SEGMENT: Self = Self(libc::SOL_UDP, libc::UDP_SEGMENT);
-    /// Keep ICMP errors in the socket's error queue, IPv4; see [`next_icmp_error`].
+    /// Keep ICMP errors in the socket's error queue, IPv4; see [`super::next_icmp_error`].
     pub const RECEIVE_ERRORS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVERR);
     /// The same, IPv6.
     pub const RECEIVE_ERRORS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVERR);
