@@ -6,10 +6,16 @@
 //!                                      └── buffer goes back to the kernel ◄───────────┤
 //!                                                                                     ▼ not all
 //!               receiving stops ◄── the rest is spilled: a provided buffer never waits for a peer
+//!
+//! a connection that streams ─► poll for bytes ─► receive once (does not wait) ─► send ─► receive once …
 //! ```
 //!
-//! A turn hands each completion to [`Tcp`], which changes the state of a connection and marks it dirty. At the end of
-//! the turn [`Tcp::finish_turn`] decides what each dirty connection does next, and submits it.
+//! A connection *streams* when it brings much at a time: then a multishot would fill buffer after buffer before anything
+//! is sent. It is *parked* from its accept to the end of the turn. It is *starved* when it found no buffer.
+//!
+//! A turn is one round of the worker's loop. It hands each completion to [`Tcp`], which changes the state of a connection
+//! and marks it dirty. At the end of the turn [`Tcp::finish_turn`] decides what each dirty connection does next, and
+//! submits it.
 //!
 //! * `connection` and `phase`: the state of a connection, and every change of it.
 //! * `unsent`: what a connection has received and not sent back yet.
@@ -17,10 +23,10 @@
 //! * `receive_buffers`: the buffers that all connections receive into. `spill`: memory for what their peers don't take.
 //! * `listener`: how far accepting is. `cause`: why connections were closed.
 //!
-//! Only multishots and polls wait on a connection. Urgent data and the peer's FIN would also wake any other operation
-//! that waits. It would find nothing that it can do, and move to a thread of the kernel that blocks, one for each
-//! connection, with a provided buffer in hand from which other connections are then served. A peer could bring that
-//! about with one forged segment.
+//! In the kernel only multishots and polls wait for a connection; sends and single receives do not wait. Urgent data and
+//! the peer's FIN wake whatever waits. A single receive would then find no bytes, and the kernel would hand it to a
+//! thread that blocks: one thread for each such connection, each with a provided buffer that other connections use, too.
+//! A peer could cause that with one segment.
 //!
 //! A direct descriptor is closed only when nothing is in flight on it, so no operation meets another connection with
 //! the same number.
@@ -59,8 +65,8 @@ use crate::policy::errno_policy::{SocketStage, StreamSend};
 use crate::policy::limits::ConnectionsPerPrefix;
 use crate::sockets::listening::{LISTEN_BACKLOG, Listening};
 
-/// What a receive is limited to on a connection that streams. The next one begins when all of it is sent, so no more
-/// has to be spilled for the connection.
+/// The most that one receive brings on a connection that streams. The next receive begins when all of it is sent, so no
+/// more than this has to be spilled for the connection.
 const STREAMING_RECEIVE_BYTES_MAX: u32 = INCREMENTAL_BYTES;
 /// Connections that are tried again after one pause: ten thousand must not do at once what there was no memory for.
 const RETRIES_MAX: usize = 64;
@@ -78,7 +84,7 @@ pub struct TcpLimits {
     pub workers: usize,
     /// Connections on which nothing was sent or received for this long are closed; zero for never.
     pub idle_timeout: Duration,
-    /// Each accept brings one connection. Then the worker knows whose it is, and accepts none above the limit.
+    /// Each accept brings one connection. Then the worker knows the peer's address, and accepts none above the limit.
     pub single_accept: bool,
     /// Receive buffers of all connections together.
     pub buffers: BufferCounts,
@@ -95,10 +101,10 @@ pub struct Tcp {
     spill: Spill,
     /// Connections whose send or whose poll for room failed for a shortage.
     retries: VecDeque<File>,
-    /// For these, and for connections that find no buffer again and again.
+    /// The pause of `retries`, and of connections that find no buffer again and again.
     pause: Pause,
     stage: SocketStage,
-    /// The server ends. That may begin in either stage.
+    /// The server ends. That may begin while the listeners are still being armed.
     draining: bool,
     final_read_bytes: u32,
     turn: u64,
@@ -147,7 +153,7 @@ impl Tcp {
         self.stage = SocketStage::Serving;
     }
 
-    /// How long a turn may sleep; any time, unless something waits for the end of a pause.
+    /// How long a turn may sleep; `None`: for ever. It is limited only while something waits for the end of a pause.
     pub fn sleep(&self) -> Option<Duration> {
         let clock = self.table.sleep().filter(|_| self.places.serves());
         [self.listeners.sleep(), self.pause.sleep(), clock].into_iter().flatten().min()
@@ -169,7 +175,7 @@ impl Tcp {
         self.listeners.listens(token)
     }
 
-    // Completions. Each of them marks its connection dirty.
+    // Completions. A connection that may do something else now is marked dirty.
 
     /// Handles the completion of an accept. An error is final for the worker: the listener or the ring is unusable.
     pub fn accepted(
@@ -186,6 +192,7 @@ impl Tcp {
                 connection.accept(domain, prefix);
                 self.places.park(file);
             }
+            // it is closed at once, but has its file until then
             Admitted::No => {
                 connection.turn_away(domain);
                 self.places.take_place();
@@ -202,7 +209,7 @@ impl Tcp {
         let part = self.buffers.take(completion);
         let Some(file) = self.table.find(completion.token()) else {
             if let Some(part) = part {
-                self.buffers.ring.recycle(part);
+                self.buffers.provided.recycle(part);
             }
             return;
         };
@@ -218,12 +225,12 @@ impl Tcp {
         };
         self.buffers.filled();
         if !connection.phase().echoes() || part.bytes() == 0 {
-            self.buffers.ring.recycle(part);
+            self.buffers.provided.recycle(part);
             return;
         }
         connection.unsent.push(part);
         if connection.unsent.is_spilled() {
-            self.spill.spill(file, connection, &mut self.buffers.ring, self.turn, traffic);
+            self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
         }
     }
 
@@ -233,10 +240,8 @@ impl Tcp {
         self.table.mark_dirty(file);
         let connection = &mut self.table[file];
         let traffic = &counters[connection.domain];
-        let result = completion.result();
-        let spills = match connection.sent(result) {
-            None => {
-                let bytes = result.expect("it has not failed");
+        let spills = match connection.sent(completion.result()) {
+            Ok(bytes) => {
                 traffic.tcp_bytes_out.add(bytes.into());
                 match connection.unsent.sent(bytes) {
                     Some(Sent::Chunk(chunk)) => {
@@ -244,22 +249,22 @@ impl Tcp {
                         false
                     }
                     Some(Sent::Part(part)) => {
-                        self.buffers.ring.recycle(part);
+                        self.buffers.provided.recycle(part);
                         false
                     }
-                    // of a part that came short the rest is spilled
+                    // not all was sent: the rest is spilled, unless it is already
                     None => !connection.unsent.is_spilled(),
                 }
             }
-            Some(StreamSend::Stalled) => true,
-            Some(StreamSend::Again) => {
+            Err(StreamSend::Stalled) => true,
+            Err(StreamSend::Again) => {
                 self.retries.push_back(file);
                 true
             }
-            Some(StreamSend::Reset) => false,
+            Err(StreamSend::Reset) => false,
         };
         if spills {
-            self.spill.spill(file, connection, &mut self.buffers.ring, self.turn, traffic);
+            self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
         }
     }
 
@@ -295,7 +300,7 @@ impl Tcp {
         self.table[file].shut_down(completion.result().is_err());
     }
 
-    /// Handles a tick of the clock that could not be: the clock is set again after a pause.
+    /// Handles a clock's timer that failed: it is set again after a pause.
     pub fn tick_failed(&mut self) {
         self.table.tick_failed();
     }
@@ -318,7 +323,7 @@ impl Tcp {
     pub fn finish_turn(&mut self, ring: &mut Ring, counters: &Counters) {
         self.turn += 1;
         if self.pause.ends() {
-            self.try_again();
+            self.resume();
         }
         self.buffers.judge_turn();
         let dirty = self.table.take_dirty();
@@ -328,7 +333,8 @@ impl Tcp {
         }
         self.table.reuse_dirty(dirty);
         self.make_room(ring, counters);
-        // those that found no buffer get one each, in turn, as buffers come back: the rest wait for the next turn
+        // after the dirty ones, which were here first: starved connections get the buffers that are left, the one that
+        // has waited longest first
         for _ in 0..self.buffers.available() {
             let Some(file) = self.buffers.next_starved() else { break };
             self.table[file].in_lists.starved = false;
@@ -349,7 +355,7 @@ impl Tcp {
     }
 
     /// The pause is over: what waited for it is tried again.
-    fn try_again(&mut self) {
+    fn resume(&mut self) {
         self.buffers.resume();
         for _ in 0..RETRIES_MAX {
             let Some(file) = self.retries.pop_front() else { break };
@@ -360,8 +366,8 @@ impl Tcp {
         }
     }
 
-    /// Spills what found no room before. As long as there is none, the connection whose peer has not read for the
-    /// longest time is closed, one after the other.
+    /// Spills what found no room before. If there still is none, closes the connection whose peer has not read for the
+    /// longest time: one in each turn.
     fn make_room(&mut self, ring: &mut Ring, counters: &Counters) {
         if !self.spill.has_awaiting() {
             return;
@@ -371,7 +377,7 @@ impl Tcp {
             let connection = &mut self.table[file];
             if std::mem::take(&mut connection.in_lists.awaits_spill) {
                 let traffic = &counters[connection.domain];
-                self.spill.spill(file, connection, &mut self.buffers.ring, self.turn, traffic);
+                self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
                 self.drive(file, ring, counters);
             }
         }
@@ -384,74 +390,86 @@ impl Tcp {
 
     /// Decides what a connection does next: the one place where operations on connections begin.
     fn drive(&mut self, file: File, ring: &mut Ring, counters: &Counters) {
+        self.drive_sending(file, ring);
+        self.drive_receiving(file, ring);
         let connection = &mut self.table[file];
         let token =
             |operation: Operation, connection: &Connection| operation.token(connection.generation, file.0);
-
-        if connection.sends_next() {
-            let bytes = match connection.unsent.next().expect("there is something to send") {
-                Next::Chunk(chunk, done) => self.spill.arena.pinned(chunk).skip(done),
-                Next::Part(part, done) => self.buffers.ring.pinned(part).skip(done),
-            };
-            connection.begin_send();
-            ring.send(file, bytes, token(Operation::TcpSend, connection));
-        }
-        if connection.polls_for_room_next() {
-            connection.begin_room_poll();
-            ring.watch_writable(file, token(Operation::TcpWritable, connection));
-        }
-
-        if let Some(stop) = connection.stop_receiving() {
-            let stopped = match stop {
-                Stop::Multishot => Operation::TcpReceive,
-                Stop::Poll => Operation::TcpReadable,
-            };
-            ring.cancel(token(stopped, connection), Operation::Cancel.alone());
-        } else if let Some(receive) = connection.receives_next() {
-            if receive != Receive::Poll && self.buffers.available() == 0 {
-                self.buffers.wait(file, connection);
-            } else {
-                connection.begin_receive(receive);
-                let (receive_token, buffers) = (token(Operation::TcpReceive, connection), &self.buffers.ring);
-                match receive {
-                    Receive::Multishot => ring.receive(file, buffers, receive_token),
-                    Receive::Once => {
-                        ring.receive_once(file, buffers, STREAMING_RECEIVE_BYTES_MAX, receive_token);
-                    }
-                    Receive::Poll => ring.poll_readable(file, token(Operation::TcpReadable, connection)),
-                }
-            }
-        }
-
-        if connection.finish() {
+        if connection.begin_shutdown() {
             ring.shutdown(file, token(Operation::TcpShutdown, connection));
         }
-        if connection.stop_room_poll() {
+        if connection.begin_stop_room_poll() {
             ring.cancel(token(Operation::TcpWritable, connection), Operation::Cancel.alone());
         }
-        // a send or a receive that does not wait has no need to be cancelled
+        // sends and single receives need no cancellation: they don't wait
         if let Some(cause) = connection.closes_next() {
             self.close(file, cause, ring, counters);
         }
         self.table[file].assert_consistent();
     }
 
+    /// Sends what is unsent, or polls for room to send it.
+    fn drive_sending(&mut self, file: File, ring: &mut Ring) {
+        let connection = &mut self.table[file];
+        let token = |operation: Operation| operation.token(connection.generation, file.0);
+        let (send_token, poll_token) = (token(Operation::TcpSend), token(Operation::TcpWritable));
+        if connection.sends_next() {
+            let bytes = match connection.unsent.next().expect("there is something to send") {
+                Next::Chunk(chunk, done) => self.spill.arena.pinned(chunk).skip(done),
+                Next::Part(part, done) => self.buffers.provided.pinned(part).skip(done),
+            };
+            connection.begin_send();
+            ring.send(file, bytes, send_token);
+        }
+        if connection.polls_for_room_next() {
+            connection.begin_room_poll();
+            ring.watch_writable(file, poll_token);
+        }
+    }
+
+    /// Stops a receive that has to end, or begins the next one.
+    fn drive_receiving(&mut self, file: File, ring: &mut Ring) {
+        let connection = &mut self.table[file];
+        let token = |operation: Operation| operation.token(connection.generation, file.0);
+        let (receive_token, poll_token) = (token(Operation::TcpReceive), token(Operation::TcpReadable));
+        if let Some(stop) = connection.begin_stop_receiving() {
+            let stopped = match stop {
+                Stop::Multishot => receive_token,
+                Stop::Poll => poll_token,
+            };
+            ring.cancel(stopped, Operation::Cancel.alone());
+            return;
+        }
+        let Some(receive) = connection.receives_next() else { return };
+        if receive != Receive::Poll && self.buffers.available() == 0 {
+            self.buffers.wait(file, connection);
+            return;
+        }
+        connection.begin_receive(receive);
+        let buffers = &self.buffers.provided;
+        match receive {
+            Receive::Multishot => ring.receive(file, buffers, receive_token),
+            Receive::Once => ring.receive_once(file, buffers, STREAMING_RECEIVE_BYTES_MAX, receive_token),
+            Receive::Poll => ring.poll_readable(file, poll_token),
+        }
+    }
+
     /// Closes a connection on which nothing is in flight.
     fn close(&mut self, file: File, cause: Cause, ring: &mut Ring, counters: &Counters) {
         let Connection { generation, domain, .. } = self.table[file];
         let closed = std::mem::replace(&mut self.table[file], Connection::free(generation, domain));
-        self.spill.give_back(closed.unsent, &mut self.buffers.ring);
+        self.spill.give_back(closed.unsent, &mut self.buffers.provided);
         self.places.leave(closed.prefix);
         ring.close(file, Operation::TcpClose.token(generation, file.0));
-        let counters = &counters[domain];
-        counters.tcp_open.subtract(1);
-        cause.counter(counters).add(1);
+        let traffic = &counters[domain];
+        traffic.tcp_open.subtract(1);
+        cause.counter(traffic).add(1);
     }
 
     // The end of the server.
 
-    /// Lets no new connection into the queues of the listeners that are closed at exit. Connections in them are still
-    /// accepted. Connections echo what the kernel has received, then get our FIN.
+    /// Lets no new connection into the queues of the listeners that end with the process; the next process gets the
+    /// others. Connections in those queues are still accepted. Connections echo what the kernel has received, then get our FIN.
     pub fn begin_drain(&mut self) {
         self.draining = true;
         self.listeners.begin_drain();

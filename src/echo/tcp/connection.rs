@@ -248,22 +248,22 @@ impl Connection {
         self.receiving = Receiving::Off;
     }
 
-    /// A send has failed, or has come to its end: the bytes are [`Unsent`]'s business. What is to be done if it failed.
-    pub(super) fn sent(&mut self, result: Result<u32, Errno>) -> Option<StreamSend> {
+    /// A send has ended. Returns how many bytes it took, which [`Unsent`] has to know, or what to do about its failure.
+    pub(super) fn sent(&mut self, result: Result<u32, Errno>) -> Result<u32, StreamSend> {
         assert_eq!(self.sending, Sending::Send, "a send completes that is not in flight");
-        let failed = result.err().map(|errno| (errno, errno_policy::of_stream_send(errno)));
-        self.sending = match failed {
-            None => Sending::Idle,
-            Some((_, StreamSend::Stalled)) => Sending::Blocked,
+        let outcome = result.map_err(|errno| (errno, errno_policy::of_stream_send(errno)));
+        self.sending = match outcome {
+            Ok(_) => Sending::Idle,
+            Err((_, StreamSend::Stalled)) => Sending::Blocked,
             // a poll would report room at once: that is not what was short
-            Some((_, StreamSend::Again)) => Sending::Paused,
-            Some((errno, StreamSend::Reset)) => {
+            Err((_, StreamSend::Again)) => Sending::Paused,
+            Err((errno, StreamSend::Reset)) => {
                 // a send that was cancelled has its cause already
                 self.phase.close(Cause::of(errno));
                 Sending::Idle
             }
         };
-        failed.map(|(_, policy)| policy)
+        outcome.map_err(|(_, policy)| policy)
     }
 
     /// The shutdown has ended: our FIN is sent, unless it failed.
@@ -330,8 +330,8 @@ impl Connection {
         self.room_poll = RoomPoll::Armed;
     }
 
-    /// The poll for room has to end, since the connection does. It is to be cancelled if so.
-    pub(super) fn stop_room_poll(&mut self) -> bool {
+    /// Notes that the poll for room has to end because the connection does. True: it is to be cancelled.
+    pub(super) fn begin_stop_room_poll(&mut self) -> bool {
         let stops = self.phase.is_closing() && self.room_poll == RoomPoll::Armed;
         if stops {
             self.room_poll = RoomPoll::Cancelling;
@@ -339,8 +339,8 @@ impl Connection {
         stops
     }
 
-    /// What waits in the kernel for bytes has to end. It is to be cancelled if so.
-    pub(super) fn stop_receiving(&mut self) -> Option<Stop> {
+    /// Notes that what waits in the kernel for bytes has to end. Returns what is to be cancelled.
+    pub(super) fn begin_stop_receiving(&mut self) -> Option<Stop> {
         let stops = match (self.phase, self.receiving) {
             // its peer does not read: it must not make us keep more
             (Phase::Open, Receiving::Multishot) => self.streams || self.unsent.is_spilled(),
@@ -382,8 +382,8 @@ impl Connection {
         };
     }
 
-    /// Ends an echo that is complete. True if our FIN comes next, which is in flight then.
-    pub(super) fn finish(&mut self) -> bool {
+    /// Notes that the echo is complete. True: our FIN is to be sent.
+    pub(super) fn begin_shutdown(&mut self) -> bool {
         // what waits for room, too, has to be sent before
         let is_through = self.receiving.is_idle() && !self.sending.is_in_flight() && self.unsent.is_empty();
         if !matches!(self.phase, Phase::Finishing(_)) || !is_through {
@@ -542,10 +542,10 @@ mod tests {
         assert_eq!(connection.receives_next(), Some(Receive::Multishot));
         connection.begin_receive(Receive::Multishot);
         connection.received(Ok(STREAMING_BYTES), true, &counters);
-        assert_eq!(connection.stop_receiving(), None);
+        assert_eq!(connection.begin_stop_receiving(), None);
         connection.received(Ok(STREAMING_BYTES + 1), true, &counters);
-        assert_eq!(connection.stop_receiving(), Some(Stop::Multishot));
-        assert_eq!(connection.stop_receiving(), None, "it is cancelled once");
+        assert_eq!(connection.begin_stop_receiving(), Some(Stop::Multishot));
+        assert_eq!(connection.begin_stop_receiving(), None, "it is cancelled once");
         connection.received(errno(libc::ECANCELED), false, &counters);
         assert_eq!(connection.failures.clone().add(), Failures::default().add(), "that is no failure");
         assert_eq!(connection.receives_next(), Some(Receive::Once));
@@ -553,7 +553,7 @@ mod tests {
         connection.received(errno(libc::EAGAIN), false, &counters);
         assert_eq!(connection.receives_next(), Some(Receive::Poll), "nothing is there");
         connection.begin_receive(Receive::Poll);
-        assert_eq!((connection.receives_next(), connection.stop_receiving()), (None, None));
+        assert_eq!((connection.receives_next(), connection.begin_stop_receiving()), (None, None));
         connection.readable();
         assert_eq!(connection.receives_next(), Some(Receive::Once));
         connection.unsent = unsent(false);
@@ -603,7 +603,7 @@ mod tests {
                     _ => None,
                 };
                 let stop = stop.filter(|_| ends.contains(&phase));
-                assert_eq!(connection.stop_receiving(), stop, "{phase:?} {receiving:?}");
+                assert_eq!(connection.begin_stop_receiving(), stop, "{phase:?} {receiving:?}");
                 let wanted = if stop.is_some() { Receiving::Cancelling } else { receiving };
                 assert_eq!(connection.receiving, wanted);
             }
@@ -615,7 +615,7 @@ mod tests {
         for (spilled, stop) in [(false, None), (true, Some(Stop::Multishot))] {
             let mut connection =
                 Connection { receiving: Receiving::Multishot, unsent: unsent(spilled), ..open() };
-            assert_eq!(connection.stop_receiving(), stop);
+            assert_eq!(connection.begin_stop_receiving(), stop);
         }
     }
 
@@ -689,21 +689,21 @@ mod tests {
     #[test]
     fn a_send_completes_only_if_it_is_in_flight() {
         for (result, wanted, says) in [
-            (Ok(5), Sending::Idle, None),
-            (errno(libc::EAGAIN), Sending::Blocked, Some(StreamSend::Stalled)),
-            (errno(libc::ENOMEM), Sending::Paused, Some(StreamSend::Again)),
-            (errno(libc::EPIPE), Sending::Idle, Some(StreamSend::Reset)),
+            (Ok(5), Sending::Idle, Ok(5)),
+            (errno(libc::EAGAIN), Sending::Blocked, Err(StreamSend::Stalled)),
+            (errno(libc::ENOMEM), Sending::Paused, Err(StreamSend::Again)),
+            (errno(libc::EPIPE), Sending::Idle, Err(StreamSend::Reset)),
         ] {
             for sending in SENDING {
                 let mut connection = Connection { sending, ..open() };
                 let mut said = None;
-                let refused = is_refused(|| said = connection.sent(result));
+                let refused = is_refused(|| said = Some(connection.sent(result)));
                 assert_eq!(refused, sending != Sending::Send, "{sending:?}");
-                assert!(refused || (connection.sending, said) == (wanted, says), "{connection:?}");
+                assert!(refused || (connection.sending, said) == (wanted, Some(says)), "{connection:?}");
             }
         }
         let mut connection = Connection { sending: Sending::Send, ..in_phase(Phase::Closing(Cause::Idle)) };
-        connection.sent(errno(libc::ECANCELED));
+        assert_eq!(connection.sent(errno(libc::ECANCELED)), Err(StreamSend::Reset));
         assert_eq!(connection.phase, Phase::Closing(Cause::Idle), "it has its cause already");
     }
 
@@ -781,7 +781,7 @@ mod tests {
             for phase in [Phase::Open, Phase::Lingering, Phase::Closing(Cause::Idle)] {
                 let mut connection = Connection { room_poll, ..in_phase(phase) };
                 let stops = phase.is_closing() && room_poll == RoomPoll::Armed;
-                assert_eq!(connection.stop_room_poll(), stops);
+                assert_eq!(connection.begin_stop_room_poll(), stops);
                 assert_eq!(connection.room_poll, if stops { RoomPoll::Cancelling } else { room_poll });
             }
         }
@@ -817,16 +817,20 @@ mod tests {
                 for sending in SENDING {
                     let mut connection = Connection { receiving, sending, ..in_phase(phase) };
                     let is_through = receiving.is_idle() && !sending.is_in_flight();
-                    assert_eq!(connection.finish(), is_through && sends_fin, "{receiving:?} {sending:?}");
+                    assert_eq!(
+                        connection.begin_shutdown(),
+                        is_through && sends_fin,
+                        "{receiving:?} {sending:?}"
+                    );
                     assert_eq!(connection.phase == phase, !is_through);
                     assert!(!(is_through && sends_fin) || connection.sending == Sending::Shutdown);
                 }
             }
             let mut connection = Connection { unsent: unsent(true), ..in_phase(phase) };
-            assert!(!connection.finish() && connection.phase == phase, "bytes are left");
+            assert!(!connection.begin_shutdown() && connection.phase == phase, "bytes are left");
         }
         for phase in [Phase::Open, FINAL_READ, Phase::Lingering] {
-            assert!(!in_phase(phase).finish(), "{phase:?}");
+            assert!(!in_phase(phase).begin_shutdown(), "{phase:?}");
         }
     }
 

@@ -32,7 +32,7 @@ impl Default for BufferCounts {
 
 /// Receive buffers of all connections together.
 pub(super) struct ReceiveBuffers {
-    pub(super) ring: BufferRing,
+    pub(super) provided: BufferRing,
     whole: Option<WholeBuffers>,
     /// Connections that wait for a buffer, in turn.
     starved: VecDeque<File>,
@@ -57,7 +57,7 @@ impl ReceiveBuffers {
             BufferConfig { count: counts.whole, buffer_bytes: WHOLE_BYTES, incremental: false }
         };
         Ok(Self {
-            ring: BufferRing::new(ring, config)?,
+            provided: BufferRing::new(ring, config)?,
             whole: trial.err(),
             starved: VecDeque::new(),
             filled: false,
@@ -74,7 +74,7 @@ impl ReceiveBuffers {
 
     /// Buffers that receives may use now.
     pub(super) fn available(&self) -> u16 {
-        if self.paused { 0 } else { self.ring.available() }
+        if self.paused { 0 } else { self.provided.available() }
     }
 
     /// A connection can be served from [`Self::next_starved`].
@@ -84,7 +84,7 @@ impl ReceiveBuffers {
 
     /// The part of a buffer that a completion brought.
     pub(super) fn take(&mut self, completion: &Completion) -> Option<ReceivedPart> {
-        self.ring.take(completion)
+        self.provided.take(completion)
     }
 
     /// A buffer was filled for a connection.
@@ -115,7 +115,7 @@ impl ReceiveBuffers {
         let (filled, lacked) = (std::mem::take(&mut self.filled), std::mem::take(&mut self.lacked));
         if filled {
             self.failures.forget();
-        } else if lacked && self.ring.available() > 0 {
+        } else if lacked && self.provided.available() > 0 {
             self.paused |= self.failures.add();
         }
     }
