@@ -345,6 +345,7 @@ impl Udp {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::os::fd::OwnedFd;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -353,7 +354,7 @@ mod tests {
     use super::*;
     use crate::echo::udp::reply_sockets::ReplySocketLimits;
     use crate::kernel::addr::Domain;
-    use crate::kernel::ring::{FileTable, RingConfig};
+    use crate::kernel::ring::{FileTable, RingConfig, Wait};
     use crate::kernel::sys::Protocol;
     use crate::policy::flow::Flow;
     use crate::policy::limits::Rates;
@@ -363,11 +364,9 @@ mod tests {
     const OPERATIONS: Operations =
         Operations { receive: 1, send_group: 2, send_datagram: 3, cancel: 4, tick: 5 };
 
-    #[test]
-    fn refused_trains_that_wait_at_the_end_are_counted() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let addr = socket.local_addr().unwrap();
-        let listening = Listening::pretended(Protocol::Udp, addr, AtExit::Close, socket.into());
+    /// The datapath of one socket at this address, which is the ring's file 0.
+    fn datapath(addr: SocketAddr, at_exit: AtExit, socket: OwnedFd) -> (Ring, Udp) {
+        let listening = Listening::pretended(Protocol::Udp, addr, at_exit, socket);
         let config = RingConfig {
             submission_entries: 8,
             completion_entries: 16,
@@ -380,8 +379,61 @@ mod tests {
         let reply_sockets = ReplySockets::new(1, limits, Arc::default(), Arc::clone(&pairs));
         let admission = Admission::new(Rules::new(&[addr], 32_768..=60_999, pairs), Rates::default());
         let sizes = Sizes::default();
-        let mut udp =
+        let udp =
             Udp::new(&mut ring, vec![listening], 0, reply_sockets, admission, OPERATIONS, sizes).unwrap();
+        (ring, udp)
+    }
+
+    /// One turn, in which nothing waits: the outcome of each receive that ended.
+    fn turn(ring: &mut Ring, udp: &mut Udp, counters: &Counters) -> Vec<Result<(), Errno>> {
+        let mut completions = Vec::new();
+        ring.turn(Wait::Timeout(Duration::from_millis(1)), &mut completions).unwrap();
+        let receives =
+            completions.iter().filter(|completion| completion.token().operation() == OPERATIONS.receive);
+        let outcomes = receives.map(|completion| udp.received(completion, counters)).collect();
+        udp.finish_turn(ring, counters);
+        outcomes
+    }
+
+    #[test]
+    fn a_socket_of_the_next_process_is_left_once_it_is_empty_and_stays_left() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (addr, next_process) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+        let (mut ring, mut udp) = datapath(addr, AtExit::Keep, socket.into());
+        let counters = Counters::default();
+        turn(&mut ring, &mut udp, &counters);
+        udp.begin_serving();
+        assert!(!udp.drain(&mut ring, StopReceiving::NotYet).unwrap(), "it is served like before");
+        let is_left = (0..1000).any(|_| {
+            turn(&mut ring, &mut udp, &counters);
+            udp.drain(&mut ring, StopReceiving::WhenEmpty).unwrap()
+        });
+        assert!(is_left, "its queue is empty");
+
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"for the next", addr).unwrap();
+        for _ in 0..3 {
+            assert!(udp.drain(&mut ring, StopReceiving::WhenEmpty).unwrap());
+            turn(&mut ring, &mut udp, &counters);
+        }
+        let mut buffer = [0; 64];
+        assert_eq!(next_process.recv(&mut buffer).unwrap(), 12);
+    }
+
+    #[test]
+    fn what_can_receive_no_datagram_at_the_start_ends_the_worker() {
+        let (no_socket, _other_end) = io::pipe().unwrap();
+        let (mut ring, mut udp) = datapath(([127, 0, 0, 1], 7).into(), AtExit::Close, no_socket.into());
+        let counters = Counters::default();
+        let outcomes: Vec<_> = (0..3).flat_map(|_| turn(&mut ring, &mut udp, &counters)).collect();
+        assert_eq!(outcomes.first(), Some(&Err(Errno(libc::ENOTSOCK))));
+        assert_eq!(counters[Domain::Ipv4].udp_receive_errors.get(), 0, "it is an error, not a loss");
+    }
+
+    #[test]
+    fn refused_trains_that_wait_at_the_end_are_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let (_ring, mut udp) = datapath(addr, AtExit::Close, socket.into());
         let counters = Counters::default();
         // they still wait for message slots when the deadline comes
         let flow = Flow { peer: addr, origdst: addr };
