@@ -59,6 +59,10 @@ mod tests {
         (2..2 + ANSWERS as u8).for_each(|last| assert!(!broadcasts.contains(ip(last), |_| false)));
         assert_eq!(broadcasts.answers.len(), ANSWERS);
         assert!(!broadcasts.contains(ip(255), |_| false), "it is asked anew");
+        let latest = 100..100 + ANSWERS as u8;
+        latest.clone().for_each(|last| assert!(!broadcasts.contains(ip(last), |_| false)));
+        latest
+            .for_each(|last| assert!(!broadcasts.contains(ip(last), |_| panic!("it is one of the latest"))));
         assert!(!broadcasts.contains(IpAddr::from([0; 16]), |_| panic!("IPv6 has none")));
     }
 }
