@@ -81,14 +81,6 @@ impl Groups {
         &self.entries[usize::from(first)].group
     }
 
-    /// A group that was never received.
-    #[cfg(test)]
-    pub(super) fn pretend(&mut self, first: u16, group: Group) {
-        let entry = &mut self.entries[usize::from(first)];
-        entry.group = group;
-        entry.progress.gather();
-    }
-
     /// The group, and how far it is on its way out.
     pub(super) fn get(&self, first: u16) -> (&Group, Progress) {
         let Entry { group, progress, .. } = &self.entries[usize::from(first)];
@@ -248,4 +240,18 @@ impl Groups {
 fn single(group: &Group, egress: Egress) -> Transmit {
     let Group { flow, dscp, hops, .. } = *group;
     Transmit { peer: flow.peer, source: egress.source(&flow), segment_bytes: None, dscp, hops }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Groups {
+        /// A group that was never received.
+        pub(in crate::echo::udp) fn pretend(&mut self, first: u16, group: Group) {
+            let entry = &mut self.entries[usize::from(first)];
+            entry.group = group;
+            entry.progress.gather();
+        }
+    }
 }

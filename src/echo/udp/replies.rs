@@ -310,12 +310,6 @@ impl Replies {
         }
     }
 
-    /// A group that waits to be split, as if its path had refused it.
-    #[cfg(test)]
-    pub(super) fn pretend_waiting(&mut self, id: GroupId) {
-        self.split.push(id);
-    }
-
     /// Ends the backlogs that have had their time.
     pub(super) fn tidy(&mut self) {
         self.backlogs.tidy();
@@ -362,5 +356,17 @@ fn counter_of(refusal: BindRefusal, counters: &Traffic) -> &Counter {
         BindRefusal::NoFiles => &counters.udp_reply_socket_no_files,
         BindRefusal::NoMemory => &counters.udp_reply_socket_no_memory,
         BindRefusal::Failed => &counters.udp_reply_socket_errors,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Replies {
+        /// A group that waits to be split, as if its path had refused it.
+        pub(in crate::echo::udp) fn pretend_waiting(&mut self, id: GroupId) {
+            self.split.push(id);
+        }
     }
 }

@@ -24,7 +24,7 @@ pub enum Step {
     RegisterFiles,
     /// A ring of provided buffers.
     RegisterBuffers,
-    /// Memory for bytes set aside.
+    /// Memory of an arena.
     ReserveMemory,
 }
 

@@ -79,11 +79,6 @@ impl Target {
         self.port_min == port && self.port_max == port
     }
 
-    #[cfg(test)]
-    pub(crate) fn contains(&self, addr: SocketAddr) -> bool {
-        self.net.contains(&addr.ip()) && (self.port_min..=self.port_max).contains(&addr.port())
-    }
-
     /// Draws again while `is_unwanted`, at most a thousand times.
     pub(crate) fn draw_wanted(
         &self,
@@ -253,6 +248,12 @@ impl fmt::Display for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Target {
+        pub(crate) fn contains(&self, addr: SocketAddr) -> bool {
+            self.net.contains(&addr.ip()) && (self.port_min..=self.port_max).contains(&addr.port())
+        }
+    }
 
     #[test]
     fn what_is_a_target() {
