@@ -12,6 +12,9 @@ pub enum DurationError {
     /// The text is not a row of numbers with units.
     #[error(transparent)]
     Syntax(#[from] humantime::DurationError),
+    /// The text is a number: nobody knows whether seconds or milliseconds are meant.
+    #[error("{0} has no unit: say {0}s or {0}ms")]
+    NoUnit(String),
     /// The duration is longer than 100 years.
     #[error("must be at most 100 years")]
     TooLong,
@@ -19,6 +22,9 @@ pub enum DurationError {
 
 /// Reads a duration of at most 100 years.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    if let Some(number) = without_unit(text) {
+        return Err(DurationError::NoUnit(number));
+    }
     if number_sum(text).is_none_or(|sum| sum > u64::MAX / YEAR_S - 1) {
         return Err(DurationError::TooLong);
     }
@@ -26,6 +32,14 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         duration if duration <= LONGEST => Ok(duration),
         _ => Err(DurationError::TooLong),
     }
+}
+
+/// The text without spaces, if it is a number. humantime takes a bare zero, and no other number, for a duration.
+fn without_unit(text: &str) -> Option<String> {
+    let number: String = text.split_whitespace().collect();
+    let is_number = number.starts_with(|first: char| first.is_ascii_digit())
+        && number.chars().all(|char| char.is_ascii_digit() || char == '.');
+    is_number.then_some(number)
 }
 
 /// The sum of all numbers in `text`, whatever their units; `None` if it exceeds 64 bits. The caller limits it because
@@ -46,8 +60,20 @@ mod tests {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text:?}");
         }
         assert!(parse("100years").is_ok());
-        for text in ["", "5", "soon", "-1s", "1.s"] {
+        for text in ["", "soon", "-1s", "1.s", "1h 30"] {
             assert!(matches!(parse(text), Err(DurationError::Syntax(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_alone_is_no_duration() {
+        for (text, number) in [("0", "0"), ("5", "5"), ("100", "100"), ("0.5", "0.5"), (" 1 0 ", "10")] {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error, DurationError::NoUnit(number.into()));
+            assert_eq!(error.to_string(), format!("{number} has no unit: say {number}s or {number}ms"));
+            for cure in [format!("{number}s"), format!("{number}ms")] {
+                parse(&cure).expect(&cure);
+            }
         }
     }
 

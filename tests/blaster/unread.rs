@@ -88,7 +88,7 @@ fn a_fifo_that_nobody_opens_makes_it_deaf_to_nothing() {
             until("it listens", || blaster.listens());
             blaster.signal(signal);
             let output = blaster.end();
-            assert_eq!(output.status.code(), Some(1), "{flag}, signal {signal}");
+            assert_eq!(output.status.code(), Some(4), "{flag}, signal {signal}");
             assert_eq!(stderr(&output), "blaster: ended by a signal before anything was sent\n");
         }
     }
@@ -179,11 +179,33 @@ fn each_signal_that_ends_a_session_brings_the_report() {
         server.wait_for(server.count() + 200);
         blaster.signal(signal);
         let output = blaster.end();
-        assert_eq!(output.status.code(), Some(0), "signal {signal}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(4), "signal {signal}: {}", stderr(&output));
         let report = crate::parse(&output);
         assert_eq!(report["ended_early"], true);
         assert!(number(&report["totals"]["ok"]) >= 100, "{report}");
     }
+}
+
+/// A status of its own, which --help lists. A condition that holds weighs more, and so does a report that nobody reads.
+#[test]
+fn a_signal_has_an_exit_status_of_its_own() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+    let load = format!("udp {} --timeout 5s --quiet", server.addr);
+    for (flags, status) in [
+        ("--rate 2k --duration 1h", 4),
+        ("--rate 2k --duration 1h --fail-if sent>0", 3),
+        ("--rate 2k --duration 1h --json /dev/full", 1),
+        ("--steps 2k:1h,3k:1h", 4),
+        ("--find-max --duration 100ms --rate 1k --precision 1% --repeat 1000000", 4),
+    ] {
+        let blaster = Blaster::start(command(&format!("{load} {flags}")));
+        server.wait_for(server.count() + 500);
+        blaster.signal(libc::SIGINT);
+        let output = blaster.end();
+        assert_eq!(output.status.code(), Some(status), "{flags}: {}", stderr(&output));
+    }
+    let help = command("--help").output().unwrap();
+    assert!(String::from_utf8(help.stdout).unwrap().contains("\n  4  a signal ended it early"));
 }
 
 /// As with nohup(1).

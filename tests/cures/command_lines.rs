@@ -23,7 +23,7 @@ fn examples(text: &str) -> Vec<String> {
 }
 
 /// A wrong value of an option, the error about it, and right values; `…` stands for the examples in the message.
-const VALUES: [(&str, &str, &str, &str); 25] = [
+const VALUES: [(&str, &str, &str, &str); 28] = [
     ("--rate", "x", "is not a number", "…"),
     ("--timeout", "soon", "is not a duration", "…"),
     ("--steps", "1k", "is not RATE:TIME", "…"),
@@ -32,6 +32,9 @@ const VALUES: [(&str, &str, &str, &str); 25] = [
     ("--count", "1.5", "a whole number is wanted", "2"),
     ("--flows", "0", "at least 1 is wanted", "1"),
     ("--duration", "0s", "more than zero is wanted", "1ms"),
+    ("--timeout", "100", "100 has no unit: say 100s or 100ms", "100ms"),
+    ("--warmup", "0", "0 has no unit: say 0s or 0ms", "0s"),
+    ("--steps", "1k:10", "10 has no unit: say 10s or 10ms", "1k:10s"),
     ("--duration", "11years", "ten years is the most", "10years"),
     ("--rate", "0", "more than zero is wanted", "0.001"),
     ("--rate", "2G", "1G per second is the most", "1G"),
@@ -288,6 +291,9 @@ fn values_of_the_server() {
             ("--stats-interval", "1ms", "must be at least 10ms", &["10ms"]),
             ("--tcp-keepalive", "1ms", "must be at least 1s and at most 9h, or 0s", &["1s", "0s"]),
             ("--idle-timeout", "1ms", "must be at least 10ms, or 0s", &["10ms", "0s"]),
+            ("--drain-timeout", "5", "5 has no unit: say 5s or 5ms", &["5s", "5ms"]),
+            ("--idle-timeout", "0", "0 has no unit: say 0s or 0ms", &["0s", "0ms"]),
+            ("--tcp-keepalive", "30", "30 has no unit: say 30s or 30ms", &["30s"]),
             ("--drain-timeout", "101years", "must be at most 100 years", &["100years"]),
         ] {
             refused(with(option, wrong), words);

@@ -149,6 +149,8 @@ enum Outcome {
     Unanswered(String),
     /// A condition of `--fail-if` holds.
     ConditionHolds,
+    /// A signal ended the run; its report is written.
+    EndedEarly,
 }
 
 fn main() -> ExitCode {
@@ -176,8 +178,13 @@ fn run() -> ExitCode {
         }
         Ok(Outcome::Unwritten) => ExitCode::from(1),
         Ok(Outcome::ConditionHolds) => ExitCode::from(3),
+        Ok(Outcome::EndedEarly) => ExitCode::from(4),
         Err(Failure::Load(failure @ (LoadError::Contradiction(_) | LoadError::Target(_)))) => {
             misused(&failure.to_string())
+        }
+        Err(failure @ Failure::Load(LoadError::Stopped)) => {
+            message(&failure.to_string());
+            ExitCode::from(4)
         }
         Err(failure) => {
             message(&failure.to_string());
@@ -227,6 +234,8 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
         }
         _ => (Document::Run(Box::new(session.run(load, &targets(load))?)), None),
     };
+    // a search leaves out the run that a signal ended
+    let has_lost_a_run = matches!(document, Document::Series(_)) && signals::stop().is_asked();
     outputs.judge(&mut document);
     let table = match &document {
         Document::Run(report) => text::render(report, outputs.paint()),
@@ -236,7 +245,13 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
     if !write(&mut outputs, &document, &table) {
         return Ok(Outcome::Unwritten);
     }
-    failure.map_or_else(|| Ok(outcome(&document)), |failure| Err(failure.into()))
+    if let Some(failure) = failure {
+        return Err(failure.into());
+    }
+    Ok(match outcome(&document) {
+        Outcome::Done if has_lost_a_run => Outcome::EndedEarly,
+        outcome => outcome,
+    })
 }
 
 /// Writes the files, then prints the table: its reader may be slow. Prints the errors, and after an error the table even
@@ -303,7 +318,7 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
     }
     Ok(match outcome(&document) {
         // the run itself has reported that
-        Outcome::Unanswered(_) => Outcome::Done,
+        Outcome::Unanswered(_) | Outcome::EndedEarly => Outcome::Done,
         outcome => outcome,
     })
 }
@@ -324,6 +339,8 @@ fn outcome(document: &Document) -> Outcome {
         Outcome::Unanswered(format!("nothing came back for {} sent; does the server run?", count(sent)))
     } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)) {
         Outcome::Unanswered(why)
+    } else if runs.iter().any(|run| run.ended_early) {
+        Outcome::EndedEarly
     } else {
         Outcome::Done
     }

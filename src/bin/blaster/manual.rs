@@ -66,8 +66,8 @@ REPORTS
   Files of --steps and --find-max hold several runs.
 
 SIGNALS
-  SIGINT, SIGTERM or SIGHUP ends the sending. Blaster waits for the replies in
-  flight and writes the report. After a second SIGINT or SIGTERM it waits neither
+  SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the sending. Blaster waits for the
+  replies in flight, writes the report, and exits with status 4. After a second SIGINT or SIGTERM it waits neither
   for replies nor for a FIFO or pipe that nobody reads. A SIGHUP that is ignored
   at the start, as with nohup(1), stays ignored.
 
@@ -77,6 +77,7 @@ EXIT STATUS
      back, or (TCP) no connection was served to the end; standard error says which
   2  bad command line
   3  a condition of --fail-if holds
+  4  a signal ended it early; the report covers the time until then
 
 EXAMPLES
   blaster udp 127.0.0.1:1234 --rate 50k --duration 5s

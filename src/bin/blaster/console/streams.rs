@@ -8,6 +8,7 @@ use std::time::Duration;
 use tubular_echo::console::printer::Printer;
 
 use crate::console::interruptible;
+use crate::model::units::counted;
 
 /// Whether standard error got lines that must not be dropped.
 static HAS_MESSAGES: AtomicBool = AtomicBool::new(false);
@@ -20,8 +21,9 @@ pub(crate) fn out() -> &'static Printer {
 
 pub(crate) fn err() -> &'static Printer {
     let note = |printer: &Printer, lines| {
+        let dropped = counted(lines, "line");
         printer.offer(
-            format!("blaster: {lines} lines were dropped here: nobody read standard error\n").as_bytes(),
+            format!("blaster: {dropped} dropped here, because nobody read standard error\n").as_bytes(),
         );
     };
     ERR.get_or_init(|| Printer::start(io::stderr(), note))

@@ -16,7 +16,7 @@ impl Objective {
     pub(crate) fn judge(&self, report: &Report) -> Verdict {
         let generator = &report.generator;
         if generator.unsent > 0 {
-            return Verdict::Generator(format!("{} were never sent", count(generator.unsent)));
+            return Verdict::Generator(format!("{} never sent", count(generator.unsent)));
         }
         let sent_per_s = report.totals.sent_per_s;
         if report.load.rate_per_s.is_some_and(|wanted| sent_per_s < wanted * RATE_KEPT) {
@@ -50,7 +50,7 @@ impl Objective {
         }
         for (number, before, after) in [
             (report.totals.own_drops, "its own sockets dropped ", ""),
-            (report.generator.forgotten, "", " were given up before the timeout"),
+            (report.generator.forgotten, "", " given up before the timeout"),
             (if is_away(report) { counts.late } else { 0 }, "", " came late while blaster was busy"),
         ] {
             if number > 0 {
@@ -197,7 +197,7 @@ mod tests {
         type Spoil = fn(&mut Report);
         let cases: [(&str, Spoil); 7] = [
             ("own sockets dropped", |report| report.totals.own_drops = 995),
-            ("were given up", |report| report.generator.forgotten = 995),
+            ("given up before", |report| report.generator.forgotten = 995),
             ("97% of a core", |report| {
                 report.totals.counts = Counts { sent: 1_000, ok: 990, ..Counts::default() };
                 report.latency.from_intended = all_took(2_100_000).summary();

@@ -1,7 +1,7 @@
 //! What a reader must know before trusting a report: above all, whether blaster was the bottleneck.
 
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
-use crate::model::units::{count, duration};
+use crate::model::units::{count, counted, duration};
 use crate::report::schema::Report;
 
 /// A thread with this share of a core may have been the bottleneck.
@@ -44,9 +44,9 @@ fn own_drops(report: &Report) -> Option<String> {
         String::new()
     };
     Some(format!(
-        "blaster was the bottleneck: its own sockets dropped {} datagrams, which count as lost (receive \
+        "blaster was the bottleneck: its own sockets dropped {}, and these count as lost (receive \
          buffers of {} bytes; {raise}use more --flows or --threads)",
-        count(own_drops),
+        counted(own_drops, "datagram"),
         count(given),
     ))
 }
@@ -84,9 +84,8 @@ fn schedule(report: &Report, found: &mut Vec<String>) {
     };
     if generator.unsent > 0 {
         found.push(format!(
-            "blaster was the bottleneck: {} datagrams of the schedule were never sent, {}/s is more than it \
-             can do here{elsewhere}",
-            count(generator.unsent),
+            "blaster was the bottleneck: it never sent {} of the schedule, {}/s is more than it can do here{elsewhere}",
+            counted(generator.unsent, "datagram"),
             report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
         ));
     }
@@ -103,9 +102,9 @@ fn forgotten(report: &Report) -> Option<String> {
     let forgotten = report.generator.forgotten;
     (forgotten > 0).then(|| {
         format!(
-            "{} datagrams were given up before the timeout, to make room for newer ones: a reply after that \
-             is unattributed (use more --flows or a shorter --timeout)",
-            count(forgotten)
+            "blaster gave up {} before the timeout, to make room for newer ones: a reply after that is \
+             unattributed (use more --flows or a shorter --timeout)",
+            counted(forgotten, "datagram")
         )
     })
 }
@@ -118,8 +117,8 @@ fn local_errors(report: &Report) -> Option<String> {
     let connections = report.connections.filter(|it| it.failed + it.broken > 0)?;
     let reasons = if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
     Some(format!(
-        "{} connections failed and {} broke: {reasons}",
-        count(connections.failed),
+        "{} failed and {} broke: {reasons}",
+        counted(connections.failed, "connection"),
         count(connections.broken)
     ))
 }
@@ -135,17 +134,16 @@ fn connections(report: &Report, found: &mut Vec<String>) {
     let Some(connections) = report.connections else { return };
     if let Some(no_port) = report.refusals.iter().find(|error| error.errno == libc::EADDRNOTAVAIL) {
         found.push(format!(
-            "blaster was the bottleneck: it had no local port for {} connections{LOCAL_PORTS_USED_UP}",
-            count(no_port.count)
+            "blaster was the bottleneck: it had no local port for {}{LOCAL_PORTS_USED_UP}",
+            counted(no_port.count, "connection")
         ));
     }
     if connections.stuck > 0 {
-        found
-            .push(format!("{} connections did not answer, and blaster ended them", count(connections.stuck)));
+        found.push(format!("blaster ended {} that did not answer", counted(connections.stuck, "connection")));
     }
     let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(report.totals.counts.sent));
     if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
-        found.push(format!("given up: {} messages of --count were never sent", count(left)));
+        found.push(format!("given up: blaster never sent {} of --count", counted(left, "message")));
     }
 }
 
@@ -174,7 +172,7 @@ mod tests {
             ("97% of a core", |report| report.generator.cpu_share = vec![0.1, 0.97]),
             ("30% of the time for a processor", |report| report.generator.starved_share = vec![0.0, 0.3]),
             ("never sent", |report| report.generator.unsent = 7),
-            ("given up before the timeout", |report| report.generator.forgotten = 1),
+            ("gave up 1 datagram before the timeout", |report| report.generator.forgotten = 1),
             ("refused to send", |report| report.totals.counts.send_failures = 1),
             ("ended early", |report| report.ended_early = true),
         ];

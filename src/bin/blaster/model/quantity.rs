@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tubular_echo::values::duration;
+use tubular_echo::values::duration::{self, DurationError};
 
 use crate::model::draw;
 use crate::model::payload::HEADER_BYTES;
 
 /// Why a number can't be read; each message is one line with a right example.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum QuantityError {
     #[error("{0:?} is not a number (examples: 500, 200k, 1.5M)")]
     NotANumber(String),
@@ -26,6 +26,8 @@ pub(crate) enum QuantityError {
     EmptyRange(u32, u32),
     #[error("{0:?} is not a duration (examples: 500ms, 10s, 1h 30m)")]
     NotADuration(String),
+    #[error(transparent)]
+    NoUnit(DurationError),
     #[error("{0:?} is not RATE:TIME (example: 100k:10s)")]
     NotAStep(String),
     #[error("{0:?} is not a percentage (example: 0.1%)")]
@@ -77,27 +79,25 @@ pub(crate) fn positive(text: &str) -> Result<u32, QuantityError> {
     }
 }
 
-/// A duration above zero and up to ten years, in the syntax of humantime; a plain number is seconds.
+/// A duration above zero and up to ten years.
 pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
-    let bad = || QuantityError::NotADuration(text.into());
-    let duration = match thousandths(text) {
-        Ok(value) if !text.ends_with(|last: char| last.is_ascii_alphabetic()) => Duration::from_millis(value),
-        _ => duration::parse(text).map_err(|_| bad())?,
-    };
-    if duration.is_zero() {
-        return Err(QuantityError::OutOfRange(text.into(), "more than zero is wanted"));
+    match duration_or_zero(text)? {
+        Duration::ZERO => Err(QuantityError::OutOfRange(text.into(), "more than zero is wanted")),
+        duration => Ok(duration),
     }
-    if duration.as_secs() > 10 * 366 * 86_400 {
-        return Err(QuantityError::OutOfRange(text.into(), "ten years is the most"));
-    }
-    Ok(duration)
 }
 
-/// As [`duration()`], but zero (`0`, `0s`) is allowed.
+/// As [`duration()`], but zero (`0s`) is allowed.
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, QuantityError> {
-    match text.trim() {
-        "0" | "0s" | "0ms" => Ok(Duration::ZERO),
-        text => duration(text),
+    /// Ten years.
+    const LONGEST_S: u64 = 10 * 366 * 86_400;
+    match duration::parse(text) {
+        Ok(duration) if duration.as_secs() > LONGEST_S => {
+            Err(QuantityError::OutOfRange(text.into(), "ten years is the most"))
+        }
+        Ok(duration) => Ok(duration),
+        Err(error @ DurationError::NoUnit(_)) => Err(QuantityError::NoUnit(error)),
+        Err(_) => Err(QuantityError::NotADuration(text.into())),
     }
 }
 
@@ -319,8 +319,8 @@ mod tests {
     #[test]
     fn durations() {
         let table = [
-            ("10", Some(10_000)),
-            ("0.5", Some(500)),
+            ("10", None),
+            ("0.5s", Some(500)),
             ("500ms", Some(500)),
             ("1m 30s", Some(90_000)),
             ("0", None),

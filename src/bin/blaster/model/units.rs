@@ -13,6 +13,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A number of things: 1 flow, 2 flows. The plural of `thing` ends in s.
+pub(crate) fn counted(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// A rate per second: a whole number, except for small rates.
 pub(crate) fn rate(per_s: f64) -> String {
     if per_s < 9.995 && (per_s - per_s.round()).abs() >= 0.005 {
@@ -69,6 +74,9 @@ mod tests {
     fn numbers_for_people() {
         for (number, wanted) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(count(number), wanted);
+        }
+        for (number, wanted) in [(0, "0 flows"), (1, "1 flow"), (2, "2 flows"), (1_000, "1,000 flows")] {
+            assert_eq!(counted(number, "flow"), wanted);
         }
         for (per_s, wanted) in [(0.0, "0"), (0.5, "0.50"), (3.0, "3"), (9.99, "9.99"), (1_999.6, "2,000")] {
             assert_eq!(rate(per_s), wanted);

@@ -12,7 +12,7 @@ use crate::model::results::{Example, keep_example};
 use crate::model::units::duration;
 use crate::report::schema::{
     self, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun, ReadError, Report, SCHEMA,
-    Totals, VERSION,
+    Totals, VERSION, distinct_hosts,
 };
 
 /// Runs that have less of their time in common did not really run at the same time.
@@ -59,7 +59,7 @@ pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
         blaster: env!("CARGO_PKG_VERSION").into(),
         command_line: schema::command_line(),
         started_at: reports.iter().map(|report| report.started_at.clone()).min().unwrap_or_default(),
-        hosts: reports.iter().flat_map(|report| report.hosts.clone()).collect(),
+        hosts: distinct_hosts(reports.iter().flat_map(|report| &report.hosts)),
         load: load(&reports),
         elapsed_ns,
         ended_early: reports.iter().any(|report| report.ended_early),
@@ -356,7 +356,7 @@ mod tests {
         let whole = report(&[0, 1], "whole");
         let merged = merge(&halves()).unwrap();
         assert_eq!(merged.load.run_ids, ["a", "b"]);
-        assert_eq!(merged.hosts.len(), 2);
+        assert_eq!((merged.hosts.len(), merged.counted_runs()), (1, Some("2 runs on 1 host".into())));
         // all else is the same to the last digit: histograms add up exactly
         let comparable = |report: Report| {
             let load = Load { run_ids: Vec::new(), ..report.load };
@@ -368,6 +368,17 @@ mod tests {
         for (name, value) in whole.as_object().unwrap() {
             assert_eq!(value, &merged[name], "{name}");
         }
+    }
+
+    #[test]
+    fn hosts_are_counted_by_host() {
+        let mut parts = halves().to_vec();
+        parts.push(named("c.json", &report(&[1], "c")));
+        parts[2].report.hosts[0].name = "there".into();
+        let merged = merge(&parts).unwrap();
+        assert_eq!(merged.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["here", "there"]);
+        assert_eq!(merged.counted_runs(), Some("3 runs on 2 hosts".into()));
+        assert_eq!(parts[0].report.counted_runs(), None, "one run needs no words");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::model::counts::Connections;
 use crate::model::counts::Counts;
 use crate::model::latency::Percentiles;
 use crate::model::results::Example;
+use crate::model::units::counted;
 
 /// The name of the format of one run.
 pub(crate) const SCHEMA: &str = "blaster-report";
@@ -34,7 +35,7 @@ pub(crate) struct Report {
     pub(crate) command_line: Vec<String>,
     /// The first intended send time, RFC 3339, UTC.
     pub(crate) started_at: String,
-    /// The host that it ran on; after a merge, the hosts of all runs.
+    /// The host that it ran on; after a merge, each host of its runs once.
     pub(crate) hosts: Vec<Host>,
     pub(crate) load: Load,
     /// The measured time that the sent datagrams are spread over, without the warmup. Its end is: in the open loop, the
@@ -67,7 +68,7 @@ pub(crate) struct Report {
 }
 
 /// A host that blaster ran on.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Host {
     pub(crate) name: String,
     /// The release of the kernel.
@@ -76,6 +77,17 @@ pub(crate) struct Host {
     pub(crate) cpu: String,
     /// The number of processors that blaster could use.
     pub(crate) processors: usize,
+}
+
+/// Each of these hosts once.
+pub(crate) fn distinct_hosts<'a>(hosts: impl Iterator<Item = &'a Host>) -> Vec<Host> {
+    let mut distinct: Vec<Host> = Vec::new();
+    for host in hosts {
+        if !distinct.contains(host) {
+            distinct.push(host.clone());
+        }
+    }
+    distinct
 }
 
 /// The load of a run.
@@ -245,7 +257,21 @@ pub(crate) struct ConditionResult {
     pub(crate) failed: bool,
 }
 
+impl Load {
+    /// How many flows or connections, in words.
+    pub(crate) fn counted_flows(&self) -> String {
+        counted(self.flows.into(), if self.protocol == "tcp" { "connection" } else { "flow" })
+    }
+}
+
 impl Report {
+    /// After a merge, the number of runs and of hosts, in words.
+    pub(crate) fn counted_runs(&self) -> Option<String> {
+        let runs = self.load.run_ids.len() as u64;
+        let hosts = distinct_hosts(self.hosts.iter()).len() as u64;
+        (runs > 1).then(|| format!("{} on {}", counted(runs, "run"), counted(hosts, "host")))
+    }
+
     /// Datagrams sent, with the warmup.
     pub(crate) fn sent(&self) -> u64 {
         self.totals.counts.sent + self.warmup.sent

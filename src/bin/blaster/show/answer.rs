@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::units::{count, duration};
+use crate::model::units::{count, counted, duration};
 use crate::report::schema::{BracketEnd, Limit, Objective, SearchResult, Verdict};
 
 impl fmt::Display for Verdict {
@@ -27,7 +27,7 @@ impl SearchResult {
     pub(crate) fn sentence(&self) -> String {
         let Self { objective, answer, duration_ns } = self;
         let runs = |end: &BracketEnd, many: u32| {
-            format!("{many} of {} runs of {}", end.runs.all(), duration(*duration_ns))
+            format!("{many} of {} of {}", counted(end.runs.all().into(), "run"), duration(*duration_ns))
         };
         let rate = |end: &BracketEnd| format!("{}/s", count(end.rate_per_s));
         let sure = format!("{:.1}%", (answer.confidence * 1_000.0).floor() / 10.0);

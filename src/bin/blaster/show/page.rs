@@ -8,7 +8,7 @@ mod plots;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plot::{Ink, Plot, Stroke};
-use crate::model::units::{count, duration, percent};
+use crate::model::units::{count, counted, duration, percent};
 use crate::report::schema::{Document, NamedRun, Report, Series};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -65,7 +65,7 @@ fn results(report: &Report) -> Markup {
 fn series_title(series: &Series) -> String {
     let first = series.runs.first().map_or(String::new(), |run| facts::title(&run.report));
     let has_one_title = series.runs.iter().all(|run| facts::title(&run.report) == first);
-    let runs = format!("{} runs", series.runs.len());
+    let runs = counted(series.runs.len() as u64, "run");
     if has_one_title { format!("{first}, {runs}") } else { runs }
 }
 

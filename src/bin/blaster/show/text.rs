@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
 use crate::model::results::{Example, SentMessage};
-use crate::model::units::{bandwidth, count, duration, percent, rate};
+use crate::model::units::{bandwidth, count, counted, duration, percent, rate};
 use crate::report::schema::Report;
 use crate::show::paint::Paint;
 
@@ -60,10 +60,9 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
         Some(per_s) => format!("{} loop at {}/s", load.mode, rate(per_s)),
         None => load.mode.clone(),
     });
-    let flows = if load.protocol == "tcp" { "connections" } else { "flows" };
     words.push(match load.in_flight {
-        Some(in_flight) => format!("{} {flows} × {in_flight} in flight", count(load.flows.into())),
-        None => format!("{} {flows}", count(load.flows.into())),
+        Some(in_flight) => format!("{} × {in_flight} in flight", load.counted_flows()),
+        None => load.counted_flows(),
     });
     words.push(format!("{} bytes", load.size));
     if let Some(gso) = load.gso.filter(|gso| *gso > 1) {
@@ -75,10 +74,8 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     if load.spray == Some(true) {
         words.push("sprayed".into());
     }
-    words.push(format!("{} thread{}", load.threads, if load.threads == 1 { "" } else { "s" }));
-    if report.hosts.len() > 1 {
-        words.push(format!("{} hosts", report.hosts.len()));
-    }
+    words.push(counted(load.threads.into(), "thread"));
+    words.extend(report.counted_runs());
     words.extend(load.seed.map(|seed| format!("seed {seed}")));
     let _ = writeln!(out, "{}", paint.head(&words.join(", ")));
 }

@@ -7,11 +7,13 @@ use tubular_echo::kernel::ring::RingError;
 
 use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::source::SourceNotLocal;
+use crate::model::units::counted;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TcpError {
     #[error(
-        "{connections} connections need {needed} open files, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections"
+        "{needed} open files are needed for {}, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --connections",
+        counted((*connections).into(), "connection")
     )]
     OpenFiles { connections: u32, needed: u64, limit: u64 },
     #[error("ended by a signal")]

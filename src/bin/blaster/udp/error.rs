@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use tubular_echo::kernel::ring::{Errno, RingError};
 
 use crate::model::source::SourceNotLocal;
+use crate::model::units::counted;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UdpError {
     #[error(
-        "{flows} flows need {needed} open files, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows"
+        "{needed} open files are needed for {}, but the limit is {limit}: raise it (`ulimit -n`, LimitNOFILE=) or use fewer --flows",
+        counted((*flows).into(), "flow")
     )]
     OpenFiles { flows: u32, needed: u64, limit: u64 },
     #[error("{step}: {error}")]

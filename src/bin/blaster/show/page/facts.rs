@@ -16,17 +16,14 @@ pub(super) fn title(report: &Report) -> String {
 /// The load in one line.
 pub(super) fn load(report: &Report) -> String {
     let load = &report.load;
-    let flows = if load.protocol == "tcp" { "connections" } else { "flows" };
     let mut words = vec![match load.rate_per_s {
         Some(rate) => format!("{} loop at {}/s", load.mode, count(rate as u64)),
         None => load.mode.clone(),
     }];
-    words.push(format!("{} {flows}", count(load.flows.into())));
+    words.push(load.counted_flows());
     words.push(format!("{} bytes", load.size));
     words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
-    if report.hosts.len() > 1 {
-        words.push(format!("{} hosts", report.hosts.len()));
-    }
+    words.extend(report.counted_runs());
     words.push(format!("{:.1} s from {}", report.elapsed_ns as f64 / 1e9, report.started_at));
     words.join(" · ")
 }
