@@ -265,6 +265,35 @@ fn a_stalled_blaster_can_not_hide_it_either() {
     assert!(found["warnings"][0].as_str().unwrap().contains("blaster was the bottleneck"), "{found}");
 }
 
+/// A blaster that left some datagrams late is no headline over a server that did not answer at all, or that stalled for
+/// longer.
+#[test]
+fn a_late_blaster_does_not_excuse_the_server() {
+    let late = |flags: &str, has_begun: &dyn Fn()| {
+        let mut command = Command::new(BLASTER);
+        command.args(flags.split_whitespace()).args(["--json=-", "--quiet"]).stdout(Stdio::piped());
+        let child = command.spawn().unwrap();
+        has_begun();
+        signal("STOP", child.id());
+        std::thread::sleep(Duration::from_millis(80)); // the delay itself
+        signal("CONT", child.id());
+        let found = parse(&child.wait_with_output().unwrap());
+        assert!(number(&found["generator"]["slip"]["p99_ns"]) >= 1_000_000, "{}", found["generator"]["slip"]);
+        let told: Vec<_> = found["warnings"].as_array().unwrap().clone();
+        told.iter().map(|told| told.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let flags = format!("udp {} --rate 1000 --duration 2s --timeout 100ms", silent.local_addr().unwrap());
+    let told = late(&flags, &|| assert!(silent.recv_from(&mut [0; 100]).is_ok()));
+    assert_eq!(told, ["2,000 of 2,000 datagrams had no right reply in time: 2,000 lost"]);
+
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_secs(1)));
+    let flags = format!("udp {} --rate 1000 --duration 5s --timeout 5s", server.addr);
+    let told = late(&flags, &|| server.wait_for(100));
+    assert!(told.iter().all(|told| !told.contains("one datagram in a hundred left")), "{told:?}");
+}
+
 fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }

@@ -15,6 +15,7 @@
 //! | an option, its help, its default | `options`; the text after the options: `manual` |
 //! | an error that ends blaster | the module of its step, as `thiserror`; `Failure` here lists them |
 //! | a warning in a report | `judge::warnings`; `workers::clock` has one |
+//! | what blaster may have caused itself | `judge::blame` |
 //! | the reason for a verdict of `--find-max` | `judge::objective` |
 //! | a field of the JSON | `report::schema`; counts: `model::counts`; percentiles: `model::latency` |
 //! | the name of a count | `model::counts` |
@@ -58,6 +59,7 @@ mod tcp;
 
 /// Judgements of a report.
 mod judge {
+    mod blame; // the losses and the latency that blaster may have caused
     pub(crate) mod fail_if; // --fail-if
     pub(crate) mod objective; // --loss and --p99: whose fault is a miss?
     pub(crate) mod search; // --find-max: the next rate, the answer

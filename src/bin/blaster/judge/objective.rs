@@ -1,12 +1,8 @@
 //! `--loss` and `--p99`: whether a run met them, and if not, whether blaster caused that.
 
-use crate::judge::warnings::{BUSY, SLIP_P99_NS, STARVED};
+use crate::judge::blame::{self, BUSY, OwnLosses, STARVED};
 use crate::model::units::{count, duration, percent, rate};
 use crate::report::schema::{Objective, Report, Verdict};
-
-/// A late worker sends its datagrams in a burst that exceeds the rate, and a burst may be lost. For each datagram that
-/// left late, so many lost ones may be blaster's: the datagrams behind it find full queues.
-const BURST: u64 = 2;
 
 /// The share of the rate that a run must have sent.
 const RATE_KEPT: f64 = 0.98;
@@ -14,6 +10,12 @@ const RATE_KEPT: f64 = 0.98;
 impl Objective {
     /// Judges a run.
     pub(crate) fn judge(&self, report: &Report) -> Verdict {
+        // what is too much at a lower rate is too much at this one, too
+        if report.totals.counts.sent > 0
+            && let Some(missed @ Verdict::Missed(_)) = self.loss(report)
+        {
+            return missed;
+        }
         let generator = &report.generator;
         if generator.unsent > 0 {
             return Verdict::Generator(format!("{} never sent", count(generator.unsent)));
@@ -41,25 +43,9 @@ impl Objective {
             return None;
         }
         let missed = |bad| Verdict::Missed(format!("{} not ok", percent(bad, counts.sent)));
-        // `own`: the most of them that blaster may have caused
-        let mut own = 0;
-        let mut excuses = Vec::new();
-        if let Some(slip_ns) = slipped(report) {
-            own += BURST * sent_late(report);
-            excuses.push(left_late(slip_ns));
-        }
-        for (number, before, after) in [
-            (report.totals.own_drops, "its own sockets dropped ", ""),
-            (report.generator.forgotten, "", " given up before the timeout"),
-            (if is_away(report) { counts.late } else { 0 }, "", " came late while blaster was busy"),
-        ] {
-            if number > 0 {
-                own += number;
-                excuses.push(format!("{before}{}{after}", count(number)));
-            }
-        }
-        let rest = bad.saturating_sub(own);
-        Some(if is_too_much(rest) { missed(rest) } else { Verdict::Generator(excuses.join(", ")) })
+        let own = OwnLosses::of(report);
+        let rest = own.rest(report);
+        Some(if is_too_much(rest) { missed(rest) } else { Verdict::Generator(own.causes.join(", ")) })
     }
 
     /// The verdict on the latency. `None`: it is short enough.
@@ -71,58 +57,32 @@ impl Objective {
         if measured.p99_ns <= most_ns {
             return None;
         }
-        Some(match self.late_by_itself(report) {
+        Some(match late_by_itself(report, most_ns) {
             Some(excuse) => Verdict::Generator(excuse),
             None => Verdict::Missed(format!("p99 {}", duration(measured.p99_ns))),
         })
     }
-
-    /// The reason why blaster may have caused a long latency.
-    fn late_by_itself(&self, report: &Report) -> Option<String> {
-        let generator = &report.generator;
-        if let Some(busiest) = most(&generator.cpu_share).filter(|share| *share >= BUSY) {
-            return Some(format!("one of its threads used {:.0}% of a core", busiest * 100.0));
-        }
-        if let Some(share) = most(&generator.starved_share).filter(|share| *share >= STARVED) {
-            return Some(format!(
-                "one of its threads waited for a processor {:.0}% of the time",
-                share * 100.0
-            ));
-        }
-        if let Some(slip_ns) = slipped(report) {
-            return Some(left_late(slip_ns));
-        }
-        let actual_ns = report.latency.from_actual.as_ref()?.p99_ns;
-        let intended_ns = report.latency.from_intended.as_ref()?.p99_ns;
-        let is_slip_alone = self.p99_ns.is_some_and(|most_ns| intended_ns > most_ns && actual_ns <= most_ns);
-        is_slip_alone.then(|| format!("from the actual send time p99 is {}", duration(actual_ns)))
-    }
 }
 
-fn most(shares: &[f64]) -> Option<f64> {
-    shares.iter().copied().max_by(f64::total_cmp)
-}
-
-/// The p99 of the slip, if the schedule was not kept.
-fn slipped(report: &Report) -> Option<u64> {
-    report.generator.slip.as_ref().map(|slip| slip.p99_ns).filter(|slip_ns| *slip_ns >= SLIP_P99_NS)
-}
-
-/// How many datagrams left late.
-fn sent_late(report: &Report) -> u64 {
-    report.generator.slip.as_ref().map_or(0, |slip| slip.histogram.unpack().count_from(SLIP_P99_NS))
-}
-
-fn left_late(slip_ns: u64) -> String {
-    format!("one in a hundred left {} late or more", duration(slip_ns))
-}
-
-/// Whether blaster may have read replies late that had come in time.
-fn is_away(report: &Report) -> bool {
+/// The reason why blaster may have caused a latency of more than `most_ns`.
+fn late_by_itself(report: &Report, most_ns: u64) -> Option<String> {
     let generator = &report.generator;
-    generator.slip.as_ref().is_some_and(|slip| slip.max_ns >= report.load.timeout_ns / 2)
-        || most(&generator.cpu_share).is_some_and(|share| share >= BUSY)
-        || most(&generator.starved_share).is_some_and(|share| share >= STARVED)
+    let busiest = blame::most(&generator.cpu_share);
+    if busiest >= BUSY {
+        return Some(format!("one of its threads used {:.0}% of a core", busiest * 100.0));
+    }
+    let starved = blame::most(&generator.starved_share);
+    if starved >= STARVED {
+        return Some(format!(
+            "one of its threads waited for a processor {:.0}% of the time",
+            starved * 100.0
+        ));
+    }
+    if let Some(slip_ns) = blame::slip_that_explains(report, most_ns) {
+        return Some(blame::left_late(slip_ns));
+    }
+    let actual_ns = report.latency.from_actual.as_ref()?.p99_ns;
+    (actual_ns <= most_ns).then(|| format!("from the actual send time p99 is {}", duration(actual_ns)))
 }
 
 #[cfg(test)]
@@ -192,6 +152,21 @@ mod tests {
         }
     }
 
+    /// A dead server, and one that stalls, are not blaster's fault, though it leaves late and can't keep the rate.
+    #[test]
+    fn a_late_blaster_does_not_excuse_what_it_can_not_explain() {
+        let mut dead = report(Counts { sent: 1_000, lost: 1_000, ..Counts::default() });
+        dead.generator.slip = all_took(3_000_000).summary();
+        dead.generator.unsent = 500;
+        dead.load.rate_per_s = Some(2_000.0);
+        assert_eq!(missed(&dead), "100 % not ok");
+        let mut stalled = good();
+        stalled.generator.slip = all_took(3_000_000).summary();
+        stalled.latency.from_actual = all_took(265_000_000).summary();
+        stalled.latency.from_intended = all_took(268_000_000).summary();
+        assert!(missed(&stalled).starts_with("p99 268 ms"), "{}", missed(&stalled));
+    }
+
     #[test]
     fn a_bottleneck_of_blasters_own_is_no_limit_of_the_servers() {
         type Spoil = fn(&mut Report);
@@ -216,6 +191,7 @@ mod tests {
                 report.generator.slip = all_took(900_000).summary();
             }),
             ("left 2.", |report| {
+                report.totals.counts = Counts { sent: 1_000, ok: 10, lost: 990, ..Counts::default() };
                 let mut slip = Latency::new();
                 (0..1_000).for_each(|number| slip.record(if number < 495 { 2_000_000 } else { 1_000 }));
                 report.generator.slip = slip.summary();

@@ -1,17 +1,13 @@
 //! What a reader must know before trusting a report: above all, whether blaster was the bottleneck.
 
+use crate::judge::blame::{self, BUSY, OwnLosses, STARVED};
+use crate::model::counts::Class;
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
 use crate::model::units::{count, counted, duration};
 use crate::report::schema::Report;
 
-/// A thread with this share of a core may have been the bottleneck.
-pub(crate) const BUSY: f64 = 0.95;
-/// A thread that waited for a processor for this share of the time may have read replies too late.
-pub(crate) const STARVED: f64 = 0.05;
-/// If one datagram in a hundred leaves this late or later, the schedule was not kept.
-pub(crate) const SLIP_P99_NS: u64 = 1_000_000;
-
-/// All warnings that `report` needs, each one line.
+/// All warnings that `report` needs, each one line. Losses come first; blaster is the bottleneck only where it can
+/// explain what is wrong.
 pub(crate) fn warnings(report: &Report) -> Vec<String> {
     let mut found = Vec::new();
     if !report.totals.counts.is_balanced() {
@@ -19,9 +15,12 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             "the outcomes do not add up: this is a defect of blaster, trust none of its numbers".into(),
         );
     }
+    found.extend(losses(report));
     found.extend(own_drops(report));
-    processors(report, &mut found);
     schedule(report, &mut found);
+    if !blame::is_lossy(report) {
+        processors(report, &mut found);
+    }
     found.extend(forgotten(report));
     found.extend(local_errors(report));
     connections(report, &mut found);
@@ -29,6 +28,32 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         found.push("ended early by a signal: the report covers the time until then".into());
     }
     found
+}
+
+/// What is wrong, and how much of it blaster may have caused.
+fn losses(report: &Report) -> Option<String> {
+    let counts = &report.totals.counts;
+    let bad = counts.not_ok();
+    if bad == 0 {
+        return None;
+    }
+    let unit = if report.load.protocol == "tcp" { "message" } else { "datagram" };
+    let kinds = counts.classes().filter(|(class, number)| *class != Class::Ok && *number > 0);
+    let kinds: Vec<_> = kinds.map(|(class, number)| format!("{} {}", count(number), class.name())).collect();
+    let own = OwnLosses::of(report);
+    let blame = match own.most {
+        0 => String::new(),
+        most if most >= bad => format!("; blaster may have caused all of them: {}", own.causes.join(", ")),
+        most => {
+            format!("; blaster may have caused at most {} of them: {}", count(most), own.causes.join(", "))
+        }
+    };
+    Some(format!(
+        "{} of {} had no right reply in time: {}{blame}",
+        count(bad),
+        counted(counts.sent, unit),
+        kinds.join(", ")
+    ))
 }
 
 fn own_drops(report: &Report) -> Option<String> {
@@ -43,21 +68,18 @@ fn own_drops(report: &Report) -> Option<String> {
     } else {
         String::new()
     };
+    let is_most_of_it = own_drops.saturating_mul(2) >= report.totals.counts.not_ok();
     Some(format!(
-        "blaster was the bottleneck: its own sockets dropped {}, and these count as lost (receive \
+        "{}its own sockets dropped {}, and these count as lost (receive \
          buffers of {} bytes; {raise}use more --flows or --threads)",
+        if is_most_of_it { "blaster was the bottleneck: " } else { "blaster lost some of them: " },
         counted(own_drops, "datagram"),
         count(given),
     ))
 }
 
-/// The share of the busiest thread.
-fn busiest(report: &Report) -> f64 {
-    report.generator.cpu_share.iter().copied().fold(0.0, f64::max)
-}
-
 fn processors(report: &Report, found: &mut Vec<String>) {
-    let busiest = busiest(report);
+    let busiest = blame::most(&report.generator.cpu_share);
     if busiest >= BUSY {
         found.push(format!(
             "blaster may be the bottleneck: one of its threads used {:.0}% of a core; the server may carry more \
@@ -65,7 +87,7 @@ fn processors(report: &Report, found: &mut Vec<String>) {
             busiest * 100.0
         ));
     }
-    let starved = report.generator.starved_share.iter().copied().fold(0.0, f64::max);
+    let starved = blame::most(&report.generator.starved_share);
     if starved >= STARVED {
         found.push(format!(
             "blaster was the bottleneck: one of its threads waited {:.0}% of the time for a processor that others used; \
@@ -77,7 +99,7 @@ fn processors(report: &Report, found: &mut Vec<String>) {
 
 fn schedule(report: &Report, found: &mut Vec<String>) {
     let generator = &report.generator;
-    let elsewhere = if busiest(report) < BUSY / 2.0 {
+    let elsewhere = if blame::most(&generator.cpu_share) < BUSY / 2.0 {
         ", though it used little of its processors: something else keeps them busy"
     } else {
         ""
@@ -89,11 +111,12 @@ fn schedule(report: &Report, found: &mut Vec<String>) {
             report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
         ));
     }
-    if let Some(slip) = generator.slip.as_ref().filter(|slip| slip.p99_ns >= SLIP_P99_NS) {
+    let half_ns = report.latency.from_intended.as_ref().map(|latency| latency.p99_ns / 2);
+    if let Some(slip_ns) = half_ns.and_then(|half_ns| blame::slip_that_explains(report, half_ns)) {
         found.push(format!(
             "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
              intended send time includes that{elsewhere}",
-            duration(slip.p99_ns)
+            duration(slip_ns)
         ));
     }
 }
@@ -197,5 +220,59 @@ mod tests {
         let mut report = good();
         report.generator.slip = slip.summary();
         assert!(warnings(&report)[0].contains("late or more"));
+    }
+
+    /// What is wrong comes first, and blaster is the bottleneck only where it can explain it.
+    #[test]
+    fn a_late_blaster_is_no_headline_over_a_dead_or_stalled_server() {
+        let all_took = |ms: u64| {
+            let mut latency = Latency::new();
+            latency.record(ms * 1_000_000);
+            latency.summary()
+        };
+        let mut dead = report(Counts { sent: 1_000, lost: 1_000, ..Counts::default() });
+        dead.generator.slip = all_took(3);
+        dead.generator.cpu_share = vec![1.0];
+        dead.generator.starved_share = vec![0.3];
+        assert_eq!(
+            warnings(&dead),
+            ["1,000 of 1,000 datagrams had no right reply in time: 1,000 lost"],
+            "a dead server"
+        );
+        let mut stalled = report(Counts { sent: 1_000, ok: 1_000, ..Counts::default() });
+        stalled.generator.slip = all_took(3);
+        stalled.latency.from_actual = all_took(265);
+        stalled.latency.from_intended = all_took(268);
+        assert_eq!(warnings(&stalled), Vec::<String>::new(), "a stalled server");
+        let mut own = stalled.clone();
+        own.generator.slip = all_took(200);
+        own.latency.from_actual = all_took(5);
+        own.latency.from_intended = all_took(205);
+        assert!(warnings(&own)[0].starts_with("blaster was the bottleneck: one datagram in a hundred"));
+    }
+
+    #[test]
+    fn how_much_of_the_losses_may_be_blasters_is_told() {
+        let counts = Counts { sent: 1_000, ok: 900, lost: 60, late: 40, ..Counts::default() };
+        for (own_drops, blame, drops) in [
+            (0, "40 late, 60 lost", None),
+            (
+                3,
+                "60 lost; blaster may have caused at most 3 of them: its own sockets dropped 3",
+                Some("blaster lost some of them: its own"),
+            ),
+            (
+                100,
+                "60 lost; blaster may have caused all of them: its own sockets dropped 100",
+                Some("blaster was the bottleneck: its own"),
+            ),
+        ] {
+            let mut report = report(counts);
+            report.totals.own_drops = own_drops;
+            let found = warnings(&report);
+            assert!(found[0].starts_with("100 of 1,000 datagrams") && found[0].ends_with(blame), "{found:?}");
+            assert_eq!(found.len(), 1 + usize::from(drops.is_some()), "{found:?}");
+            assert!(drops.is_none_or(|drops| found[1].starts_with(drops)), "{found:?}");
+        }
     }
 }

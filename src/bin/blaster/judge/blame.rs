@@ -1,0 +1,137 @@
+//! The losses and the latency that blaster itself may have caused. The rest is the server's, or the path's.
+
+use crate::model::units::{count, duration};
+use crate::report::schema::Report;
+
+/// A thread with this share of a core may have been the bottleneck.
+pub(super) const BUSY: f64 = 0.95;
+/// A thread that waited for a processor for this share of the time may have read replies too late.
+pub(super) const STARVED: f64 = 0.05;
+/// If one datagram in a hundred leaves this late or later, the schedule was not kept.
+const SLIP_P99_NS: u64 = 1_000_000;
+/// A late worker sends its datagrams in a burst that exceeds the rate, and a burst may be lost. For each datagram that
+/// left late, so many lost ones may be blaster's: the datagrams behind it find full queues. In the same way a burst that
+/// waits in queues may add as much to the latency as the slip has added.
+const BURST: u64 = 2;
+/// If blaster can't have caused one datagram in so many that have no right reply, then the server, or the path, is at its
+/// limit.
+const REST_MAX: u64 = 1_000;
+
+/// Datagrams without a right reply in time that blaster may have caused.
+#[derive(Debug, Default)]
+pub(super) struct OwnLosses {
+    /// The most of them that it may have caused.
+    pub(super) most: u64,
+    /// How it may have caused them.
+    pub(super) causes: Vec<String>,
+}
+
+impl OwnLosses {
+    pub(super) fn of(report: &Report) -> Self {
+        let counts = &report.totals.counts;
+        let mut own = Self::default();
+        // if nothing at all came back, bursts don't explain it: the datagrams that left in time were not answered either
+        if let Some(slip_ns) = slipped(report).filter(|_| counts.answered() > 0) {
+            own.most += BURST * sent_late(report);
+            own.causes.push(left_late(slip_ns));
+        }
+        for (number, before, after) in [
+            (report.totals.own_drops, "its own sockets dropped ", ""),
+            (report.generator.forgotten, "", " given up before the timeout"),
+            (if is_away(report) { counts.late } else { 0 }, "", " came late while blaster was busy"),
+        ] {
+            if number > 0 {
+                own.most += number;
+                own.causes.push(format!("{before}{}{after}", count(number)));
+            }
+        }
+        own
+    }
+
+    /// The datagrams without a right reply in time that blaster can't have caused.
+    pub(super) fn rest(&self, report: &Report) -> u64 {
+        report.totals.counts.not_ok().saturating_sub(self.most)
+    }
+}
+
+/// Whether the server, or the path, is at its limit: blaster can't have caused all losses.
+pub(super) fn is_lossy(report: &Report) -> bool {
+    let counts = &report.totals.counts;
+    OwnLosses::of(report).rest(report) * REST_MAX > counts.sent
+}
+
+/// The p99 of the slip, if the slip may explain that latency is more than `most_ns`: without it, and without the bursts
+/// that it causes, latency might be that short.
+pub(super) fn slip_that_explains(report: &Report, most_ns: u64) -> Option<u64> {
+    let slip_ns = slipped(report)?;
+    let actual_ns = report.latency.from_actual.as_ref()?.p99_ns;
+    (actual_ns.saturating_sub(BURST * slip_ns) <= most_ns).then_some(slip_ns)
+}
+
+/// The largest of the threads' shares.
+pub(super) fn most(shares: &[f64]) -> f64 {
+    shares.iter().copied().fold(0.0, f64::max)
+}
+
+/// The p99 of the slip, if the schedule was not kept.
+fn slipped(report: &Report) -> Option<u64> {
+    report.generator.slip.as_ref().map(|slip| slip.p99_ns).filter(|slip_ns| *slip_ns >= SLIP_P99_NS)
+}
+
+/// How many datagrams left late.
+fn sent_late(report: &Report) -> u64 {
+    report.generator.slip.as_ref().map_or(0, |slip| slip.histogram.unpack().count_from(SLIP_P99_NS))
+}
+
+pub(super) fn left_late(slip_ns: u64) -> String {
+    format!("one in a hundred left {} late or more", duration(slip_ns))
+}
+
+/// Whether blaster may have read replies late that had come in time.
+fn is_away(report: &Report) -> bool {
+    let generator = &report.generator;
+    generator.slip.as_ref().is_some_and(|slip| slip.max_ns >= report.load.timeout_ns / 2)
+        || most(&generator.cpu_share) >= BUSY
+        || most(&generator.starved_share) >= STARVED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::counts::Counts;
+    use crate::model::latency::Latency;
+    use crate::report::sample::report;
+
+    fn all_took(ms: u64) -> Latency {
+        let mut latency = Latency::new();
+        latency.record(ms * 1_000_000);
+        latency
+    }
+
+    #[test]
+    fn a_dead_server_is_not_blasters_however_late_it_sends() {
+        let mut dead = report(Counts { sent: 1_000, lost: 1_000, ..Counts::default() });
+        dead.generator.slip = all_took(5).summary();
+        assert_eq!(OwnLosses::of(&dead).most, 0);
+        assert!(is_lossy(&dead));
+        // but its own sockets may have dropped what came
+        dead.totals.own_drops = 1_000;
+        assert!(!is_lossy(&dead));
+    }
+
+    #[test]
+    fn slip_explains_latency_of_its_own_size_only() {
+        for (slip_ms, actual_ms, most_ms, wanted) in
+            [(3, 265, 134, false), (200, 5, 100, true), (50, 60, 2, true), (5, 4, 2, true), (1, 10, 5, false)]
+        {
+            let mut report = report(Counts { sent: 1_000, ok: 1_000, ..Counts::default() });
+            report.generator.slip = all_took(slip_ms).summary();
+            report.latency.from_actual = all_took(actual_ms).summary();
+            let found = slip_that_explains(&report, most_ms * 1_000_000).is_some();
+            assert_eq!(
+                found, wanted,
+                "{slip_ms} ms of slip, {actual_ms} ms of latency, at most {most_ms} ms"
+            );
+        }
+    }
+}
