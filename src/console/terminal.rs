@@ -1,7 +1,10 @@
-//! Whether the output may contain colors and other control sequences.
+//! What the output may contain: colors and other control sequences, and how long lines may be.
 
 use std::env;
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use rustix::termios;
 
 /// Whether to write colors. Only a terminal gets colors, and only if `NO_COLOR` is unset or empty (no-color.org) and
 /// `TERM` is not `dumb`.
@@ -12,6 +15,14 @@ pub fn wants_color(is_terminal: bool) -> bool {
 /// Whether the terminal can show plain text only.
 pub fn is_dumb() -> bool {
     env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Characters in a line: as wide as the window, or else as `COLUMNS` says. `None`: there is no terminal, and lines may be
+/// as long as they get.
+pub fn width(output: impl AsFd) -> Option<usize> {
+    let window = termios::tcgetwinsize(output).ok()?.ws_col;
+    let columns = || env::var("COLUMNS").ok()?.parse().ok();
+    Some(usize::from(window)).filter(|columns| *columns > 0).or_else(columns).filter(|columns| *columns > 0)
 }
 
 fn decide(is_terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {

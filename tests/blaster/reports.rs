@@ -155,7 +155,7 @@ fn a_report_that_can_not_be_written_loses_no_figures() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert_eq!(text.matches("writing the report to /dev/full: No space left").count(), 2, "{text}");
         let shown = format!("{text}{}", String::from_utf8(output.stdout).unwrap());
-        assert!(shown.contains("  ok                        20   100 %"), "{shown}");
+        assert!(shown.contains("  ok                        20        100 %"), "{shown}");
         assert!(fs::read_to_string(&html).unwrap().ends_with("</html>"));
         fs::remove_file(&html).unwrap();
     }

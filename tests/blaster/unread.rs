@@ -245,7 +245,7 @@ fn who_does_not_look_on_holds_up_nothing() {
 
 /// A terminal that takes no output, as after Ctrl-S.
 fn full_terminal() -> (OwnedFd, OwnedFd) {
-    let (master, slave) = sys::terminal().unwrap();
+    let (master, slave) = sys::terminal(80).unwrap();
     let mut slave = File::from(slave);
     let has_room =
         |slave: &File| sys::poll(&mut [sys::poll_entry(slave, libc::POLLOUT)], Duration::ZERO) == 1;
@@ -305,5 +305,5 @@ fn a_file_that_may_not_grow_costs_no_figures() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(stderr(&output).contains("File too large"), "{}", stderr(&output));
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(shown.contains("  ok                        20   100 %"), "{shown}");
+    assert!(shown.contains("  ok                        20        100 %"), "{shown}");
 }

@@ -15,7 +15,9 @@ fn is_condition(text: &str) -> bool {
     let value = value.strip_prefix('=').unwrap_or(value).trim();
     let name = name.trim();
     match name.strip_prefix("actual_").or(name.strip_prefix("slip_")).unwrap_or(name) {
-        "p50" | "p90" | "p99" | "p99.9" | "p99.99" | "max" => quantity::duration_or_zero(value).is_ok(),
+        "p50" | "p90" | "p95" | "p99" | "p99.9" | "p99.99" | "max" => {
+            quantity::duration_or_zero(value).is_ok()
+        }
         _ if name == "rate" => value.parse::<Rate>().is_ok(),
         "sent" | "ok" | "corrupted" | "truncated" | "misdirected" | "late" | "lost" | "loss"
         | "unreachable" | "duplicated" | "reordered" | "unattributed" | "send_failures" | "own_drops"

@@ -19,13 +19,17 @@ fn checked(result: c_long) -> io::Result<c_long> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A terminal (openpty(3)): the end that shows what is written, and the end that a process writes to.
-pub fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A terminal (openpty(3)) with lines of so many characters, 0 if it doesn't tell: the end that shows what is written, and
+/// the end that a process writes to.
+pub fn terminal(columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     let (mut shown, mut written) = (-1, -1);
     let nothing = ptr::null_mut();
-    // SAFETY: writes two descriptors, ours alone; no name, no settings and no size are asked for or given.
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: reads the size and writes two descriptors, ours alone; no name and no settings are asked for or given.
     unsafe {
-        checked(libc::openpty(&raw mut shown, &raw mut written, nothing, ptr::null(), ptr::null()).into())?;
+        checked(
+            libc::openpty(&raw mut shown, &raw mut written, nothing, ptr::null(), &raw const size).into(),
+        )?;
         Ok((OwnedFd::from_raw_fd(shown), OwnedFd::from_raw_fd(written)))
     }
 }

@@ -36,11 +36,12 @@ mod run {
 /// Reports for people.
 mod show {
     pub(crate) mod answer; // the answer of --find-max
+    pub(crate) mod columns; // tables that fit the terminal
     pub(crate) mod compare; // several reports side by side
     #[cfg(test)]
     mod extremes; // reports with extreme numbers
     pub(crate) mod page; // --html
-    pub(crate) mod paint; // colors
+    pub(crate) mod paint; // colors, and lines that fit the terminal
     pub(crate) mod progress; // the screen while a run lasts; --every
     pub(crate) mod text; // one report
 }
@@ -110,6 +111,7 @@ mod model {
     pub(crate) mod targets; // the choice among all targets
     pub(crate) mod timeline; // latency by second
     pub(crate) mod units; // numbers in reports
+    pub(crate) mod wrap; // lines that break at words
 }
 
 use std::process::ExitCode;
@@ -240,9 +242,9 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
     let has_lost_a_run = matches!(document, Document::Series(_)) && signals::stop().is_asked();
     outputs.judge(&mut document);
     let table = match &document {
-        Document::Run(report) => text::render(report, outputs.paint()),
+        Document::Run(report) => text::render(report, &outputs.paint()),
         // the lines of its runs are printed already
-        Document::Series(series) => compare::footer(series, outputs.paint()),
+        Document::Series(series) => compare::footer(series, &outputs.paint()),
     };
     if !write(&mut outputs, &document, &table) {
         return Ok(Outcome::Unwritten);
@@ -271,8 +273,8 @@ fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
     }
     if !errors.is_empty() {
         outputs.rescue(&match document {
-            Document::Run(report) => text::render(report, outputs.paint()),
-            Document::Series(series) => compare::render(series, outputs.paint()),
+            Document::Run(report) => text::render(report, &outputs.paint()),
+            Document::Series(series) => compare::render(series, &outputs.paint()),
         });
     }
     errors.is_empty()
@@ -312,8 +314,8 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
     let mut outputs = Outputs::open(&options.outputs)?;
     outputs.judge(&mut document);
     let table = match &document {
-        Document::Run(report) => text::render(report, outputs.paint()),
-        Document::Series(series) => compare::render(series, outputs.paint()),
+        Document::Run(report) => text::render(report, &outputs.paint()),
+        Document::Series(series) => compare::render(series, &outputs.paint()),
     };
     if !write(&mut outputs, &document, &table) {
         return Ok(Outcome::Unwritten);

@@ -50,8 +50,8 @@ CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name of an outcome or another count, or sent; P% is of
                         what was sent; loss means lost; unsent (of the schedule);
                         of TCP connections failed, broken, stuck
-  LATENCY>DURATION      p50, p90, p99, p99.9, p99.99, max, from the intended send
-                        time; with the prefix actual_ from the actual send time;
+  LATENCY>DURATION      p50, p90, p95, p99, p99.9, p99.99, max, from the intended
+                        send time; with the prefix actual_ from the actual send time;
                         with the prefix slip_ the delay of blaster itself
   rate<N                right replies per second
   found<N               the highest rate that --find-max found

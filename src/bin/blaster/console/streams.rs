@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tubular_echo::console::printer::Printer;
+use tubular_echo::console::terminal;
 
 use crate::console::interruptible;
 use crate::model::units::counted;
+use crate::model::wrap::wrap;
 
 /// Whether standard error got lines that must not be dropped.
 static HAS_MESSAGES: AtomicBool = AtomicBool::new(false);
@@ -29,9 +31,10 @@ pub(crate) fn err() -> &'static Printer {
     ERR.get_or_init(|| Printer::start(io::stderr(), note))
 }
 
-/// Prints a message of blaster on standard error.
+/// Prints a message of blaster on standard error. On a terminal its lines break at words.
 pub(crate) fn message(text: &str) {
-    print_error(&format!("blaster: {text}\n"));
+    let line = format!("blaster: {text}");
+    print_error(&format!("{}\n", wrap(&line, terminal::width(io::stderr()), 2)));
 }
 
 /// Prints on standard error.

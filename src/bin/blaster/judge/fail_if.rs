@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::model::counts::Counts;
+use crate::model::latency::Percentiles;
 use crate::model::quantity;
 use crate::model::units;
 use crate::report::schema::{ConditionResult, Report};
@@ -25,8 +26,6 @@ const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "s
 const LOST_NAMES: &str = "lost (or loss)";
 const OTHER_NAMES: &str = "the same with actual_ or slip_ before them, rate, found";
 
-const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
-
 /// The start of a latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
@@ -41,8 +40,8 @@ enum Measure {
     Count(&'static str),
     /// The same in percent of what was sent.
     Share(&'static str),
-    /// In nanoseconds.
-    Latency(From, &'static str),
+    /// In nanoseconds: the figure at this place of [`Percentiles::NAMED`].
+    Latency(From, usize),
     /// Right replies per second.
     Rate,
     /// The answer of `--find-max`, which belongs to no single run.
@@ -125,7 +124,7 @@ impl FromStr for Condition {
                     (_, Some(percentile)) => (From::Slip, percentile),
                     _ => (From::Intended, name),
                 };
-                let known = PERCENTILES.iter().find(|known| **known == percentile);
+                let known = Percentiles::NAMED.iter().position(|(known, _)| *known == percentile);
                 let percentile = known.ok_or_else(|| ConditionError::Name(name.into()))?;
                 let value = quantity::duration_or_zero(value).ok().map(|duration| duration.as_nanos() as f64);
                 (Measure::Latency(from, percentile), value)
@@ -193,14 +192,7 @@ impl Measure {
                     From::Actual => report.latency.from_actual.as_ref(),
                     From::Slip => report.generator.slip.as_ref(),
                 }?;
-                Some(match percentile {
-                    "p50" => percentiles.p50_ns,
-                    "p90" => percentiles.p90_ns,
-                    "p99" => percentiles.p99_ns,
-                    "p99.9" => percentiles.p99_9_ns,
-                    "p99.99" => percentiles.p99_99_ns,
-                    _ => percentiles.max_ns,
-                } as f64)
+                Some((Percentiles::NAMED[percentile].1)(percentiles) as f64)
             }
         }
     }
@@ -222,7 +214,7 @@ fn count(report: &Report, name: &str) -> Option<u64> {
 fn names() -> String {
     let counts = Counts::NAMES.iter().chain(&FURTHER_COUNTS);
     let counts = counts.map(|name| if *name == "lost" { LOST_NAMES } else { name });
-    let names: Vec<&str> = counts.chain(PERCENTILES).collect();
+    let names: Vec<&str> = counts.chain(Percentiles::NAMED.map(|(name, _)| name)).collect();
     format!("{}, {OTHER_NAMES}", names.join(", "))
 }
 

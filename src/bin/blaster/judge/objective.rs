@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(OBJECTIVE.judge(&good()), Verdict::Met);
         let mut lossy = good();
         lossy.totals.counts.ok -= 1;
-        assert_eq!(missed(&lossy), "1.1000 % not ok");
+        assert_eq!(missed(&lossy), "1.10 % not ok");
         let mut slow = good();
         slow.latency.from_intended = all_took(2_100_000).summary();
         slow.latency.from_actual = slow.latency.from_intended.clone();

@@ -64,6 +64,7 @@ impl Latency {
             mean_ns: self.histogram.mean() as u64,
             p50_ns: self.at(0.5),
             p90_ns: self.at(0.9),
+            p95_ns: self.at(0.95),
             p99_ns: self.at(0.99),
             p99_9_ns: self.at(0.999),
             p99_99_ns: self.at(0.9999),
@@ -75,6 +76,7 @@ impl Latency {
 
 /// The percentiles of a histogram, and the histogram itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenPercentiles")]
 pub(crate) struct Percentiles {
     /// The number of durations.
     pub(crate) count: u64,
@@ -84,6 +86,8 @@ pub(crate) struct Percentiles {
     pub(crate) p50_ns: u64,
     /// Nine of ten.
     pub(crate) p90_ns: u64,
+    /// 19 of 20.
+    pub(crate) p95_ns: u64,
     /// 99 of 100.
     pub(crate) p99_ns: u64,
     /// 999 of 1,000.
@@ -93,6 +97,53 @@ pub(crate) struct Percentiles {
     pub(crate) max_ns: u64,
     /// All durations, so that histograms of several runs can be added.
     pub(crate) histogram: PackedHistogram,
+}
+
+impl Percentiles {
+    /// The percentiles and the maximum by their names, as in the table and in `--fail-if`.
+    pub(crate) const NAMED: [(&str, fn(&Self) -> u64); 7] = [
+        ("p50", |it| it.p50_ns),
+        ("p90", |it| it.p90_ns),
+        ("p95", |it| it.p95_ns),
+        ("p99", |it| it.p99_ns),
+        ("p99.9", |it| it.p99_9_ns),
+        ("p99.99", |it| it.p99_99_ns),
+        ("max", |it| it.max_ns),
+    ];
+}
+
+/// Percentiles in a file. Earlier versions of blaster wrote no p95; the histogram has it.
+#[derive(Deserialize)]
+struct WrittenPercentiles {
+    count: u64,
+    min_ns: u64,
+    mean_ns: u64,
+    p50_ns: u64,
+    p90_ns: u64,
+    p95_ns: Option<u64>,
+    p99_ns: u64,
+    p99_9_ns: u64,
+    p99_99_ns: u64,
+    max_ns: u64,
+    histogram: PackedHistogram,
+}
+
+impl From<WrittenPercentiles> for Percentiles {
+    fn from(written: WrittenPercentiles) -> Self {
+        Self {
+            count: written.count,
+            min_ns: written.min_ns,
+            mean_ns: written.mean_ns,
+            p50_ns: written.p50_ns,
+            p90_ns: written.p90_ns,
+            p95_ns: written.p95_ns.unwrap_or_else(|| written.histogram.unpack().at(0.95)),
+            p99_ns: written.p99_ns,
+            p99_9_ns: written.p99_9_ns,
+            p99_99_ns: written.p99_99_ns,
+            max_ns: written.max_ns,
+            histogram: written.histogram,
+        }
+    }
 }
 
 /// Why a text is no histogram.
@@ -173,6 +224,7 @@ mod tests {
         for (wanted, found) in [
             (5_000_000, found.p50_ns),
             (9_000_000, found.p90_ns),
+            (9_500_000, found.p95_ns),
             (9_900_000, found.p99_ns),
             (9_990_000, found.p99_9_ns),
             (9_999_000, found.p99_99_ns),
@@ -212,6 +264,16 @@ mod tests {
         let read: Percentiles = serde_json::from_str(&json).unwrap();
         assert_eq!(read.histogram.unpack(), latency);
         assert_eq!(read.histogram.unpack().summary(), latency.summary());
+    }
+
+    #[test]
+    fn a_file_without_p95_has_it_in_the_histogram() {
+        let mut latency = Latency::new();
+        (1..=1_000).for_each(|ms| latency.record(ms * 1_000_000));
+        let written = latency.summary().unwrap();
+        let mut json = serde_json::to_value(&written).unwrap();
+        json.as_object_mut().unwrap().remove("p95_ns");
+        assert_eq!(serde_json::from_value::<Percentiles>(json).unwrap(), written);
     }
 
     #[test]

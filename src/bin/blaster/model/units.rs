@@ -36,25 +36,32 @@ pub(crate) fn duration(ns: u64) -> String {
         _ if ns < 999.5e6 => (ns / 1e6, "ms"),
         _ => (ns / 1e9, "s"),
     };
+    format!("{} {unit}", three_digits(value))
+}
+
+/// A number from 1 on with three digits, or with all before the point.
+fn three_digits(value: f64) -> String {
     let places = match value {
         _ if value < 9.995 => 2,
         _ if value < 99.95 => 1,
         _ => 0,
     };
-    format!("{value:.places$} {unit}")
+    format!("{value:.places$}")
 }
 
 /// Bytes per second as bits per second, with a unit.
 pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
     let bits = bytes_per_s * 8.0;
     match bits {
-        _ if bits < 999.5e3 => format!("{:.0} kbit/s", bits / 1e3),
-        _ if bits < 999.5e6 => format!("{:.1} Mbit/s", bits / 1e6),
-        _ => format!("{:.2} Gbit/s", bits / 1e9),
+        _ if bits < 999.5 => format!("{bits:.0} bit/s"),
+        _ if bits < 999.5e3 => format!("{} kbit/s", three_digits(bits / 1e3)),
+        _ if bits < 999.5e6 => format!("{} Mbit/s", three_digits(bits / 1e6)),
+        _ => format!("{} Gbit/s", three_digits(bits / 1e9)),
     }
 }
 
-/// A share of `all` in percent: 0 only if `number` is 0, and 100 % only if it is `all`.
+/// A share of `all` in percent: 0 only if `number` is 0, and 100 % only if it is `all`. It has three digits, and a share of
+/// more than half has as many places as the rest to 100 % needs for three: 0.500 % and 99.500 %.
 pub(crate) fn percent(number: u64, all: u64) -> String {
     let percent = number as f64 * 100.0 / all.max(1) as f64;
     match number {
@@ -62,7 +69,12 @@ pub(crate) fn percent(number: u64, all: u64) -> String {
         number if number == all => "100 %".into(),
         _ if percent < 0.0001 => "< 0.0001 %".into(),
         _ if percent > 99.9999 => "> 99.9999 %".into(),
-        _ => format!("{percent:.4} %"),
+        _ => {
+            let less = percent.min(100.0 - percent);
+            // what does not fit five places is cut off
+            let places = (1..5).find(|places| (less * 10_f64.powi(*places)).round() >= 100.0).unwrap_or(5);
+            format!("{percent:.*} %", places as usize)
+        }
     }
 }
 
@@ -92,6 +104,32 @@ mod tests {
             (3_600_000_000_000, "3600 s"),
         ] {
             assert_eq!(duration(ns), wanted);
+        }
+        for (bytes_per_s, wanted) in [
+            (0.0, "0 bit/s"),
+            (125.0, "1.00 kbit/s"),
+            (1_280_000.0, "10.2 Mbit/s"),
+            (2e9, "16.0 Gbit/s"),
+            (2e10, "160 Gbit/s"),
+        ] {
+            assert_eq!(bandwidth(bytes_per_s), wanted);
+        }
+        for (number, all, wanted) in [
+            (0, 5, "0"),
+            (5, 5, "100 %"),
+            (1, 4, "25.0 %"),
+            (1, 3, "33.3 %"),
+            (1, 100, "1.00 %"),
+            (9_996, 100_000, "10.0 %"),
+            (5, 1_000, "0.500 %"),
+            (995, 1_000, "99.500 %"),
+            (57, 1_000_000, "0.00570 %"),
+            (999_943, 1_000_000, "99.99430 %"),
+            (1, 1_000_000, "0.00010 %"),
+            (1, 10_000_000, "< 0.0001 %"),
+            (9_999_999, 10_000_000, "> 99.9999 %"),
+        ] {
+            assert_eq!(percent(number, all), wanted);
         }
     }
 }

@@ -66,26 +66,28 @@ pub(crate) struct Outputs {
     html: Option<OutputFile>,
     fail_if: Option<Conditions>,
     quiet: bool,
-    paint: Paint,
 }
 
 impl Outputs {
     /// Opens the files.
     pub(crate) fn open(options: &OutputOptions) -> Result<Self, OutputError> {
-        let mut outputs = Self {
+        Ok(Self {
             json: OutputFile::open(options.json.as_ref())?,
             hdr: OutputFile::open(options.hdr.as_ref())?,
             html: OutputFile::open(options.html.as_ref())?,
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
-            paint: Paint { color: false },
-        };
-        outputs.paint.color = outputs.is_colored();
-        Ok(outputs)
+        })
     }
 
-    pub(crate) fn paint(&self) -> &Paint {
-        &self.paint
+    /// For the table, as its terminal is now.
+    pub(crate) fn paint(&self) -> Paint {
+        let width = if self.is_stdout_taken() {
+            terminal::width(io::stderr())
+        } else {
+            terminal::width(io::stdout())
+        };
+        Paint { color: terminal::wants_color(self.is_for_terminal()), width }
     }
 
     /// Applies --fail-if.
@@ -136,10 +138,6 @@ impl Outputs {
     /// Whether the table goes to a terminal.
     pub(crate) fn is_for_terminal(&self) -> bool {
         if self.is_stdout_taken() { io::stderr().is_terminal() } else { io::stdout().is_terminal() }
-    }
-
-    fn is_colored(&self) -> bool {
-        terminal::wants_color(self.is_for_terminal())
     }
 
     /// Prints to standard output; to standard error if standard output gets a file; with --quiet not at all. It does not

@@ -27,7 +27,8 @@ fn unless_stopped(error: LoadError) -> Option<LoadError> {
 
 /// Runs --steps.
 pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
-    outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
+    let paint = outputs.paint();
+    outputs.print(&compare::heading(NAME_WIDTH, &paint));
     let mut runs = Vec::new();
     for (nth, step) in (1..).zip(&udp.steps) {
         let header = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
@@ -36,7 +37,7 @@ pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Ste
             Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
             Err(error) => return (Series::new(runs), unless_stopped(error)),
         };
-        outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
+        outputs.print(&compare::line(&run, NAME_WIDTH, &paint));
         let is_over = run.report.ended_early;
         runs.push(run);
         if is_over {
@@ -56,7 +57,8 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
         repeat: udp.repeat,
     };
     let duration = udp.common.duration.unwrap_or(Plan::DURATION);
-    outputs.print(&compare::heading(NAME_WIDTH, outputs.paint()));
+    let paint = outputs.paint();
+    outputs.print(&compare::heading(NAME_WIDTH, &paint));
     let mut search = Search::new(plan);
     let mut failure = None;
     let mut runs = Vec::new();
@@ -76,7 +78,7 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
         let verdict = objective.judge(&run.report);
         search.note(rate_per_s, &verdict);
         run.verdict = Some(verdict);
-        outputs.print(&compare::line(&run, NAME_WIDTH, outputs.paint()));
+        outputs.print(&compare::line(&run, NAME_WIDTH, &paint));
         runs.push(run);
     }
     let found = SearchResult { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };

@@ -2,17 +2,22 @@
 
 use std::fmt::Write;
 
+use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
-use crate::report::schema::Verdict;
-use crate::report::schema::{NamedRun, Report, Series};
+use crate::model::wrap::wrap;
+use crate::report::schema::{NamedRun, Report, Series, Verdict};
+use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
 
 /// The table of a series; it ends with a newline.
 pub(crate) fn render(series: &Series, paint: &Paint) -> String {
-    let width = series.runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0).max(3);
-    let mut out = heading(width, paint);
+    let longest = series.runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0);
+    // a longer name has a line of its own
+    let most = paint.width.map_or(usize::MAX, |width| width.saturating_sub(columns_width()).max(10));
+    let names_width = longest.clamp(3, most.max(3));
+    let mut out = heading(names_width, paint);
     for run in &series.runs {
-        out.push_str(&line(run, width, paint));
+        out.push_str(&line(run, names_width, paint));
     }
     out.push_str(&footer(series, paint));
     out
@@ -25,67 +30,95 @@ pub(crate) fn footer(series: &Series, paint: &Paint) -> String {
         // the answer of a search takes the defects of its runs into account
         let warnings = if series.found.is_none() { run.report.warnings.as_slice() } else { &[] };
         for warning in warnings {
-            let _ = writeln!(out, "{} {}: {warning}", paint.bad("!"), run.name);
+            let _ = writeln!(out, "{}", paint.marked("!", &format!("{}: {warning}", run.name)));
         }
         for condition in &run.report.fail_if {
-            let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
-            let _ =
-                writeln!(out, "{outcome}  {} '{}': {}", run.name, condition.condition, condition.measured);
+            let text = format!("{} '{}': {}", run.name, condition.condition, condition.measured);
+            let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
         }
     }
     if let Some(found) = &series.found {
-        let _ = writeln!(out, "\n{}", found.sentence());
+        let _ = writeln!(out, "\n{}", wrap(&found.sentence(), paint.width, 0));
     }
     for condition in &series.fail_if {
-        let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
-        let _ = writeln!(out, "{outcome}  '{}': {}", condition.condition, condition.measured);
+        let text = format!("'{}': {}", condition.condition, condition.measured);
+        let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
     }
     out
 }
 
-/// The heading of the lines; names have up to `width` letters.
-pub(crate) fn heading(width: usize, paint: &Paint) -> String {
-    let columns = ["sent/s", "ok/s", "not ok", "p50", "p99", "p99.9", "max", "slip p99"];
-    let mut line = format!("{:<width$}", "run");
-    for column in columns {
-        let _ = write!(line, "{column:>12}");
+/// The figures of a run. A narrow terminal shows the share that is not ok, p50 and p99.
+const COLUMNS: [Column<fn(&Report) -> String>; 10] = [
+    Column { name: "sent/s", width: 11, rank: 1, of: |report| per_s(report.totals.sent_per_s) },
+    Column { name: "ok/s", width: 11, rank: 5, of: |report| per_s(report.totals.ok_per_s) },
+    Column {
+        name: NOT_OK,
+        width: 12,
+        rank: 0,
+        of: |report| percent(report.totals.counts.not_ok(), report.totals.counts.sent),
+    },
+    Column { name: "p50", width: 9, rank: 0, of: |report| latency(report, |it| it.p50_ns) },
+    Column { name: "p90", width: 9, rank: 4, of: |report| latency(report, |it| it.p90_ns) },
+    Column { name: "p95", width: 9, rank: 2, of: |report| latency(report, |it| it.p95_ns) },
+    Column { name: "p99", width: 9, rank: 0, of: |report| latency(report, |it| it.p99_ns) },
+    Column { name: "p99.9", width: 9, rank: 3, of: |report| latency(report, |it| it.p99_9_ns) },
+    Column { name: "max", width: 9, rank: 2, of: |report| latency(report, |it| it.max_ns) },
+    Column {
+        name: "slip p99",
+        width: 10,
+        rank: 6,
+        of: |report| report.generator.slip.as_ref().map_or("-".into(), |slip| duration(slip.p99_ns)),
+    },
+];
+
+/// The column that is red if it is not 0.
+const NOT_OK: &str = "not ok";
+
+fn per_s(rate: f64) -> String {
+    count(rate.round() as u64)
+}
+
+fn latency(report: &Report, of: fn(&Percentiles) -> u64) -> String {
+    report.latency.from_intended.as_ref().map_or("-".into(), |latency| duration(of(latency)))
+}
+
+/// Characters of the columns that always stay, and of those that a middling terminal should not lose to long names.
+fn columns_width() -> usize {
+    COLUMNS.iter().filter(|column| column.rank <= 1).map(|column| column.width).sum()
+}
+
+/// The heading of the lines; names have up to `names_width` letters.
+pub(crate) fn heading(names_width: usize, paint: &Paint) -> String {
+    let mut line = format!("{:<names_width$}", "run");
+    for Column { name, width, .. } in fitting(&COLUMNS, names_width, paint.width) {
+        let _ = write!(line, "{name:>width$}");
     }
     format!("{}\n", paint.head(&line))
 }
 
-/// The line of one run.
-pub(crate) fn line(run: &NamedRun, width: usize, paint: &Paint) -> String {
-    let report = &run.report;
-    let totals = &report.totals;
-    let not_ok = totals.counts.not_ok();
-    let mut line = format!("{:<width$}", run.name);
-    let _ = write!(line, "{:>12}", count(totals.sent_per_s.round() as u64));
-    let _ = write!(line, "{:>12}", count(totals.ok_per_s.round() as u64));
-    let share = format!("{:>12}", percent(not_ok, totals.counts.sent));
-    line.push_str(&if not_ok > 0 { paint.bad(&share) } else { share });
-    for ns in figures(report) {
-        let _ = write!(line, "{:>12}", ns.map_or("-".into(), duration));
+/// The line of one run. A verdict that does not fit into it has a line of its own, and so has a name.
+pub(crate) fn line(run: &NamedRun, names_width: usize, paint: &Paint) -> String {
+    let name_fits = run.name.chars().count() <= names_width;
+    let mut line = if name_fits {
+        format!("{:<names_width$}", run.name)
+    } else {
+        format!("{}\n{:names_width$}", run.name, "")
+    };
+    let mut used = names_width;
+    for Column { name, width, of, .. } in fitting(&COLUMNS, names_width, paint.width) {
+        let figure = format!("{:>width$}", of(&run.report));
+        let is_bad = name == NOT_OK && run.report.totals.counts.not_ok() > 0;
+        line.push_str(&if is_bad { paint.bad(&figure) } else { figure });
+        used += width;
     }
-    match &run.verdict {
-        None => {}
-        Some(Verdict::Met) => line.push_str("  met"),
-        Some(verdict) => {
-            let _ = write!(line, "  {}", paint.bad(&verdict.to_string()));
-        }
+    if let Some(verdict) = &run.verdict {
+        let text = verdict.to_string();
+        let fits = paint.width.is_none_or(|width| used + 2 + text.chars().count() <= width);
+        let text = if fits { format!("  {text}") } else { format!("\n{}", paint.wrap(&format!("  {text}"))) };
+        line.push_str(&if *verdict == Verdict::Met { text } else { paint.bad(&text) });
     }
     line.push('\n');
     line
-}
-
-fn figures(report: &Report) -> [Option<u64>; 5] {
-    let latency = report.latency.from_intended.as_ref();
-    [
-        latency.map(|latency| latency.p50_ns),
-        latency.map(|latency| latency.p99_ns),
-        latency.map(|latency| latency.p99_9_ns),
-        latency.map(|latency| latency.max_ns),
-        report.generator.slip.as_ref().map(|slip| slip.p99_ns),
-    ]
 }
 
 #[cfg(test)]
@@ -102,12 +135,55 @@ mod tests {
             named("longer.json", Counts { sent: 1_000, ok: 990, lost: 9, late: 1, ..Counts::default() }),
         ];
         runs[1].report.warnings = vec!["too slow".into()];
-        let table = render(&Series::new(runs), &Paint { color: false });
+        let table = render(&Series::new(runs), &Paint::PLAIN);
         let lines: Vec<&str> = table.lines().collect();
         let of = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
         assert_eq!(of(lines[1])[..4], ["a.json", "1,000", "1,000", "0"]);
-        assert_eq!(of(lines[2])[..5], ["longer.json", "1,000", "990", "1.0000", "%"]);
+        assert_eq!(of(lines[2])[..5], ["longer.json", "1,000", "990", "1.00", "%"]);
         assert_eq!(lines[0].chars().count(), lines[1].chars().count());
         assert_eq!(lines[3], "! longer.json: too slow");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_fewer_columns_and_no_broken_word() {
+        let mut slow = NamedRun::new(
+            "a/rather/long/name/of-a-file.json",
+            report(Counts { sent: 9, ok: 9, ..Counts::default() }),
+        );
+        slow.verdict = Some(Verdict::Generator("only 156,220/s were sent".into()));
+        slow.report.warnings = vec!["blaster was the bottleneck: it used up its processors".into()];
+        let met = NamedRun { verdict: Some(Verdict::Met), ..NamedRun::new("20,000/s", slow.report.clone()) };
+        let table = |runs: &[&NamedRun], width| {
+            let series = Series::new(runs.iter().map(|run| (*run).clone()).collect());
+            render(&series, &Paint { color: false, width: Some(width) })
+        };
+        for (width, columns) in [(120, 10), (100, 9), (80, 7), (50, 4)] {
+            let text = table(&[&met], width);
+            assert_eq!(
+                text.lines()
+                    .next()
+                    .unwrap()
+                    .replace("not ok", "not-ok")
+                    .replace("slip p99", "slip")
+                    .split_whitespace()
+                    .count(),
+                1 + columns,
+                "{text}"
+            );
+            for text in [text, table(&[&met, &slow], width)] {
+                assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+                assert!(text.contains("met"), "{text}");
+            }
+        }
+        assert!(
+            table(&[&slow], 50).contains("a/rather/long/name/of-a-file.json\n"),
+            "{}",
+            table(&[&slow], 50)
+        );
+        assert!(
+            table(&[&slow], 50).contains("\n  blaster's limit: only 156,220/s were sent\n"),
+            "{}",
+            table(&[&slow], 50)
+        );
     }
 }

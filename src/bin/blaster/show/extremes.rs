@@ -38,7 +38,7 @@ fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
 
 /// Does everything that blaster does with a report of a file.
 fn use_up(document: &Document, beside: &Report) {
-    let paint = Paint { color: false };
+    let paint = Paint::PLAIN;
     hdr::log(document);
     page::render(document);
     let Document::Run(read) = document else { panic!("one run") };

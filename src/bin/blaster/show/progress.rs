@@ -2,7 +2,7 @@
 //! for logs at each interval.
 //!
 //! ```text
-//! 127.0.0.1:1234  ━━━━━━━━━━━━━╸───────────  00:34 of 01:00
+//! 127.0.0.1:1234  ━━━━━━━━━━━━━╸───────────  34s of 60s
 //! rate           50,012/s  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇  ok 50,009/s
 //! not ok         0.0057 %  ▁▁▁▁▁▁▁▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  unanswered 312, damaged 0
 //! latency p99     3.41 ms  ▂▂▂▂▂▂▂▂▂█▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂  p50 30.5 µs, max 10.3 ms
@@ -90,12 +90,12 @@ impl Screen {
         if target.is_hidden() || STUCK.lock().expect("a panic ends the process").is_some() {
             return None;
         }
-        let (bar, lives) = (bar(watched), lives.to_vec());
+        let (bar, lives) = (Bar::new(watched), lives.to_vec());
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let (cleared, drawing) = mpsc::channel();
         let draw = move || {
-            bar.set_draw_target(target);
+            bar.bar.set_draw_target(target);
             draw(&bar, &lives, &over, cleared);
         };
         let thread = thread::Builder::new().name("view".into()).spawn(draw).ok()?.thread().clone();
@@ -114,8 +114,7 @@ impl Screen {
 }
 
 /// Draws until the run is over, then clears the terminal. It sends nothing to `_cleared`, but drops it at the end.
-fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<()>) {
-    let paint = Paint { color: terminal::wants_color(std::io::stderr().is_terminal()) };
+fn draw(bar: &Bar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<()>) {
     let start = Instant::now();
     let mut sampled_at = start;
     let mut history = History::default();
@@ -126,12 +125,15 @@ fn draw(bar: &ProgressBar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: 
         if since >= SAMPLE_EVERY {
             let now = LiveTotals::new(lives);
             history.push(Sample::new(&before, &now, since));
-            bar.set_message(history.render(&now.counts, &paint));
+            // the window may have another width now
+            let paint = paint();
+            bar.fit(&paint);
+            bar.bar.set_message(history.render(&now.counts, &paint));
             (sampled_at, before) = (Instant::now(), now);
         }
-        bar.set_position(start.elapsed().as_millis() as u64);
+        bar.bar.set_position(start.elapsed().as_millis() as u64);
     }
-    bar.finish_and_clear();
+    bar.bar.finish_and_clear();
 }
 
 /// Hidden unless standard error is a terminal that can move its cursor.
@@ -143,21 +145,63 @@ fn target(watched: Watched<'_>) -> ProgressDrawTarget {
     }
 }
 
-/// The bar. It is hidden at first, or it would draw each setting at once.
-fn bar(watched: Watched<'_>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(
-        watched.duration.map(|duration| duration.as_millis() as u64),
-        ProgressDrawTarget::hidden(),
-    );
-    let (template, length) = match watched.duration {
-        Some(duration) => ("{prefix}  {bar:40}  {elapsed} of ", format!("{}s{{msg}}", duration.as_secs())),
-        None => ("{prefix}  {elapsed}", "{msg}".into()),
+/// For standard error, as its terminal is now.
+fn paint() -> Paint {
+    let stderr = std::io::stderr();
+    Paint { color: terminal::wants_color(stderr.is_terminal()), width: terminal::width(stderr) }
+}
+
+/// The bar, with the figures below it.
+struct Bar {
+    bar: ProgressBar,
+    name: String,
+    duration: Option<Duration>,
+}
+
+impl Bar {
+    /// It is hidden at first, or it would draw each setting at once.
+    fn new(watched: Watched<'_>) -> Self {
+        let bar = ProgressBar::with_draw_target(
+            watched.duration.map(|duration| duration.as_millis() as u64),
+            ProgressDrawTarget::hidden(),
+        );
+        let bar = Self { bar, name: watched.name.into(), duration: watched.duration };
+        bar.fit(&paint());
+        bar
+    }
+
+    /// Makes the first line fit the terminal.
+    fn fit(&self, paint: &Paint) {
+        let (name, bar_width) = first_line(&self.name, paint.width);
+        let (bar, length) = match self.duration {
+            Some(duration) if bar_width > 0 => {
+                (format!("{{bar:{bar_width}}}  "), format!(" of {}s", duration.as_secs()))
+            }
+            Some(duration) => (String::new(), format!(" of {}s", duration.as_secs())),
+            None => (String::new(), String::new()),
+        };
+        let template = format!("{{prefix}}  {bar}{{elapsed}}{length}{{msg}}");
+        let style = ProgressStyle::with_template(&template).expect("the templates above are valid");
+        self.bar.set_style(style.progress_chars("━╸─"));
+        self.bar.set_prefix(name);
+    }
+}
+
+/// What fits into the first line: the name, shortened if it must be, and the length of the bar. 0: there is no bar.
+fn first_line(name: &str, width: Option<usize>) -> (String, usize) {
+    /// Characters of the times, with the spaces before them.
+    const TIMES: usize = 20;
+    const SHORTEST: usize = 8;
+    let Some(width) = width else { return (name.into(), HISTORY) };
+    let chars = name.chars().count();
+    let most = width.saturating_sub(TIMES).max(1);
+    let name = if chars <= most {
+        name.into()
+    } else {
+        name.chars().take(most - 1).chain(['…']).collect::<String>()
     };
-    let style =
-        ProgressStyle::with_template(&format!("{template}{length}")).expect("the templates above are valid");
-    bar.set_style(style.progress_chars("━╸─"));
-    bar.set_prefix(watched.name.to_string());
-    bar
+    let bar = width.saturating_sub(name.chars().count() + 2 + TIMES).min(HISTORY);
+    (name, if bar < SHORTEST { 0 } else { bar })
 }
 
 /// The lines of --every.
@@ -272,19 +316,22 @@ impl History {
         let Some(last) = self.samples.back() else { return String::new() };
         let (bad, sent) = last.not_ok;
         let unanswered = shown.sent.saturating_sub(shown.ok + shown.damaged);
-        let mut text = line(
-            "rate",
-            &format!("{}/s", count(last.sent_per_s.round() as u64)),
-            &self.bars(|sample| sample.sent_per_s),
-            &format!("ok {}/s", count(last.ok_per_s.round() as u64)),
-        );
-        let share = line(
-            "not ok",
-            &percent(bad, sent),
-            &self.bars(|sample| sample.not_ok.0 as f64 / sample.not_ok.1.max(1) as f64),
-            &format!("unanswered {}, damaged {}", count(unanswered), count(shown.damaged)),
-        );
-        text.push_str(&if bad > 0 { paint.bad(&share) } else { share });
+        let mut lines = vec![
+            Line {
+                name: "rate",
+                figure: format!("{}/s", count(last.sent_per_s.round() as u64)),
+                values: self.values(|sample| sample.sent_per_s),
+                beside: format!("ok {}/s", count(last.ok_per_s.round() as u64)),
+                is_bad: false,
+            },
+            Line {
+                name: "not ok",
+                figure: percent(bad, sent),
+                values: self.values(|sample| sample.not_ok.0 as f64 / sample.not_ok.1.max(1) as f64),
+                beside: format!("unanswered {}, damaged {}", count(unanswered), count(shown.damaged)),
+                is_bad: bad > 0,
+            },
+        ];
         let rows: [Row; 2] =
             [("latency p99", |sample| sample.round_trips), ("slip p99", |sample| sample.slip)];
         for (name, of) in rows {
@@ -293,21 +340,60 @@ impl History {
             if self.samples.iter().all(|sample| of(sample)[2] == 0) {
                 continue;
             }
-            let bars = self.bars(|sample| magnitude(of(sample)[1]));
-            let beside = format!("p50 {}, max {}", duration(p50_ns), duration(max_ns));
-            text.push_str(&line(name, &duration(p99_ns), &bars, &beside));
+            lines.push(Line {
+                name,
+                figure: duration(p99_ns),
+                values: self.values(|sample| magnitude(of(sample)[1])),
+                beside: format!("p50 {}, max {}", duration(p50_ns), duration(max_ns)),
+                is_bad: false,
+            });
         }
-        text
+        let widest = lines.iter().map(|line| line.beside.chars().count()).max().unwrap_or(0);
+        let (history, has_beside) = Line::room(widest, paint.width);
+        lines.iter().map(|line| line.render(history, has_beside, paint)).collect()
     }
 
-    fn bars(&self, of: impl Fn(&Sample) -> f64) -> String {
-        let values: Vec<f64> = self.samples.iter().map(of).collect();
-        bars(&values)
+    fn values(&self, of: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        self.samples.iter().map(of).collect()
     }
 }
 
-fn line(name: &str, figure: &str, bars: &str, beside: &str) -> String {
-    format!("\n{name:<11} {figure:>14}  {bars:<HISTORY$}  {beside}")
+/// A line of the screen: a figure, its history as bars, and further figures.
+struct Line {
+    name: &'static str,
+    figure: String,
+    values: Vec<f64>,
+    beside: String,
+    is_bad: bool,
+}
+
+impl Line {
+    /// Characters of the name and the figure.
+    const BEFORE: usize = 26;
+    /// Room for the further figures: lines should not change their length when a number gets a digit.
+    const BESIDE: usize = 36;
+    /// Fewer bars show nothing.
+    const FEWEST: usize = 8;
+
+    /// How many bars fit the terminal, and whether the further figures do.
+    fn room(widest: usize, width: Option<usize>) -> (usize, bool) {
+        let Some(width) = width else { return (HISTORY, true) };
+        let room = width.saturating_sub(Self::BEFORE + 2);
+        match room.checked_sub(2 + widest.max(Self::BESIDE)) {
+            Some(bars) if bars >= Self::FEWEST => (bars.min(HISTORY), true),
+            _ => (room.min(HISTORY), false),
+        }
+    }
+
+    fn render(&self, history: usize, has_beside: bool, paint: &Paint) -> String {
+        let Self { name, figure, values, beside, is_bad } = self;
+        let bars = bars(&values[values.len().saturating_sub(history)..]);
+        let mut line = format!("\n{name:<11} {figure:>14}  {bars:<history$}");
+        if has_beside {
+            line = format!("{line}  {beside}");
+        }
+        if *is_bad { paint.bad(&line) } else { line }
+    }
 }
 
 /// The height of a duration in the bars: a microsecond is 0, and ten times more is one step higher.
@@ -339,7 +425,7 @@ mod tests {
         assert_eq!(line(1_999, 20, 20), None);
         assert_eq!(
             line(2_000, 20, 15).as_deref(),
-            Some("2.0s: sent 10/s, ok 7.50/s, not ok 25.0000 %, p50 -, p99 -\n")
+            Some("2.0s: sent 10/s, ok 7.50/s, not ok 25.0 %, p50 -, p99 -\n")
         );
         assert_eq!(line(3_999, 40, 35), None);
         // after a delay there is one line, and the next ones are punctual
@@ -367,14 +453,39 @@ mod tests {
         history.push(sample(1_000.0, 0, 100_000));
         history.push(sample(2_000.0, 20, 10_000_000));
         let shown = LiveCounts { sent: 3_000, ok: 2_900, damaged: 5, refused: 0 };
-        let text = history.render(&shown, &Paint { color: false });
+        let text = history.render(&shown, &Paint::PLAIN);
         let lines: Vec<&str> = text.trim_start().lines().collect();
         let words = |nth: usize| lines[nth].split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(words(0), "rate 2,000/s ▅█ ok 1,980/s");
-        assert_eq!(words(1), "not ok 1.0000 % ▁█ unanswered 95, damaged 5");
+        assert_eq!(words(1), "not ok 1.00 % ▁█ unanswered 95, damaged 5");
         assert_eq!(words(2), "latency p99 10.0 ms ▅█ p50 30.0 µs, max 9.00 ms");
         assert_eq!(lines.len(), 3, "there is no slip without a schedule: {text}");
-        assert!(history.render(&shown, &Paint { color: true }).contains("\x1b[31m\nnot ok"), "loss is red");
+        assert!(
+            history.render(&shown, &Paint { color: true, width: None }).contains("\x1b[31m\nnot ok"),
+            "loss is red"
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let mut history = History::default();
+        (0..HISTORY).for_each(|nth| history.push(sample(1_000_000.0, 20 + nth as u64, 10_000_000)));
+        let shown = LiveCounts { sent: 300_000_000, ok: 290_000_000, damaged: 1_234, refused: 0 };
+        for (width, bars, has_beside) in [(120, 40, true), (80, 14, true), (50, 22, false), (36, 8, false)] {
+            let text = history.render(&shown, &Paint { color: false, width: Some(width) });
+            for line in text.trim_start().lines() {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+                let found = line.chars().filter(|char| ('▁'..='█').contains(char)).count();
+                // the longest text may take the place of bars
+                assert!(found <= bars && found + 4 >= bars, "{width}: {found} bars in {line}");
+            }
+            assert_eq!(text.contains("damaged 1,234"), has_beside, "{width}: {text}");
+            let (name, bar) = first_line("[2001:db8:1:2:3:4:5:6]:65535 192.0.2.0/24:any", Some(width));
+            assert!(name.chars().count() + bar + 20 <= width, "{width}: {name} {bar}");
+            assert_eq!(first_line("127.0.0.1:1234", Some(width)).0, "127.0.0.1:1234");
+        }
+        assert_eq!(first_line("127.0.0.1:1234", Some(120)).1, HISTORY);
+        assert_eq!(first_line("127.0.0.1:1234", Some(50)).1, 14);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::model::latency::Percentiles;
 use crate::model::results::{Example, SentMessage};
 use crate::model::units::{bandwidth, count, counted, duration, percent, rate};
 use crate::report::schema::Report;
+use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
 
 /// The whole report; it ends with a newline.
@@ -17,8 +18,7 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     latency(report, paint, &mut out);
     generator(report, paint, &mut out);
     for errors in &report.icmp_errors {
-        let _ = writeln!(
-            out,
+        let line = format!(
             "{} × ICMP type {} code {} from {} about {}",
             count(errors.count),
             errors.icmp_type,
@@ -26,16 +26,17 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
             errors.from,
             errors.about
         );
+        let _ = writeln!(out, "{}", paint.wrap(&line));
     }
     for example in &report.examples {
-        let _ = writeln!(out, "{example}");
+        let _ = writeln!(out, "{}", paint.wrap(&example.to_string()));
     }
     for warning in &report.warnings {
-        let _ = writeln!(out, "{} {warning}", paint.bad("!"));
+        let _ = writeln!(out, "{}", paint.marked("!", warning));
     }
     for condition in &report.fail_if {
-        let outcome = if condition.failed { paint.bad("FAILED") } else { "passed".into() };
-        let _ = writeln!(out, "{outcome}  --fail-if '{}': {}", condition.condition, condition.measured);
+        let text = format!("--fail-if '{}': {}", condition.condition, condition.measured);
+        let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
     }
     out
 }
@@ -77,14 +78,14 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     words.push(counted(load.threads.into(), "thread"));
     words.extend(report.counted_runs());
     words.extend(load.seed.map(|seed| format!("seed {seed}")));
-    let _ = writeln!(out, "{}", paint.head(&words.join(", ")));
+    let _ = writeln!(out, "{}", paint.head(&paint.wrap(&words.join(", "))));
 }
 
 /// The line of a count, red if it should be 0 and is not.
 fn count_line(name: &str, number: u64, is_bad: bool, note: &str, paint: &Paint, out: &mut String) {
-    let line = format!("  {name:<13}{:>15}   {note}", count(number));
-    let line = line.trim_end();
-    let _ = writeln!(out, "{}", if is_bad && number > 0 { paint.bad(line) } else { line.into() });
+    let line = format!("  {name:<13}{:>15}{note}", count(number));
+    let line = paint.wrap(line.trim_end());
+    let _ = writeln!(out, "{}", if is_bad && number > 0 { paint.bad(&line) } else { line });
 }
 
 fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
@@ -92,35 +93,34 @@ fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
     let is_tcp = report.load.protocol == "tcp";
     let seconds = report.elapsed_ns as f64 / 1e9;
     let bytes_per_s = if seconds > 0.0 { counts.bytes_sent as f64 / seconds } else { 0.0 };
-    let _ = writeln!(
-        out,
-        "\n{:<15}{:>15}   in {}: {}/s, {}",
+    let line = format!(
+        "{:<15}{:>15}   in {}: {}/s, {}",
         "sent",
         count(counts.sent),
-        if seconds < 0.1 { duration(report.elapsed_ns) } else { format!("{seconds:.2} s") },
+        duration(report.elapsed_ns),
         rate(report.totals.sent_per_s),
         bandwidth(bytes_per_s)
     );
+    let _ = writeln!(out, "\n{}", paint.wrap(&line));
     for (class, number) in counts.classes() {
         // a TCP connection has one peer, and no ICMP report is about one message
         if is_tcp && matches!(class, Class::Misdirected | Class::Unreachable) {
             continue;
         }
-        let share = if number == 0 { String::new() } else { percent(number, counts.sent) };
+        let share = if number == 0 { String::new() } else { format!("{:>13}", percent(number, counts.sent)) };
         count_line(class.name(), number, class != Class::Ok, &share, paint, out);
     }
     if is_tcp {
         count_line("unattributed", counts.unattributed, true, "", paint, out);
-        connections(report, out);
+        connections(report, paint, out);
     } else {
         beside(report, paint, out);
     }
 }
 
-fn connections(report: &Report, out: &mut String) {
+fn connections(report: &Report, paint: &Paint, out: &mut String) {
     let Some(connections) = report.connections else { return };
-    let _ = writeln!(
-        out,
+    let line = format!(
         "connections    {:>15}   {} established, {} failed, {} broken, {} stuck",
         count(connections.attempted),
         count(connections.established),
@@ -128,13 +128,16 @@ fn connections(report: &Report, out: &mut String) {
         count(connections.broken),
         count(connections.stuck)
     );
+    let _ = writeln!(out, "{}", paint.wrap(&line));
 }
 
 /// The counts beside the classes.
 fn beside(report: &Report, paint: &Paint, out: &mut String) {
     let totals = &report.totals;
-    let distance =
-        format!("by {:.1} on average, {} at most", totals.reorder_distance_mean, totals.reorder_distance_max);
+    let distance = format!(
+        "   by {:.1} on average, {} at most",
+        totals.reorder_distance_mean, totals.reorder_distance_max
+    );
     out.push_str("beside\n");
     for (name, number) in totals.counts.beside().chain([("own_drops", totals.own_drops)]) {
         let note = if name == "reordered" && number > 0 { distance.as_str() } else { "" };
@@ -142,67 +145,144 @@ fn beside(report: &Report, paint: &Paint, out: &mut String) {
     }
 }
 
+/// Characters of the names of rows: all figures fit beside them into 80.
+const NAMES_WIDTH: usize = 16;
+
+/// The figures of a latency. A narrow terminal shows p50, p99 and the maximum.
+fn figures() -> [Column<fn(&Percentiles) -> u64>; 7] {
+    let column = |(name, of)| {
+        let rank = match name {
+            "p50" | "p99" | "max" => 0,
+            "p99.9" => 1,
+            "p95" => 2,
+            "p90" => 3,
+            _ => 4,
+        };
+        Column { name, width: 9, rank, of }
+    };
+    Percentiles::NAMED.map(column)
+}
+
+/// The name of a row, and its figures.
+type Row<'a> = (&'a str, &'a Percentiles);
+
 fn latency(report: &Report, paint: &Paint, out: &mut String) {
     let Some(actual) = &report.latency.from_actual else { return };
-    let columns = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];
-    let _ = write!(out, "\n{}", paint.head(&format!("{:<18}", "latency")));
-    for column in columns {
-        let _ = write!(out, "{column:>10}");
+    let rows: Vec<Row<'_>> = match (&report.latency.from_intended, &report.generator.slip) {
+        (Some(intended), Some(slip)) => {
+            vec![("from intended", intended), ("from actual", actual), ("generator slip", slip)]
+        }
+        _ if report.load.mode == "connect" => vec![("connect, echo", actual)],
+        _ => vec![("round trip", actual)],
+    };
+    let columns = fitting(&figures(), NAMES_WIDTH, paint.width);
+    let _ = write!(out, "\n{}", paint.head(&format!("{:<NAMES_WIDTH$}", "latency")));
+    for Column { name, width, .. } in &columns {
+        let _ = write!(out, "{name:>width$}");
     }
     out.push('\n');
-    let mut row = |name: &str, percentiles: &Percentiles| {
-        let Percentiles { p50_ns, p90_ns, p99_ns, p99_9_ns, p99_99_ns, max_ns, .. } = *percentiles;
-        let _ = write!(out, "  {name:<16}");
-        for ns in [p50_ns, p90_ns, p99_ns, p99_9_ns, p99_99_ns, max_ns] {
-            let _ = write!(out, "{:>10}", duration(ns));
+    for (name, percentiles) in rows {
+        let _ = write!(out, "{:<NAMES_WIDTH$}", format!("  {name}"));
+        for Column { width, of, .. } in &columns {
+            let _ = write!(out, "{:>width$}", duration(of(percentiles)));
         }
         out.push('\n');
-    };
-    match (&report.latency.from_intended, &report.generator.slip) {
-        (Some(intended), Some(slip)) => {
-            row("from intended", intended);
-            row("from actual", actual);
-            row("generator slip", slip);
-        }
-        _ if report.load.mode == "connect" => row("connect and echo", actual),
-        _ => row("round trip", actual),
     }
 }
 
 fn generator(report: &Report, paint: &Paint, out: &mut String) {
+    const NAME: &str = "blaster";
     let generator = &report.generator;
     let shares = |shares: &[f64]| {
         shares.iter().map(|share| format!("{:.0}%", share * 100.0)).collect::<Vec<_>>().join(" ")
     };
     let unit = if report.load.protocol == "tcp" { "message" } else { "datagram" };
-    let _ = write!(
-        out,
-        "\n{} {} of its own CPU per {unit}, {} of a core",
-        paint.head("blaster"),
+    let mut line = format!(
+        "{NAME} {} of its own CPU per {unit}, {} of a core",
         duration(generator.cpu_ns_per_datagram as u64),
         shares(&generator.cpu_share)
     );
     if generator.pacing_share.iter().any(|share| *share >= 0.005) {
-        let _ = write!(out, " (and {} watching the clock)", shares(&generator.pacing_share));
+        let _ = write!(line, " (and {} watching the clock)", shares(&generator.pacing_share));
     }
-    out.push('\n');
+    let line = paint.wrap(&line);
+    let _ = writeln!(out, "\n{}{}", paint.head(NAME), &line[NAME.len()..]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::counts::Counts;
-    use crate::report::sample::report;
+    use crate::report::sample::{facts, report, results};
+    use crate::report::schema::{ConditionResult, IcmpErrors};
 
     #[test]
     fn damage_is_seen_and_only_colored_when_asked() {
         let counts = Counts { sent: 1_000_000, ok: 999_999, misdirected: 1, ..Counts::default() };
         let report = report(Counts { ok: 0, lost: 999_999, ..counts });
-        let plain = render(&report, &Paint { color: false });
+        let plain = render(&report, &Paint::PLAIN);
         assert!(!plain.contains('\x1b'));
-        assert!(plain.contains("  misdirected                1   0.0001 %\n"), "{plain}");
+        assert!(plain.contains("  misdirected                1    0.00010 %\n"), "{plain}");
         assert!(plain.contains("  corrupted                  0\n"), "{plain}");
-        assert!(render(&report, &Paint { color: true }).contains("\x1b[31m  misdirected"));
+        let colored = render(&report, &Paint { color: true, width: None });
+        assert!(colored.contains("\x1b[31m  misdirected"));
         assert!(plain.lines().all(|line| line == line.trim_end()), "{plain}");
+    }
+
+    /// A report with something of everything, in words that are long.
+    fn full() -> Report {
+        let counts = Counts {
+            sent: 123_456_789,
+            ok: 1_000,
+            lost: 123_455_788,
+            misdirected: 1,
+            reordered: 123,
+            ..Counts::default()
+        };
+        let mut results = results(counts);
+        results.slip.record(5_420_000);
+        results.from_actual.record(1_234_567);
+        let mut facts = facts();
+        facts.load.rate_per_s = Some(1_234_567.0);
+        facts.load.targets = vec!["192.0.2.0/24:1024-65535".into(), "[2001:db8:1:2::/64]:any".into()];
+        let mut report = Report::new(facts, &results);
+        report.icmp_errors = vec![IcmpErrors {
+            from: "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".into(),
+            about: "[2001:db8:1:2:3:4:5:6]:65535".into(),
+            icmp_type: 1,
+            icmp_code: 4,
+            count: 1_234_567,
+        }];
+        report.warnings = vec![
+            "blaster was the bottleneck: one datagram in a hundred left 5.42 ms late or more; latency from the \
+             intended send time includes that, though it used little of its processors"
+                .into(),
+        ];
+        report.fail_if =
+            vec![ConditionResult { condition: "misdirected>0".into(), measured: "1".into(), failed: true }];
+        report
+    }
+
+    #[test]
+    fn no_terminal_breaks_a_word() {
+        let report = full();
+        let table = |width| render(&report, &Paint { color: false, width });
+        let wide = table(Some(120));
+        for width in [120, 100, 80, 66, 50] {
+            let text = table(Some(width));
+            let wider = text.lines().find(|line| line.chars().count() > width);
+            assert_eq!(wider, None, "{width}: {text}");
+            let words = |text: &str| -> Vec<String> { text.split_whitespace().map(String::from).collect() };
+            let tail = |text: &str| words(&text[text.find("ICMP").expect("there is one")..]);
+            assert_eq!(tail(&text), tail(&wide), "{width}: no message lost a word: {text}");
+            let figures: usize = [(79, 7), (70, 6), (61, 5), (52, 4)]
+                .into_iter()
+                .find_map(|(needed, figures)| (width >= needed).then_some(figures))
+                .unwrap_or(3);
+            let heading = text.lines().find(|line| line.starts_with("latency")).expect("latency");
+            assert_eq!(heading.split_whitespace().count(), 1 + figures, "{width}: {heading}");
+        }
+        let is_whole = |line: &str| line.ends_with(&report.warnings[0]);
+        assert!(table(None).lines().any(is_whole), "nothing breaks in a file: {}", table(None));
     }
 }
