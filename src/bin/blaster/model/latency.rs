@@ -99,9 +99,12 @@ pub(crate) struct Percentiles {
     pub(crate) histogram: PackedHistogram,
 }
 
+/// A percentile or another figure, and its name.
+pub(crate) type NamedFigure = (&'static str, fn(&Percentiles) -> u64);
+
 impl Percentiles {
     /// The percentiles and the maximum by their names, as in the table and in `--fail-if`.
-    pub(crate) const NAMED: [(&str, fn(&Self) -> u64); 7] = [
+    pub(crate) const NAMED: [NamedFigure; 7] = [
         ("p50", |it| it.p50_ns),
         ("p90", |it| it.p90_ns),
         ("p95", |it| it.p95_ns),

@@ -47,8 +47,11 @@ pub(crate) fn footer(series: &Series, paint: &Paint) -> String {
     out
 }
 
+/// A figure of a run.
+type RunColumn = Column<fn(&Report) -> String>;
+
 /// The figures of a run. A narrow terminal shows the share that is not ok, p50 and p99.
-const COLUMNS: [Column<fn(&Report) -> String>; 10] = [
+const COLUMNS: [RunColumn; 10] = [
     Column { name: "sent/s", width: 11, rank: 1, of: |report| per_s(report.totals.sent_per_s) },
     Column { name: "ok/s", width: 11, rank: 5, of: |report| per_s(report.totals.ok_per_s) },
     Column {

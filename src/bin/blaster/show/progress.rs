@@ -95,7 +95,7 @@ impl Screen {
         let over = Arc::clone(&is_over);
         let (cleared, drawing) = mpsc::channel();
         let draw = move || {
-            bar.bar.set_draw_target(target);
+            bar.drawn.set_draw_target(target);
             draw(&bar, &lives, &over, cleared);
         };
         let thread = thread::Builder::new().name("view".into()).spawn(draw).ok()?.thread().clone();
@@ -128,12 +128,12 @@ fn draw(bar: &Bar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<(
             // the window may have another width now
             let paint = paint();
             bar.fit(&paint);
-            bar.bar.set_message(history.render(&now.counts, &paint));
+            bar.drawn.set_message(history.render(&now.counts, &paint));
             (sampled_at, before) = (Instant::now(), now);
         }
-        bar.bar.set_position(start.elapsed().as_millis() as u64);
+        bar.drawn.set_position(start.elapsed().as_millis() as u64);
     }
-    bar.bar.finish_and_clear();
+    bar.drawn.finish_and_clear();
 }
 
 /// Hidden unless standard error is a terminal that can move its cursor.
@@ -153,7 +153,7 @@ fn paint() -> Paint {
 
 /// The bar, with the figures below it.
 struct Bar {
-    bar: ProgressBar,
+    drawn: ProgressBar,
     name: String,
     duration: Option<Duration>,
 }
@@ -165,7 +165,7 @@ impl Bar {
             watched.duration.map(|duration| duration.as_millis() as u64),
             ProgressDrawTarget::hidden(),
         );
-        let bar = Self { bar, name: watched.name.into(), duration: watched.duration };
+        let bar = Self { drawn: bar, name: watched.name.into(), duration: watched.duration };
         bar.fit(&paint());
         bar
     }
@@ -182,8 +182,8 @@ impl Bar {
         };
         let template = format!("{{prefix}}  {bar}{{elapsed}}{length}{{msg}}");
         let style = ProgressStyle::with_template(&template).expect("the templates above are valid");
-        self.bar.set_style(style.progress_chars("━╸─"));
-        self.bar.set_prefix(name);
+        self.drawn.set_style(style.progress_chars("━╸─"));
+        self.drawn.set_prefix(name);
     }
 }
 

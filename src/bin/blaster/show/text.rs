@@ -148,8 +148,11 @@ fn beside(report: &Report, paint: &Paint, out: &mut String) {
 /// Characters of the names of rows: all figures fit beside them into 80.
 const NAMES_WIDTH: usize = 16;
 
+/// A figure of a latency.
+type LatencyColumn = Column<fn(&Percentiles) -> u64>;
+
 /// The figures of a latency. A narrow terminal shows p50, p99 and the maximum.
-fn figures() -> [Column<fn(&Percentiles) -> u64>; 7] {
+fn figures() -> [LatencyColumn; 7] {
     let column = |(name, of)| {
         let rank = match name {
             "p50" | "p99" | "max" => 0,
