@@ -27,9 +27,6 @@ pub(crate) struct Tcp {
     /// What they do
     #[arg(long, value_enum, default_value_t = Mode::PingPong)]
     mode: Mode,
-    /// Bytes that a stream sends at most ahead of what has come back; as many as the kernel takes if not given
-    #[arg(long)]
-    ahead: Option<usize>,
     #[command(flatten)]
     pub(super) aim: Aim,
 }
@@ -191,9 +188,7 @@ impl Client {
         more: bool,
         sample: &mut Sample,
     ) -> Result<bool> {
-        let under_way = (connection.sent - connection.received) as usize;
-        // Whole buffers only: small segments would be another load.
-        if more && self.options.ahead.is_none_or(|ahead| under_way + READ_BYTES <= ahead) {
+        if more {
             connection.write(self.pattern.at(connection.sent, READ_BYTES))?;
         }
         let before = connection.received / READ_BYTES as u64;

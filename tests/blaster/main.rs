@@ -2,6 +2,7 @@
 
 mod draws;
 mod misbehaving;
+mod other_servers;
 mod reports;
 mod steps;
 #[path = "../support/mod.rs"]
@@ -170,7 +171,11 @@ fn nobody_there_is_unreachable_by_icmp() {
 #[test]
 fn wrong_replies_are_shown_by_example() {
     for (conduct, kind, line) in [
-        (Conduct::Flips, "corrupted", "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.1:PORT, byte 1 differs"),
+        (
+            Conduct::Flips,
+            "corrupted",
+            "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.1:PORT, byte 1 differs: sent 0x00, got 0x04 (flow 0, number 9)",
+        ),
         (Conduct::Cuts, "truncated", "64 bytes to 127.0.0.1:PORT, 63 from 127.0.0.1:PORT (flow 0, number 9)"),
         (Conduct::Strays, "misdirected", "64 bytes to 127.0.0.1:PORT, 64 from 127.0.0.2:"),
         (Conduct::Babbles, "unattributed", "43 bytes from 127.0.0.1:PORT"),
@@ -286,7 +291,9 @@ fn a_late_blaster_does_not_excuse_the_server() {
     silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let flags = format!("udp {} --rate 1000 --duration 2s --timeout 100ms", silent.local_addr().unwrap());
     let told = late(&flags, &|| assert!(silent.recv_from(&mut [0; 100]).is_ok()));
-    assert_eq!(told, ["2,000 of 2,000 datagrams had no right reply in time: 2,000 lost"]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0], "2,000 of 2,000 datagrams had no right reply in time: 2,000 lost");
+    assert!(told[1].starts_with("no reply came and no ICMP error"), "{told:?}");
 
     let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_secs(1)));
     let flags = format!("udp {} --rate 1000 --duration 5s --timeout 5s", server.addr);
@@ -668,6 +675,8 @@ fn tcp_in_each_mode() {
 /// The parts of an example: kind, received bytes, number of the message, first byte that differs.
 fn which(example: &Value) -> (&str, u64, u64, Option<u64>) {
     let answers = &example["answers"];
+    let byte = |name: &str| answers[name].as_u64();
+    assert_eq!(byte("sent_byte").map(|sent| sent ^ 0x40), byte("came_byte"), "{example}");
     (
         example["kind"].as_str().unwrap(),
         number(&example["came_bytes"]),

@@ -124,7 +124,7 @@ fn a_fleet_adds_up() {
     let output = blaster(&format!("report --merge {a} {b} --fail-if lost>389"));
     assert_eq!(output.status.code(), Some(3));
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("2 runs") && table.contains("3,900"), "{table}");
+    assert!(table.contains("2 runs on 1 host") && table.contains("3,900"), "{table}");
 
     let output = blaster(&format!("report {a} {b}"));
     let table = String::from_utf8(output.stdout).unwrap();

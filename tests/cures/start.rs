@@ -187,7 +187,7 @@ fn blaster_that_can_not_run() {
 
         told(
             "udp 127.0.0.1:9 --count 1 --timeout 100ms --quiet",
-            "nothing came back for 1 sent; does the server run?",
+            "nothing came back for 1 sent: ICMP port unreachable: nobody listens there",
         );
         told(
             "tcp 127.0.0.1:9 --count 1",

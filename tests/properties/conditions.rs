@@ -20,7 +20,8 @@ fn is_condition(text: &str) -> bool {
         }
         _ if name == "rate" => value.parse::<Rate>().is_ok(),
         "sent" | "ok" | "corrupted" | "truncated" | "misdirected" | "late" | "lost" | "loss"
-        | "unreachable" | "duplicated" | "reordered" | "unattributed" | "send_failures" | "own_drops"
+        | "unreachable" | "duplicated" | "reordered" | "crossed" | "unattributed" | "send_failures"
+        | "own_drops"
             if !name.starts_with("actual_") && !name.starts_with("slip_") =>
         {
             match value.strip_suffix('%') {

@@ -24,6 +24,7 @@ mod report {
 mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
+    pub(crate) mod icmp;
     pub(crate) mod latency;
     pub(crate) mod no_hosts;
     pub(crate) mod outcomes;

@@ -91,6 +91,7 @@ impl Load {
             "late",
             "unreachable",
             "duplicated",
+            "crossed",
             "unattributed",
             "send_failures",
             "own_drops",

@@ -95,8 +95,16 @@ pub fn finish(blasters: Vec<Blaster>, diary: &Diary, books: &mut Books) -> Verdi
 }
 
 fn judge(load: &str, report: &Value, diary: &Diary, verdict: &mut Verdict) {
-    const DAMAGE: [&str; 7] =
-        ["corrupted", "truncated", "misdirected", "late", "duplicated", "unattributed", "own_drops"];
+    const DAMAGE: [&str; 8] = [
+        "corrupted",
+        "truncated",
+        "misdirected",
+        "late",
+        "duplicated",
+        "crossed",
+        "unattributed",
+        "own_drops",
+    ];
     for name in DAMAGE {
         match report["totals"][name].as_u64() {
             Some(0) => {}

@@ -9,7 +9,8 @@ use super::sys::{Confinement, Pidfd, confine};
 /// The classes of the outcomes: each datagram is in one.
 pub const CLASSES: [&str; 7] = ["ok", "corrupted", "truncated", "misdirected", "late", "lost", "unreachable"];
 /// The counts beside them.
-const BESIDE: [&str; 5] = ["duplicated", "reordered", "unattributed", "send_failures", "own_drops"];
+const BESIDE: [&str; 6] =
+    ["duplicated", "reordered", "crossed", "unattributed", "send_failures", "own_drops"];
 
 /// The names of all counts of datagrams but `sent`.
 pub fn counts_beside_sent() -> impl Iterator<Item = &'static str> {

@@ -44,6 +44,7 @@ mod show {
     pub(crate) mod paint; // colors, and lines that fit the terminal
     pub(crate) mod progress; // the screen while a run lasts; --every
     pub(crate) mod text; // one report
+    mod wrong_reply; // an example of a wrong reply
 }
 
 // the command line: each option, and which go together
@@ -61,6 +62,7 @@ mod tcp;
 /// Judgements of a report.
 mod judge {
     mod blame; // the losses and the latency that blaster may have caused
+    pub(crate) mod causes; // why did no right reply come?
     pub(crate) mod fail_if; // --fail-if
     pub(crate) mod objective; // --loss and --p99: whose fault is a miss?
     pub(crate) mod search; // --find-max: the next rate, the answer
@@ -96,6 +98,7 @@ mod workers {
 mod model {
     pub(crate) mod counts; // the list of all counts
     pub(crate) mod draw; // random choices that can be repeated
+    pub(crate) mod icmp; // words for ICMP errors
     pub(crate) mod latency; // histograms and percentiles
     pub(crate) mod local_limits; // limits of this host
     pub(crate) mod no_hosts; // addresses that belong to no host
@@ -121,6 +124,7 @@ use clap::error::ErrorKind;
 
 use crate::console::streams::message;
 use crate::console::{interruptible, signals, streams};
+use crate::judge::causes;
 use crate::model::units::count;
 use crate::options::{Command, LoadOptions, Options, ReportOptions};
 use crate::report::merge::MergeError;
@@ -149,7 +153,7 @@ enum Outcome {
     Done,
     /// Not all outputs could be written; the messages are printed.
     Unwritten,
-    /// The server did not answer, or not to the end; the reason is not printed yet.
+    /// The server gave no right reply, or not to the end; the reason is not printed yet.
     Unanswered(String),
     /// A condition of `--fail-if` holds.
     ConditionHolds,
@@ -336,11 +340,11 @@ fn outcome(document: &Document) -> Outcome {
     let mut conditions = runs.iter().flat_map(|run| &run.fail_if).chain(on_series);
     let has_failed = conditions.any(|condition| condition.failed);
     let sent: u64 = runs.iter().map(|run| run.sent()).sum();
-    let answered: u64 = runs.iter().map(|run| run.answered()).sum();
+    let right: u64 = runs.iter().map(|run| run.right()).sum();
     if has_failed {
         Outcome::ConditionHolds
-    } else if sent > 0 && answered == 0 {
-        Outcome::Unanswered(format!("nothing came back for {} sent; does the server run?", count(sent)))
+    } else if sent > 0 && right == 0 {
+        Outcome::Unanswered(nothing_right(&runs, sent))
     } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)) {
         Outcome::Unanswered(why)
     } else if runs.iter().any(|run| run.ended_early) {
@@ -348,6 +352,14 @@ fn outcome(document: &Document) -> Outcome {
     } else {
         Outcome::Done
     }
+}
+
+/// The reason why no right reply came in any of these runs.
+fn nothing_right(runs: &[&Report], sent: u64) -> String {
+    let has_replies = |run: &&Report| run.answered() + run.totals.counts.strays() + run.warmup.strays() > 0;
+    let what = if runs.iter().any(has_replies) { "no right reply" } else { "nothing" };
+    let causes = runs.iter().map(|run| causes::causes(run)).find(|causes| !causes.is_empty());
+    format!("{what} came back for {} sent: {}", count(sent), causes.unwrap_or_default().join("; "))
 }
 
 /// The reason why no connection of a TCP run was in order at its end; `None` if one was.

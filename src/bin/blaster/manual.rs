@@ -35,16 +35,18 @@ OUTCOMES
   Each datagram (TCP: message) that was sent is in exactly one class:
     ok            every byte as sent, from the address and port that it was sent
                   to, in time
-    corrupted     other bytes came back, or more of them
+    corrupted     other bytes came back, or more of them; also a reply that answers
+                  nothing, if this was the only datagram of its flow in flight
     truncated     a true beginning came back, and no more
     misdirected   the reply came from another address or port
     late          right, but after --timeout
     lost          nothing came back
     unreachable   an ICMP report said so, and nothing came back
   Other counts: duplicated, reordered (overtaken by a later reply of its flow),
-  unattributed (a reply to nothing that this run sent), send_failures (the local
-  kernel refused), own_drops (blaster's own sockets overflowed). The report shows
-  three wrong replies of each kind: source, size, and the first byte that differs.
+  crossed (a reply with the bytes of another flow's datagram), unattributed (a
+  reply to nothing that this run sent), send_failures (the local kernel refused),
+  own_drops (blaster's own sockets overflowed). The report shows three wrong
+  replies of each kind: source, size, first bytes, and the first byte that differs.
 
 CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name of an outcome or another count, or sent; P% is of
@@ -73,8 +75,8 @@ SIGNALS
 
 EXIT STATUS
   0  done
-  1  could not run, or a report could not be written, or nothing at all came
-     back, or (TCP) no connection was served to the end; standard error says which
+  1  could not run, or a report could not be written, or not one right reply came,
+     or (TCP) no connection was served to the end; standard error says which
   2  bad command line
   3  a condition of --fail-if holds
   4  a signal ended it early; the report covers the time until then

@@ -1,6 +1,7 @@
 //! What a reader must know before trusting a report: above all, whether blaster was the bottleneck.
 
 use crate::judge::blame::{self, BUSY, OwnLosses, STARVED};
+use crate::judge::causes;
 use crate::model::counts::Class;
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
 use crate::model::units::{count, counted, duration};
@@ -16,6 +17,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         );
     }
     found.extend(losses(report));
+    found.extend(causes::causes(report));
     found.extend(own_drops(report));
     schedule(report, &mut found);
     if !blame::is_lossy(report) {
@@ -132,18 +134,10 @@ fn forgotten(report: &Report) -> Option<String> {
     })
 }
 
-/// What the local kernel refused, or why connections failed and broke.
+/// What the local kernel refused.
 fn local_errors(report: &Report) -> Option<String> {
-    if report.totals.counts.send_failures > 0 {
-        return Some(format!("this host refused to send: {}", reasons(report)));
-    }
-    let connections = report.connections.filter(|it| it.failed + it.broken > 0)?;
-    let reasons = if report.refusals.is_empty() { "the server closed them".into() } else { reasons(report) };
-    Some(format!(
-        "{} failed and {} broke: {reasons}",
-        counted(connections.failed, "connection"),
-        count(connections.broken)
-    ))
+    let has_failed = report.totals.counts.send_failures > 0;
+    has_failed.then(|| format!("this host refused to send: {}", reasons(report)))
 }
 
 /// The errors of the kernel and their numbers.
@@ -161,8 +155,13 @@ fn connections(report: &Report, found: &mut Vec<String>) {
             counted(no_port.count, "connection")
         ));
     }
-    if connections.stuck > 0 {
-        found.push(format!("blaster ended {} that did not answer", counted(connections.stuck, "connection")));
+    if connections.failed + connections.broken > 0 {
+        found.push(format!(
+            "{} failed and {} broke, of {} attempted",
+            counted(connections.failed, "connection"),
+            count(connections.broken),
+            count(connections.attempted)
+        ));
     }
     let left = report.load.count.map_or(0, |wanted| wanted.saturating_sub(report.totals.counts.sent));
     if left > 0 && report.load.duration_ns.is_none() && !report.ended_early {
@@ -236,7 +235,10 @@ mod tests {
         dead.generator.starved_share = vec![0.3];
         assert_eq!(
             warnings(&dead),
-            ["1,000 of 1,000 datagrams had no right reply in time: 1,000 lost"],
+            [
+                "1,000 of 1,000 datagrams had no right reply in time: 1,000 lost",
+                causes::causes(&dead)[0].as_str()
+            ],
             "a dead server"
         );
         let mut stalled = report(Counts { sent: 1_000, ok: 1_000, ..Counts::default() });

@@ -116,6 +116,9 @@ counts! {
         duplicated,
         /// First replies that came after the reply to a later datagram of the same flow.
         reordered,
+        /// Replies with the bytes of another flow's datagram (TCP: of another message).
+        #[serde(default)]
+        crossed,
         /// Received, but it answers nothing that this run sent and remembers.
         unattributed,
         /// Sends that the local kernel refused.
@@ -146,6 +149,16 @@ impl Counts {
         self.classes().filter(|(class, _)| !is_unanswered(*class)).map(|(_, count)| count).sum()
     }
 
+    /// Datagrams that every byte came back for, in time or late.
+    pub(crate) fn right(&self) -> u64 {
+        self.ok + self.late
+    }
+
+    /// Replies that answer nothing of their flow.
+    pub(crate) fn strays(&self) -> u64 {
+        self.crossed + self.unattributed
+    }
+
     /// Datagrams without a right reply in time.
     pub(crate) fn not_ok(&self) -> u64 {
         self.sent.saturating_sub(self.ok)
@@ -161,6 +174,18 @@ summed! {
         failed,
         /// Established, then ended by the other side or by an error.
         broken,
+        /// Of those that failed: refused by the other host.
+        #[serde(default)]
+        refused,
+        /// Of those that failed: not established in time.
+        #[serde(default)]
+        timed_out,
+        /// Of those that broke: closed by the server before all was echoed.
+        #[serde(default)]
+        closed,
+        /// Of those that broke: reset by the server.
+        #[serde(default)]
+        reset,
         /// Established, then ended by blaster: what was sent had no answer.
         #[serde(default)]
         stuck,

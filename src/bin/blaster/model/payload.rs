@@ -51,6 +51,14 @@ impl Header {
         bytes
     }
 
+    /// The header at the beginning of a message of any run. `None`: there is none, or it is damaged.
+    pub(crate) fn decode(message: &[u8]) -> Option<Self> {
+        let word = |at: usize| message.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let (sequence, run_id, intended_ns) = (word(0)?, word(16)?, word(24)?);
+        let header = Self { run_id, flow: word(8)? as u32, sequence, intended_ns };
+        (header.encode()[..] == message[..HEADER_BYTES]).then_some(header)
+    }
+
     /// Two multiplications by odd constants. They detect accidental damage, not malice.
     fn checksum(&self) -> u32 {
         let mixed = (self.sequence ^ self.run_id.rotate_left(23)).wrapping_mul(0xa076_1d64_78bd_642f)
@@ -107,10 +115,14 @@ impl Bodies {
 
     /// Writes a whole message into `out`, which has its size.
     pub(crate) fn write(&self, header: &Header, out: &mut [u8]) {
-        let header = header.encode();
+        self.write_encoded(&header.encode(), out);
+    }
+
+    /// The same for a header as bytes.
+    pub(crate) fn write_encoded(&self, header: &[u8; HEADER_BYTES], out: &mut [u8]) {
         let (head, body) = out.split_at_mut(HEADER_BYTES);
-        head.copy_from_slice(&header);
-        body.copy_from_slice(self.body(&header, body.len()));
+        head.copy_from_slice(header);
+        body.copy_from_slice(self.body(header, body.len()));
     }
 
     /// Whether the message with this header has `part` at byte `at`.
@@ -119,6 +131,16 @@ impl Bodies {
         let body_at = at.saturating_sub(HEADER_BYTES);
         (head.is_empty() || *head == header[at..at + head.len()])
             && *body == self.body(header, body_at + body.len())[body_at..]
+    }
+
+    /// Whether `reply` has the run and the time of this header, and the message's whole body: only what stands before
+    /// them was changed. A message without a body is not known by this.
+    pub(crate) fn differs_before_run_only(&self, header: &Header, sent_bytes: usize, reply: &[u8]) -> bool {
+        let header = header.encode();
+        reply.len() == sent_bytes
+            && sent_bytes > HEADER_BYTES
+            && reply[ATTRIBUTABLE_BYTES..HEADER_BYTES] == header[ATTRIBUTABLE_BYTES..]
+            && reply[HEADER_BYTES..] == *self.body(&header, sent_bytes - HEADER_BYTES)
     }
 
     /// Judges `reply` as the answer to the message of `sent_bytes` bytes with this header.
@@ -175,6 +197,33 @@ mod tests {
             assert_eq!(bodies.judge(&HEADER, bytes, &message), Content::Intact, "{bytes} bytes");
             assert_eq!(sequence(&message), Some(99));
             assert_eq!(intended_ns(&message), Some(123_456_789));
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_from_any_message_unless_it_is_damaged() {
+        let mut message = message(&Bodies::new(), &HEADER, 80);
+        assert_eq!(Header::decode(&message), Some(HEADER));
+        assert_eq!(Header::decode(&message[..HEADER_BYTES]), Some(HEADER));
+        assert_eq!(Header::decode(&message[..HEADER_BYTES - 1]), None);
+        for byte in 0..HEADER_BYTES {
+            message[byte] ^= 1;
+            assert_eq!(Header::decode(&message), None, "byte {byte}");
+            message[byte] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_message_is_known_by_its_end() {
+        let bodies = Bodies::new();
+        let mut reply = message(&bodies, &HEADER, 80);
+        reply[..ATTRIBUTABLE_BYTES].fill(0xaa);
+        let is_meant = |reply: &[u8]| bodies.differs_before_run_only(&HEADER, 80, reply);
+        assert!(is_meant(&reply) && !is_meant(&reply[..79]));
+        for byte in ATTRIBUTABLE_BYTES..80 {
+            reply[byte] ^= 1;
+            assert!(!is_meant(&reply), "byte {byte}");
+            reply[byte] ^= 1;
         }
     }
 

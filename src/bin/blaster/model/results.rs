@@ -30,17 +30,43 @@ const ICMP_REPORTS_MAX: usize = 16;
 /// So many wrong replies of each kind are kept for the report.
 const EXAMPLES_MAX: usize = 3;
 
+/// So many bytes of a wrong reply are kept.
+const EXAMPLE_BYTES: usize = 16;
+
 /// One wrong reply, for those who look for the cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Example {
-    /// `corrupted`, `truncated`, `misdirected` or `unattributed`.
+    /// `corrupted`, `truncated`, `misdirected`, `crossed` or `unattributed`.
     pub(crate) kind: String,
     /// Its source. `null`: the kernel gave no address.
     pub(crate) came_from: Option<SocketAddr>,
     /// Its size. In a stream: the bytes before the message or the connection ended.
     pub(crate) came_bytes: usize,
+    /// Its first bytes, at most 16.
+    #[serde(default)]
+    pub(crate) came_first: Vec<u8>,
     /// The message that it answers. `null`: none of this run.
     pub(crate) answers: Option<SentMessage>,
+    /// If it answers none: the oldest message of the flow that had no answer then.
+    #[serde(default)]
+    pub(crate) in_flight: Option<SentMessage>,
+    /// `crossed`: the message whose bytes came.
+    #[serde(default)]
+    pub(crate) bytes_of: Option<MessageNumber>,
+}
+
+/// The number of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MessageNumber {
+    /// The flow or connection.
+    pub(crate) flow: u32,
+    /// Its number in the flow, from 0.
+    pub(crate) sequence: u64,
+}
+
+/// The bytes of a message that an example shows.
+pub(crate) fn first_bytes(message: &[u8]) -> Vec<u8> {
+    message[..message.len().min(EXAMPLE_BYTES)].into()
 }
 
 /// The datagram or message that a wrong reply answers.
@@ -52,8 +78,39 @@ pub(crate) struct SentMessage {
     pub(crate) flow: u32,
     /// Its number in the flow, from 0.
     pub(crate) sequence: u64,
-    /// The first byte, from 0, in which the reply differs. `null`: the reply is a true beginning of the message.
+    /// Its first bytes, at most 16.
+    #[serde(default)]
+    pub(crate) sent_first: Vec<u8>,
+    /// The first byte, from 0, in which the reply differs. `null`: the reply is a true beginning of the message, or the
+    /// message and more.
     pub(crate) differs_at: Option<usize>,
+    /// That byte, as sent.
+    #[serde(default)]
+    pub(crate) sent_byte: Option<u8>,
+    /// That byte, as it came.
+    #[serde(default)]
+    pub(crate) came_byte: Option<u8>,
+    /// How many bytes stand in the reply before the message. `null`: none.
+    #[serde(default)]
+    pub(crate) bytes_before: Option<usize>,
+}
+
+impl SentMessage {
+    /// Message `number` to `sent_to`, which is `sent` in full, compared with the reply `came`.
+    pub(crate) fn new(sent_to: SocketAddr, number: MessageNumber, sent: &[u8], came: &[u8]) -> Self {
+        let differs_at = came.iter().zip(sent).position(|(came, sent)| came != sent);
+        Self {
+            sent_to,
+            sent_bytes: sent.len(),
+            flow: number.flow,
+            sequence: number.sequence,
+            sent_first: first_bytes(sent),
+            differs_at,
+            sent_byte: differs_at.map(|at| sent[at]),
+            came_byte: differs_at.map(|at| came[at]),
+            bytes_before: None,
+        }
+    }
 }
 
 /// Adds `example` to `kept`, unless there are enough of its kind.
@@ -183,6 +240,21 @@ impl Results {
     /// Whether fewer wrong replies of this kind are kept than the report shows.
     pub(crate) fn wants_example(&self, kind: &str) -> bool {
         self.examples.iter().filter(|example| example.kind == kind).count() < EXAMPLES_MAX
+    }
+
+    /// The reply that was taken for the answer to this message was none: the true one has come.
+    pub(crate) fn correct_example(&mut self, number: MessageNumber) {
+        let is_meant = |example: &Example| {
+            let answers = example.answers.as_ref();
+            answers.is_some_and(|sent| (sent.flow, sent.sequence) == (number.flow, number.sequence))
+        };
+        let Some(at) = self.examples.iter().position(is_meant) else { return };
+        let mut example = self.examples.remove(at);
+        example.in_flight = example.answers.take();
+        if example.bytes_of.is_none() {
+            example.kind = "unattributed".into();
+        }
+        keep_example(&example, &mut self.examples);
     }
 
     pub(crate) fn note_local_error(&mut self, errno: i32) {

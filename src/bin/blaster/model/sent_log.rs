@@ -5,7 +5,8 @@
 //! (empty) ─────────► waiting ───────► overdue ─────────► answered
 //!    ▲                │  │ │             │                  ▲
 //!    └──── remove ────┘  │ └── answer ───┼──────────────────┤
-//!                        └─ unreachable ─┴► unreachable ────┘
+//!                        ├─ unreachable ─┴► unreachable ────┤
+//!                        └─ presume ──────► presumed ───────┘
 //! ```
 //!
 //! A table remembers the last `window` datagrams. When the place of a waiting datagram is needed again, the datagram
@@ -23,8 +24,19 @@ pub(crate) enum State {
     Overdue,
     /// The network reported that it could not deliver the datagram.
     Unreachable,
+    /// A reply came that answers nothing, while this was the only datagram in flight: it is taken for the answer.
+    Presumed(Stray),
     /// The first answer has come.
     Answered,
+}
+
+/// A reply whose header is that of no datagram of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// It has the bytes of another flow's datagram.
+    Crossed,
+    /// Nobody knows whose bytes these are.
+    Foreign,
 }
 
 /// A datagram that was sent or is about to be sent. Times are nanoseconds since the run's start.
@@ -38,7 +50,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Whether the datagram counts as lost if the run ends now.
-    fn is_unanswered(&self) -> bool {
+    pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self.state, State::Waiting | State::Overdue)
     }
 }
@@ -101,10 +113,38 @@ impl SentLog {
         (sequence, before.is_unanswered().then_some(before))
     }
 
+    /// The first datagram that is waiting, after those sent at or before `sent_ns` are marked as overdue.
+    pub(crate) fn oldest_waiting(&mut self, sent_ns: u64) -> Option<u64> {
+        self.expire(sent_ns);
+        (self.oldest < self.next).then_some(self.oldest)
+    }
+
+    /// The datagrams with this intended send time. Intended times grow with the sequence numbers, so that a few steps find
+    /// them, however many datagrams are remembered.
+    pub(crate) fn iter_intended(&self, intended_ns: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let (mut first, mut end) = (self.first(), self.next);
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.entry(middle).intended_ns < intended_ns { first = middle + 1 } else { end = middle }
+        }
+        (first..self.next)
+            .map(|sequence| (sequence, self.entry(sequence)))
+            .take_while(move |(_, entry)| entry.intended_ns == intended_ns)
+    }
+
+    /// The oldest datagram that is remembered.
+    fn first(&self) -> u64 {
+        self.next.saturating_sub(self.mask + 1)
+    }
+
+    fn entry(&self, sequence: u64) -> &Entry {
+        &self.entries[(sequence & self.mask) as usize]
+    }
+
     /// The datagram `sequence`, if it was sent and is remembered.
     pub(crate) fn get(&self, sequence: u64) -> Option<&Entry> {
         let remembered = sequence < self.next && self.next - sequence <= self.mask + 1;
-        let entry = &self.entries[(sequence & self.mask) as usize];
+        let entry = self.entry(sequence);
         (remembered && entry.state != State::Empty).then_some(entry)
     }
 
@@ -120,11 +160,15 @@ impl SentLog {
         }
     }
 
-    /// Removes a datagram that the kernel refused, and returns it.
+    /// Removes a datagram that the kernel refused, and returns it. Its place keeps the time, for the search.
     pub(crate) fn remove(&mut self, sequence: u64) -> Option<Entry> {
-        let before = std::mem::take(self.get_mut(sequence)?);
-        self.leave(before.state);
-        Some(before)
+        self.close(sequence, State::Empty)
+    }
+
+    /// Takes a reply that answers nothing for the answer to `sequence`, which is waiting, and returns the datagram as it was
+    /// before.
+    pub(crate) fn presume(&mut self, sequence: u64, stray: Stray) -> Option<Entry> {
+        self.close(sequence, State::Presumed(stray))
     }
 
     /// Updates the counts for a datagram that is no longer in `state`.
@@ -170,7 +214,7 @@ impl SentLog {
     /// Marks as overdue the waiting datagrams that were sent at or before `sent_ns`, and returns their number.
     pub(crate) fn expire(&mut self, sent_ns: u64) -> u32 {
         let mut overdue = 0;
-        self.oldest = self.oldest.max(self.next.saturating_sub(self.mask + 1));
+        self.oldest = self.oldest.max(self.first());
         while self.oldest < self.next {
             let entry = &mut self.entries[(self.oldest & self.mask) as usize];
             if entry.state == State::Waiting {
@@ -188,9 +232,8 @@ impl SentLog {
 
     /// The datagrams without an answer and their sequence numbers, oldest first.
     pub(crate) fn iter_unanswered(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let first = self.next.saturating_sub(self.mask + 1);
-        (first..self.next)
-            .map(|sequence| (sequence, &self.entries[(sequence & self.mask) as usize]))
+        (self.first()..self.next)
+            .map(|sequence| (sequence, self.entry(sequence)))
             .filter(|(_, entry)| entry.is_unanswered())
     }
 }
@@ -268,6 +311,45 @@ mod tests {
         assert_eq!(sent_log.answer(0).unwrap().state, State::Unreachable);
         sent_log.answer(1);
         assert_eq!(sent_log.unreachable(1), None);
+    }
+
+    #[test]
+    fn datagrams_are_found_by_their_time() {
+        let mut sent_log = SentLog::new(8);
+        // two each, so that the table goes round
+        for time in (0..20).flat_map(|time| [time * 10; 2]) {
+            sent_log.add(time, time);
+        }
+        let found = |sent_log: &SentLog, time: u64| {
+            sent_log.iter_intended(time).map(|(sequence, _)| sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&sent_log, 160), [32, 33]);
+        assert_eq!(found(&sent_log, 190), [38, 39]);
+        for time in [0, 150, 161, 189, 191, u64::MAX] {
+            assert!(found(&sent_log, time).is_empty(), "{time}");
+        }
+        // refused datagrams keep their places in the search
+        for sequence in 34..38 {
+            sent_log.remove(sequence);
+        }
+        assert_eq!((found(&sent_log, 160), found(&sent_log, 190)), (vec![32, 33], vec![38, 39]));
+        assert_eq!(sent_log.get(35), None);
+    }
+
+    #[test]
+    fn the_only_one_in_flight_is_the_oldest_that_waits() {
+        let mut sent_log = SentLog::new(8);
+        assert_eq!(sent_log.oldest_waiting(100), None);
+        for time in [10, 20, 30, 40] {
+            sent_log.add(time, time);
+        }
+        sent_log.answer(1);
+        assert_eq!((sent_log.oldest_waiting(9), sent_log.waiting()), (Some(0), 3));
+        assert_eq!((sent_log.oldest_waiting(10), sent_log.waiting()), (Some(2), 2));
+        sent_log.presume(2, Stray::Foreign);
+        assert_eq!((sent_log.oldest_waiting(10), sent_log.waiting()), (Some(3), 1));
+        assert_eq!(sent_log.answer(2).unwrap().state, State::Presumed(Stray::Foreign));
+        assert_eq!((sent_log.oldest_waiting(40), sent_log.unanswered()), (None, 2));
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl Target {
     fn at(&self, ip: IpAddr, port: u16) -> SocketAddr {
         match ip {
             IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
+            // replies name the interface of link-local addresses only
+            IpAddr::V6(ip) if !ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, 0).into(),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope_id).into(),
         }
     }

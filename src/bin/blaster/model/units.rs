@@ -13,9 +13,14 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// A number of things: 1 flow, 2 flows. The plural of `thing` ends in s.
+/// A number of things: 1 flow, 2 flows, 2 replies.
 pub(crate) fn counted(number: u64, thing: &str) -> String {
-    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+    let things = match thing.strip_suffix('y') {
+        _ if number == 1 => thing.to_owned(),
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{thing}s"),
+    };
+    format!("{} {things}", count(number))
 }
 
 /// A rate per second: a whole number, except for small rates.
@@ -90,6 +95,7 @@ mod tests {
         for (number, wanted) in [(0, "0 flows"), (1, "1 flow"), (2, "2 flows"), (1_000, "1,000 flows")] {
             assert_eq!(counted(number, "flow"), wanted);
         }
+        assert_eq!((counted(1, "reply"), counted(2, "reply")), ("1 reply".into(), "2 replies".into()));
         for (per_s, wanted) in [(0.0, "0"), (0.5, "0.50"), (3.0, "3"), (9.99, "9.99"), (1_999.6, "2,000")] {
             assert_eq!(rate(per_s), wanted);
         }

@@ -5,6 +5,7 @@
 //! the measured time without the warmup, and balances: sent = ok + corrupted + truncated + misdirected + late + lost +
 //! unreachable. Each of the `intervals` balances as well: a datagram counts in the second of its intended send time.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::counts::Connections;
 use crate::model::counts::Counts;
+use crate::model::icmp;
 use crate::model::latency::Percentiles;
 use crate::model::results::Example;
 use crate::model::units::counted;
@@ -225,6 +227,14 @@ pub(crate) struct IcmpErrors {
     pub(crate) count: u64,
 }
 
+impl IcmpErrors {
+    /// What they say, as in `port unreachable`.
+    pub(crate) fn meaning(&self) -> String {
+        let is_ipv4 = self.from.parse().is_ok_and(|from: IpAddr| from.is_ipv4());
+        icmp::meaning(is_ipv4, self.icmp_type, self.icmp_code)
+    }
+}
+
 /// Local errors of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LocalErrors {
@@ -282,6 +292,11 @@ impl Report {
         let implausible = || ReadError::Implausible(format!("started_at {:?}", self.started_at));
         let started_at = humantime::parse_rfc3339(&self.started_at).map_err(|_| implausible())?;
         started_at.checked_add(Duration::from_nanos(self.load.warmup_ns)).ok_or_else(implausible)
+    }
+
+    /// Datagrams that every byte came back for, with the warmup.
+    pub(crate) fn right(&self) -> u64 {
+        self.totals.counts.right() + self.warmup.right()
     }
 
     /// Datagrams that something came back for, with the warmup.

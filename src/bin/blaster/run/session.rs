@@ -9,7 +9,7 @@ use rand::random;
 use tubular_echo::kernel::sys;
 
 use crate::console::signals;
-use crate::judge::warnings;
+use crate::judge::{causes, warnings};
 use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
@@ -115,7 +115,10 @@ impl Session {
 /// Adds the warnings. A run that sent nothing is an error if the kernel says why.
 fn finish(mut report: Report) -> Result<Report, LoadError> {
     if report.sent() == 0 && !report.refusals.is_empty() {
-        let reasons: Vec<_> = report.refusals.iter().map(|refusals| refusals.message.as_str()).collect();
+        let reasons = match report.connections {
+            Some(_) => causes::causes(&report),
+            None => report.refusals.iter().map(|refusals| refusals.message.clone()).collect(),
+        };
         return Err(LoadError::NothingSent(reasons.join(", ")));
     }
     report.warnings = warnings::warnings(&report);

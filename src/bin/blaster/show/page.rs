@@ -58,7 +58,7 @@ fn results(report: &Report) -> Markup {
                 plots::latency_over_time(report),
             ] { (card(&plot)) }
         }
-        div.tables { (facts::outcomes(report)) (facts::latencies(report)) (facts::details(report)) }
+        div.tables { (facts::outcomes(report)) (facts::latencies(report)) (facts::wrong_replies(report)) (facts::details(report)) }
     }
 }
 
@@ -194,6 +194,7 @@ fn card(plot: &Plot) -> Markup {
 mod tests {
     use super::*;
     use crate::model::counts::Counts;
+    use crate::model::results::{Example, MessageNumber, SentMessage, first_bytes};
     use crate::report::sample::report;
 
     fn sample() -> Report {
@@ -233,6 +234,28 @@ mod tests {
         assert_eq!(page.matches("<details").count(), 2);
         // two plots of both runs, and four of each; runs without a rate have no plots by rate
         assert_eq!(page.matches("<svg").count(), 2 + 2 * 4);
+    }
+
+    #[test]
+    fn a_page_shows_which_byte_differs() {
+        let mut report = sample();
+        let sent: Vec<u8> = (0..64).map(|nth| nth + 0x10).collect();
+        let mut came = sent.clone();
+        came[63] ^= 1;
+        let number = MessageNumber { flow: 3, sequence: 9 };
+        report.examples = vec![Example {
+            kind: "corrupted".into(),
+            came_from: Some("127.0.0.1:7".parse().unwrap()),
+            came_bytes: 64,
+            came_first: first_bytes(&came),
+            answers: Some(SentMessage::new("127.0.0.1:7".parse().unwrap(), number, &sent, &came)),
+            in_flight: None,
+            bytes_of: None,
+        }];
+        let page = render(&Document::Run(Box::new(report)));
+        assert_self_contained(&page);
+        assert!(page.contains("Wrong replies"), "{page}");
+        assert!(page.contains("byte 63 differs: sent 0x4f, got 0x4e (flow 3, number 9)"), "{page}");
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! The report as plain text, with aligned columns.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
-use crate::model::results::{Example, SentMessage};
 use crate::model::units::{bandwidth, count, counted, duration, percent, rate};
 use crate::report::schema::Report;
 use crate::show::columns::{Column, fitting};
@@ -19,10 +18,9 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     generator(report, paint, &mut out);
     for errors in &report.icmp_errors {
         let line = format!(
-            "{} × ICMP type {} code {} from {} about {}",
+            "{} × ICMP {} from {} about {}",
             count(errors.count),
-            errors.icmp_type,
-            errors.icmp_code,
+            errors.meaning(),
             errors.from,
             errors.about
         );
@@ -39,19 +37,6 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
         let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
     }
     out
-}
-
-impl fmt::Display for Example {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, came_bytes, .. } = self;
-        let from = self.came_from.map_or("an unknown address".into(), |from| from.to_string());
-        let Some(SentMessage { sent_to, sent_bytes, flow, sequence, differs_at }) = &self.answers else {
-            return write!(f, "{kind}: {came_bytes} bytes from {from}");
-        };
-        write!(f, "{kind}: {sent_bytes} bytes to {sent_to}, {came_bytes} from {from}")?;
-        differs_at.map_or(Ok(()), |at| write!(f, ", byte {at} differs"))?;
-        write!(f, " (flow {flow}, number {sequence})")
-    }
 }
 
 fn heading(report: &Report, paint: &Paint, out: &mut String) {
@@ -111,6 +96,7 @@ fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
         count_line(class.name(), number, class != Class::Ok, &share, paint, out);
     }
     if is_tcp {
+        count_line("crossed", counts.crossed, true, "", paint, out);
         count_line("unattributed", counts.unattributed, true, "", paint, out);
         connections(report, paint, out);
     } else {
@@ -134,13 +120,21 @@ fn connections(report: &Report, paint: &Paint, out: &mut String) {
 /// The counts beside the classes.
 fn beside(report: &Report, paint: &Paint, out: &mut String) {
     let totals = &report.totals;
-    let distance = format!(
+    let mut distance = format!(
         "   by {:.1} on average, {} at most",
         totals.reorder_distance_mean, totals.reorder_distance_max
     );
+    if report.load.flows > 1 {
+        distance.push_str(", within a flow");
+    }
     out.push_str("beside\n");
     for (name, number) in totals.counts.beside().chain([("own_drops", totals.own_drops)]) {
-        let note = if name == "reordered" && number > 0 { distance.as_str() } else { "" };
+        let note = match (name, number) {
+            ("reordered", 1..) => distance.as_str(),
+            // an order of different flows does not exist
+            ("reordered", 0) if report.load.flows > 1 => "   seen within a flow only",
+            _ => "",
+        };
         count_line(name, number, true, note, paint, out);
     }
 }

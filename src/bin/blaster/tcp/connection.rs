@@ -10,8 +10,9 @@ use tokio_uring::net::TcpStream;
 
 use crate::model::counts::Class;
 use crate::model::counts::Connections;
-use crate::model::results::{Example, Results, SentMessage};
-use crate::tcp::echo::{Echo, Echoed, Expected};
+use crate::model::payload::Header;
+use crate::model::results::{Example, MessageNumber, Results, SentMessage, first_bytes};
+use crate::tcp::echo::{Difference, Echo, Echoed, Expected};
 use crate::tcp::local_end;
 use crate::tcp::plan::Mode;
 use crate::tcp::shared::Shared;
@@ -77,13 +78,21 @@ impl Connection {
                     self.note_connection(|connections| connections.established += 1);
                     let stream = Rc::new(stream);
                     let ended = self.echo_once_in_time(&stream, now_ns).await;
+                    let has_failed = ended.is_err();
                     self.note_end(ended);
+                    if has_failed {
+                        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                    }
                 }
                 Err(error) => {
                     // without a local port blaster did not reach the server: it may still be there
                     let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
                     self.is_in_order.set(is_ours && self.is_in_order.get());
-                    self.note_connection(|connections| connections.failed += 1);
+                    self.note_connection(|connections| {
+                        connections.failed += 1;
+                        connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
+                        connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
+                    });
                     self.shared
                         .results
                         .borrow_mut()
@@ -230,19 +239,22 @@ impl Connection {
         while !bytes.is_empty() {
             let Ok((echoed, rest)) = self.echo.borrow_mut().feed(&traffic.bodies, bytes) else {
                 results.outcomes.at(now_ns).counts.unattributed += 1;
-                self.show_example("unattributed", bytes.len(), None, results);
+                self.show_example("unattributed", bytes.len(), bytes, None, results);
                 break;
             };
             bytes = rest;
-            let Some(Echoed { expected, differs_at }) = echoed else { continue };
+            let Some(Echoed { expected, difference, head }) = echoed else { continue };
             let waited_ns = now_ns.saturating_sub(expected.sent_ns);
-            let class = match differs_at {
+            let class = match difference {
                 Some(_) => Class::Corrupted,
                 None if waited_ns > traffic.timeout_ns => Class::Late,
                 None => Class::Ok,
             };
-            if class.is_wrong() {
-                self.show_example(class.name(), expected.bytes, Some((expected, differs_at)), results);
+            if class == Class::Corrupted {
+                let is_crossed = self.other_message(&expected, &head).is_some();
+                results.outcomes.at(now_ns).counts.crossed += u64::from(is_crossed);
+                let kind = if is_crossed { "crossed" } else { class.name() };
+                self.show_example(kind, expected.bytes, &head, Some((expected, difference)), results);
             }
             let second = results.outcomes.at(expected.sent_ns);
             *second.counts.of_mut(class) += 1;
@@ -263,26 +275,49 @@ impl Connection {
         });
     }
 
-    /// Keeps one of the first few wrong echoes for the report. `answers`: the message, and the first byte that differs.
+    /// The other message of this run that an echo of `expected` begins like.
+    fn other_message(&self, expected: &Expected, head: &[u8]) -> Option<MessageNumber> {
+        let header =
+            Header::decode(head).filter(|header| header.run_id == self.shared.plan.traffic.run_id)?;
+        let found = MessageNumber { flow: header.flow, sequence: header.sequence };
+        (found != MessageNumber { flow: self.id, sequence: expected.sequence }).then_some(found)
+    }
+
+    /// Keeps one of the first few wrong echoes for the report. `came`: its beginning. `answers`: the message, and the first
+    /// byte that differs.
     fn show_example(
         &self,
         kind: &str,
         came_bytes: usize,
-        answers: Option<(Expected, Option<usize>)>,
+        came: &[u8],
+        answers: Option<(Expected, Option<Difference>)>,
         results: &mut Results,
     ) {
         if !results.wants_example(kind) {
             return;
         }
-        let peer = self.shared.plan.traffic.targets.of_flow(self.id);
-        let answers = answers.map(|(expected, differs_at)| SentMessage {
-            sent_to: peer,
-            sent_bytes: expected.bytes,
-            flow: self.id,
-            sequence: expected.sequence,
-            differs_at,
+        let traffic = &self.shared.plan.traffic;
+        let peer = traffic.targets.of_flow(self.id);
+        let bytes_of = answers.as_ref().and_then(|(expected, _)| self.other_message(expected, came));
+        let answers = answers.map(|(expected, difference)| {
+            let sent = expected.message(&traffic.bodies);
+            let number = MessageNumber { flow: self.id, sequence: expected.sequence };
+            SentMessage {
+                differs_at: difference.map(|it| it.at),
+                sent_byte: difference.map(|it| sent[it.at]),
+                came_byte: difference.map(|it| it.came),
+                ..SentMessage::new(peer, number, &sent, &[])
+            }
         });
-        results.examples.push(Example { kind: kind.into(), came_from: Some(peer), came_bytes, answers });
+        results.examples.push(Example {
+            kind: kind.into(),
+            came_from: Some(peer),
+            came_bytes,
+            came_first: first_bytes(came),
+            answers,
+            in_flight: None,
+            bytes_of,
+        });
     }
 
     fn note_connection(&self, change: impl FnOnce(&mut Connections)) {
@@ -300,7 +335,13 @@ impl Connection {
         if ended.is_err() && self.is_shut_down() {
             self.note_connection(|connections| connections.stuck += 1);
         } else if let Err(error) = ended {
-            self.note_connection(|connections| connections.broken += 1);
+            self.note_connection(|connections| {
+                connections.broken += 1;
+                connections.closed += u64::from(error.kind() == io::ErrorKind::UnexpectedEof);
+                let is_reset =
+                    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+                connections.reset += u64::from(is_reset);
+            });
             if let Some(errno) = error.raw_os_error() {
                 self.shared.results.borrow_mut().note_local_error(errno);
             }
@@ -308,14 +349,19 @@ impl Connection {
         self.count_unanswered();
     }
 
-    /// Counts what has not come back by the end: truncated if a part of it came, else lost.
+    /// Counts what has not come back by the end: lost if nothing came; truncated, or corrupted, if a part of it came.
     pub(super) fn count_unanswered(&self) {
         let mut results = self.shared.results.borrow_mut();
-        for (expected, came_bytes) in self.echo.borrow_mut().end() {
-            let class = if came_bytes > 0 { Class::Truncated } else { Class::Lost };
-            *results.outcomes.at(expected.sent_ns).counts.of_mut(class) += 1;
+        for left in self.echo.borrow_mut().end() {
+            let class = match (left.came_bytes, left.difference) {
+                (0, _) => Class::Lost,
+                (_, None) => Class::Truncated,
+                (_, Some(_)) => Class::Corrupted,
+            };
+            *results.outcomes.at(left.expected.sent_ns).counts.of_mut(class) += 1;
             if class.is_wrong() {
-                self.show_example(class.name(), came_bytes, Some((expected, None)), &mut results);
+                let answers = Some((left.expected, left.difference));
+                self.show_example(class.name(), left.came_bytes, left.head(), answers, &mut results);
             }
         }
     }

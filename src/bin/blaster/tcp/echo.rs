@@ -19,7 +19,44 @@ pub(crate) struct Expected {
 pub(crate) struct Echoed {
     pub(crate) expected: Expected,
     /// The first byte that differs from what was sent.
-    pub(crate) differs_at: Option<usize>,
+    pub(crate) difference: Option<Difference>,
+    /// The beginning of the echo.
+    pub(crate) head: [u8; HEADER_BYTES],
+}
+
+/// A message whose echo will not be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Incomplete {
+    pub(crate) expected: Expected,
+    /// How many bytes of the echo came.
+    pub(crate) came_bytes: usize,
+    /// The first of them that differs from what was sent.
+    pub(crate) difference: Option<Difference>,
+    head: [u8; HEADER_BYTES],
+}
+
+impl Incomplete {
+    /// The beginning of the echo.
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head[..self.came_bytes.min(HEADER_BYTES)]
+    }
+}
+
+/// A byte of an echo that differs from what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Its place in the message, from 0.
+    pub(crate) at: usize,
+    pub(crate) came: u8,
+}
+
+impl Expected {
+    /// The whole message.
+    pub(crate) fn message(&self, bodies: &Bodies) -> Vec<u8> {
+        let mut message = vec![0; self.bytes];
+        bodies.write_encoded(&self.header, &mut message);
+        message
+    }
 }
 
 /// The part of a stream that has not come back.
@@ -29,7 +66,9 @@ pub(crate) struct Echo {
     /// How many bytes of the first expected message have come.
     at: usize,
     /// The first of them that differs from what was sent.
-    differs_at: Option<usize>,
+    difference: Option<Difference>,
+    /// The first of them.
+    head: [u8; HEADER_BYTES],
 }
 
 impl Echo {
@@ -56,28 +95,33 @@ impl Echo {
         }
         let first = *self.expected.front().ok_or(Unasked)?;
         let (part, rest) = bytes.split_at(bytes.len().min(first.bytes - self.at));
-        if self.differs_at.is_none() && !bodies.is_part(&first.header, self.at, part) {
+        if self.difference.is_none() && !bodies.is_part(&first.header, self.at, part) {
             let differs = |&at: &usize| !bodies.is_part(&first.header, self.at + at, &part[at..=at]);
-            self.differs_at = (0..part.len()).find(differs).map(|at| self.at + at);
+            let found = (0..part.len()).find(differs);
+            self.difference = found.map(|at| Difference { at: self.at + at, came: part[at] });
+        }
+        if let Some(head) = self.head.get_mut(self.at..) {
+            let bytes = head.len().min(part.len());
+            head[..bytes].copy_from_slice(&part[..bytes]);
         }
         self.at += part.len();
         if self.at < first.bytes {
             return Ok((None, rest));
         }
-        let echoed = Echoed { expected: first, differs_at: self.differs_at.take() };
+        let echoed = Echoed { expected: first, difference: self.difference.take(), head: self.head };
         self.expected.pop_front();
         self.at = 0;
         Ok((Some(echoed), rest))
     }
 
-    /// Ends the stream. Returns the messages whose echo is not complete, oldest first, and how many bytes of each came.
-    pub(crate) fn end(&mut self) -> impl Iterator<Item = (Expected, usize)> {
-        self.differs_at = None;
-        let first = std::mem::take(&mut self.at);
-        self.expected
-            .drain(..)
-            .enumerate()
-            .map(move |(nth, expected)| (expected, if nth == 0 { first } else { 0 }))
+    /// Ends the stream. Returns the messages whose echo is not complete, oldest first.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = Incomplete> {
+        let mut first = Some((std::mem::take(&mut self.at), self.difference.take()));
+        let head = self.head;
+        self.expected.drain(..).map(move |expected| {
+            let (came_bytes, difference) = first.take().unwrap_or((0, None));
+            Incomplete { expected, came_bytes, difference, head }
+        })
     }
 }
 
@@ -127,7 +171,7 @@ mod tests {
             let stream = stream(&bodies, &mut echo);
             let found = feed_in_pieces(&mut echo, &bodies, &stream, piece_bytes);
             let found: Vec<_> =
-                found.iter().map(|echoed| (echoed.expected.sent_ns, echoed.differs_at)).collect();
+                found.iter().map(|echoed| (echoed.expected.sent_ns, echoed.difference)).collect();
             let wanted: Vec<_> = (0..4).map(|sequence| (100 + sequence, None)).collect();
             assert_eq!(found, wanted, "pieces of {piece_bytes}");
             assert!(echo.is_complete());
@@ -150,12 +194,13 @@ mod tests {
             let mut echo = Echo::default();
             let mut stream = stream(&bodies, &mut echo);
             stream[byte] ^= 0x80;
+            let came = stream[byte];
             let found = feed_in_pieces(&mut echo, &bodies, &stream, 50);
             let wrong: Vec<_> = found
                 .iter()
-                .filter_map(|echoed| Some((echoed.expected.sequence, echoed.differs_at?)))
+                .filter_map(|echoed| Some((echoed.expected.sequence, echoed.difference?)))
                 .collect();
-            assert_eq!(wrong, [(damaged, at)], "byte {byte}");
+            assert_eq!(wrong, [(damaged, Difference { at, came })], "byte {byte}");
         }
     }
 
@@ -175,8 +220,15 @@ mod tests {
         let mut echo = Echo::default();
         let stream = stream(&bodies, &mut echo);
         feed_in_pieces(&mut echo, &bodies, &stream[..40], 40);
-        let left: Vec<_> = echo.end().map(|(expected, came)| (expected.sent_ns, came)).collect();
+        let left: Vec<_> = echo.end().map(|left| (left.expected.sent_ns, left.came_bytes)).collect();
         assert_eq!(left, [(101, 8), (102, 0), (103, 0)]);
         assert!(echo.is_complete());
+
+        let mut stream = self::stream(&bodies, &mut echo);
+        stream[35] ^= 1;
+        feed_in_pieces(&mut echo, &bodies, &stream[..40], 40);
+        let left: Vec<_> =
+            echo.end().map(|left| (left.difference.map(|it| it.at), left.head().to_vec())).collect();
+        assert_eq!(left, [(Some(3), stream[32..40].to_vec()), (None, vec![]), (None, vec![])]);
     }
 }

@@ -1,10 +1,12 @@
 //! One flow: it composes datagrams and judges replies. No socket, no clock.
 
+mod attribution;
+
 use std::net::SocketAddr;
 
 use crate::model::counts::Class;
-use crate::model::payload::{self, Content, Header};
-use crate::model::results::{Example, Results, SentMessage};
+use crate::model::payload::{Content, Header};
+use crate::model::results::{Example, Results, SentMessage, first_bytes};
 use crate::model::sent_log::{Entry, SentLog, State};
 use crate::udp::plan::Plan;
 
@@ -17,6 +19,15 @@ pub(crate) struct Train {
     pub(crate) datagrams: u32,
     /// Bytes of payload in all.
     pub(crate) bytes: u32,
+}
+
+/// What a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attributed {
+    sequence: u64,
+    content: Content,
+    /// The bytes of the reply before the datagram.
+    bytes_before: usize,
 }
 
 #[derive(Debug)]
@@ -169,16 +180,8 @@ impl Flow {
         now_ns: u64,
         results: &mut Results,
     ) -> Option<(Class, u64)> {
-        let Some((sequence, content)) = self.attribute(plan, reply) else {
-            let counts = &mut results.outcomes.at(now_ns).counts;
-            counts.unattributed += 1;
-            counts.bytes_received += reply.len() as u64;
-            if results.wants_example("unattributed") {
-                let came_bytes = reply.len();
-                let kind = "unattributed".into();
-                results.examples.push(Example { kind, came_from: source, came_bytes, answers: None });
-            }
-            return None;
+        let Some(Attributed { sequence, content, bytes_before }) = self.attribute(plan, reply) else {
+            return self.judge_stray(plan, source, reply, now_ns, results);
         };
         let before = self.sent_log.answer(sequence)?;
         let second = results.outcomes.at(before.intended_ns);
@@ -187,9 +190,12 @@ impl Flow {
             second.counts.duplicated += 1;
             return None;
         }
-        if before.state == State::Unreachable {
-            *second.counts.of_mut(Class::Unreachable) -= 1;
+        match before.state {
+            State::Unreachable => *second.counts.of_mut(Class::Unreachable) -= 1,
+            State::Presumed(stray) => self.correct(sequence, &before, stray, results),
+            _ => {}
         }
+        let second = results.outcomes.at(before.intended_ns);
         if let Some(distance) = self.sent_log.overtaken(sequence) {
             second.count_reordered(distance);
         }
@@ -204,13 +210,16 @@ impl Flow {
         };
         *second.counts.of_mut(class) += 1;
         if class.is_wrong() && results.wants_example(class.name()) {
-            let answers = Some(self.compare(plan, sequence, before.intended_ns, reply));
-            let came_bytes = reply.len();
+            let bytes_before = Some(bytes_before).filter(|bytes| *bytes > 0);
+            let compared = self.compare(plan, sequence, before.intended_ns, reply);
             results.examples.push(Example {
                 kind: class.name().into(),
                 came_from: source,
-                came_bytes,
-                answers,
+                came_bytes: reply.len(),
+                came_first: first_bytes(reply),
+                answers: Some(SentMessage { bytes_before, ..compared }),
+                in_flight: None,
+                bytes_of: None,
             });
         }
         let round_trip_ns =
@@ -224,46 +233,6 @@ impl Flow {
         Some((class, round_trip_ns))
     }
 
-    /// The datagram `sequence` as it was sent, and the first byte in which `reply` differs.
-    fn compare(&self, plan: &Plan, sequence: u64, intended_ns: u64, reply: &[u8]) -> SentMessage {
-        let mut sent = vec![0; self.bytes_of(plan, sequence) as usize];
-        plan.traffic.bodies.write(&self.header(plan, sequence, intended_ns), &mut sent);
-        let differs = |(came, sent): (&u8, &u8)| came != sent;
-        SentMessage {
-            sent_to: self.peer(plan, sequence),
-            sent_bytes: sent.len(),
-            flow: self.id,
-            sequence,
-            differs_at: reply.iter().zip(&sent).position(differs),
-        }
-    }
-
-    /// The sequence number of the datagram that `reply` answers, and the judgement of its content. `None`: it answers no
-    /// datagram of this flow.
-    fn attribute(&self, plan: &Plan, reply: &[u8]) -> Option<(u64, Content)> {
-        let claimed = payload::sequence(reply)?;
-        let content = self.sent_log.get(claimed).map_or(Content::Foreign, |entry| {
-            let header = self.header(plan, claimed, entry.intended_ns);
-            plan.traffic.bodies.judge(&header, self.bytes_of(plan, claimed) as usize, reply)
-        });
-        if !matches!(content, Content::Foreign | Content::Resembling) {
-            return Some((claimed, content));
-        }
-        // The sequence number itself may be damaged. Then the rest of the header is intact, and in a train nothing else
-        // tells the datagram from its neighbours.
-        let intended_ns = payload::intended_ns(reply)?;
-        let is_meant = |&(sequence, entry): &(u64, &Entry)| {
-            entry.intended_ns == intended_ns
-                && payload::differs_in_sequence_only(&self.header(plan, sequence, intended_ns), reply)
-        };
-        let meant = self
-            .sent_log
-            .iter_unanswered()
-            .find(is_meant)
-            .map(|(sequence, _)| (sequence, Content::Corrupted));
-        meant.or_else(|| (content == Content::Resembling).then_some((claimed, Content::Corrupted)))
-    }
-
     /// Notes an ICMP report: the network could not deliver a datagram to `peer`. `quoted` is the beginning of its
     /// payload, as far as the report quotes it. Returns whether a datagram of this flow became unreachable by it.
     pub(crate) fn unreachable(
@@ -273,7 +242,7 @@ impl Flow {
         quoted: &[u8],
         results: &mut Results,
     ) -> bool {
-        let quoted_sequence = self.attribute(plan, quoted).map(|(sequence, _)| sequence);
+        let quoted_sequence = self.attribute(plan, quoted).map(|found| found.sequence);
         // routers need to quote only the UDP header: then the report counts for the oldest datagram to that peer
         let sequence = quoted_sequence.or_else(|| {
             let mut unanswered = self.sent_log.iter_unanswered();

@@ -30,7 +30,7 @@ pub(super) fn load(report: &Report) -> String {
 
 /// Each class with its share, and a bar that shows small shares too.
 pub(super) fn outcomes(report: &Report) -> Markup {
-    let counts = &report.totals.counts;
+    let (counts, load) = (&report.totals.counts, &report.load);
     let ink = |class| if class == Class::Ok { Ink::GOOD } else { Ink::BAD };
     let beside = counts.beside().chain([("own_drops", report.totals.own_drops)]);
     // a logarithmic bar: one in a million is visible beside the million
@@ -54,7 +54,7 @@ pub(super) fn outcomes(report: &Report) -> Markup {
                 }
                 tbody {
                     @for (name, number) in beside {
-                        tr.zero[number == 0] { th { (name.replace('_', " ")) } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
+                        tr.zero[number == 0] { th { (name.replace('_', " ")) @if name == "reordered" && load.flows > 1 { " within a flow" } } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
                     }
                 }
             }
@@ -92,6 +92,20 @@ pub(super) fn latencies(report: &Report) -> Markup {
                 tbody { @for (name, of) in FIGURES {
                     tr { th { (name) } @for (_, percentiles) in &rows { td.number { (duration(of(percentiles))) } } }
                 } }
+            }
+        }
+    }
+}
+
+/// The first wrong replies of each kind.
+pub(super) fn wrong_replies(report: &Report) -> Markup {
+    html! {
+        @if !report.examples.is_empty() {
+            section.card.wide {
+                h2 { "Wrong replies" }
+                table.facts { tbody { @for example in &report.examples {
+                    tr { th { (example.kind) } td { (example.sentence()) } }
+                } } }
             }
         }
     }
@@ -143,10 +157,9 @@ pub(super) fn details(report: &Report) -> Markup {
         rows.push((
             "ICMP",
             format!(
-                "{} × type {} code {} from {} about {}",
+                "{} × {} from {} about {}",
                 count(errors.count),
-                errors.icmp_type,
-                errors.icmp_code,
+                errors.meaning(),
                 errors.from,
                 errors.about
             ),

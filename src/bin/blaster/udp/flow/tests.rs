@@ -158,14 +158,132 @@ fn swapped_replies_are_reordered_once() {
     assert_eq!(bench.close(), Counts { sent: 4, ok: 4, reordered: 1, ..Counts::default() });
 }
 
+/// Replies that answer nothing.
+fn foreign(payload: &[u8]) -> [Vec<u8>; 4] {
+    let own: &[u8] = b"hello, who are you? I am not one of yours";
+    [vec![], payload[..15].into(), vec![0xaa; 64], own.into()]
+}
+
+fn kinds(bench: &Bench) -> Vec<&str> {
+    bench.results.examples.iter().map(|example| example.kind.as_str()).collect()
+}
+
 #[test]
-fn foreign_datagrams_are_unattributed() {
+fn foreign_datagrams_are_unattributed_while_several_datagrams_wait() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(10);
-    for foreign in [&[][..], &payload[..15], &[0xaa; 64], b"hello, who are you? I am not one of yours"] {
-        assert!(!bench.reply(peer, foreign, 20));
+    bench.send_one(11);
+    for foreign in foreign(&payload) {
+        assert!(!bench.reply(peer, &foreign, 20));
     }
-    assert_eq!(bench.close(), Counts { sent: 1, lost: 1, unattributed: 4, ..Counts::default() });
+    assert_eq!(kinds(&bench), ["unattributed"; 3]);
+    let example = &bench.results.examples[2];
+    let waiting = example.in_flight.as_ref().expect("the oldest datagram in flight");
+    assert_eq!((&example.came_first[..], &waiting.sent_first[..]), (&[0xaa; 16][..], &payload[..16]));
+    assert_eq!((waiting.sequence, example.answers.as_ref()), (0, None));
+    assert_eq!(bench.close(), Counts { sent: 2, lost: 2, unattributed: 4, ..Counts::default() });
+}
+
+#[test]
+fn a_foreign_datagram_answers_the_only_one_in_flight() {
+    let mut bench = bench();
+    // an older one is lost, and another address answers nothing
+    bench.send_one(10);
+    let mut now_ns = 11 + TIMEOUT_NS;
+    for foreign in foreign(&[7; 64]) {
+        let (peer, _) = bench.send_one(now_ns);
+        assert!(!bench.reply("127.0.0.9:7".parse().unwrap(), &foreign, now_ns + 1));
+        assert!(bench.reply(peer, &foreign, now_ns + 2), "{foreign:?}");
+        assert!(!bench.reply(peer, &foreign, now_ns + 3), "nothing is in flight");
+        assert_eq!(bench.flow.waiting(), 0, "a closed loop goes on");
+        let example = &bench.results.examples[1];
+        assert_eq!((example.kind.as_str(), example.answers.as_ref().unwrap().sent_bytes), ("corrupted", 64));
+        now_ns += 10;
+    }
+    let wanted = Counts { sent: 5, corrupted: 4, lost: 1, unattributed: 8, ..Counts::default() };
+    assert_eq!(bench.close(), wanted);
+}
+
+#[test]
+fn the_true_answer_corrects_it() {
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(10);
+    assert!(bench.reply(peer, b"something else, first", 20));
+    let (_, next) = bench.send_one(21);
+    assert!(bench.reply(peer, &payload, 22) && bench.reply(peer, &next, 23));
+    assert_eq!(kinds(&bench), ["unattributed"]);
+    assert_eq!(bench.close(), Counts { sent: 2, ok: 2, unattributed: 1, ..Counts::default() });
+}
+
+#[test]
+fn a_server_that_adds_a_beginning_corrupts_whatever_is_in_flight() {
+    let mut bench = bench();
+    let sent: Vec<_> = (0..4).map(|time| bench.send_one(time)).collect();
+    for (peer, payload) in &sent {
+        assert!(bench.reply(*peer, &[b"hi ", &payload[..]].concat(), 20));
+    }
+    let example = &bench.results.examples[0];
+    let answers = example.answers.as_ref().unwrap();
+    assert_eq!((answers.bytes_before, &example.came_first[..3]), (Some(3), &b"hi "[..]));
+    // again: the first one has an answer
+    assert!(!bench.reply(sent[0].0, &[b"hi ", &sent[0].1[..]].concat(), 21));
+    assert_eq!(bench.close(), Counts { sent: 4, corrupted: 4, duplicated: 1, ..Counts::default() });
+}
+
+#[test]
+fn a_server_that_changes_the_beginning_corrupts_whatever_is_in_flight() {
+    for train in [1, 4] {
+        let mut bench = bench_with("127.0.0.1:7", false, train);
+        let sent: Vec<_> = (0..4 / train).flat_map(|time| bench.send(time.into()).1).collect();
+        for payload in &sent {
+            let reply = [&[0; 16], &payload[16..]].concat();
+            assert!(bench.reply(bench.flow.home(), &reply, 20), "trains of {train}");
+        }
+        assert_eq!(bench.close(), Counts { sent: 4, corrupted: 4, ..Counts::default() });
+    }
+}
+
+#[test]
+fn the_bytes_of_another_flow_are_a_kind_of_their_own() {
+    let mut bench = bench();
+    let of = |run_id, flow| {
+        let mut message = vec![0; 64];
+        // the same number and time as the first datagram of this flow
+        let header = Header { run_id, flow, sequence: 0, intended_ns: 10 };
+        Bodies::new().write(&header, &mut message);
+        message
+    };
+    let (peer, payload) = bench.send_one(10);
+    let (_, next) = bench.send_one(11);
+    assert!(!bench.reply(peer, &of(0xfeed, 1), 20));
+    assert!(bench.reply(peer, &payload, 21));
+    assert!(!bench.reply(peer, &of(0xbeef, 1), 22), "another run is no flow of this one");
+    assert!(bench.reply(peer, &of(0xfeed, 2), 23), "it answers the only one in flight");
+    assert!(bench.reply(peer, &next, 24), "until the true answer comes");
+    assert_eq!(kinds(&bench), ["crossed", "unattributed", "crossed"]);
+    let of_flows: Vec<_> = bench.results.examples.iter().map(|it| it.bytes_of.map(|it| it.flow)).collect();
+    assert_eq!(of_flows, [Some(1), None, Some(2)]);
+    assert_eq!(bench.close(), Counts { sent: 2, ok: 2, crossed: 2, unattributed: 1, ..Counts::default() });
+}
+
+/// A million datagrams wait. A search through all of them would take minutes.
+#[test]
+fn a_stray_datagram_costs_a_few_steps() {
+    const WAITING: u64 = 1 << 20;
+    let mut bench = bench();
+    bench.flow = Flow::new(&bench.plan, 3, WAITING as usize);
+    for time in 0..WAITING {
+        bench.flow.compose(&bench.plan, time, TIMEOUT_NS * WAITING, 1, &mut bench.out, &mut bench.results);
+    }
+    let begun = std::time::Instant::now();
+    for nth in 0..20_000 {
+        let mut stray = vec![0; 64];
+        let header = Header { run_id: 1, flow: 3, sequence: nth * 7, intended_ns: nth * 50 };
+        Bodies::write(&bench.plan.traffic.bodies, &header, &mut stray);
+        assert!(!bench.reply(bench.flow.home(), &stray, TIMEOUT_NS * WAITING));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(bench.results.outcomes.total().counts.unattributed, 20_000);
 }
 
 #[test]
