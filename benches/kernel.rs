@@ -467,12 +467,19 @@ impl Epoll {
 
     /// Declares the interest in `fd`; answers carry its number.
     pub(crate) fn add(&self, fd: &impl AsRawFd, events: c_int) -> Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, events)
+    }
+
+    /// Declares another interest. What is ready already is told again.
+    pub(crate) fn modify(&self, fd: &impl AsRawFd, events: c_int) -> Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, events)
+    }
+
+    fn control(&self, operation: c_int, fd: &impl AsRawFd, events: c_int) -> Result<()> {
         let mut event = libc::epoll_event { events: events as u32, u64: fd.as_raw_fd() as u64 };
         // SAFETY: `event` outlives the call, which copies it.
-        check(unsafe {
-            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
-        })
-        .map(drop)
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) })
+            .map(drop)
     }
 
     /// Waits for at least one answer; their number. A signal counts as none.
@@ -513,4 +520,15 @@ pub(crate) fn reset_on_close(socket: &impl AsFd) -> Result<()> {
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
     })
     .map(drop)
+}
+
+/// `splice(2)`: moves up to `bytes` between a socket and a pipe, as pages where it can. Waits for neither of them
+/// if the socket doesn't wait.
+pub(crate) fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> Result<usize> {
+    let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
+    let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    let none = std::ptr::null_mut();
+    // SAFETY: null for both offsets means that there are none; no other memory is passed.
+    let moved = unsafe { libc::splice(from, none, to, none, bytes, flags) };
+    usize::try_from(moved).map_err(|_| Error::last_os_error())
 }

@@ -27,6 +27,9 @@ pub(crate) struct Tcp {
     /// What they do
     #[arg(long, value_enum, default_value_t = Mode::PingPong)]
     mode: Mode,
+    /// Bytes that a stream sends at most ahead of what has come back; as many as the kernel takes if not given
+    #[arg(long)]
+    ahead: Option<usize>,
     #[command(flatten)]
     pub(super) aim: Aim,
 }
@@ -188,7 +191,9 @@ impl Client {
         more: bool,
         sample: &mut Sample,
     ) -> Result<bool> {
-        if more {
+        let under_way = (connection.sent - connection.received) as usize;
+        // Whole buffers only: small segments would be another load.
+        if more && self.options.ahead.is_none_or(|ahead| under_way + READ_BYTES <= ahead) {
             connection.write(self.pattern.at(connection.sent, READ_BYTES))?;
         }
         let before = connection.received / READ_BYTES as u64;

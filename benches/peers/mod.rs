@@ -28,6 +28,8 @@ pub(crate) enum Peer {
     Coalesce,
     /// TCP, epoll, edge-triggered
     Epoll,
+    /// The same; much at a time goes back by splice(2) through a pipe, without a copy
+    EpollSplice,
     /// UDP, tokio's current-thread runtime, recvmsg and sendmsg
     TokioUdp,
     /// TCP, tokio's current-thread runtime, a task per connection
@@ -47,7 +49,8 @@ impl Peer {
             Self::Recvmmsg => udp::batches(&udp_socket(listen)?),
             Self::Gro => udp::trains(&gro_socket(listen)?),
             Self::Coalesce => coalesce::serve(&gro_socket(listen)?),
-            Self::Epoll => epoll::serve(&listener(listen)?),
+            Self::Epoll => epoll::serve(&listener(listen)?, None),
+            Self::EpollSplice => epoll::serve(&listener(listen)?, Some(epoll::Pipe::new()?)),
             Self::TokioUdp => tokio_net::udp(udp_socket(listen)?),
             Self::TokioTcp => tokio_net::tcp(listener(listen)?),
             Self::TokioUringUdp => tokio_uring_net::udp(udp_socket(listen)?),

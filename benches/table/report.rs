@@ -13,7 +13,7 @@ use crate::load::{Result, Sample};
 
 pub(super) fn heading() -> String {
     format!(
-        "{:<22} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  verdict",
+        "{:<24} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  verdict",
         "row", "work (64 B unless said)", "against", "ours", "peer", "ratio", "spread", "bar"
     )
 }
@@ -22,7 +22,7 @@ pub(super) fn heading() -> String {
 pub(super) fn line(outcome: &Outcome) -> String {
     let cells = Cells::of(outcome);
     format!(
-        "{:<22} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  {}",
+        "{:<24} {:<40} {:<16} {:>9} {:>9} {:>7} {:>13} {:>7}  {}",
         outcome.row.name,
         outcome.row.work,
         cells.against,
@@ -115,6 +115,9 @@ pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
     let commit = output("git", &["describe", "--always", "--dirty"]);
     let date = output("date", &["+%Y-%m-%d"]);
     let kernel = output("uname", &["-sr"]);
+    // BBR paces on loopback too: a stream under it is another load.
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
+    let congestion = congestion.trim();
     let processors = fs::read_to_string("/proc/cpuinfo")?;
     let field = |line: &str| {
         line.strip_prefix("model name").map(|rest| rest.trim_matches([' ', '\t', ':']).to_owned())
@@ -126,7 +129,7 @@ pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
     let command = format!("ci/bench {}", arguments.join(" "));
 
     let mut text = format!(
-        "# Measured on {date}\n\nCommit {commit}, {kernel}, {processor}, {cores} cores. Server on one core, client on \
+        "# Measured on {date}\n\nCommit {commit}, {kernel}, {processor}, {cores} cores, TCP by {congestion}. Server on one core, client on \
          another, loopback, interleaved runs; each figure is a median, a ratio the median of pairwise ratios.\n\n\
          `{}`\n\n\
          | row | work (64 B unless said) | against | ours | peer | ratio | spread | bar | verdict |\n\
@@ -143,6 +146,7 @@ pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
     }
     let raw = json!({
         "date": date, "commit": commit, "kernel": kernel, "processor": processor, "cores": cores,
+        "congestion_control": congestion,
         "command": command.trim_end(), "rows": outcomes,
     });
     fs::create_dir_all(directory)?;

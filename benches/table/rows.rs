@@ -65,6 +65,7 @@ const OURS: &str = "tubular-echo --workers 1";
 const TWO: &str = "tubular-echo --workers 2";
 const POLLING: &str = "tubular-echo --workers 1 --busy-poll 20us";
 const EPOLL: &str = "epoll";
+const SPLICE: &str = "epoll-splice";
 
 const STEERED: &str = "steered tubular-echo --workers 1";
 const WILDCARD: &str = "wildcard tubular-echo --workers 1";
@@ -94,8 +95,15 @@ const TCP_100: &str = "tcp --connections 100";
 const TCP_1000: &str = "tcp --connections 1000";
 const TCP_FULL: &str = "tcp --connections 1000 --mode batches";
 const TCP_10000: &str = "tcp --connections 10000";
+const TCP_4K: &str = "tcp --connections 64 --bytes 4096";
+const TCP_4K_1000: &str = "tcp --connections 1000 --bytes 4096";
 const TCP_16K: &str = "tcp --connections 64 --bytes 16384";
+const TCP_16K_1000: &str = "tcp --connections 1000 --bytes 16384";
+const TCP_64K: &str = "tcp --connections 64 --bytes 65536";
+const TCP_64K_1000: &str = "tcp --connections 1000 --bytes 65536";
 const STREAM: &str = "tcp --connections 4 --mode stream";
+/// Without a bound so many streams would hold all memory that the kernel has for TCP.
+const STREAM_1000: &str = "tcp --connections 1000 --mode stream --ahead 262144";
 const CONNECT: &str = "tcp --connections 64 --mode connect";
 const IDLE: &str = "tcp --connections 10000 --mode idle";
 
@@ -217,11 +225,14 @@ pub(super) const ROWS: &[Row] = &[
     ),
     limited(SYSTEM_CALLS, cpu("tcp-full", "1,000 connections, full batches", TCP_FULL, EPOLL, AtMost(0.85))),
     cpu("tcp-1000", "1,000 connections, ping-pong", TCP_1000, EPOLL, AtMost(0.95)),
-    cpu("tcp-16k", "64 connections, ping-pong 16 KiB", TCP_16K, EPOLL, AtMost(1.02)),
-    limited(
-        "copying from the cache: all connections are received before any is sent, so less is still in it",
-        by(CpuMsPerGb, cpu("tcp-stream", "4 connections, streaming", STREAM, EPOLL, AtMost(0.88))),
-    ),
+    cpu("tcp-4k", "64 connections, ping-pong 4 KiB", TCP_4K, EPOLL, AtMost(0.98)),
+    cpu("tcp-4k-1000", "1,000 connections, ping-pong 4 KiB", TCP_4K_1000, EPOLL, AtMost(0.98)),
+    cpu("tcp-16k", "64 connections, ping-pong 16 KiB", TCP_16K, EPOLL, AtMost(0.82)),
+    cpu("tcp-16k-1000", "1,000 connections, ping-pong 16 KiB", TCP_16K_1000, EPOLL, AtMost(0.85)),
+    cpu("tcp-64k", "64 connections, ping-pong 64 KiB", TCP_64K, EPOLL, AtMost(0.55)),
+    cpu("tcp-64k-1000", "1,000 connections, ping-pong 64 KiB", TCP_64K_1000, EPOLL, AtMost(0.55)),
+    by(CpuMsPerGb, cpu("tcp-stream", "4 connections, streaming", STREAM, EPOLL, AtMost(0.5))),
+    by(CpuMsPerGb, cpu("tcp-stream-1000", "1,000 connections, streaming", STREAM_1000, EPOLL, AtMost(0.6))),
     cpu("tcp-connect", "connect, one echo, close", CONNECT, EPOLL, AtMost(0.92)),
     limited(SYSTEM_CALLS, cpu("tcp-10000", "10,000 connections, ping-pong", TCP_10000, EPOLL, AtMost(0.88))),
     under(MANY, cpu("growth-udp", "10,000 flows × 1 against 16 × 1", FEW, OURS, AtMost(1.2))),
@@ -238,6 +249,9 @@ pub(super) const ROWS: &[Row] = &[
         HALVES,
         with(TWO, cpu("workers-tcp", "2 workers against 1, 1,000 connections", TCP_1000, OURS, AtMost(1.10))),
     ),
+    floor("floor-16k", "tcp-16k without a ring", TCP_16K, SPLICE, EPOLL),
+    floor("floor-64k", "tcp-64k without a ring", TCP_64K, SPLICE, EPOLL),
+    by(CpuMsPerGb, floor("floor-stream", "tcp-stream without a ring", STREAM, SPLICE, EPOLL)),
     floor("floor-gro", "udp-gro without a ring", FLOWS_GRO, "coalesce", "recvmmsg"),
     by(
         EchoesPerSecond,
@@ -250,6 +264,17 @@ pub(super) const ROWS: &[Row] = &[
     cpu("same-tricks-16x1", "16 flows × 1", FEW, "coalesce", Report),
     cpu("same-tricks-trains", "16 flows × 4 trains of 32", TRAINS, "coalesce", Report),
     cpu("same-tricks-large", "16 flows × 4 trains of 50, 1200 B", LARGE, "coalesce", Report),
+    cpu("same-tricks-4k", "64 connections, ping-pong 4 KiB", TCP_4K, SPLICE, AtMost(1.02)),
+    cpu("same-tricks-4k-1000", "1,000 connections, ping-pong 4 KiB", TCP_4K_1000, SPLICE, AtMost(1.02)),
+    cpu("same-tricks-16k", "64 connections, ping-pong 16 KiB", TCP_16K, SPLICE, AtMost(1.02)),
+    cpu("same-tricks-16k-1000", "1,000 connections, ping-pong 16 KiB", TCP_16K_1000, SPLICE, AtMost(1.02)),
+    cpu("same-tricks-64k", "64 connections, ping-pong 64 KiB", TCP_64K, SPLICE, AtMost(1.02)),
+    cpu("same-tricks-64k-1000", "1,000 connections, ping-pong 64 KiB", TCP_64K_1000, SPLICE, AtMost(1.02)),
+    by(CpuMsPerGb, cpu("same-tricks-stream", "4 connections, streaming", STREAM, SPLICE, AtMost(1.02))),
+    by(
+        CpuMsPerGb,
+        cpu("same-tricks-stream-1000", "1,000 connections, streaming", STREAM_1000, SPLICE, AtMost(1.02)),
+    ),
     cpu("udp-plain-go-netip", "64 flows × 3, Go without allocation", THREE, "go-netip", Report),
     cpu("udp-plain-recvmsg", "64 flows × 8", FLOWS, "recvmsg", Report),
     cpu("udp-plain-tokio", "64 flows × 8", FLOWS, "tokio-udp", Report),
