@@ -2,14 +2,16 @@
 //! real ones where Debian has them.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use serde_json::Value;
 
 use crate::misbehaving::{Conduct, UdpServer};
-use crate::{blaster, counts, number, parse, stderr};
+use crate::support::sys::Pidfd;
+use crate::{BLASTER, blaster, counts, number, parse, stderr};
 
 /// Starts a UDP server that lives as long as the test process. It gets each datagram and its sender, and says what to send
 /// to whom.
@@ -204,6 +206,52 @@ fn a_port_that_nobody_listens_on_is_named_in_words() {
     let seen = see(&format!("udp {addr} --flows 2 --count 10"));
     seen.fails("nothing came back for 10 sent: ICMP port unreachable: nobody listens there");
     seen.shows(&format!("10 × ICMP port unreachable from 127.0.0.1 about {addr}"));
+}
+
+/// Each ICMP error makes room in flight. Without a pause a closed loop would send a hundred thousand a second.
+#[test]
+fn a_closed_loop_does_not_storm_a_port_that_nobody_listens_on() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    drop(socket);
+    for (flows, in_flight) in [(64, 1), (4, 16)] {
+        let seen = see(&format!("udp {addr} --flows {flows} --in-flight {in_flight} --duration 1s"));
+        let totals = &seen.report["totals"];
+        let sent = number(&totals["sent"]);
+        // pauses of 1, 2, 4 … 64 and then of 100 ms: 18 rounds in a second
+        assert!(
+            sent >= flows * in_flight && sent <= flows * in_flight * 20,
+            "{flows} × {in_flight}: {totals}"
+        );
+        assert_eq!(totals["sent"], totals["unreachable"], "{totals}");
+    }
+}
+
+/// And it goes on at full speed as soon as somebody answers.
+#[test]
+fn a_closed_loop_goes_on_when_the_server_comes() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    drop(socket);
+    let flags = format!("udp {addr} --flows 4 --duration 1h --timeout 5s --every 100ms --json - --quiet");
+    let mut child = Command::new(BLASTER)
+        .args(flags.split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    let is_unanswered = |line: &String| !line.contains("sent 0/s") && line.contains("ok 0/s");
+    progress.find(|line| is_unanswered(line.as_ref().unwrap())).expect("it meets the closed port").unwrap();
+    let reader = thread::spawn(move || progress.for_each(drop));
+    let server = UdpServer::new(&addr.to_string(), Conduct::Good);
+    server.wait_for(2_000);
+    Pidfd::open(child.id()).unwrap().signal(libc::SIGINT).unwrap();
+    let found = parse(&child.wait_with_output().unwrap());
+    reader.join().unwrap();
+    let totals = &found["totals"];
+    assert!(number(&totals["ok"]) >= 1_900 && number(&totals["unreachable"]) > 0, "{totals}");
+    assert!(number(&totals["unreachable"]) < 500, "{totals}");
 }
 
 #[test]

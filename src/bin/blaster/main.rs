@@ -96,6 +96,7 @@ mod workers {
 
 /// Arithmetic and data. Nothing here has a socket or a clock.
 mod model {
+    pub(crate) mod backoff; // pauses of flows that nothing is delivered for
     pub(crate) mod counts; // the list of all counts
     pub(crate) mod draw; // random choices that can be repeated
     pub(crate) mod icmp; // words for ICMP errors

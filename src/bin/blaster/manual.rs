@@ -18,7 +18,8 @@ MODES OF UDP
            blaster, shows in the latency.
   closed   each flow keeps --in-flight datagrams in flight. A reply, or the end of
            --timeout, makes room for the next. This shows the capacity of a path.
-           Its latency looks too good when a server stalls.
+           Its latency looks too good when a server stalls. After several ICMP
+           errors in a row a flow pauses for up to 100 ms.
   flood    sends as fast as the kernel accepts. This shows what breaks first.
   TCP is always a closed loop: each message of a connection waits for those before
   it.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::model::backoff::Backoff;
 use crate::model::pacer::{Pacer, WakeMargin};
 use crate::udp::plan::{Mode, Plan};
 
@@ -24,7 +25,13 @@ enum Order {
     /// The flows take turns.
     Open { pacer: Pacer, margin: WakeMargin, next_flow: u32 },
     /// A queue of the flows that have room in flight.
-    Closed { in_flight: u32, queue: VecDeque<u32>, is_queued: Vec<bool>, expired_at_ns: u64 },
+    Closed {
+        in_flight: u32,
+        queue: VecDeque<u32>,
+        is_queued: Vec<bool>,
+        expired_at_ns: u64,
+        backoff: Backoff,
+    },
     /// The flows take turns.
     Flood { next_flow: u32 },
 }
@@ -51,6 +58,7 @@ impl Schedule {
                 queue: (0..flows).collect(),
                 is_queued: vec![true; flows as usize],
                 expired_at_ns: 0,
+                backoff: Backoff::new(flows),
             },
             Mode::Flood => Order::Flood { next_flow: 0 },
         };
@@ -72,7 +80,13 @@ impl Schedule {
         }
         let (next_flow, intended_ns) = match &mut self.order {
             Order::Open { pacer, next_flow, .. } => (next_flow, pacer.take(now_ns.min(self.end_ns - 1))?),
-            Order::Closed { queue, .. } => return queue.front().map(|flow| (*flow, now_ns)),
+            Order::Closed { queue, is_queued, backoff, .. } => {
+                // it comes back when its pause is over
+                while let Some(flow) = queue.pop_front_if(|flow| backoff.is_resting(*flow)) {
+                    is_queued[flow as usize] = false;
+                }
+                return queue.front().map(|flow| (*flow, now_ns));
+            }
             Order::Flood { next_flow } => (next_flow, now_ns),
         };
         let flow = *next_flow;
@@ -103,11 +117,33 @@ impl Schedule {
 
     /// Adds a flow to the queue of the closed loop if it has room in flight; `waiting` of its datagrams have no reply.
     pub(super) fn make_ready(&mut self, flow: u32, waiting: u32) {
-        let Order::Closed { in_flight, queue, is_queued, .. } = &mut self.order else { return };
-        if !is_queued[flow as usize] && waiting + self.train <= *in_flight {
+        let Order::Closed { in_flight, queue, is_queued, backoff, .. } = &mut self.order else { return };
+        let is_ready = !is_queued[flow as usize] && !backoff.is_resting(flow);
+        if is_ready && waiting + self.train <= *in_flight {
             is_queued[flow as usize] = true;
             queue.push_back(flow);
         }
+    }
+
+    /// Learns that a reply came for a flow.
+    pub(super) fn note_reply(&mut self, flow: u32) {
+        if let Order::Closed { backoff, .. } = &mut self.order {
+            backoff.note_reply(flow);
+        }
+    }
+
+    /// Learns that a datagram of a flow could not be delivered. A closed loop pauses after several: the error makes room in
+    /// flight at once, and nobody wants a hundred thousand of them per second.
+    pub(super) fn note_error(&mut self, flow: u32, now_ns: u64) {
+        if let Order::Closed { backoff, .. } = &mut self.order {
+            backoff.note_error(flow, now_ns);
+        }
+    }
+
+    /// A flow whose pause is over.
+    pub(super) fn take_rested(&mut self, now_ns: u64) -> Option<u32> {
+        let Order::Closed { backoff, .. } = &mut self.order else { return None };
+        backoff.take_rested(now_ns)
     }
 
     /// Whether to search overdue datagrams now. A closed loop does so at intervals of `every_ns`: they make room in flight.
@@ -130,7 +166,10 @@ impl Schedule {
                     Some(sleep_ns) => Pause::Nanoseconds(sleep_ns),
                 }
             }
-            Order::Closed { queue, .. } if queue.is_empty() => Pause::Nanoseconds(longest_ns),
+            Order::Closed { queue, backoff, .. } if queue.is_empty() => {
+                let rested_ns = backoff.next_ns().map_or(u64::MAX, |end_ns| end_ns.saturating_sub(now_ns));
+                Pause::Nanoseconds(rested_ns.min(longest_ns))
+            }
             Order::Closed { .. } | Order::Flood { .. } => Pause::None,
         }
     }
@@ -241,6 +280,22 @@ mod tests {
         schedule.after_train(1, 2);
         assert!(schedule.is_over(8) && schedule.next(9).is_none(), "the count is reached");
         assert_eq!(schedule.span_ns(8, 12), 12, "up to the last right reply");
+    }
+
+    #[test]
+    fn a_closed_flow_rests_after_errors_and_no_reply() {
+        let mut schedule = schedule(Mode::Closed { in_flight: 2 }, 1, 2, None);
+        schedule.note_error(0, 7);
+        assert_eq!(schedule.next(7), Some((0, 7)), "one error is none");
+        schedule.note_error(0, 7);
+        assert_eq!(schedule.next(7), Some((1, 7)), "the other flow does not rest");
+        schedule.after_train(1, 2);
+        assert_eq!((schedule.next(7), schedule.pause(7, u64::MAX)), (None, Pause::Nanoseconds(1_000_000)));
+        schedule.make_ready(0, 0);
+        assert_eq!((schedule.next(8), schedule.take_rested(1_000_006)), (None, None));
+        assert_eq!(schedule.take_rested(1_000_007), Some(0));
+        schedule.make_ready(0, 0);
+        assert_eq!(schedule.next(9), Some((0, 9)));
     }
 
     #[test]

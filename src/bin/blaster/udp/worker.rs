@@ -207,6 +207,9 @@ impl Worker {
                 break;
             }
             self.expire(now_ns);
+            while let Some(flow) = self.schedule.take_rested(now_ns) {
+                self.make_ready(flow);
+            }
             if self.warmup_drops.is_none() && now_ns >= warmup_ns {
                 self.warmup_drops = Some(self.drops());
             }
@@ -364,6 +367,7 @@ impl Worker {
             refused.is_refused = true;
             flow_state.flow.count_refused(&train, errno.0, &mut self.results);
             self.progress.counts.refused += u64::from(train.datagrams);
+            self.schedule.note_error(flow, self.clock.now_ns());
             self.make_ready(flow);
         }
     }
@@ -399,10 +403,13 @@ impl Worker {
             cmsg::decode(datagram.control).segment_bytes.map_or(rest.len(), usize::from).max(1);
         let Self { plan, results, progress, .. } = self;
         let flow_state = &mut self.flows[flow as usize].flow;
+        let mut has_answer = false;
         // at least once: an empty datagram is a datagram
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
-            match flow_state.judge(plan, source, reply, now_ns, results) {
+            let answer = flow_state.judge(plan, source, reply, now_ns, results);
+            has_answer |= answer.is_some();
+            match answer {
                 None => {}
                 Some((Class::Ok, round_trip_ns)) => {
                     progress.counts.ok += 1;
@@ -416,6 +423,9 @@ impl Worker {
                 break;
             }
         }
+        if has_answer {
+            self.schedule.note_reply(flow);
+        }
         self.make_ready(flow);
     }
 
@@ -428,6 +438,7 @@ impl Worker {
             open.icmp_reports += 1;
             if open.flow.unreachable(&self.plan, error.destination, quote, &mut self.results) {
                 self.progress.counts.damaged += 1;
+                self.schedule.note_error(flow, self.clock.now_ns());
             }
             self.results.note_icmp_report(IcmpReport {
                 from: error.report.offender.unwrap_or(error.destination.ip()),
