@@ -52,11 +52,7 @@ pub fn decode(control: &[u8]) -> Ancillary {
             (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
                 found.origdst = addr::decode(data);
             }
-            // an int in the kernel, though the option's name speaks of 16 bits everywhere else
-            (libc::SOL_UDP, libc::UDP_GRO) => {
-                found.segment_bytes =
-                    data.first_chunk().and_then(|bytes| u16::try_from(i32::from_ne_bytes(*bytes)).ok());
-            }
+            (libc::SOL_UDP, libc::UDP_GRO) => found.segment_bytes = segment_bytes(data),
             // one byte here, an int there
             (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied().unwrap_or(0),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
@@ -72,6 +68,57 @@ pub fn decode(control: &[u8]) -> Ancillary {
         rest = next;
     }
     found
+}
+
+/// When a datagram was received (`SO_TIMESTAMPING`), in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiveTimes {
+    /// By the kernel, in `CLOCK_REALTIME`. A train has one time.
+    pub software_ns: Option<i64>,
+    /// By the NIC, in a clock of its own.
+    pub hardware_ns: Option<i64>,
+}
+
+/// What a client wants to know of a received datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// As in [`Ancillary`].
+    pub segment_bytes: Option<u16>,
+    /// When it was received, if that was asked for.
+    pub times: ReceiveTimes,
+}
+
+/// Finds the GRO size and the receive times in `control`. A malformed length ends the scan.
+pub fn decode_receipt(control: &[u8]) -> Receipt {
+    const SCM_TIMESTAMPING: i32 = libc::SO_TIMESTAMPING;
+    let mut found = Receipt::default();
+    let mut rest = control;
+    while let Some(Message { level, kind, data, rest: next }) = Message::first_of(rest) {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => found.segment_bytes = segment_bytes(data),
+            // struct scm_timestamping: three timespecs, the second of which has no meaning any more
+            (libc::SOL_SOCKET, SCM_TIMESTAMPING) => {
+                found.times = ReceiveTimes { software_ns: time_ns(data, 0), hardware_ns: time_ns(data, 2) };
+            }
+            _ => {}
+        }
+        rest = next;
+    }
+    found
+}
+
+/// An int in the kernel, though the option's name speaks of 16 bits everywhere else.
+fn segment_bytes(data: &[u8]) -> Option<u16> {
+    data.first_chunk().and_then(|bytes| u16::try_from(i32::from_ne_bytes(*bytes)).ok())
+}
+
+/// One `struct timespec` of several, in nanoseconds. `None`: the kernel leaves what it doesn't know at zero.
+fn time_ns(data: &[u8], nth: usize) -> Option<i64> {
+    const WORD_BYTES: usize = size_of::<i64>();
+    let word = |at: usize| data.get(at..)?.first_chunk().map(|bytes| i64::from_ne_bytes(*bytes));
+    let (seconds, ns) = (word(nth * 2 * WORD_BYTES)?, word((nth * 2 + 1) * WORD_BYTES)?);
+    let ns = seconds.checked_mul(1_000_000_000)?.checked_add(ns)?;
+    (ns != 0).then_some(ns)
 }
 
 /// What a host or router reports by ICMP about a datagram of ours (`struct sock_extended_err`, ip(7)).
@@ -252,6 +299,27 @@ mod tests {
             };
             assert_eq!(decode(&control), found);
         }
+    }
+
+    #[test]
+    fn receive_times_are_found_beside_a_train() {
+        let timespecs = |times: [[i64; 2]; 3]| -> Vec<u8> {
+            times.iter().flatten().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        let times = |software_ns, hardware_ns| ReceiveTimes { software_ns, hardware_ns };
+        for (told, wanted) in [
+            (timespecs([[7, 5], [0, 0], [0, 0]]), times(Some(7_000_000_005), None)),
+            (timespecs([[7, 5], [0, 0], [3, 1]]), times(Some(7_000_000_005), Some(3_000_000_001))),
+            (timespecs([[0, 0], [0, 0], [3, 1]]), times(None, Some(3_000_000_001))),
+            (timespecs([[i64::MAX, 5], [0, 0], [0, 0]]), times(None, None)),
+            (timespecs([[7, 5], [0, 0], [0, 0]])[..20].to_vec(), times(Some(7_000_000_005), None)),
+            (Vec::new(), times(None, None)),
+        ] {
+            let mut control = message(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
+            control.extend(message(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &told));
+            assert_eq!(decode_receipt(&control), Receipt { segment_bytes: Some(1200), times: wanted });
+        }
+        assert_eq!(decode_receipt(&[1, 2, 3]), Receipt::default());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod draws;
 mod misbehaving;
 mod other_servers;
+mod receive_times;
 mod reports;
 mod steps;
 #[path = "../support/mod.rs"]

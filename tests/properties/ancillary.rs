@@ -3,11 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use tubular_echo::kernel::addr::{self, Domain, RawAddr};
-use tubular_echo::kernel::cmsg::{self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError};
+use tubular_echo::kernel::cmsg::{
+    self, Ancillary, CONTROL_OUT_BYTES, Control, NetworkError, Receipt, ReceiveTimes,
+};
 
 /// Takes any bytes as the control area of a received datagram, and as a socket address.
 pub fn check(data: &[u8]) {
     assert_eq!(cmsg::decode(data), ancillary(data));
+    assert_eq!(cmsg::decode_receipt(data), receipt(data));
     assert_eq!(cmsg::decode_error(data), network_error(data));
     let decoded = addr::decode(data);
     assert_eq!(decoded, socket_addr(data));
@@ -97,6 +100,26 @@ fn ancillary(control: &[u8]) -> Ancillary {
         if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
             let size = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
             wanted.segment_bytes = size.filter(|size| (0..=65_535).contains(size)).map(|size| size as u16);
+        }
+    }
+    wanted
+}
+
+/// `struct scm_timestamping` is three pairs of seconds and nanoseconds: by the kernel, nothing, by the NIC.
+fn receipt(control: &[u8]) -> Receipt {
+    let mut wanted = Receipt { segment_bytes: ancillary(control).segment_bytes, ..Receipt::default() };
+    for (level, kind, data) in messages(control) {
+        if (level, kind) == (libc::SOL_SOCKET, libc::SO_TIMESTAMPING) {
+            let word = |nth: usize| {
+                data.chunks_exact(8).nth(nth).map(|word| i64::from_ne_bytes(word.try_into().unwrap()))
+            };
+            let time = |nth: usize| {
+                let ns = i128::from(word(nth)?) * 1_000_000_000 + i128::from(word(nth + 1)?);
+                // the seconds alone fit, too
+                i64::try_from(i128::from(word(nth)?) * 1_000_000_000).ok()?;
+                i64::try_from(ns).ok().filter(|ns| *ns != 0)
+            };
+            wanted.times = ReceiveTimes { software_ns: time(0), hardware_ns: time(4) };
         }
     }
     wanted

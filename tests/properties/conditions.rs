@@ -14,7 +14,8 @@ fn is_condition(text: &str) -> bool {
     let Some((name, value)) = text.split_once(['<', '>']) else { return false };
     let value = value.strip_prefix('=').unwrap_or(value).trim();
     let name = name.trim();
-    match name.strip_prefix("actual_").or(name.strip_prefix("slip_")).unwrap_or(name) {
+    let prefixes = ["actual_", "slip_", "reading_"];
+    match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name) {
         "p50" | "p90" | "p95" | "p99" | "p99.9" | "p99.99" | "max" => {
             quantity::duration_or_zero(value).is_ok()
         }
@@ -22,7 +23,7 @@ fn is_condition(text: &str) -> bool {
         "sent" | "ok" | "corrupted" | "truncated" | "misdirected" | "late" | "lost" | "loss"
         | "unreachable" | "duplicated" | "reordered" | "crossed" | "unattributed" | "send_failures"
         | "own_drops"
-            if !name.starts_with("actual_") && !name.starts_with("slip_") =>
+            if !prefixes.iter().any(|prefix| name.starts_with(prefix)) =>
         {
             match value.strip_suffix('%') {
                 Some(share) => share.trim().parse().is_ok_and(|share: f64| (0.0..=f64::MAX).contains(&share)),

@@ -27,6 +27,7 @@ fn control_message() -> impl Strategy<Value = Vec<u8>> {
         (libc::SOL_IP, libc::IP_RECVERR),
         (libc::SOL_IPV6, libc::IPV6_RECVERR),
         (libc::SOL_IP, libc::IP_TTL),
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
     ]);
     let families = select(vec![0, libc::AF_INET as u16, libc::AF_INET6 as u16]);
     let origin = select(vec![0_u8, 1, 2, 3]);

@@ -32,6 +32,7 @@ mod model {
     pub(crate) mod payload;
     pub(crate) mod plan;
     pub(crate) mod quantity;
+    pub(crate) mod receive_clock;
     pub(crate) mod results;
     pub(crate) mod source;
     pub(crate) mod target;

@@ -108,6 +108,7 @@ mod model {
     pub(crate) mod payload; // the bytes of a message, and their judgement
     pub(crate) mod plan; // what a run sends, and for how long
     pub(crate) mod quantity; // numbers on the command line
+    pub(crate) mod receive_clock; // the kernel's receive times on the clock of the run
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
     pub(crate) mod source; // --source: the local addresses

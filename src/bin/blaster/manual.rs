@@ -55,7 +55,8 @@ CONDITIONS for --fail-if, separated by commas
                         of TCP connections failed, broken, stuck
   LATENCY>DURATION      p50, p90, p95, p99, p99.9, p99.99, max, from the intended
                         send time; with the prefix actual_ from the actual send time;
-                        with the prefix slip_ the delay of blaster itself
+                        with the prefix slip_ the delay of blaster's sends, with
+                        reading_ that of its reading
   rate<N                right replies per second
   found<N               the highest rate that --find-max found
   Comparisons: > >= < <=. A latency that could not be measured fails its

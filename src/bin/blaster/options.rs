@@ -12,6 +12,7 @@ use crate::model::source::Source;
 use crate::model::target::Target;
 use crate::tcp;
 use crate::udp;
+use crate::udp::plan::ReceiveTime;
 
 /// A load tester for UDP and TCP echo servers whose results can be trusted
 ///
@@ -117,6 +118,11 @@ pub(crate) struct UdpOptions {
     /// server's replies. Switch it off to act like the many clients without it
     #[arg(long, value_enum, default_value = "on", help_heading = "Load")]
     pub(crate) gro: Switch,
+
+    /// Whose receive time ends a latency. Blaster may read a reply much later than the kernel received it; the row
+    /// "reading slip" shows that [default: kernel]
+    #[arg(long, value_enum, value_name = "WHOSE", help_heading = "Load")]
+    pub(crate) receive_time: Option<ReceiveTime>,
 
     /// Several rates, one run after the other, each for its time: 100k:10s,200k:10s
     #[arg(long, value_name = "RATE:TIME,…", value_delimiter = ',', help_heading = "Search",
@@ -297,6 +303,11 @@ impl UdpOptions {
     /// Whether the call makes several runs, each with its own rate.
     pub(crate) fn has_steps(&self) -> bool {
         self.find_max || !self.steps.is_empty()
+    }
+
+    /// The receive time of `--receive-time`, or the implied one.
+    pub(crate) fn receive_time(&self) -> ReceiveTime {
+        self.receive_time.unwrap_or(ReceiveTime::Kernel)
     }
 
     /// The sizes of `--size`, or the implied ones.

@@ -6,7 +6,7 @@ use crate::report::schema::Report;
 /// A thread with this share of a core may have been the bottleneck.
 pub(super) const BUSY: f64 = 0.95;
 /// A thread that waited for a processor for this share of the time may have read replies too late.
-pub(super) const STARVED: f64 = 0.05;
+const STARVED: f64 = 0.05;
 /// If one datagram in a hundred leaves this late or later, the schedule was not kept.
 const SLIP_P99_NS: u64 = 1_000_000;
 /// A late worker sends its datagrams in a burst that exceeds the rate, and a burst may be lost. For each datagram that
@@ -60,6 +60,16 @@ pub(super) fn is_lossy(report: &Report) -> bool {
     OwnLosses::of(report).rest(report) * REST_MAX > counts.sent
 }
 
+/// The share of the busiest thread, if it may have been too busy to read replies in time.
+pub(super) fn busy(report: &Report) -> Option<f64> {
+    Some(most(&report.generator.cpu_share)).filter(|share| *share >= BUSY)
+}
+
+/// The share of the time that a thread waited for a processor, if it may have read replies too late.
+pub(super) fn starved(report: &Report) -> Option<f64> {
+    Some(most(&report.generator.starved_share)).filter(|share| *share >= STARVED)
+}
+
 /// The p99 of the slip, if the slip may explain that latency is more than `most_ns`: without it, and without the bursts
 /// that it causes, latency might be that short.
 pub(super) fn slip_that_explains(report: &Report, most_ns: u64) -> Option<u64> {
@@ -89,10 +99,13 @@ pub(super) fn left_late(slip_ns: u64) -> String {
 
 /// Whether blaster may have read replies late that had come in time.
 fn is_away(report: &Report) -> bool {
+    if report.has_receive_times() {
+        return false;
+    }
     let generator = &report.generator;
     generator.slip.as_ref().is_some_and(|slip| slip.max_ns >= report.load.timeout_ns / 2)
-        || most(&generator.cpu_share) >= BUSY
-        || most(&generator.starved_share) >= STARVED
+        || busy(report).is_some()
+        || starved(report).is_some()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "s
 
 /// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
 const LOST_NAMES: &str = "lost (or loss)";
-const OTHER_NAMES: &str = "the same with actual_ or slip_ before them, rate, found";
+const OTHER_NAMES: &str = "the same with actual_, slip_ or reading_ before them, rate, found";
 
 /// The start of a latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ enum From {
     Intended,
     Actual,
     Slip,
+    /// The receive time; blaster reads the reply later.
+    Reading,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,11 +121,10 @@ impl FromStr for Condition {
                 let measure = if name == "rate" { Measure::Rate } else { Measure::SearchResult };
                 (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
             } else {
-                let (from, percentile) = match (name.strip_prefix("actual_"), name.strip_prefix("slip_")) {
-                    (Some(percentile), _) => (From::Actual, percentile),
-                    (_, Some(percentile)) => (From::Slip, percentile),
-                    _ => (From::Intended, name),
-                };
+                let starts = [("actual_", From::Actual), ("slip_", From::Slip), ("reading_", From::Reading)];
+                let mut starts = starts.into_iter();
+                let from = starts.find_map(|(prefix, from)| Some((from, name.strip_prefix(prefix)?)));
+                let (from, percentile) = from.unwrap_or((From::Intended, name));
                 let known = Percentiles::NAMED.iter().position(|(known, _)| *known == percentile);
                 let percentile = known.ok_or_else(|| ConditionError::Name(name.into()))?;
                 let value = quantity::duration_or_zero(value).ok().map(|duration| duration.as_nanos() as f64);
@@ -191,6 +192,7 @@ impl Measure {
                     From::Intended => report.latency.from_intended.as_ref(),
                     From::Actual => report.latency.from_actual.as_ref(),
                     From::Slip => report.generator.slip.as_ref(),
+                    From::Reading => report.generator.reading_slip.as_ref(),
                 }?;
                 Some((Percentiles::NAMED[percentile].1)(percentiles) as f64)
             }
@@ -233,6 +235,7 @@ mod tests {
             "misdirected>0",
             "actual_p99.9>=500us",
             "slip_max<=1s",
+            "reading_p99.9>1ms",
             "rate<100k",
             "ok < 10",
             "sent<1",

@@ -1,6 +1,6 @@
 //! `--loss` and `--p99`: whether a run met them, and if not, whether blaster caused that.
 
-use crate::judge::blame::{self, BUSY, OwnLosses, STARVED};
+use crate::judge::blame::{self, OwnLosses};
 use crate::model::units::{count, duration, percent, rate};
 use crate::report::schema::{Objective, Report, Verdict};
 
@@ -66,17 +66,15 @@ impl Objective {
 
 /// The reason why blaster may have caused a latency of more than `most_ns`.
 fn late_by_itself(report: &Report, most_ns: u64) -> Option<String> {
-    let generator = &report.generator;
-    let busiest = blame::most(&generator.cpu_share);
-    if busiest >= BUSY {
-        return Some(format!("one of its threads used {:.0}% of a core", busiest * 100.0));
-    }
-    let starved = blame::most(&generator.starved_share);
-    if starved >= STARVED {
-        return Some(format!(
-            "one of its threads waited for a processor {:.0}% of the time",
-            starved * 100.0
-        ));
+    // what the kernel received in time may be read late, and is in time all the same
+    if !report.has_receive_times() {
+        if let Some(share) = blame::busy(report) {
+            return Some(format!("one of its threads used {:.0}% of a core", share * 100.0));
+        }
+        if let Some(share) = blame::starved(report) {
+            let share = share * 100.0;
+            return Some(format!("one of its threads waited for a processor {share:.0}% of the time"));
+        }
     }
     if let Some(slip_ns) = blame::slip_that_explains(report, most_ns) {
         return Some(blame::left_late(slip_ns));

@@ -1,6 +1,6 @@
 //! What a reader must know before trusting a report: above all, whether blaster was the bottleneck.
 
-use crate::judge::blame::{self, BUSY, OwnLosses, STARVED};
+use crate::judge::blame::{self, BUSY, OwnLosses};
 use crate::judge::causes;
 use crate::model::counts::Class;
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
@@ -24,6 +24,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         processors(report, &mut found);
     }
     found.extend(forgotten(report));
+    receive_times(report, &mut found);
     found.extend(local_errors(report));
     connections(report, &mut found);
     if report.ended_early {
@@ -81,20 +82,25 @@ fn own_drops(report: &Report) -> Option<String> {
 }
 
 fn processors(report: &Report, found: &mut Vec<String>) {
-    let busiest = blame::most(&report.generator.cpu_share);
-    if busiest >= BUSY {
+    if let Some(busiest) = blame::busy(report) {
         found.push(format!(
             "blaster may be the bottleneck: one of its threads used {:.0}% of a core; the server may carry more \
              (use more --threads, or other processors than the server's)",
             busiest * 100.0
         ));
     }
-    let starved = blame::most(&report.generator.starved_share);
-    if starved >= STARVED {
+    let Some(starved) = blame::starved(report) else { return };
+    let starved = format!("{:.0}%", starved * 100.0);
+    if !report.has_receive_times() {
         found.push(format!(
-            "blaster was the bottleneck: one of its threads waited {:.0}% of the time for a processor that others used; \
-             latency includes that, and late replies may have come in time (give blaster processors of its own)",
-            starved * 100.0
+            "blaster was the bottleneck: one of its threads waited {starved} of the time for a processor that others used; \
+             latency includes that, and late replies may have come in time (give blaster processors of its own)"
+        ));
+    } else if report.load.rate_per_s.is_none() {
+        // late sends of an open loop are its slip
+        found.push(format!(
+            "blaster may be the bottleneck: one of its threads waited {starved} of the time for a processor that others \
+             used; the server may carry more (give blaster processors of its own)"
         ));
     }
 }
@@ -132,6 +138,32 @@ fn forgotten(report: &Report) -> Option<String> {
             counted(forgotten, "datagram")
         )
     })
+}
+
+/// Receive times that were asked for and did not come.
+fn receive_times(report: &Report, found: &mut Vec<String>) {
+    let generator = &report.generator;
+    if generator.clock_steps > 0 {
+        found.push(format!(
+            "somebody set this host's clock during the run ({} seen): the latency of datagrams on their way then ends when \
+             blaster read their replies",
+            counted(generator.clock_steps, "time")
+        ));
+    }
+    if generator.unstamped > 0 && !report.has_receive_times() {
+        found.push(format!(
+            "the kernel told no receive time for {}: their latency ends when blaster read their replies",
+            counted(generator.unstamped, "datagram")
+        ));
+    }
+    let stamped = generator.reading_slip.as_ref().map_or(0, |slip| slip.count);
+    if report.load.receive_time.as_deref() == Some("nic") && generator.stamped_by_nic < stamped {
+        found.push(format!(
+            "the NIC told no receive time for {}, so the kernel's counts: `ethtool -T` shows whether the NIC has a clock, and \
+             `hwstamp_ctl -r 1` switches it on",
+            counted(stamped - generator.stamped_by_nic, "datagram")
+        ));
+    }
 }
 
 /// What the local kernel refused.

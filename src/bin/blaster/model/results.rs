@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::counts::Connections;
 use crate::model::latency::Latency;
 use crate::model::outcomes::Outcomes;
+use crate::model::receive_clock::Arrival;
 use crate::model::timeline::Timeline;
 
 /// An ICMP report: datagrams can't be delivered.
@@ -180,8 +181,46 @@ impl ThreadTimes {
     }
 }
 
+/// How late blaster read the right replies.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// From the kernel's (or the NIC's) receive time until blaster read the reply.
+    pub(crate) slip: Latency,
+    /// Replies whose receive time is not known. Their latency ends when blaster read them.
+    pub(crate) unstamped: u64,
+    /// Replies with the time of the NIC.
+    pub(crate) by_nic: u64,
+    /// How often somebody set the host's clock.
+    pub(crate) clock_steps: u64,
+}
+
+impl Reading {
+    fn new() -> Self {
+        Self { slip: Latency::new(), unstamped: 0, by_nic: 0, clock_steps: 0 }
+    }
+
+    /// Notes how late a reply was read, which the kernel had received at `received_ns`. `None`: that is not known.
+    pub(crate) fn note(&mut self, arrival: Arrival, received_ns: Option<u64>) {
+        match received_ns {
+            Some(received_ns) => {
+                self.slip.record(arrival.read_ns.saturating_sub(received_ns));
+                self.by_nic += u64::from(arrival.is_by_nic());
+            }
+            None => self.unstamped += 1,
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.slip.merge(&other.slip);
+        self.unstamped += other.unstamped;
+        self.by_nic += other.by_nic;
+        // all workers have the same clock
+        self.clock_steps = self.clock_steps.max(other.clock_steps);
+    }
+}
+
 /// The results of one worker, or of all.
-// 13 fields: each is a part of the report of its own
+// 14 fields: each is a part of the report of its own
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
     pub(crate) outcomes: Outcomes,
@@ -192,6 +231,8 @@ pub(crate) struct Results {
     pub(crate) from_actual: Latency,
     /// Actual less intended send time. Open loop only.
     pub(crate) slip: Latency,
+    /// UDP only.
+    pub(crate) reading: Reading,
     /// One entry for each worker.
     pub(crate) thread_times: Vec<ThreadTimes>,
     /// Datagrams that blaster's own sockets dropped: their receive buffers were full.
@@ -219,6 +260,7 @@ impl Results {
             round_trips: Timeline::new(warmup),
             from_actual: Latency::new(),
             slip: Latency::new(),
+            reading: Reading::new(),
             thread_times: Vec::new(),
             own_drops: 0,
             forgotten: 0,
@@ -267,6 +309,7 @@ impl Results {
         self.round_trips.merge(&other.round_trips);
         self.from_actual.merge(&other.from_actual);
         self.slip.merge(&other.slip);
+        self.reading.merge(&other.reading);
         self.thread_times.extend(&other.thread_times);
         self.own_drops += other.own_drops;
         self.forgotten += other.forgotten;

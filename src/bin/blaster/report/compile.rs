@@ -38,7 +38,7 @@ impl Report {
             totals: totals(results, elapsed_ns),
             warmup: results.outcomes.warmup().counts,
             latency: latencies(results, load.rate_per_s.is_some()),
-            generator: generator(results, is_tcp),
+            generator: generator(results, &load),
             icmp_errors: icmp_errors(results),
             examples: results.examples.clone(),
             refusals: local_errors(results),
@@ -76,12 +76,19 @@ fn latencies(results: &Results, is_scheduled: bool) -> Latencies {
     }
 }
 
-fn generator(results: &Results, is_tcp: bool) -> Generator {
+fn generator(results: &Results, load: &Load) -> Generator {
+    let is_tcp = load.protocol == "tcp";
+    let has_receive_times = load.receive_time.as_ref().is_some_and(|receive_time| receive_time != "own");
+    let reading = &results.reading;
     let all_sent = results.outcomes.total().counts.sent + results.outcomes.warmup().counts.sent;
     let threads = || results.thread_times.iter();
     let no_socket = u64::MAX;
     Generator {
         slip: results.slip.summary(),
+        reading_slip: reading.slip.summary(),
+        unstamped: if has_receive_times { reading.unstamped } else { 0 },
+        stamped_by_nic: reading.by_nic,
+        clock_steps: reading.clock_steps,
         cpu_ns_per_datagram: mean(threads().map(ThreadTimes::work_ns).sum(), all_sent),
         cpu_share: threads().map(ThreadTimes::cpu_share).collect(),
         pacing_share: threads().map(ThreadTimes::pacing_share).collect(),

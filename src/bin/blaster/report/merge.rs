@@ -89,6 +89,7 @@ fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
             ("timeout", duration(load.timeout_ns)),
             ("in flight", format!("{:?}", load.in_flight)),
             ("gso", format!("{:?}", load.gso)),
+            ("receive time", load.receive_time.clone().unwrap_or("own".into())),
             ("gro", format!("{:?}", load.gro)),
             ("spray", format!("{:?}", load.spray)),
         ]
@@ -226,6 +227,10 @@ fn generator(reports: &[&Report]) -> Generator {
         reports.iter().map(|report| report.generator.cpu_ns_per_datagram * report.sent() as f64).sum();
     Generator {
         slip: sum(parts().map(|part| &part.slip)),
+        reading_slip: sum(parts().map(|part| &part.reading_slip)),
+        unstamped: parts().map(|part| part.unstamped).sum(),
+        stamped_by_nic: parts().map(|part| part.stamped_by_nic).sum(),
+        clock_steps: parts().map(|part| part.clock_steps).max().unwrap_or(0),
         cpu_ns_per_datagram: work_ns / sent.max(1) as f64,
         cpu_share: parts().flat_map(|part| part.cpu_share.clone()).collect(),
         pacing_share: parts().flat_map(|part| part.pacing_share.clone()).collect(),

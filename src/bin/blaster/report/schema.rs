@@ -123,6 +123,9 @@ pub(crate) struct Load {
     pub(crate) gro: Option<bool>,
     /// Whether each datagram drew a destination; UDP only.
     pub(crate) spray: Option<bool>,
+    /// As in `--receive-time`; UDP only.
+    #[serde(default)]
+    pub(crate) receive_time: Option<String>,
     /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
@@ -197,6 +200,19 @@ pub(crate) struct Latencies {
 pub(crate) struct Generator {
     /// The delay of sends behind the schedule. `null` outside the open loop.
     pub(crate) slip: Option<Percentiles>,
+    /// How late blaster read right replies: from the kernel's (or the NIC's) receive time on, which ends the latency.
+    /// `null`: those times were not asked for, or none came.
+    #[serde(default)]
+    pub(crate) reading_slip: Option<Percentiles>,
+    /// Right replies without a receive time of the kernel. Their latency ends when blaster read them.
+    #[serde(default)]
+    pub(crate) unstamped: u64,
+    /// Right replies with a receive time of the NIC.
+    #[serde(default)]
+    pub(crate) stamped_by_nic: u64,
+    /// How often somebody set the host's clock during the run, as far as blaster noticed it.
+    #[serde(default)]
+    pub(crate) clock_steps: u64,
     /// The processor time of the sending threads per sent datagram, with the warmup and without pacing.
     pub(crate) cpu_ns_per_datagram: f64,
     /// For each thread, the share of a core that it used, without pacing.
@@ -280,6 +296,13 @@ impl Report {
         let runs = self.load.run_ids.len() as u64;
         let hosts = distinct_hosts(self.hosts.iter()).len() as u64;
         (runs > 1).then(|| format!("{} on {}", counted(runs, "run"), counted(hosts, "host")))
+    }
+
+    /// Whether latency ends when the kernel, or the NIC, received the replies, and not when blaster read them: for 99 of
+    /// 100 replies.
+    pub(crate) fn has_receive_times(&self) -> bool {
+        let stamped = self.generator.reading_slip.as_ref().map_or(0, |slip| slip.count);
+        stamped > 0 && self.generator.unstamped <= stamped / 99
     }
 
     /// Datagrams sent, with the warmup.

@@ -154,10 +154,12 @@ fn run_udp(
         gso: Some(udp.gso),
         gro: Some(udp.gro == Switch::On),
         spray: Some(udp.spray),
+        receive_time: Some(name(udp.receive_time())),
         ..load_header(common, identity, &udp.sizes(), &extent)
     };
     let traffic = traffic(common, identity, udp.sizes(), udp.spray)?;
-    let plan = Plan { traffic, extent, mode, train: udp.gso, gro: udp.gro == Switch::On };
+    let (gro, receive_time) = (udp.gro == Switch::On, udp.receive_time());
+    let plan = Plan { traffic, extent, mode, train: udp.gso, gro, receive_time };
     Ok((load, udp::run(plan, stop, watch)?))
 }
 

@@ -165,13 +165,14 @@ type Row<'a> = (&'a str, &'a Percentiles);
 
 fn latency(report: &Report, paint: &Paint, out: &mut String) {
     let Some(actual) = &report.latency.from_actual else { return };
-    let rows: Vec<Row<'_>> = match (&report.latency.from_intended, &report.generator.slip) {
+    let mut rows: Vec<Row<'_>> = match (&report.latency.from_intended, &report.generator.slip) {
         (Some(intended), Some(slip)) => {
             vec![("from intended", intended), ("from actual", actual), ("generator slip", slip)]
         }
         _ if report.load.mode == "connect" => vec![("connect, echo", actual)],
         _ => vec![("round trip", actual)],
     };
+    rows.extend(report.generator.reading_slip.as_ref().map(|slip| ("reading slip", slip)));
     let columns = fitting(&figures(), NAMES_WIDTH, paint.width);
     let _ = write!(out, "\n{}", paint.head(&format!("{:<NAMES_WIDTH$}", "latency")));
     for Column { name, width, .. } in &columns {

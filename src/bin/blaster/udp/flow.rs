@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::model::counts::Class;
 use crate::model::payload::{Content, Header};
+use crate::model::receive_clock::Arrival;
 use crate::model::results::{Example, Results, SentMessage, first_bytes};
 use crate::model::sent_log::{Entry, SentLog, State};
 use crate::udp::plan::Plan;
@@ -170,18 +171,18 @@ impl Flow {
         }
     }
 
-    /// Judges one datagram that came from `source` at `now_ns`. Returns the class of the datagram that it answers first,
+    /// Judges one datagram that came from `source`. Returns the class of the datagram that it answers first,
     /// and the round trip from the intended send time in nanoseconds. `None`: it is no first answer.
     pub(crate) fn judge(
         &mut self,
         plan: &Plan,
         source: Option<SocketAddr>,
         reply: &[u8],
-        now_ns: u64,
+        arrival: Arrival,
         results: &mut Results,
     ) -> Option<(Class, u64)> {
         let Some(Attributed { sequence, content, bytes_before }) = self.attribute(plan, reply) else {
-            return self.judge_stray(plan, source, reply, now_ns, results);
+            return self.judge_stray(plan, source, reply, arrival.read_ns, results);
         };
         let before = self.sent_log.answer(sequence)?;
         let second = results.outcomes.at(before.intended_ns);
@@ -199,8 +200,11 @@ impl Flow {
         if let Some(distance) = self.sent_log.overtaken(sequence) {
             second.count_reordered(distance);
         }
-        let waited_ns = now_ns.saturating_sub(before.sent_ns);
-        let is_late = before.state == State::Overdue || waited_ns > plan.traffic.timeout_ns;
+        let received_ns = arrival.received_ns(before.sent_ns);
+        let came_ns = received_ns.unwrap_or(arrival.read_ns);
+        let waited_ns = came_ns.saturating_sub(before.sent_ns);
+        let is_overdue = before.state == State::Overdue && received_ns.is_none();
+        let is_late = is_overdue || waited_ns > plan.traffic.timeout_ns;
         let class = match content {
             _ if source != Some(self.peer(plan, sequence)) => Class::Misdirected,
             Content::Truncated => Class::Truncated,
@@ -223,9 +227,12 @@ impl Flow {
             });
         }
         let round_trip_ns =
-            if plan.is_scheduled() { now_ns.saturating_sub(before.intended_ns) } else { waited_ns };
+            if plan.is_scheduled() { came_ns.saturating_sub(before.intended_ns) } else { waited_ns };
         if matches!(class, Class::Ok | Class::Late) {
             results.round_trips.record(before.intended_ns, round_trip_ns);
+            if results.outcomes.is_measured(before.intended_ns) {
+                results.reading.note(arrival, received_ns);
+            }
             if plan.is_scheduled() && results.outcomes.is_measured(before.intended_ns) {
                 results.from_actual.record(waited_ns);
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::Rate;
 
@@ -25,6 +27,30 @@ pub(crate) enum Mode {
     Flood,
 }
 
+/// Whose receive time ends a latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReceiveTime {
+    /// The kernel's
+    Kernel,
+    /// The NIC's, where it has a clock; else the kernel's
+    Nic,
+    /// Blaster's own: when it reads the reply
+    Own,
+}
+
+impl ReceiveTime {
+    /// The flags of `SO_TIMESTAMPING`.
+    pub(crate) fn flags(self) -> Option<i32> {
+        const KERNEL: u32 = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+        const NIC: u32 = libc::SOF_TIMESTAMPING_RX_HARDWARE | libc::SOF_TIMESTAMPING_RAW_HARDWARE;
+        match self {
+            Self::Kernel => Some(KERNEL as i32),
+            Self::Nic => Some((KERNEL | NIC) as i32),
+            Self::Own => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) traffic: Traffic,
@@ -34,6 +60,7 @@ pub(crate) struct Plan {
     pub(crate) train: u32,
     /// Whether received trains come in one piece.
     pub(crate) gro: bool,
+    pub(crate) receive_time: ReceiveTime,
 }
 
 impl Plan {

@@ -220,6 +220,7 @@ mod tests {
     use crate::model::plan::{Extent, Traffic};
     use crate::model::quantity::{Rate, Sizes};
     use crate::model::targets::Targets;
+    use crate::udp::plan::ReceiveTime;
 
     const TIMEOUT_NS: u64 = 1_000;
 
@@ -241,7 +242,11 @@ mod tests {
             count,
             linger: Duration::ZERO,
         };
-        Schedule::new(&Plan { traffic, extent, mode, train, gro: false }, 0, flows)
+        Schedule::new(
+            &Plan { traffic, extent, mode, train, gro: false, receive_time: ReceiveTime::Own },
+            0,
+            flows,
+        )
     }
 
     #[test]

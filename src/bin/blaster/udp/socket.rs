@@ -56,6 +56,10 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
     if gro {
         sys::set_option(fd, IntOption::GRO, 1).map_err(failed("setting UDP_GRO (try --gro off)"))?;
     }
+    if let Some(flags) = plan.receive_time.flags() {
+        let step = "asking for receive times (try --receive-time own)";
+        sys::set_option(fd, IntOption::TIMESTAMPING, flags).map_err(failed(step))?;
+    }
     if plan.train > 1 {
         let size_bytes = flow.size_bytes().expect("a flow that sends trains has one size") as i32;
         sys::set_option(fd, IntOption::SEGMENT, size_bytes).map_err(failed("setting UDP_SEGMENT"))?;

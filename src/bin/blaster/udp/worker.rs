@@ -15,10 +15,11 @@ use tubular_echo::kernel::ring::{
 use tubular_echo::kernel::{addr, cmsg, sys};
 
 use crate::model::counts::Class;
+use crate::model::receive_clock::ReceiveClock;
 use crate::model::results::{IcmpReport, Results, ThreadTimes};
 use crate::udp::error::UdpError;
 use crate::udp::flow::{Flow, Train};
-use crate::udp::plan::Plan;
+use crate::udp::plan::{Plan, ReceiveTime};
 use crate::udp::schedule::{Pause, Schedule};
 use crate::udp::socket;
 use crate::workers::clock::{self, Clock};
@@ -75,6 +76,7 @@ struct Receiving {
     buffers: BufferRing,
     /// Flows whose multishot receive has ended.
     unarmed: Vec<u32>,
+    clock: ReceiveClock,
 }
 
 /// The worker's view of its progress, which it shows to others.
@@ -167,7 +169,11 @@ impl Worker {
                 trains: Vec::with_capacity(BATCH as usize),
                 retries: Vec::with_capacity(BATCH as usize),
             },
-            receiving: Receiving { buffers, unarmed: (0..flow_count).collect() },
+            receiving: Receiving {
+                buffers,
+                unarmed: (0..flow_count).collect(),
+                clock: ReceiveClock::default(),
+            },
             progress: Progress { live, counts: LiveCounts::default(), last_received_ns: 0, last_ok_ns: 0 },
             results,
             warmup_drops: plan.extent.warmup.is_zero().then_some(0),
@@ -190,6 +196,7 @@ impl Worker {
         self.listen()?;
         times.span_ns = self.schedule.span_ns(times.elapsed_ns, self.progress.last_ok_ns);
         self.results.thread_times.push(times);
+        self.results.reading.clock_steps = self.receiving.clock.steps();
         self.count_the_rest();
         Ok(self.results)
     }
@@ -297,7 +304,7 @@ impl Worker {
 
     /// Arms the receives that have ended, if there are buffers.
     fn arm(&mut self) {
-        let Receiving { buffers, unarmed } = &mut self.receiving;
+        let Receiving { buffers, unarmed, .. } = &mut self.receiving;
         if buffers.available() == 0 {
             return;
         }
@@ -379,6 +386,7 @@ impl Worker {
         match completion.result() {
             Ok(_) => {
                 if let Some(part) = self.receiving.buffers.take(completion) {
+                    self.follow_clock(now_ns);
                     self.progress.last_received_ns = now_ns;
                     self.judge(flow, &part, now_ns);
                     self.receiving.buffers.recycle(part);
@@ -392,22 +400,33 @@ impl Worker {
         Ok(())
     }
 
+    /// Follows `CLOCK_REALTIME`, in which the kernel tells receive times, once for all that was read at `now_ns`.
+    fn follow_clock(&mut self, now_ns: u64) {
+        // what is read together has the same time; the first is the only one that is new
+        if self.plan.receive_time == ReceiveTime::Own || self.progress.last_received_ns == now_ns {
+            return;
+        }
+        let clock = self.clock;
+        self.receiving.clock.follow(now_ns, clock::real_ns, || clock.read_with_real());
+    }
+
     /// Judges each datagram of what was received.
     fn judge(&mut self, flow: u32, part: &ReceivedPart, now_ns: u64) {
-        let buffers = &self.receiving.buffers;
+        let Receiving { buffers, clock, .. } = &mut self.receiving;
         // cannot fail: the buffers are larger than any datagram, and their control area is larger than any control data
         let Ok(datagram) = buffers.datagram(part) else { return };
         let source = addr::decode(datagram.name);
         let mut rest = &buffers.bytes(part)[datagram.payload_offset as usize..];
-        let segment_bytes =
-            cmsg::decode(datagram.control).segment_bytes.map_or(rest.len(), usize::from).max(1);
+        let receipt = cmsg::decode_receipt(datagram.control);
+        let segment_bytes = receipt.segment_bytes.map_or(rest.len(), usize::from).max(1);
+        let arrival = clock.arrival(now_ns, receipt.times);
         let Self { plan, results, progress, .. } = self;
         let flow_state = &mut self.flows[flow as usize].flow;
         let mut has_answer = false;
         // at least once: an empty datagram is a datagram
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
-            let answer = flow_state.judge(plan, source, reply, now_ns, results);
+            let answer = flow_state.judge(plan, source, reply, arrival, results);
             has_answer |= answer.is_some();
             match answer {
                 None => {}

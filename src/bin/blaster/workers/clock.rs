@@ -1,7 +1,8 @@
 //! The clock of a run, in nanoseconds since its start; and the time that a thread waited for a processor.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::model::receive_clock::Reading;
 use crate::model::results::CpuWaits;
 
 /// A clock that counts from the start of a run; the start may be a moment ahead.
@@ -22,10 +23,23 @@ impl Clock {
         elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
     }
 
+    /// Reads this clock and `CLOCK_REALTIME`.
+    pub(crate) fn read_with_real(self) -> Reading {
+        let before_ns = self.now_ns();
+        let real_ns = real_ns();
+        Reading { before_ns, real_ns, after_ns: self.now_ns() }
+    }
+
     /// Sleeps until the start.
     pub(crate) fn wait_for_start(self) {
         std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Nanoseconds since 1970 (`CLOCK_REALTIME`); 0 before it.
+pub(crate) fn real_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() as i64 * 1_000_000_000 + i64::from(since.subsec_nanos())
 }
 
 /// The only source of the time that a thread has waited for a processor (proc(5)).

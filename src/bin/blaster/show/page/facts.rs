@@ -81,6 +81,7 @@ pub(super) fn latencies(report: &Report) -> Markup {
         (if is_scheduled { "from intended" } else { "round trip" }, &report.latency.from_intended),
         ("from actual", if is_scheduled { &report.latency.from_actual } else { &None }),
         ("generator slip", &report.generator.slip),
+        ("reading slip", &report.generator.reading_slip),
     ];
     let rows: Vec<(&str, &Percentiles)> =
         rows.into_iter().filter_map(|(name, percentiles)| Some((name, percentiles.as_ref()?))).collect();

@@ -177,6 +177,7 @@ pub(super) fn latency_by_percentile(report: &Report) -> Plot {
         (if is_scheduled { "from intended" } else { "round trip" }, Ink::GOOD, &report.latency.from_intended),
         ("from actual", Ink::SERIES[1], if is_scheduled { &report.latency.from_actual } else { &None }),
         ("generator slip", Ink::PLAIN, &report.generator.slip),
+        ("reading slip", Ink::SERIES[2], &report.generator.reading_slip),
     ];
     let line = |(name, ink, percentiles): (&'static str, Ink, &Option<Percentiles>)| {
         let line = Line::new(name, ink, by_percentile(percentiles.as_ref()?));

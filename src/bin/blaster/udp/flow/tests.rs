@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use tubular_echo::kernel::cmsg::ReceiveTimes;
+
 use super::*;
 use crate::model::counts::Counts;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
+use crate::model::receive_clock::{Reading, ReceiveClock};
 use crate::model::targets::Targets;
-use crate::udp::plan::Mode;
+use crate::udp::plan::{Mode, ReceiveTime};
 
 const TIMEOUT_NS: u64 = 1_000;
 
@@ -38,13 +41,33 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         count: None,
         linger: Duration::ZERO,
     };
-    let plan = Plan { traffic, extent, mode: Mode::Open(Rate::whole(1_000)), train, gro: false };
+    let plan = Plan {
+        traffic,
+        extent,
+        mode: Mode::Open(Rate::whole(1_000)),
+        train,
+        gro: false,
+        receive_time: ReceiveTime::Own,
+    };
     let flow = Flow::new(&plan, 3, 16);
     Bench { plan, flow, results: Results::new(Duration::ZERO), out: vec![0; 65_536] }
 }
 
 fn bench() -> Bench {
     bench_with("127.0.0.1:7", false, 1)
+}
+
+/// The arrival of a datagram whose receive time the kernel did not tell.
+fn unstamped(read_ns: u64) -> Arrival {
+    ReceiveClock::default().arrival(read_ns, ReceiveTimes::default())
+}
+
+/// The arrival of a datagram that the kernel received at `received_ns`.
+fn stamped(received_ns: u64, read_ns: u64) -> Arrival {
+    let mut clock = ReceiveClock::default();
+    let reading = Reading { before_ns: read_ns, after_ns: read_ns, real_ns: read_ns as i64 };
+    clock.follow(read_ns, || reading.real_ns, || reading);
+    clock.arrival(read_ns, ReceiveTimes { software_ns: Some(received_ns as i64), hardware_ns: None })
 }
 
 impl Bench {
@@ -62,7 +85,7 @@ impl Bench {
     }
 
     fn reply(&mut self, source: SocketAddr, reply: &[u8], now_ns: u64) -> bool {
-        self.flow.judge(&self.plan, Some(source), reply, now_ns, &mut self.results).is_some()
+        self.flow.judge(&self.plan, Some(source), reply, unstamped(now_ns), &mut self.results).is_some()
     }
 
     fn close(mut self) -> Counts {
@@ -71,6 +94,27 @@ impl Bench {
         assert!(counts.is_balanced(), "{counts:?}");
         Counts { bytes_sent: 0, bytes_received: 0, ..counts }
     }
+}
+
+/// A reply that came in time is in time, however late blaster reads it; the time until then is no latency.
+#[test]
+fn a_reply_that_is_read_late_is_not_late() {
+    for is_overdue in [false, true] {
+        let mut bench = bench();
+        let (peer, payload) = bench.send_one(100_000);
+        assert!(!is_overdue || bench.flow.expire(100_000));
+        let arrival = stamped(100_000 + TIMEOUT_NS, 9_000_000);
+        let judged = bench.flow.judge(&bench.plan, Some(peer), &payload, arrival, &mut bench.results);
+        assert_eq!(judged, Some((Class::Ok, TIMEOUT_NS)));
+        assert_eq!(bench.results.reading.slip.summary().unwrap().max_ns / 10_000, 890);
+        assert_eq!((bench.results.reading.unstamped, bench.results.from_actual.at(1.0)), (0, TIMEOUT_NS));
+        assert_eq!(bench.close(), Counts { sent: 1, ok: 1, ..Counts::default() });
+    }
+    let mut bench = bench();
+    let (peer, payload) = bench.send_one(100_000);
+    let arrival = stamped(100_001 + TIMEOUT_NS, 9_000_000);
+    bench.flow.judge(&bench.plan, Some(peer), &payload, arrival, &mut bench.results);
+    assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
 }
 
 #[test]
