@@ -1,6 +1,7 @@
 //! The load tester against servers with known faults, and against the real server.
 
 mod draws;
+mod each_once;
 mod misbehaving;
 mod other_servers;
 mod receive_times;

@@ -123,6 +123,12 @@ fn options_of_blaster_that_do_not_go_together() {
             ("--rate 1k --in-flight 2", "--in-flight is for the closed loop", "--in-flight 2 --count 10"),
             ("--mode flood --in-flight 2", "with --mode flood nothing waits", "--in-flight 2 --count 10"),
             ("--count 0", "--count 0 measures nothing", "--count 1"),
+            ("--each-once=20k", "--each-once=20000 is more than 10000 visits of each", "--each-once=2"),
+            (
+                "--each-once --sample 1M",
+                "--sample 1000000 is more than blaster remembers: 262144",
+                "--each-once --sample 2",
+            ),
             ("--source ::1", "can't reach", "--source 127.0.0.1 --count 1"),
             (
                 "--gso 129",
@@ -194,7 +200,7 @@ fn targets_of_blaster() {
             ),
             (
                 "udp 127.0.0.1:1234 [::1]:1234 --spray --count 2",
-                "needs targets of one address family",
+                "need targets of one address family",
                 "udp 127.0.0.1:1234 [::1]:1234 --count 2",
             ),
             ("udp 224.0.0.1:1234 --count 1", "which are never loaded", "udp 127.0.0.1:1234 --count 1"),

@@ -35,10 +35,13 @@ mod model {
     pub(crate) mod receive_clock;
     pub(crate) mod results;
     pub(crate) mod source;
+    pub(crate) mod summary;
+    pub(crate) mod tallies;
     pub(crate) mod target;
     pub(crate) mod targets;
     pub(crate) mod timeline;
     pub(crate) mod units;
+    pub(crate) mod visits;
 }
 // these modules expect the library's modules here
 use tubular_echo::{check, kernel, policy, service, sockets, values};

@@ -42,6 +42,7 @@ mod show {
     mod extremes; // reports with extreme numbers
     pub(crate) mod page; // --html
     pub(crate) mod paint; // colors, and lines that fit the terminal
+    pub(crate) mod places; // destinations and sources with faults
     pub(crate) mod progress; // the screen while a run lasts; --every
     pub(crate) mod text; // one report
     mod wrong_reply; // an example of a wrong reply
@@ -112,10 +113,13 @@ mod model {
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
     pub(crate) mod source; // --source: the local addresses
+    pub(crate) mod summary; // destinations with faults, as prefixes and ranges of ports
+    pub(crate) mod tallies; // counts by address
     pub(crate) mod target; // one target
     pub(crate) mod targets; // the choice among all targets
     pub(crate) mod timeline; // latency by second
     pub(crate) mod units; // numbers in reports
+    pub(crate) mod visits; // --each-once: the destinations, and their order
     pub(crate) mod wrap; // lines that break at words
 }
 

@@ -21,7 +21,15 @@ MODES OF UDP
            Its latency looks too good when a server stalls. After several ICMP
            errors in a row a flow pauses for up to 100 ms.
   flood    sends as fast as the kernel accepts. This shows what breaks first.
-  TCP is always a closed loop: each message of a connection waits for those before
+  each once  with --each-once[=N]: each address and port of the targets gets one
+           datagram (TCP: one connection and one message), or N, by the schedule of
+           --rate. The order spreads over all of them: any first part of a run is an
+           even sample. The report names the destinations with faults, summed up as
+           prefixes and ranges of ports. Targets with more than 262,144 destinations
+           get a sample of 65,536 (or --sample N): they are divided into as many equal
+           parts, and --seed draws one destination of each. With a prefix as --source,
+           the sources take turns, each is used, and those with faults are named, too.
+  TCP is otherwise always a closed loop: each message of a connection waits for those before
   it.
 
 SEARCH
@@ -49,10 +57,24 @@ OUTCOMES
   own_drops (blaster's own sockets overflowed). The report shows three wrong
   replies of each kind: source, size, first bytes, and the first byte that differs.
 
+DESTINATIONS
+  A destination is an address and a port. It has one fault at most; if several fit,
+  the first of these counts:
+    misdirected   a reply came from another address or port
+    corrupted     a reply was corrupted or truncated
+    silent        nothing came back, whether or not an ICMP report or a refused
+                  connection said why
+    lossy         some of what was sent had no answer
+    late          a reply came after --timeout
+    unsendable    the local kernel refused to send there
+  A prefix in the list lies in a target, and all its visited addresses have the
+  fault. \"All ports\" are all visited ports of these addresses.
+
 CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name of an outcome or another count, or sent; P% is of
                         what was sent; loss means lost; unsent (of the schedule);
-                        of TCP connections failed, broken, stuck
+                        of TCP connections failed, broken, stuck;
+                        silent destinations (P% is of the visited ones)
   LATENCY>DURATION      p50, p90, p95, p99, p99.9, p99.99, max, from the intended
                         send time; with the prefix actual_ from the actual send time;
                         with the prefix slip_ the delay of blaster's sends, with
@@ -87,6 +109,7 @@ EXAMPLES
   blaster udp 127.0.0.1:1234 --rate 50k --duration 5s
   blaster udp 192.0.2.0/24:any --spray --flows 64 --in-flight 8 \\
       --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
+  blaster udp 192.0.2.0/24:1-65535 --each-once --sample 100k --fail-if 'silent>0'
   blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
   blaster udp 127.0.0.1:1234 --find-max --loss 0.1% --p99 500us
   blaster report --merge host-*.json --fail-if 'loss>0.1%'

@@ -10,6 +10,7 @@ use crate::manual::MANUAL;
 use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
 use crate::model::source::Source;
 use crate::model::target::Target;
+use crate::model::visits;
 use crate::tcp;
 use crate::udp;
 use crate::udp::plan::ReceiveTime;
@@ -91,27 +92,28 @@ pub(crate) enum Switch {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UdpOptions {
     /// When flows send [default: open with --rate, else closed]
-    #[arg(long, value_enum, help_heading = "Load")]
+    #[arg(long, value_enum, help_heading = "Load", conflicts_with = "each_once")]
     pub(crate) mode: Option<UdpMode>,
 
-    /// Datagrams per second over all flows: 500, 200k, 1.5M
+    /// Datagrams per second over all flows: 500, 200k, 1.5M [default with --each-once: 1k]
     #[arg(long, value_name = "RATE", help_heading = "Load")]
     pub(crate) rate: Option<Rate>,
 
     /// Datagrams (with --gso: trains) that each flow of a closed loop keeps in flight [default: 1]
-    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
+    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load", conflicts_with = "each_once")]
     pub(crate) in_flight: Option<u32>,
 
-    /// Flows; each is a socket with its own port
-    #[arg(long, value_name = "N", default_value = "64", value_parser = quantity::positive, help_heading = "Load")]
-    pub(crate) flows: u32,
+    /// Flows; each is a socket with its own port [default: 64; with --each-once and a prefix of --source: one for each of
+    /// its addresses, at most 4,096]
+    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
+    pub(crate) flows: Option<u32>,
 
     /// Draw an address and a port for each datagram (with --gso: for each train), not for each flow
-    #[arg(long, help_heading = "Load")]
+    #[arg(long, help_heading = "Load", conflicts_with = "each_once")]
     pub(crate) spray: bool,
 
     /// Send trains: N datagrams of one flow and one size in one call (UDP_SEGMENT). Then each flow draws one size
-    #[arg(long, value_name = "N", default_value = "1", value_parser = quantity::positive, help_heading = "Load")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = quantity::positive, help_heading = "Load", conflicts_with = "each_once")]
     pub(crate) gso: u32,
 
     /// Receive trains in one piece (UDP_GRO). Where trains pass whole, as over loopback, this changes the cost of the
@@ -126,12 +128,12 @@ pub(crate) struct UdpOptions {
 
     /// Several rates, one run after the other, each for its time: 100k:10s,200k:10s
     #[arg(long, value_name = "RATE:TIME,…", value_delimiter = ',', help_heading = "Search",
-          conflicts_with_all = ["mode", "rate", "duration", "count", "find_max"])]
+          conflicts_with_all = ["mode", "rate", "duration", "count", "find_max", "each_once"])]
     pub(crate) steps: Vec<Step>,
 
     /// Search for the highest rate that meets --loss and --p99. The first run has --rate [default: 10k]; each run
     /// takes --duration [default: 2s]
-    #[arg(long, help_heading = "Search", conflicts_with_all = ["mode", "count"])]
+    #[arg(long, help_heading = "Search", conflicts_with_all = ["mode", "count", "each_once"])]
     pub(crate) find_max: bool,
 
     /// The largest share of datagrams without a right reply in time
@@ -164,12 +166,22 @@ pub(crate) struct UdpOptions {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TcpOptions {
     /// What each connection does
-    #[arg(long, value_enum, default_value = "ping-pong", help_heading = "Load")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "ping-pong",
+        help_heading = "Load",
+        conflicts_with = "each_once"
+    )]
     pub(crate) mode: tcp::plan::Mode,
 
-    /// Connections at a time
-    #[arg(long, value_name = "N", default_value = "16", value_parser = quantity::positive, help_heading = "Load")]
-    pub(crate) connections: u32,
+    /// Connections at a time [default: 16; with --each-once at most 1,024]
+    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
+    pub(crate) connections: Option<u32>,
+
+    /// Connections per second, with --each-once [default: 1k]
+    #[arg(long, value_name = "RATE", help_heading = "Load", requires = "each_once")]
+    pub(crate) rate: Option<Rate>,
 
     #[command(flatten)]
     pub(crate) common: CommonOptions,
@@ -182,6 +194,25 @@ pub(crate) struct CommonOptions {
     /// The destination: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
     #[arg(required = true, value_name = "TARGET")]
     pub(crate) targets: Vec<Target>,
+
+    /// Visit each address and port of the targets once (or N times, as in --each-once=3), in an order that spreads over
+    /// all of them, at --rate. The report names those that are silent or wrong. Of more than 262,144, a sample of 65,536
+    /// is visited
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        value_parser = quantity::positive,
+        help_heading = "Load",
+        conflicts_with_all = ["duration", "count", "warmup"]
+    )]
+    pub(crate) each_once: Option<u32>,
+
+    /// Visit only N of all destinations, one from each of N equal parts
+    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load", requires = "each_once")]
+    pub(crate) sample: Option<u32>,
 
     /// The size of each datagram or message in bytes, at least 32: 64, 64-1400 (drawn from the range) or 64,512,1400
     /// (drawn from the list) [default: 64; TCP mode stream: 16384]
@@ -266,9 +297,15 @@ impl CommonOptions {
     /// `None`: until the count is reached.
     pub(crate) fn duration(&self) -> Option<Duration> {
         const DEFAULT: Duration = Duration::from_secs(10);
-        self.duration.or(self.count.is_none().then_some(DEFAULT))
+        let has_count = self.count.is_some() || self.each_once.is_some();
+        self.duration.or((!has_count).then_some(DEFAULT))
     }
 }
+
+/// The most visits of each destination.
+const EACH_ONCE_MAX: u32 = 10_000;
+/// The rate of --each-once, unless --rate sets one.
+const EACH_ONCE_PER_S: u64 = 1_000;
 
 /// Options that don't go together, and values that are out of range together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -291,13 +328,31 @@ pub(crate) enum Contradiction {
     SourceOfOtherFamily(String, String),
     #[error("--count 0 measures nothing")]
     CountOfNothing,
+    #[error("--each-once={0} is more than {EACH_ONCE_MAX} visits of each destination")]
+    TooManyVisits(u32),
+    #[error("--sample {0} is more than blaster remembers: {max}", max = visits::DESTINATIONS_MAX)]
+    SampleTooLarge(u32),
 }
 
 impl UdpOptions {
     /// The mode of `--mode`, or the implied one.
     pub(crate) fn mode(&self) -> UdpMode {
-        let has_rate = self.rate.is_some() || self.has_steps();
+        let has_rate = self.rate().is_some() || self.has_steps();
         self.mode.unwrap_or(if has_rate { UdpMode::Open } else { UdpMode::Closed })
+    }
+
+    /// The rate of `--rate`, or the implied one.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        self.rate.or(self.common.each_once.map(|_| Rate::whole(EACH_ONCE_PER_S)))
+    }
+
+    /// The flows of `--flows`, or the implied ones. With --each-once, the run uses this many sources.
+    pub(crate) fn flows(&self, sources: usize) -> u32 {
+        const DEFAULT: u32 = 64;
+        let implied = if sources > 1 { sources as u32 } else { DEFAULT };
+        let flows = self.flows.unwrap_or(implied);
+        // a flow can't send to its own port, so that each thread needs another one
+        if self.common.each_once.is_some() { flows.max(self.common.threads.saturating_mul(2)) } else { flows }
     }
 
     /// Whether the call makes several runs, each with its own rate.
@@ -320,7 +375,7 @@ impl UdpOptions {
         /// The most datagrams of one call (`UDP_MAX_SEGMENTS`, Linux 6.9).
         const SEGMENTS_MAX: u32 = 128;
         self.common.check()?;
-        match (self.mode(), self.rate) {
+        match (self.mode(), self.rate()) {
             (UdpMode::Open, None) if !self.has_steps() => return Err(Contradiction::OpenWithoutRate),
             (UdpMode::Closed, Some(_)) => return Err(Contradiction::RateWithoutOpen("closed")),
             (UdpMode::Flood, Some(_)) => return Err(Contradiction::RateWithoutOpen("flood")),
@@ -353,8 +408,26 @@ impl UdpOptions {
 impl TcpOptions {
     /// The sizes of `--size`, or the implied ones.
     pub(crate) fn sizes(&self) -> Sizes {
-        let implied = if self.mode == tcp::plan::Mode::Stream { 16_384 } else { 64 };
+        let implied = if self.mode() == tcp::plan::Mode::Stream { 16_384 } else { 64 };
         self.common.size.clone().unwrap_or(Sizes::Fixed(implied))
+    }
+
+    /// The mode of `--mode`, or the implied one.
+    pub(crate) fn mode(&self) -> tcp::plan::Mode {
+        if self.common.each_once.is_some() { tcp::plan::Mode::Connect } else { self.mode }
+    }
+
+    /// The rate of `--rate`, or the implied one.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        self.common.each_once.map(|_| self.rate.unwrap_or(Rate::whole(EACH_ONCE_PER_S)))
+    }
+
+    /// The connections of `--connections`, or the implied ones. With --each-once, so many visits are made.
+    pub(crate) fn connections(&self, visits: Option<u64>) -> u32 {
+        const DEFAULT: u32 = 16;
+        const EACH_ONCE_DEFAULT: u64 = 1_024;
+        let implied = visits.map_or(DEFAULT, |visits| visits.min(EACH_ONCE_DEFAULT) as u32);
+        self.connections.unwrap_or(implied)
     }
 }
 
@@ -365,6 +438,12 @@ impl CommonOptions {
             && let Some(other) = self.targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
         {
             return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
+        }
+        if let Some(times) = self.each_once.filter(|times| *times > EACH_ONCE_MAX) {
+            return Err(Contradiction::TooManyVisits(times));
+        }
+        if let Some(sample) = self.sample.filter(|sample| *sample > visits::DESTINATIONS_MAX) {
+            return Err(Contradiction::SampleTooLarge(sample));
         }
         if self.count == Some(0) { Err(Contradiction::CountOfNothing) } else { Ok(()) }
     }

@@ -7,6 +7,7 @@ mod error;
 mod local_end;
 pub(crate) mod plan;
 mod shared;
+mod visits;
 mod worker;
 
 use std::sync::Arc;

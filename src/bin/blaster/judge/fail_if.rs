@@ -20,7 +20,7 @@ pub(crate) enum ConditionError {
 }
 
 /// Counts of a report that are not among [`Counts::NAMES`].
-const FURTHER_COUNTS: [&str; 5] = ["own_drops", "unsent", "failed", "broken", "stuck"];
+const FURTHER_COUNTS: [&str; 6] = ["own_drops", "unsent", "failed", "broken", "stuck", "silent"];
 
 /// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
 const LOST_NAMES: &str = "lost (or loss)";
@@ -182,6 +182,10 @@ impl Measure {
         let totals = &report.totals;
         match self {
             Self::Count(name) => count(report, name).map(|count| count as f64),
+            Self::Share("silent") => {
+                let destinations = report.destinations.as_ref().filter(|it| it.visited > 0)?;
+                Some(destinations.silent as f64 * 100.0 / destinations.visited as f64)
+            }
             Self::Share(name) if totals.counts.sent > 0 => {
                 count(report, name).map(|count| count as f64 * 100.0 / totals.counts.sent as f64)
             }
@@ -208,6 +212,8 @@ fn count(report: &Report, name: &str) -> Option<u64> {
         "failed" => Some(report.connections?.failed),
         "broken" => Some(report.connections?.broken),
         "stuck" => Some(report.connections?.stuck),
+        // destinations
+        "silent" => Some(report.destinations.as_ref()?.silent),
         name => report.totals.counts.by_name(name),
     }
 }

@@ -195,9 +195,123 @@ summed! {
     }
 }
 
+summed! {
+    /// The datagrams (TCP: messages) to one destination, without those that came back right and in time.
+    Tally {
+        sent,
+        lost,
+        unreachable,
+        misdirected,
+        /// Corrupted or truncated.
+        damaged,
+        late,
+        /// The local kernel refused to send.
+        #[serde(default)]
+        refused,
+        /// Connections that were not established.
+        #[serde(default)]
+        failed,
+    }
+}
+
+/// What is wrong with a destination. Each has one fault at most: the first that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// A reply came from another address or port.
+    Misdirected,
+    /// A reply had other bytes, or fewer.
+    Corrupted,
+    /// Nothing came back, whether or not an ICMP report or a refused connection said why.
+    Silent,
+    /// Some of what was sent had no answer.
+    Lossy,
+    /// A reply came after the timeout.
+    Late,
+    /// The local kernel refused to send there.
+    Unsendable,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Misdirected, Self::Corrupted, Self::Silent, Self::Lossy, Self::Late, Self::Unsendable];
+
+    /// Its name, as in the report and in `--fail-if`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Misdirected => "misdirected",
+            Self::Corrupted => "corrupted",
+            Self::Silent => "silent",
+            Self::Lossy => "lossy",
+            Self::Late => "late",
+            Self::Unsendable => "unsendable",
+        }
+    }
+}
+
+impl Tally {
+    /// The count that a class belongs to.
+    pub(crate) fn of_mut(&mut self, class: Class) -> &mut u64 {
+        match class {
+            Class::Ok => unreachable!("what is right is not counted"),
+            Class::Corrupted | Class::Truncated => &mut self.damaged,
+            Class::Misdirected => &mut self.misdirected,
+            Class::Late => &mut self.late,
+            Class::Lost => &mut self.lost,
+            Class::Unreachable => &mut self.unreachable,
+        }
+    }
+
+    /// Nothing came back for so many datagrams, messages and connections.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.lost + self.unreachable + self.failed
+    }
+
+    /// So many datagrams, messages and connections were not right and in time.
+    pub(crate) fn wrong(&self) -> u64 {
+        self.unanswered() + self.misdirected + self.damaged + self.late + self.refused
+    }
+
+    /// So many datagrams, messages and connections were tried.
+    pub(crate) fn tried(&self) -> u64 {
+        self.sent + self.failed + self.refused
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        let found = match self {
+            _ if self.misdirected > 0 => Fault::Misdirected,
+            _ if self.damaged > 0 => Fault::Corrupted,
+            _ if self.unanswered() > 0 && self.unanswered() == self.sent + self.failed => Fault::Silent,
+            _ if self.unanswered() > 0 => Fault::Lossy,
+            _ if self.late > 0 => Fault::Late,
+            _ if self.refused > 0 => Fault::Unsendable,
+            _ => return None,
+        };
+        Some(found)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_destination_has_the_first_fault_that_fits() {
+        for (tally, fault) in [
+            (Tally { sent: 2, ..Tally::default() }, None),
+            (Tally { sent: 2, lost: 1, unreachable: 1, ..Tally::default() }, Some(Fault::Silent)),
+            (Tally { sent: 0, failed: 1, ..Tally::default() }, Some(Fault::Silent)),
+            (Tally { sent: 1, failed: 1, ..Tally::default() }, Some(Fault::Lossy)),
+            (Tally { sent: 2, lost: 1, ..Tally::default() }, Some(Fault::Lossy)),
+            (Tally { sent: 2, lost: 1, late: 1, ..Tally::default() }, Some(Fault::Lossy)),
+            (Tally { sent: 2, lost: 1, damaged: 1, ..Tally::default() }, Some(Fault::Corrupted)),
+            (Tally { sent: 2, misdirected: 1, damaged: 1, ..Tally::default() }, Some(Fault::Misdirected)),
+            (Tally { sent: 2, late: 2, ..Tally::default() }, Some(Fault::Late)),
+            (Tally { refused: 1, ..Tally::default() }, Some(Fault::Unsendable)),
+        ] {
+            assert_eq!(tally.fault(), fault, "{tally:?}");
+        }
+    }
 
     #[test]
     fn each_class_balances_and_nothing_beside_them_does() {

@@ -7,6 +7,7 @@ use crate::model::payload::{Bodies, Header};
 use crate::model::quantity::Sizes;
 use crate::model::source::Source;
 use crate::model::targets::Targets;
+use crate::model::visits::Visits;
 
 /// Open files beside those of the flows or connections: standard streams, rings, the report's files, and some to spare.
 const SPARE_FILES: u64 = 64;
@@ -22,6 +23,8 @@ pub(crate) struct Traffic {
     pub(crate) targets: Targets,
     /// The local addresses. `None`: the routing table chooses them.
     pub(crate) source: Option<Source>,
+    /// With `--each-once`: all visits, of these targets, from these sources.
+    pub(crate) visits: Option<Visits>,
     pub(crate) sizes: Sizes,
     pub(crate) bodies: Bodies,
     /// A reply that takes longer is late; a TCP connection that takes longer has failed.
@@ -35,7 +38,20 @@ impl Traffic {
 
     /// The local address of `flow`, with port 0; the flow goes to `peer` first. `None`: the routing table chooses it.
     pub(crate) fn source_of(&self, flow: u32, peer: SocketAddr) -> Option<SocketAddr> {
-        self.source.as_ref().map(|source| source.of_flow(self.seed, flow, peer, self.targets.no_hosts()))
+        match &self.visits {
+            Some(visits) if !visits.sources().is_empty() => {
+                Some(visits.sources()[flow as usize % visits.sources().len()])
+            }
+            _ => self
+                .source
+                .as_ref()
+                .map(|source| source.of_flow(self.seed, flow, peer, self.targets.no_hosts())),
+        }
+    }
+
+    /// The number of sources whose losses are counted.
+    pub(crate) fn counted_sources(&self) -> usize {
+        self.visits.as_ref().map_or(0, |visits| visits.sources().len())
     }
 
     pub(crate) fn header(&self, flow: u32, sequence: u64, intended_ns: u64) -> Header {

@@ -11,6 +11,7 @@ use crate::model::counts::Connections;
 use crate::model::latency::Latency;
 use crate::model::outcomes::Outcomes;
 use crate::model::receive_clock::Arrival;
+use crate::model::tallies::Tallies;
 use crate::model::timeline::Timeline;
 
 /// An ICMP report: datagrams can't be delivered.
@@ -220,7 +221,7 @@ impl Reading {
 }
 
 /// The results of one worker, or of all.
-// 14 fields: each is a part of the report of its own
+// 16 fields: each is a part of the report of its own
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
     pub(crate) outcomes: Outcomes,
@@ -246,6 +247,10 @@ pub(crate) struct Results {
     pub(crate) examples: Vec<Example>,
     /// Local send failures by errno; TCP: failed and broken connections.
     pub(crate) local_errors: BTreeMap<i32, u64>,
+    /// Of the measured time.
+    pub(crate) destinations: Tallies<SocketAddr>,
+    /// With `--each-once` and `--source`.
+    pub(crate) sources: Tallies<IpAddr>,
     /// TCP only.
     pub(crate) connections: Connections,
     /// The smallest receive buffer of the sockets.
@@ -268,6 +273,8 @@ impl Results {
             icmp_reports: BTreeMap::new(),
             examples: Vec::new(),
             local_errors: BTreeMap::new(),
+            destinations: Tallies::default(),
+            sources: Tallies::default(),
             connections: Connections::default(),
             receive_buffer_bytes: u64::MAX,
         }
@@ -323,6 +330,8 @@ impl Results {
         for (errno, count) in &other.local_errors {
             *self.local_errors.entry(*errno).or_default() += count;
         }
+        self.destinations.merge(&other.destinations);
+        self.sources.merge(&other.sources);
         self.connections += &other.connections;
         self.receive_buffer_bytes = self.receive_buffer_bytes.min(other.receive_buffer_bytes);
     }

@@ -86,6 +86,11 @@ impl SentLog {
         }
     }
 
+    /// How many datagrams it remembers.
+    pub(crate) fn window(&self) -> u64 {
+        self.mask + 1
+    }
+
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use rand::RngExt;
 use tubular_echo::policy::many_hosts::ManyHosts;
 
 use crate::model::draw;
@@ -30,7 +31,10 @@ pub(crate) enum SourceError {
 
 /// No socket can be bound to the address of `--source`.
 #[derive(Debug, thiserror::Error)]
-#[error("--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`)?")]
+#[error(
+    "--source {local}: {error}; is that an address of this host (`ip route add local PREFIX dev lo`{})?",
+    if local.is_ipv6() { " and `sysctl net.ipv6.ip_nonlocal_bind=1`" } else { "" }
+)]
 pub(crate) struct SourceNotLocal {
     pub(crate) local: IpAddr,
     pub(crate) error: io::Error,
@@ -43,6 +47,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    pub(crate) fn net(&self) -> IpNet {
+        self.net
+    }
+
     pub(crate) fn is_ipv4(&self) -> bool {
         self.net.addr().is_ipv4()
     }
@@ -59,6 +67,26 @@ impl Source {
         let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
         let all = Target::addresses_of(self.net, scope_id);
         all.draw_wanted(&mut draw::rng(seed, flow, u64::MAX - 1), |drawn| no_hosts.has(drawn.ip()))
+    }
+
+    /// All local addresses, with port 0; if they are more than `most`, one of each part, of that many equal parts.
+    pub(crate) fn spread(
+        &self,
+        most: u32,
+        seed: u64,
+        peer: SocketAddr,
+        no_hosts: &NoHostAddresses,
+    ) -> Vec<SocketAddr> {
+        let scope_id = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+        let all = Target::addresses_of(self.net, scope_id);
+        let size = all.addresses().unwrap_or(u128::MAX);
+        let share = size.min(most.into());
+        let mut rng = draw::rng(seed, u32::MAX, u64::MAX - 1);
+        let begin = |nth: u128| nth * (size / share) + nth * (size % share) / share;
+        (0..share)
+            .map(|nth| all.nth(rng.random_range(begin(nth)..begin(nth + 1)), 0))
+            .filter(|drawn| !no_hosts.has(drawn.ip()))
+            .collect()
     }
 }
 

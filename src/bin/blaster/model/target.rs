@@ -41,7 +41,7 @@ pub(crate) enum TargetError {
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
     Forbidden { target: String, kind: &'static str, net: String },
     #[error(
-        "target {target}: with several targets, --spray needs targets of one address family; without --spray they may be mixed"
+        "target {target}: with several targets, --spray and --each-once of UDP need targets of one address family"
     )]
     MixedSpray { target: String },
 }
@@ -115,6 +115,25 @@ impl Target {
             }
         };
         self.at(ip, port)
+    }
+
+    /// The number of its addresses. `None`: 2^128.
+    pub(crate) fn addresses(&self) -> Option<u128> {
+        1_u128.checked_shl(u32::from(self.net.max_prefix_len() - self.net.prefix_len()))
+    }
+
+    /// The number of its ports.
+    pub(crate) fn ports(&self) -> u32 {
+        u32::from(self.port_max) - u32::from(self.port_min) + 1
+    }
+
+    /// Its nth address with its nth port, both from 0.
+    pub(crate) fn nth(&self, address: u128, port: u32) -> SocketAddr {
+        let ip = match self.net.addr() {
+            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | address as u32)),
+            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | address)),
+        };
+        self.at(ip, self.port_min + port as u16)
     }
 
     fn at(&self, ip: IpAddr, port: u16) -> SocketAddr {

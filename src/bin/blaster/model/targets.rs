@@ -21,13 +21,17 @@ pub(crate) struct Targets {
 impl Targets {
     /// At least one target; with `spray` each datagram draws its own.
     pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
-        if spray {
-            let first = targets[0].is_ipv4();
-            if let Some(other) = targets.iter().find(|target| target.is_ipv4() != first) {
-                return Err(TargetError::MixedSpray { target: other.to_string() });
-            }
+        let targets = Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() };
+        if spray { targets.of_one_family() } else { Ok(targets) }
+    }
+
+    /// The same targets. It is an error if a socket can't reach all of them.
+    pub(crate) fn of_one_family(self) -> Result<Self, TargetError> {
+        let first = self.all[0].is_ipv4();
+        match self.all.iter().find(|target| target.is_ipv4() != first) {
+            Some(other) => Err(TargetError::MixedSpray { target: other.to_string() }),
+            None => Ok(self),
         }
-        Ok(Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() })
     }
 
     /// The same targets, but no datagram goes to `no_hosts`.

@@ -1,11 +1,17 @@
 //! The report of a run, from the results of its workers.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
+
+use crate::model::counts::{Fault, Tally};
 use crate::model::outcomes::Second;
 use crate::model::results::{Results, ThreadTimes};
+use crate::model::summary::{self, Group};
 use crate::report::schema::{
-    Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Report, SCHEMA, Totals, VERSION,
+    FAULTS_MAX, FaultyPlaces, Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Places,
+    Report, SCHEMA, Totals, VERSION,
 };
 
 /// The facts of a run beside its results.
@@ -15,14 +21,27 @@ pub(crate) struct RunFacts {
     pub(crate) started_at: SystemTime,
     pub(crate) host: Host,
     pub(crate) load: Load,
+    pub(crate) scope: Scope,
     /// Whether a signal ended it.
     pub(crate) ended_early: bool,
+}
+
+/// The destinations and sources of a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    /// The networks of the targets.
+    pub(crate) nets: Vec<IpNet>,
+    pub(crate) source: Option<IpNet>,
+    /// With `--each-once`: how many destinations are visited, unless a signal ends the run.
+    pub(crate) planned: Option<u64>,
+    /// With `--each-once`: which destinations these are, if not all.
+    pub(crate) sample: Option<String>,
 }
 
 impl Report {
     /// The report of a run. Its warnings and conditions are added later, since they need the report.
     pub(crate) fn new(facts: RunFacts, results: &Results) -> Self {
-        let RunFacts { command_line, started_at, host, load, ended_early } = facts;
+        let RunFacts { command_line, started_at, host, load, scope, ended_early } = facts;
         let longest_ns = results.thread_times.iter().map(|times| times.span_ns).max().unwrap_or(0);
         let elapsed_ns = longest_ns.saturating_sub(load.warmup_ns);
         let is_tcp = load.protocol == "tcp";
@@ -37,11 +56,13 @@ impl Report {
             ended_early,
             totals: totals(results, elapsed_ns),
             warmup: results.outcomes.warmup().counts,
-            latency: latencies(results, load.rate_per_s.is_some()),
+            latency: latencies(results, load.rate_per_s.is_some() && !is_tcp),
             generator: generator(results, &load),
             icmp_errors: icmp_errors(results),
             examples: results.examples.clone(),
             refusals: local_errors(results),
+            destinations: Some(destinations(results, &scope)),
+            sources: sources(results, &scope),
             connections: is_tcp.then_some(results.connections),
             intervals: intervals(results),
             load,
@@ -116,6 +137,47 @@ fn icmp_errors(results: &Results) -> Vec<IcmpErrors> {
 fn local_errors(results: &Results) -> Vec<LocalErrors> {
     let errors = results.local_errors.iter();
     errors.map(|(&errno, &count)| LocalErrors { errno, message: meaning(errno), count }).collect()
+}
+
+fn destinations(results: &Results, scope: &Scope) -> Places {
+    let visited = results.destinations.named();
+    let not_visited = scope.planned.map_or(0, |planned| planned.saturating_sub(visited.len() as u64));
+    Places { not_visited, sample: scope.sample.clone(), ..places(&visited, &scope.nets) }
+}
+
+fn sources(results: &Results, scope: &Scope) -> Option<Places> {
+    let visited = results.sources.named();
+    let visited: Vec<_> = visited.iter().map(|(ip, tally)| ((*ip, 0).into(), *tally)).collect();
+    (!visited.is_empty()).then(|| places(&visited, &Vec::from_iter(scope.source)))
+}
+
+fn places(visited: &[(SocketAddr, Tally)], nets: &[IpNet]) -> Places {
+    let with = |fault| visited.iter().filter(|(_, tally)| tally.fault() == fault).count() as u64;
+    let groups = summary::summarize(visited, nets);
+    Places {
+        visited: visited.len() as u64,
+        ok: with(None),
+        misdirected: with(Some(Fault::Misdirected)),
+        corrupted: with(Some(Fault::Corrupted)),
+        silent: with(Some(Fault::Silent)),
+        lossy: with(Some(Fault::Lossy)),
+        late: with(Some(Fault::Late)),
+        unsendable: with(Some(Fault::Unsendable)),
+        more: groups.iter().skip(FAULTS_MAX).map(|group| group.destinations).sum(),
+        faults: groups.iter().take(FAULTS_MAX).map(faulty).collect(),
+        ..Places::default()
+    }
+}
+
+fn faulty(group: &Group) -> FaultyPlaces {
+    FaultyPlaces {
+        place: group.place(),
+        prefix: group.net.to_string(),
+        ports: group.ports.words(),
+        fault: group.fault,
+        visited: group.destinations,
+        tally: group.tally,
+    }
 }
 
 fn intervals(results: &Results) -> Vec<Interval> {

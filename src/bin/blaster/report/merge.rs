@@ -11,8 +11,8 @@ use crate::model::latency::{Latency, Percentiles};
 use crate::model::results::{Example, keep_example};
 use crate::model::units::duration;
 use crate::report::schema::{
-    self, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun, ReadError, Report, SCHEMA,
-    Totals, VERSION, distinct_hosts,
+    self, FAULTS_MAX, FaultyPlaces, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun,
+    Places, ReadError, Report, SCHEMA, Totals, VERSION, distinct_hosts,
 };
 
 /// Runs that have less of their time in common did not really run at the same time.
@@ -73,6 +73,8 @@ pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
         icmp_errors: icmp_errors(&reports),
         examples: examples(&reports),
         refusals: refusals(&reports),
+        destinations: places(reports.iter().map(|report| report.destinations.as_ref())),
+        sources: places(reports.iter().map(|report| report.sources.as_ref())),
         connections: connections(&reports),
         intervals: intervals(&reports, &spans, begin),
         warnings: warnings(runs, &spans),
@@ -92,6 +94,7 @@ fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
             ("receive time", load.receive_time.clone().unwrap_or("own".into())),
             ("gro", format!("{:?}", load.gro)),
             ("spray", format!("{:?}", load.spray)),
+            ("each once", format!("{:?}", load.each_once)),
         ]
     };
     for ((what, here), (_, there)) in facts(&one.report.load).into_iter().zip(facts(&other.report.load)) {
@@ -268,6 +271,39 @@ fn refusals(reports: &[&Report]) -> Vec<LocalErrors> {
             part.count;
     }
     sums.into_values().collect()
+}
+
+/// The sum: destinations that several machines visited count for each of them. `None`: a report has none.
+fn places<'a>(parts: impl Iterator<Item = Option<&'a Places>>) -> Option<Places> {
+    let mut sum = Places::default();
+    for part in parts {
+        let part = part?;
+        sum.visited += part.visited;
+        sum.not_visited += part.not_visited;
+        sum.ok += part.ok;
+        sum.misdirected += part.misdirected;
+        sum.corrupted += part.corrupted;
+        sum.silent += part.silent;
+        sum.lossy += part.lossy;
+        sum.late += part.late;
+        sum.unsendable += part.unsendable;
+        sum.more += part.more;
+        sum.sample = sum.sample.or_else(|| part.sample.clone());
+        for fault in &part.faults {
+            let same = |known: &&mut FaultyPlaces| known.place == fault.place && known.fault == fault.fault;
+            match sum.faults.iter_mut().find(same) {
+                Some(known) => {
+                    known.visited += fault.visited;
+                    known.tally += &fault.tally;
+                }
+                None => sum.faults.push(fault.clone()),
+            }
+        }
+    }
+    sum.faults.sort_by_key(|fault| u64::MAX - fault.tally.wrong());
+    sum.more += sum.faults.iter().skip(FAULTS_MAX).map(|fault| fault.visited).sum::<u64>();
+    sum.faults.truncate(FAULTS_MAX);
+    Some(sum)
 }
 
 fn connections(reports: &[&Report]) -> Option<Connections> {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::counts::Counts;
 use crate::model::results::{Results, ThreadTimes};
-use crate::report::compile::RunFacts;
+use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{Host, Load, Report};
 
 /// The facts of a closed loop that began at the epoch.
@@ -24,6 +24,7 @@ pub(crate) fn facts() -> RunFacts {
             threads: 1,
             ..Load::default()
         },
+        scope: Scope::default(),
         ended_early: false,
     }
 }

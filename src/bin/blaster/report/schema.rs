@@ -11,8 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::counts::Connections;
-use crate::model::counts::Counts;
+use crate::model::counts::{Connections, Counts, Fault, Tally};
 use crate::model::icmp;
 use crate::model::latency::Percentiles;
 use crate::model::results::Example;
@@ -60,6 +59,12 @@ pub(crate) struct Report {
     pub(crate) examples: Vec<Example>,
     /// Sends that the local kernel refused; TCP: why connections failed or broke.
     pub(crate) refusals: Vec<LocalErrors>,
+    /// The destinations, of the measured time. `null`: a report of an older blaster.
+    #[serde(default)]
+    pub(crate) destinations: Option<Places>,
+    /// The local addresses, with `--each-once` and `--source`.
+    #[serde(default)]
+    pub(crate) sources: Option<Places>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
     pub(crate) intervals: Vec<Interval>,
@@ -113,7 +118,7 @@ pub(crate) struct Load {
     /// Flows (UDP) or connections (TCP).
     pub(crate) flows: u32,
     pub(crate) threads: u32,
-    /// Datagrams per second, open loop only.
+    /// Datagrams per second, open loop only. TCP: connections per second, with `--each-once` only.
     pub(crate) rate_per_s: Option<f64>,
     /// Datagrams (with trains: trains) in flight per flow; closed loop only.
     pub(crate) in_flight: Option<u32>,
@@ -126,6 +131,9 @@ pub(crate) struct Load {
     /// As in `--receive-time`; UDP only.
     #[serde(default)]
     pub(crate) receive_time: Option<String>,
+    /// As in `--each-once`.
+    #[serde(default)]
+    pub(crate) each_once: Option<u32>,
     /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
@@ -259,6 +267,54 @@ pub(crate) struct LocalErrors {
     pub(crate) message: String,
     /// The number of datagrams or connections.
     pub(crate) count: u64,
+}
+
+/// Destinations, or sources. Each is a pair of address and port (a source: an address), and has one fault at most. If
+/// several fit, the first of these counts: misdirected, corrupted, silent, lossy, late, unsendable.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// Those that something was sent to, or that blaster tried to connect to.
+    pub(crate) visited: u64,
+    /// Those that `--each-once` did not come to, since the run was ended early.
+    pub(crate) not_visited: u64,
+    /// Which of all destinations `--each-once` visited. `null`: all, or no `--each-once`.
+    pub(crate) sample: Option<String>,
+    /// Without a fault.
+    pub(crate) ok: u64,
+    /// A reply came from another address or port.
+    pub(crate) misdirected: u64,
+    /// A reply was corrupted or truncated.
+    pub(crate) corrupted: u64,
+    /// Nothing came back, whether or not an ICMP report or a refused connection said why.
+    pub(crate) silent: u64,
+    /// Some of what was sent had no answer.
+    pub(crate) lossy: u64,
+    /// A reply came after the timeout.
+    pub(crate) late: u64,
+    /// The local kernel refused to send there.
+    pub(crate) unsendable: u64,
+    /// Those with faults, summed up, the worst first; at most [`FAULTS_MAX`].
+    pub(crate) faults: Vec<FaultyPlaces>,
+    /// The number of those with faults that `faults` has no room for.
+    pub(crate) more: u64,
+}
+
+/// So many entries has a list of faults.
+pub(crate) const FAULTS_MAX: usize = 1_000;
+
+/// Destinations, or sources, with one fault. Prefixes hold no visited address without it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FaultyPlaces {
+    /// In words: `192.0.2.77:1234` or `192.0.2.128/27, all ports`.
+    pub(crate) place: String,
+    pub(crate) prefix: String,
+    /// `1234` or `5000-5003,6000`. `null`: all visited ports of these addresses, or a source.
+    pub(crate) ports: Option<String>,
+    pub(crate) fault: Fault,
+    /// How many visited destinations (or sources) it stands for.
+    pub(crate) visited: u64,
+    #[serde(flatten)]
+    pub(crate) tally: Tally,
 }
 
 /// One second of the measurement.

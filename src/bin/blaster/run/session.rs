@@ -15,10 +15,12 @@ use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
 use crate::model::results::Results;
-use crate::model::target::TargetError;
+use crate::model::source::Source;
+use crate::model::target::{Target, TargetError};
 use crate::model::targets::Targets;
+use crate::model::visits::{Visits, Wish};
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
-use crate::report::compile::RunFacts;
+use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{self, Host, Load, Report};
 use crate::show::progress::{self, Watched};
 use crate::tcp::{self, TcpError};
@@ -105,9 +107,9 @@ impl Session {
         if !has_begun && stop.is_asked() {
             return Err(LoadError::Stopped);
         }
-        let (load, results) = done?;
-        let facts =
-            RunFacts { command_line: schema::command_line(), started_at, host: host(), load, ended_early };
+        let (load, scope, results) = done?;
+        let command_line = schema::command_line();
+        let facts = RunFacts { command_line, started_at, host: host(), load, scope, ended_early };
         finish(Report::new(facts, &results))
     }
 }
@@ -131,10 +133,10 @@ fn run_udp(
     identity: Identity,
     stop: &Arc<Stop>,
     watch: &mut Watch<'_>,
-) -> Result<(Load, Results), LoadError> {
+) -> Result<(Load, Scope, Results), LoadError> {
     use udp::plan::{Mode, Plan};
     let common = &udp.common;
-    let mode = match (udp.mode(), udp.rate) {
+    let mode = match (udp.mode(), udp.rate()) {
         (UdpMode::Open, Some(rate)) => Mode::Open(rate),
         (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
         (UdpMode::Closed, _) => Mode::Closed { in_flight: udp.in_flight.unwrap_or(1) },
@@ -145,7 +147,8 @@ fn run_udp(
         Mode::Closed { in_flight } => (None, Some(in_flight)),
         Mode::Flood => (None, None),
     };
-    let extent = extent(common, udp.flows);
+    let traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
+    let extent = extent(common, udp.flows(traffic.counted_sources()), &traffic);
     let load = Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
@@ -157,10 +160,10 @@ fn run_udp(
         receive_time: Some(name(udp.receive_time())),
         ..load_header(common, identity, &udp.sizes(), &extent)
     };
-    let traffic = traffic(common, identity, udp.sizes(), udp.spray)?;
+    let scope = scope(common, &traffic);
     let (gro, receive_time) = (udp.gro == Switch::On, udp.receive_time());
     let plan = Plan { traffic, extent, mode, train: udp.gso, gro, receive_time };
-    Ok((load, udp::run(plan, stop, watch)?))
+    Ok((load, scope, udp::run(plan, stop, watch)?))
 }
 
 fn run_tcp(
@@ -168,43 +171,73 @@ fn run_tcp(
     identity: Identity,
     stop: &Arc<Stop>,
     watch: &mut Watch<'_>,
-) -> Result<(Load, Results), LoadError> {
+) -> Result<(Load, Scope, Results), LoadError> {
     let common = &tcp.common;
-    let extent = extent(common, tcp.connections);
+    let traffic = traffic(common, identity, tcp.sizes(), None)?;
+    let visits = traffic.visits.as_ref().map(Visits::total);
+    let extent = extent(common, tcp.connections(visits), &traffic);
     let load = Load {
         protocol: "tcp".into(),
-        mode: name(tcp.mode),
+        mode: name(tcp.mode()),
+        rate_per_s: tcp.rate().map(Rate::per_s),
         ..load_header(common, identity, &tcp.sizes(), &extent)
     };
-    let traffic = traffic(common, identity, tcp.sizes(), false)?;
-    let plan = tcp::plan::Plan { traffic, extent, mode: tcp.mode };
-    Ok((load, tcp::run(plan, stop, watch)?))
+    let scope = scope(common, &traffic);
+    let plan = tcp::plan::Plan { traffic, extent, mode: tcp.mode(), rate: tcp.rate() };
+    Ok((load, scope, tcp::run(plan, stop, watch)?))
 }
 
 fn traffic(
     common: &CommonOptions,
     identity: Identity,
     sizes: Sizes,
-    spray: bool,
+    udp: Option<&UdpOptions>,
 ) -> Result<Traffic, TargetError> {
+    let no_hosts = no_host_addresses();
+    let spray = udp.is_some_and(|udp| udp.spray);
+    let mut targets =
+        Targets::new(common.targets.clone(), identity.seed, spray)?.without(no_hosts.clone())?;
+    if udp.is_some() && common.each_once.is_some() {
+        targets = targets.of_one_family()?;
+    }
+    let wish = common.each_once.map(|times| Wish {
+        times,
+        sample: common.sample,
+        // each source is a flow of UDP, and a thread needs two flows
+        sources: udp.and_then(|udp| udp.flows).map(|_| udp.map_or(0, |udp| udp.flows(1))),
+        seed: identity.seed,
+    });
+    let visits =
+        wish.map(|wish| Visits::new(&common.targets, common.source.as_ref(), &no_hosts, wish)).transpose()?;
     Ok(Traffic {
         run_id: identity.run_id,
         seed: identity.seed,
-        targets: Targets::new(common.targets.clone(), identity.seed, spray)?.without(no_host_addresses())?,
+        targets,
         source: common.source.clone(),
+        visits,
         sizes,
         bodies: Bodies::new(),
         timeout_ns: common.timeout.as_nanos() as u64,
     })
 }
 
-fn extent(common: &CommonOptions, flows: u32) -> Extent {
+/// What the report needs to know of the destinations and sources.
+fn scope(common: &CommonOptions, traffic: &Traffic) -> Scope {
+    Scope {
+        nets: common.targets.iter().map(Target::net).collect(),
+        source: common.source.as_ref().map(Source::net),
+        planned: traffic.visits.as_ref().map(|visits| visits.destinations().len() as u64),
+        sample: traffic.visits.as_ref().and_then(|visits| Some(visits.sample()?.words(visits))),
+    }
+}
+
+fn extent(common: &CommonOptions, flows: u32, traffic: &Traffic) -> Extent {
     Extent {
         flows,
         workers: common.threads.min(flows),
         warmup: common.warmup,
         duration: common.duration(),
-        count: common.count,
+        count: common.count.or(traffic.visits.as_ref().map(Visits::total)),
         linger: common.linger(),
     }
 }
@@ -222,7 +255,8 @@ fn load_header(common: &CommonOptions, identity: Identity, sizes: &Sizes, extent
         timeout_ns: common.timeout.as_nanos() as u64,
         warmup_ns: extent.warmup.as_nanos() as u64,
         duration_ns: extent.duration.map(|duration| duration.as_nanos() as u64),
-        count: extent.count,
+        count: common.count,
+        each_once: common.each_once,
         ..Load::default()
     }
 }

@@ -58,7 +58,7 @@ fn results(report: &Report) -> Markup {
                 plots::latency_over_time(report),
             ] { (card(&plot)) }
         }
-        div.tables { (facts::outcomes(report)) (facts::latencies(report)) (facts::wrong_replies(report)) (facts::details(report)) }
+        div.tables { (facts::outcomes(report)) (facts::places(report)) (facts::latencies(report)) (facts::wrong_replies(report)) (facts::details(report)) }
     }
 }
 

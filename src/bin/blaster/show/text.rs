@@ -8,12 +8,14 @@ use crate::model::units::{bandwidth, count, counted, duration, percent, rate};
 use crate::report::schema::Report;
 use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
+use crate::show::places;
 
 /// The whole report; it ends with a newline.
 pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     let mut out = String::new();
     heading(report, paint, &mut out);
     outcomes(report, paint, &mut out);
+    destinations(report, paint, &mut out);
     latency(report, paint, &mut out);
     generator(report, paint, &mut out);
     for errors in &report.icmp_errors {
@@ -42,10 +44,7 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
 fn heading(report: &Report, paint: &Paint, out: &mut String) {
     let load = &report.load;
     let mut words = vec![format!("{} {}", load.protocol, load.targets.join(" "))];
-    words.push(match load.rate_per_s {
-        Some(per_s) => format!("{} loop at {}/s", load.mode, rate(per_s)),
-        None => load.mode.clone(),
-    });
+    words.push(places::mode(load));
     words.push(match load.in_flight {
         Some(in_flight) => format!("{} × {in_flight} in flight", load.counted_flows()),
         None => load.counted_flows(),
@@ -101,6 +100,18 @@ fn outcomes(report: &Report, paint: &Paint, out: &mut String) {
         connections(report, paint, out);
     } else {
         beside(report, paint, out);
+    }
+}
+
+/// The destinations and sources, and those with faults.
+fn destinations(report: &Report, paint: &Paint, out: &mut String) {
+    for said in places::said(report) {
+        let line = format!("{:<15}{:>15}   {}", said.name.to_lowercase(), count(said.visited), said.note);
+        let _ = writeln!(out, "{}", paint.wrap(&line));
+        for line in &said.faults {
+            let line = paint.wrap(&format!("  {line}"));
+            let _ = writeln!(out, "{}", if said.has_faults { paint.bad(&line) } else { line });
+        }
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{Shutdown, TcpStream as StdStream};
+use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
 
-use crate::model::counts::Class;
-use crate::model::counts::Connections;
+use crate::model::counts::{Class, Connections, Tally};
 use crate::model::payload::Header;
 use crate::model::results::{Example, MessageNumber, Results, SentMessage, first_bytes};
 use crate::tcp::echo::{Difference, Echo, Echoed, Expected};
@@ -22,10 +21,13 @@ const READ_BYTES: usize = 64 << 10;
 /// Pause after a failed connection, so that blaster does not flood a server that is gone.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// Connection number `id`; in the mode `connect` also the connections that follow it.
+/// Connection number `id`; in the mode `connect` also the connections that follow it. With --each-once: visit number `id`.
 pub(super) struct Connection {
     shared: Rc<Shared>,
     id: u32,
+    peer: SocketAddr,
+    /// The local address, if it is not for the routing table to choose.
+    local: Option<SocketAddr>,
     sequence: Cell<u64>,
     echo: RefCell<Echo>,
     /// Nothing more is sent on it.
@@ -38,9 +40,12 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(shared: Rc<Shared>, id: u32) -> Self {
+        let (peer, local) = shared.plan.addresses(id);
         Self {
             shared,
             id,
+            peer,
+            local,
             sequence: Cell::new(0),
             echo: RefCell::default(),
             has_sent_all: Cell::new(false),
@@ -72,42 +77,52 @@ impl Connection {
     /// Connects, echoes one message and closes, again and again.
     pub(super) async fn connect_repeatedly(self: Rc<Self>) {
         while let Some(now_ns) = self.shared.next_send_ns() {
-            self.note_connection(|connections| connections.attempted += 1);
-            match self.connect().await {
-                Ok(stream) => {
-                    self.note_connection(|connections| connections.established += 1);
-                    let stream = Rc::new(stream);
-                    let ended = self.echo_once_in_time(&stream, now_ns).await;
-                    let has_failed = ended.is_err();
-                    self.note_end(ended);
-                    if has_failed {
-                        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
-                    }
-                }
-                Err(error) => {
-                    // without a local port blaster did not reach the server: it may still be there
-                    let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
-                    self.is_in_order.set(is_ours && self.is_in_order.get());
-                    self.note_connection(|connections| {
-                        connections.failed += 1;
-                        connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
-                        connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
-                    });
-                    self.shared
-                        .results
-                        .borrow_mut()
-                        .note_local_error(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
-                    tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
-                }
+            if !self.connect_and_echo(now_ns).await {
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+            }
+        }
+    }
+
+    /// Connects, echoes one message and closes. Returns whether the connection ended without an error.
+    pub(super) async fn connect_and_echo(&self, now_ns: u64) -> bool {
+        self.note_connection(|connections| connections.attempted += 1);
+        match self.connect().await {
+            Ok(stream) => {
+                self.note_connection(|connections| connections.established += 1);
+                let stream = Rc::new(stream);
+                let ended = self.echo_once_in_time(&stream, now_ns).await;
+                let is_in_order = ended.is_ok();
+                self.note_end(ended);
+                is_in_order
+            }
+            Err(error) => {
+                // without a local port blaster did not reach the server: it may still be there
+                let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
+                self.is_in_order.set(is_ours && self.is_in_order.get());
+                self.note_connection(|connections| {
+                    connections.failed += 1;
+                    connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
+                    connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
+                });
+                let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
+                let mut results = self.shared.results.borrow_mut();
+                results.note_local_error(errno);
+                self.tally(now_ns, &mut results, |tally| match errno {
+                    libc::EADDRNOTAVAIL | libc::EACCES | libc::EPERM => tally.refused += 1,
+                    _ => tally.failed += 1,
+                });
+                false
             }
         }
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
         let timeout = self.shared.plan.traffic.timeout();
-        let (peer, local) = self.shared.plan.addresses(self.id);
-        if let Some(local) = local {
-            let stream = local_end::connect(local_end::bind(local)?, peer, timeout).await?;
+        let peer = self.peer;
+        // a connection that is given up must end at once: there may be many
+        if self.local.is_some() || self.shared.plan.traffic.visits.is_some() {
+            let socket = local_end::socket(peer, self.local)?;
+            let stream = local_end::connect(socket, peer, timeout).await?;
             return Ok(TcpStream::from_std(stream));
         }
         let connected = TcpStream::connect(peer);
@@ -208,6 +223,7 @@ impl Connection {
             let counts = &mut results.outcomes.at(now_ns).counts;
             counts.sent += 1;
             counts.bytes_sent += bytes as u64;
+            self.tally(now_ns, &mut results, |tally| tally.sent += 1);
         }
         self.shared.show(|counts| counts.sent += 1);
         let (written, message) = stream.write_all(message).await;
@@ -256,8 +272,7 @@ impl Connection {
                 let kind = if is_crossed { "crossed" } else { class.name() };
                 self.show_example(kind, expected.bytes, &head, Some((expected, difference)), results);
             }
-            let second = results.outcomes.at(expected.sent_ns);
-            *second.counts.of_mut(class) += 1;
+            self.classify(expected.sent_ns, class, results);
             if class == Class::Ok {
                 ok += 1;
                 self.shared.progress.last_ok_ns.set(now_ns);
@@ -297,7 +312,7 @@ impl Connection {
             return;
         }
         let traffic = &self.shared.plan.traffic;
-        let peer = traffic.targets.of_flow(self.id);
+        let peer = self.peer;
         let bytes_of = answers.as_ref().and_then(|(expected, _)| self.other_message(expected, came));
         let answers = answers.map(|(expected, difference)| {
             let sent = expected.message(&traffic.bodies);
@@ -318,6 +333,25 @@ impl Connection {
             in_flight: None,
             bytes_of,
         });
+    }
+
+    /// Counts a message that was sent at `sent_ns` in its class.
+    fn classify(&self, sent_ns: u64, class: Class, results: &mut Results) {
+        *results.outcomes.at(sent_ns).counts.of_mut(class) += 1;
+        if class != Class::Ok {
+            self.tally(sent_ns, results, |tally| *tally.of_mut(class) += 1);
+        }
+    }
+
+    /// Changes the counts of the destination and of the source, unless the message of `sent_ns` belongs to the warmup.
+    fn tally(&self, sent_ns: u64, results: &mut Results, change: impl Fn(&mut Tally)) {
+        if results.outcomes.is_measured(sent_ns) {
+            let (destination, source) = self.shared.plan.places(self.id);
+            change(results.destinations.at(destination));
+            if let Some(source) = source {
+                change(results.sources.at(source));
+            }
+        }
     }
 
     fn note_connection(&self, change: impl FnOnce(&mut Connections)) {
@@ -358,7 +392,7 @@ impl Connection {
                 (_, None) => Class::Truncated,
                 (_, Some(_)) => Class::Corrupted,
             };
-            *results.outcomes.at(left.expected.sent_ns).counts.of_mut(class) += 1;
+            self.classify(left.expected.sent_ns, class, &mut results);
             if class.is_wrong() {
                 let answers = Some((left.expected, left.difference));
                 self.show_example(class.name(), left.came_bytes, left.head(), answers, &mut results);

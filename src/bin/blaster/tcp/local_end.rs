@@ -10,6 +10,15 @@ use nix::sys::socket::{self, SockaddrStorage};
 use tokio::net::TcpSocket;
 use tubular_echo::kernel::sys::{self, IntOption};
 
+/// A socket for a connection to `peer`, from `local` if that is set.
+pub(super) fn socket(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpSocket> {
+    match local {
+        Some(local) => bind(local),
+        None if peer.is_ipv4() => TcpSocket::new_v4(),
+        None => TcpSocket::new_v6(),
+    }
+}
+
 /// A socket with this local address and no port yet.
 pub(super) fn bind(local: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if local.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::model::plan::{Extent, Traffic};
+use crate::model::quantity::Rate;
 
 /// What each connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -20,12 +21,29 @@ pub(crate) struct Plan {
     pub(crate) traffic: Traffic,
     pub(crate) extent: Extent,
     pub(crate) mode: Mode,
+    /// Connections per second, with --each-once.
+    pub(crate) rate: Option<Rate>,
 }
 
 impl Plan {
-    /// The destination of connection `id`, and its local address if `--source` sets one.
+    /// The destination of connection `id`, and its local address if `--source` sets one. With --each-once, `id` is the
+    /// number of the visit.
     pub(crate) fn addresses(&self, id: u32) -> (SocketAddr, Option<SocketAddr>) {
-        let peer = self.traffic.targets.of_flow(id);
+        let peer = match &self.traffic.visits {
+            Some(visits) => visits.destination(visits.place(id.into())),
+            None => self.traffic.targets.of_flow(id),
+        };
         (peer, self.traffic.source_of(id, peer))
+    }
+
+    /// The places of the counts of connection `id`: that of its destination, and that of its source.
+    pub(crate) fn places(&self, id: u32) -> (usize, Option<usize>) {
+        match &self.traffic.visits {
+            Some(visits) => {
+                let sources = visits.sources().len() as u32;
+                (visits.place(id.into()), id.checked_rem(sources).map(|place| place as usize))
+            }
+            None => ((id / self.extent.workers) as usize, None),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
 
@@ -49,13 +50,18 @@ impl Shared {
     /// For the connections of worker `number`.
     pub(super) fn new(number: u32, plan: Arc<Plan>, clock: Clock, stop: Arc<Stop>, live: Arc<Live>) -> Self {
         let extent = plan.extent;
+        let mut results = Results::new(extent.warmup);
+        let own_connections = extent.flows_of(number).len();
+        let visits = plan.traffic.visits.as_ref();
+        results.destinations.reserve(visits.map_or(own_connections, |visits| visits.destinations().len()));
+        results.sources.reserve(plan.traffic.counted_sources());
         Self {
             plan,
             clock,
             stop,
             live,
             live_counts: Cell::default(),
-            results: RefCell::new(Results::new(extent.warmup)),
+            results: RefCell::new(results),
             progress: Progress {
                 remaining: Cell::new(extent.count_of(number)),
                 end_ns: extent.end_ns(),
@@ -113,6 +119,12 @@ impl Shared {
         let linger_ns = self.plan.extent.linger.as_nanos() as u64;
         let last_received_ns = self.progress.last_received_ns.get();
         self.progress.end_ns == u64::MAX && now_ns > last_received_ns.saturating_add(linger_ns)
+    }
+
+    /// How long to wait for connections after the last send. A visit may have to connect first.
+    pub(super) fn patience(&self) -> Duration {
+        let Plan { traffic, extent, .. } = &*self.plan;
+        if traffic.visits.is_some() { traffic.timeout() + extent.linger } else { extent.linger }
     }
 
     /// Remembers an open connection.

@@ -16,6 +16,7 @@ use crate::tcp::error::TcpError;
 use crate::tcp::local_end;
 use crate::tcp::plan::{Mode, Plan};
 use crate::tcp::shared::Shared;
+use crate::tcp::visits;
 use crate::workers::clock;
 use crate::workers::live::Live;
 use crate::workers::stop::Stop;
@@ -39,8 +40,15 @@ pub(super) fn run(
     let streams = connect_all(&runtime, plan, &ids, stop)?;
     let Some(clock) = start_gate.ready() else { return Ok(None) };
     let shared = Rc::new(Shared::new(number, Arc::clone(plan), clock, Arc::clone(stop), live));
-    runtime.block_on(supervise(Rc::clone(&shared), ids, streams));
-    Ok(Some(shared.results.replace(Results::new(plan.extent.warmup))))
+    runtime.block_on(supervise(Rc::clone(&shared), ids.clone(), streams));
+    let mut results = shared.results.replace(Results::new(plan.extent.warmup));
+    results.destinations.name(|place| match &plan.traffic.visits {
+        Some(visits) => visits.destination(place),
+        None => plan.addresses(ids[place]).0,
+    });
+    let sources = plan.traffic.visits.as_ref().map_or(&[][..], |visits| visits.sources());
+    results.sources.name(|place| sources[place].ip());
+    Ok(Some(results))
 }
 
 /// A runtime with room for an operation in each direction on each connection.
@@ -53,6 +61,13 @@ fn new_runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
 /// Connects before the clock starts. If connecting is the load itself, only one connection is made here, as a test.
 fn connect_all(runtime: &Runtime, plan: &Plan, ids: &[u32], stop: &Stop) -> Result<Vec<StdStream>, TcpError> {
     let timeout = plan.traffic.timeout();
+    if let Some(visits) = &plan.traffic.visits {
+        // connecting is the load itself, but each source must be an address of this host
+        for local in visits.sources() {
+            local_end::bind(*local).map_err(|error| SourceNotLocal { local: local.ip(), error })?;
+        }
+        return Ok(Vec::new());
+    }
     let connect = |id: &u32| {
         if stop.is_asked() {
             return Err(TcpError::Stopped);
@@ -83,18 +98,20 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
     let start_ns = shared.clock.now_ns();
     let cpu_at_start = sys::thread_cpu_time();
     let waits_at_start = clock::cpu_waits();
-    let connections = start(&shared, ids, streams);
-    let remaining = &shared.progress.remaining;
-    while shared.alive.get() > 0 && remaining.get() > 0 && !shared.is_time_to_end() {
-        tokio::time::sleep(LOOK_EVERY).await;
+    let mut connections = Vec::new();
+    if shared.plan.traffic.visits.is_some() {
+        visits::visit_all(&shared, &ids).await;
+    } else {
+        connections = start(&shared, ids, streams);
+        use_until_end(&shared).await;
     }
     shared.progress.is_over.set(true);
     let elapsed_ns = shared.clock.now_ns() - start_ns;
     let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
     let waits = clock::cpu_waits() - waits_at_start;
-    wait_for_connections(&shared, shared.plan.extent.linger).await;
+    wait_for_connections(&shared, shared.patience()).await;
     // the worker notices a reached count some time after the last message, and the last echo comes later still
-    let span_ns = match remaining.get() {
+    let span_ns = match shared.progress.remaining.get() {
         0 => shared.progress.last_ok_ns.get().max(shared.progress.last_sent_ns.get()) - start_ns,
         _ => elapsed_ns,
     };
@@ -105,6 +122,14 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
     for connection in connections {
         connection.count_unanswered();
         shared.results.borrow_mut().connections.in_order_at_end += u64::from(connection.is_in_order());
+    }
+}
+
+/// Waits until it is time to stop sending.
+async fn use_until_end(shared: &Shared) {
+    let has_more = || shared.alive.get() > 0 && shared.progress.remaining.get() > 0;
+    while has_more() && !shared.is_time_to_end() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -4,11 +4,11 @@ mod attribution;
 
 use std::net::SocketAddr;
 
-use crate::model::counts::Class;
+use crate::model::counts::{Class, Tally};
 use crate::model::payload::{Content, Header};
 use crate::model::receive_clock::Arrival;
 use crate::model::results::{Example, Results, SentMessage, first_bytes};
-use crate::model::sent_log::{Entry, SentLog, State};
+use crate::model::sent_log::{SentLog, State};
 use crate::udp::plan::Plan;
 
 /// A train, or a single datagram, that is ready to be sent.
@@ -34,8 +34,14 @@ struct Attributed {
 #[derive(Debug)]
 pub(crate) struct Flow {
     id: u32,
-    /// The destination of all its datagrams, unless each draws one.
+    /// The destination of all its datagrams, unless each has its own.
     home: SocketAddr,
+    /// Its place among the flows of its worker.
+    place: usize,
+    /// With --each-once: the places of the destinations of the remembered datagrams, by sequence number; else empty.
+    visited: Box<[u32]>,
+    /// With --each-once: the place of the next datagram's destination.
+    next_visit: u32,
     /// The local port; 0 before the flow has a socket.
     own_port: u16,
     /// The size of all its datagrams. `None`: each draws one.
@@ -53,7 +59,18 @@ impl Flow {
             fixed => fixed,
         };
         let home = traffic.targets.of_flow(id);
-        Self { id, home, own_port: 0, size_bytes, sent_log: SentLog::new(window) }
+        let place = (id / plan.extent.workers) as usize;
+        let visited = vec![0; if traffic.visits.is_some() { window } else { 0 }].into();
+        Self {
+            id,
+            home,
+            place,
+            visited,
+            next_visit: 0,
+            own_port: 0,
+            size_bytes,
+            sent_log: SentLog::new(window),
+        }
     }
 
     /// The local address, with port 0. `None`: the routing table chooses it.
@@ -63,11 +80,25 @@ impl Flow {
 
     /// Whether the flow can send from `port`: its datagrams must not go to the same port.
     pub(crate) fn can_send_from(&self, plan: &Plan, port: u16) -> bool {
-        !plan.traffic.targets.always_sends_to(self.id, port)
+        plan.traffic.visits.is_some() || !plan.traffic.targets.always_sends_to(self.id, port)
     }
 
     pub(crate) fn set_own_port(&mut self, port: u16) {
         self.own_port = port;
+    }
+
+    pub(crate) fn own_port(&self) -> u16 {
+        self.own_port
+    }
+
+    /// Sets the place of the next datagram's destination, with --each-once.
+    pub(crate) fn visit(&mut self, place: usize) {
+        self.next_visit = place as u32;
+    }
+
+    /// The place of a remembered datagram's destination, with --each-once.
+    fn visited(&self, sequence: u64) -> usize {
+        self.visited[sequence as usize & (self.visited.len() - 1)] as usize
     }
 
     /// The first destination; with --spray, the others differ.
@@ -91,12 +122,49 @@ impl Flow {
 
     fn peer(&self, plan: &Plan, sequence: u64) -> SocketAddr {
         let targets = &plan.traffic.targets;
-        if targets.spray() {
+        if let Some(visits) = &plan.traffic.visits {
+            visits.destination(self.visited(sequence))
+        } else if targets.spray() {
             // a train has one destination: that of its first datagram
             targets.of_datagram(self.id, sequence - sequence % u64::from(plan.train), self.own_port)
         } else {
             self.home
         }
+    }
+
+    /// Changes the counts of a datagram's destination and of its source, unless it belongs to the warmup.
+    fn tally(
+        &self,
+        plan: &Plan,
+        (sequence, intended_ns): (u64, u64),
+        results: &mut Results,
+        change: impl Fn(&mut Tally),
+    ) {
+        if !results.outcomes.is_measured(intended_ns) {
+            return;
+        }
+        if plan.traffic.visits.is_some() {
+            change(results.destinations.at(self.visited(sequence)));
+        } else if !plan.traffic.targets.spray() {
+            change(results.destinations.at(self.place));
+        }
+        if plan.traffic.counted_sources() > 0 {
+            change(results.sources.at(self.place));
+        }
+    }
+
+    /// Counts a datagram in its class.
+    pub(super) fn classify(&self, plan: &Plan, which: (u64, u64), class: Class, results: &mut Results) {
+        *results.outcomes.at(which.1).counts.of_mut(class) += 1;
+        if class != Class::Ok {
+            self.tally(plan, which, results, |tally| *tally.of_mut(class) += 1);
+        }
+    }
+
+    /// Removes a datagram from a class that is not its class any more.
+    pub(super) fn declassify(&self, plan: &Plan, which: (u64, u64), class: Class, results: &mut Results) {
+        *results.outcomes.at(which.1).counts.of_mut(class) -= 1;
+        self.tally(plan, which, results, |tally| *tally.of_mut(class) -= 1);
     }
 
     fn bytes_of(&self, plan: &Plan, sequence: u64) -> u32 {
@@ -123,10 +191,15 @@ impl Flow {
         for _ in 0..datagrams {
             let (sequence, forgotten) = self.sent_log.add(intended_ns, sent_ns);
             if let Some(forgotten) = forgotten {
-                lose(&forgotten, results);
+                let oldest = sequence - self.sent_log.window();
+                self.classify(plan, (oldest, forgotten.intended_ns), Class::Lost, results);
                 if forgotten.state == State::Waiting && results.outcomes.is_measured(forgotten.intended_ns) {
                     results.forgotten += 1;
                 }
+            }
+            if plan.traffic.visits.is_some() {
+                let visited = self.visited.len();
+                self.visited[sequence as usize & (visited - 1)] = self.next_visit;
             }
             let size = self.bytes_of(plan, sequence) as usize;
             plan.traffic
@@ -151,6 +224,8 @@ impl Flow {
         let counts = &mut results.outcomes.at(entry.intended_ns).counts;
         counts.sent += u64::from(train.datagrams);
         counts.bytes_sent += u64::from(train.bytes);
+        let datagrams = u64::from(train.datagrams);
+        self.tally(plan, (train.first, entry.intended_ns), results, |tally| tally.sent += datagrams);
         if !plan.is_scheduled() || !results.outcomes.is_measured(entry.intended_ns) {
             return None;
         }
@@ -162,11 +237,12 @@ impl Flow {
     }
 
     /// Removes a train from the log: the kernel refused it.
-    pub(crate) fn count_refused(&mut self, train: &Train, errno: i32, results: &mut Results) {
+    pub(crate) fn count_refused(&mut self, plan: &Plan, train: &Train, errno: i32, results: &mut Results) {
         for sequence in train.sequences() {
             if let Some(entry) = self.sent_log.remove(sequence) {
                 results.outcomes.at(entry.intended_ns).counts.send_failures += 1;
                 results.note_local_error(errno);
+                self.tally(plan, (sequence, entry.intended_ns), results, |tally| tally.refused += 1);
             }
         }
     }
@@ -185,6 +261,7 @@ impl Flow {
             return self.judge_stray(plan, source, reply, arrival.read_ns, results);
         };
         let before = self.sent_log.answer(sequence)?;
+        let which = (sequence, before.intended_ns);
         let second = results.outcomes.at(before.intended_ns);
         second.counts.bytes_received += reply.len() as u64;
         if before.state == State::Answered {
@@ -192,8 +269,8 @@ impl Flow {
             return None;
         }
         match before.state {
-            State::Unreachable => *second.counts.of_mut(Class::Unreachable) -= 1,
-            State::Presumed(stray) => self.correct(sequence, &before, stray, results),
+            State::Unreachable => self.declassify(plan, which, Class::Unreachable, results),
+            State::Presumed(stray) => self.correct(plan, sequence, &before, stray, results),
             _ => {}
         }
         let second = results.outcomes.at(before.intended_ns);
@@ -212,7 +289,7 @@ impl Flow {
             Content::Intact if is_late => Class::Late,
             Content::Intact => Class::Ok,
         };
-        *second.counts.of_mut(class) += 1;
+        self.classify(plan, which, class, results);
         if class.is_wrong() && results.wants_example(class.name()) {
             let bytes_before = Some(bytes_before).filter(|bytes| *bytes > 0);
             let compared = self.compare(plan, sequence, before.intended_ns, reply);
@@ -255,10 +332,9 @@ impl Flow {
             let mut unanswered = self.sent_log.iter_unanswered();
             unanswered.find(|(sequence, _)| self.peer(plan, *sequence) == peer).map(|(sequence, _)| sequence)
         });
-        let Some(before) = sequence.and_then(|sequence| self.sent_log.unreachable(sequence)) else {
-            return false;
-        };
-        *results.outcomes.at(before.intended_ns).counts.of_mut(Class::Unreachable) += 1;
+        let found = sequence.and_then(|sequence| Some((sequence, self.sent_log.unreachable(sequence)?)));
+        let Some((sequence, before)) = found else { return false };
+        self.classify(plan, (sequence, before.intended_ns), Class::Unreachable, results);
         true
     }
 
@@ -268,15 +344,11 @@ impl Flow {
     }
 
     /// Counts what has no answer at the end of the run as lost.
-    pub(crate) fn count_unanswered(&self, results: &mut Results) {
-        for (_, entry) in self.sent_log.iter_unanswered() {
-            lose(entry, results);
+    pub(crate) fn count_unanswered(&self, plan: &Plan, results: &mut Results) {
+        for (sequence, entry) in self.sent_log.iter_unanswered() {
+            self.classify(plan, (sequence, entry.intended_ns), Class::Lost, results);
         }
     }
-}
-
-fn lose(entry: &Entry, results: &mut Results) {
-    *results.outcomes.at(entry.intended_ns).counts.of_mut(Class::Lost) += 1;
 }
 
 impl Train {

@@ -18,6 +18,9 @@ pub(super) struct Schedule {
     end_ns: u64,
     /// The time after which a schedule that is not kept is given up.
     give_up_ns: u64,
+    /// The number of the next visit, with --each-once.
+    visit: u64,
+    workers: u32,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,8 @@ impl Schedule {
             remaining: extent.count_of(worker),
             end_ns,
             give_up_ns: end_ns.saturating_add(plan.traffic.timeout_ns),
+            visit: worker.into(),
+            workers: extent.workers,
         }
     }
 
@@ -92,6 +97,13 @@ impl Schedule {
         let flow = *next_flow;
         *next_flow = if flow + 1 == self.flows { 0 } else { flow + 1 };
         Some((flow, intended_ns))
+    }
+
+    /// The number of the next visit: the workers take turns.
+    pub(super) fn next_visit(&mut self) -> u64 {
+        let visit = self.visit;
+        self.visit += u64::from(self.workers);
+        visit
     }
 
     /// The datagrams of the next train.
@@ -230,6 +242,7 @@ mod tests {
             seed: 1,
             targets: Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap(),
             source: None,
+            visits: None,
             sizes: Sizes::Fixed(64),
             bodies: Bodies::new(),
             timeout_ns: TIMEOUT_NS,

@@ -42,6 +42,8 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
     let failed = |step| move |error: io::Error| UdpError::Socket { step, error };
     let local = match flow.source(plan) {
         Some(source) => source,
+        // there may be no way to the first of many destinations
+        None if plan.traffic.visits.is_some() => any(peer),
         // sprayed destinations may need different local addresses
         None if plan.traffic.targets.spray() => local_addr(peer).map(|_| any(peer))?,
         None => local_addr(peer)?,

@@ -149,6 +149,11 @@ impl Worker {
         live: Arc<Live>,
     ) -> Result<Self, UdpError> {
         let mut results = Results::new(plan.extent.warmup);
+        let own_flows = plan.extent.flows_of(number).len();
+        results
+            .destinations
+            .reserve(plan.traffic.visits.as_ref().map_or(own_flows, |visits| visits.destinations().len()));
+        results.sources.reserve(own_flows);
         let flows = open_flows(&plan, number, &stop, &mut results)?;
         let mut ring = open_ring(&flows)?;
         let config = BufferConfig { count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
@@ -260,8 +265,16 @@ impl Worker {
         {
             let slot = sending.trains.len() as u32;
             let datagrams = schedule.train_datagrams();
+            let visits = plan.traffic.visits.as_ref();
+            let visit = visits.map(|visits| (visits, visits.place(schedule.next_visit())));
+            let flow = visit.map_or(flow, |(visits, place)| {
+                first_fit(&self.flows, flow, visits.destination(place).port())
+            });
             let composer = &mut self.flows[flow as usize].flow;
             let out = sending.slots.payload(slot);
+            if let Some((_, place)) = visit {
+                composer.visit(place);
+            }
             let train = composer.compose(plan, intended_ns, now_ns, datagrams, out, results);
             if results.outcomes.is_measured(intended_ns) {
                 schedule.count_measured(datagrams);
@@ -372,7 +385,7 @@ impl Worker {
             self.sending.retries.push(slot);
         } else {
             refused.is_refused = true;
-            flow_state.flow.count_refused(&train, errno.0, &mut self.results);
+            flow_state.flow.count_refused(&self.plan, &train, errno.0, &mut self.results);
             self.progress.counts.refused += u64::from(train.datagrams);
             self.schedule.note_error(flow, self.clock.now_ns());
             self.make_ready(flow);
@@ -521,9 +534,23 @@ impl Worker {
             self.warmup_drops.map_or(0, |of_warmup| self.drops().saturating_sub(of_warmup));
         for flow in 0..self.flows.len() as u32 {
             self.read_icmp_reports(flow);
-            self.flows[flow as usize].flow.count_unanswered(&mut self.results);
+            self.flows[flow as usize].flow.count_unanswered(&self.plan, &mut self.results);
         }
+        let Self { plan, flows, results, .. } = self;
+        results.destinations.name(|place| match &plan.traffic.visits {
+            Some(visits) => visits.destination(place),
+            None => flows[place].flow.home(),
+        });
+        let source = |place: usize| flows[place].flow.source(plan).expect("only sources are counted");
+        results.sources.name(|place| source(place).ip());
     }
+}
+
+/// The first flow from `flow` on that does not have `port` as its own: a server does not answer its own port.
+fn first_fit(flows: &[OpenFlow], flow: u32, port: u16) -> u32 {
+    let all = flows.len() as u32;
+    let mut candidates = (flow..all).chain(0..flow);
+    candidates.find(|flow| flows[*flow as usize].flow.own_port() != port).unwrap_or(flow)
 }
 
 /// Whether a socket reports an ICMP error by this errno, once and in whatever call comes next.

@@ -7,6 +7,7 @@ use crate::model::latency::Percentiles;
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
 use crate::show::page::plot::Ink;
+use crate::show::places;
 
 /// Protocol and targets.
 pub(super) fn title(report: &Report) -> String {
@@ -16,10 +17,7 @@ pub(super) fn title(report: &Report) -> String {
 /// The load in one line.
 pub(super) fn load(report: &Report) -> String {
     let load = &report.load;
-    let mut words = vec![match load.rate_per_s {
-        Some(rate) => format!("{} loop at {}/s", load.mode, count(rate as u64)),
-        None => load.mode.clone(),
-    }];
+    let mut words = vec![places::mode(load)];
     words.push(load.counted_flows());
     words.push(format!("{} bytes", load.size));
     words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
@@ -57,6 +55,19 @@ pub(super) fn outcomes(report: &Report) -> Markup {
                         tr.zero[number == 0] { th { (name.replace('_', " ")) @if name == "reordered" && load.flows > 1 { " within a flow" } } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The destinations and sources, and those with faults.
+pub(super) fn places(report: &Report) -> Markup {
+    html! {
+        @for said in places::said(report) {
+            section.card {
+                h2 { (said.name) }
+                p.about { (count(said.visited)) " visited: " (said.note) }
+                ul.faults { @for line in &said.faults { li.bad[said.has_faults] { (line) } } }
             }
         }
     }

@@ -100,7 +100,7 @@ impl Flow {
         let stray = if bytes_of.is_some() { Stray::Crossed } else { Stray::Foreign };
         if let Some((sequence, entry)) = presumed {
             self.sent_log.presume(sequence, stray);
-            *results.outcomes.at(entry.intended_ns).counts.of_mut(Class::Corrupted) += 1;
+            self.classify(plan, (sequence, entry.intended_ns), Class::Corrupted, results);
         }
         let kind = match (bytes_of, presumed) {
             (Some(_), _) => "crossed",
@@ -125,9 +125,16 @@ impl Flow {
     }
 
     /// A reply was taken for the answer to a datagram whose true answer has come.
-    pub(super) fn correct(&self, sequence: u64, entry: &Entry, stray: Stray, results: &mut Results) {
+    pub(super) fn correct(
+        &self,
+        plan: &Plan,
+        sequence: u64,
+        entry: &Entry,
+        stray: Stray,
+        results: &mut Results,
+    ) {
+        self.declassify(plan, (sequence, entry.intended_ns), Class::Corrupted, results);
         let counts = &mut results.outcomes.at(entry.intended_ns).counts;
-        *counts.of_mut(Class::Corrupted) -= 1;
         counts.unattributed += u64::from(stray == Stray::Foreign);
         results.correct_example(MessageNumber { flow: self.id, sequence });
     }

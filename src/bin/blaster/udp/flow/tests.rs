@@ -29,6 +29,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         seed: 9,
         targets,
         source: None,
+        visits: None,
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
         timeout_ns: TIMEOUT_NS,
@@ -50,7 +51,13 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         receive_time: ReceiveTime::Own,
     };
     let flow = Flow::new(&plan, 3, 16);
-    Bench { plan, flow, results: Results::new(Duration::ZERO), out: vec![0; 65_536] }
+    Bench { plan, flow, results: results_after(Duration::ZERO), out: vec![0; 65_536] }
+}
+
+fn results_after(warmup: Duration) -> Results {
+    let mut results = Results::new(warmup);
+    results.destinations.reserve(4);
+    results
 }
 
 fn bench() -> Bench {
@@ -89,7 +96,7 @@ impl Bench {
     }
 
     fn close(mut self) -> Counts {
-        self.flow.count_unanswered(&mut self.results);
+        self.flow.count_unanswered(&self.plan, &mut self.results);
         let counts = self.results.outcomes.total().counts;
         assert!(counts.is_balanced(), "{counts:?}");
         Counts { bytes_sent: 0, bytes_received: 0, ..counts }
@@ -334,7 +341,7 @@ fn a_stray_datagram_costs_a_few_steps() {
 fn refused_sends_are_not_sent() {
     let mut bench = bench();
     let train = bench.flow.compose(&bench.plan, 5, 5, 1, &mut bench.out, &mut bench.results);
-    bench.flow.count_refused(&train, 11, &mut bench.results);
+    bench.flow.count_refused(&bench.plan, &train, 11, &mut bench.results);
     assert_eq!(bench.results.local_errors[&11], 1);
     assert_eq!(bench.close(), Counts { send_failures: 1, ..Counts::default() });
 }
@@ -385,7 +392,7 @@ fn a_sprayed_train_has_one_destination_and_its_datagrams_are_told_apart() {
 #[test]
 fn the_warmup_is_judged_but_not_measured() {
     let mut bench = bench();
-    bench.results = Results::new(Duration::from_nanos(100));
+    bench.results = results_after(Duration::from_nanos(100));
     for time in [99, 100] {
         let (peer, payload) = bench.send_one(time);
         bench.reply(peer, &payload, time + 5);
