@@ -34,6 +34,7 @@ mod model {
     pub(crate) mod quantity;
     pub(crate) mod receive_clock;
     pub(crate) mod results;
+    pub(crate) mod server_counts;
     pub(crate) mod source;
     pub(crate) mod summary;
     pub(crate) mod tallies;

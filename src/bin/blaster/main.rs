@@ -29,6 +29,7 @@ mod pages;
 mod run {
     pub(crate) mod destination; // one file, so that no older report is lost
     pub(crate) mod outputs; // the table and all files
+    mod server_metrics; // the server's counters, over HTTP
     pub(crate) mod session; // one run: options → report
     pub(crate) mod steps; // several runs: --steps, --find-max
 }
@@ -44,6 +45,7 @@ mod show {
     pub(crate) mod paint; // colors, and lines that fit the terminal
     pub(crate) mod places; // destinations and sources with faults
     pub(crate) mod progress; // the screen while a run lasts; --every
+    mod server; // --server-metrics in words
     pub(crate) mod text; // one report
     mod wrong_reply; // an example of a wrong reply
 }
@@ -78,6 +80,7 @@ mod report {
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
     pub(crate) mod schema; // the JSON
+    mod server; // counts of both ends → where datagrams were lost
 }
 
 /// Standard output, standard error, signals.
@@ -103,6 +106,7 @@ mod model {
     pub(crate) mod icmp; // words for ICMP errors
     pub(crate) mod latency; // histograms and percentiles
     pub(crate) mod local_limits; // limits of this host
+    pub(crate) mod metrics_url; // --server-metrics
     pub(crate) mod no_hosts; // addresses that belong to no host
     pub(crate) mod outcomes; // counts by second
     pub(crate) mod pacer; // when each train is due
@@ -112,6 +116,7 @@ mod model {
     pub(crate) mod receive_clock; // the kernel's receive times on the clock of the run
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
+    pub(crate) mod server_counts; // the counters of our server
     pub(crate) mod source; // --source: the local addresses
     pub(crate) mod summary; // destinations with faults, as prefixes and ranges of ports
     pub(crate) mod tallies; // counts by address
@@ -193,9 +198,9 @@ fn run() -> ExitCode {
         Ok(Outcome::Unwritten) => ExitCode::from(1),
         Ok(Outcome::ConditionHolds) => ExitCode::from(3),
         Ok(Outcome::EndedEarly) => ExitCode::from(4),
-        Err(Failure::Load(failure @ (LoadError::Contradiction(_) | LoadError::Target(_)))) => {
-            misused(&failure.to_string())
-        }
+        Err(Failure::Load(
+            failure @ (LoadError::Contradiction(_) | LoadError::Target(_) | LoadError::MetricsTarget(_)),
+        )) => misused(&failure.to_string()),
         Err(failure @ Failure::Load(LoadError::Stopped)) => {
             message(&failure.to_string());
             ExitCode::from(4)

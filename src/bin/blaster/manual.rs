@@ -70,11 +70,19 @@ DESTINATIONS
   A prefix in the list lies in a target, and all its visited addresses have the
   fault. \"All ports\" are all visited ports of these addresses.
 
+THE SERVER'S SIDE
+  --server-metrics reads the counters of tubular-echo before and after a run, and
+  tells where datagrams were lost: on the way there, in the server (and why it did
+  not answer), or on the way back; what its receive buffers dropped; its CPU per
+  echo. It says so if others loaded the server meanwhile, or if it restarted.
+
 CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name of an outcome or another count, or sent; P% is of
                         what was sent; loss means lost; unsent (of the schedule);
                         of TCP connections failed, broken, stuck;
-                        silent destinations (P% is of the visited ones)
+                        silent destinations (P% is of the visited ones); with
+                        --server-metrics lost_there, not_answered (by the server),
+                        lost_back
   LATENCY>DURATION      p50, p90, p95, p99, p99.9, p99.99, max, from the intended
                         send time; with the prefix actual_ from the actual send time;
                         with the prefix slip_ the delay of blaster's sends, with

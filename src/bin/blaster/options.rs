@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
+use crate::model::metrics_url::MetricsUrl;
 use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
 use crate::model::source::Source;
 use crate::model::target::Target;
@@ -252,6 +253,11 @@ pub(crate) struct CommonOptions {
     /// The seed of random choices; the same seed makes the same choices [default: random]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub(crate) seed: Option<u64>,
+
+    /// Read the counters of the server, tubular-echo, before and after the run, from where its --metrics serves them. Then
+    /// the report tells on which way datagrams were lost, what the server refused, and its CPU per echo
+    #[arg(long, value_name = "http://ADDR:PORT/metrics", help_heading = "Report")]
+    pub(crate) server_metrics: Option<MetricsUrl>,
 
     /// Load public addresses too. Do this only to hosts that are yours
     #[arg(long, help_heading = "Run")]

@@ -45,6 +45,12 @@ impl OwnLosses {
                 own.causes.push(format!("{before}{}{after}", count(number)));
             }
         }
+        // no other outcome is a matter of time or of room
+        let possible = counts.lost + counts.late;
+        if possible == 0 {
+            return Self::default();
+        }
+        own.most = own.most.min(possible);
         own
     }
 
@@ -130,6 +136,21 @@ mod tests {
         // but its own sockets may have dropped what came
         dead.totals.own_drops = 1_000;
         assert!(!is_lossy(&dead));
+    }
+
+    #[test]
+    fn wrong_and_undeliverable_ones_are_not_blasters() {
+        let counts =
+            Counts { sent: 1_000, ok: 800, unreachable: 100, corrupted: 97, lost: 3, ..Counts::default() };
+        let mut slip = Latency::new();
+        (0..1_000).for_each(|_| slip.record(5_000_000));
+        let mut report = report(counts);
+        report.generator.slip = slip.summary();
+        assert_eq!((OwnLosses::of(&report).most, OwnLosses::of(&report).rest(&report)), (3, 197));
+        report.totals.counts.corrupted += 3;
+        report.totals.counts.lost = 0;
+        let own = OwnLosses::of(&report);
+        assert_eq!((own.most, own.causes.len()), (0, 0));
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub(crate) enum ConditionError {
 }
 
 /// Counts of a report that are not among [`Counts::NAMES`].
-const FURTHER_COUNTS: [&str; 6] = ["own_drops", "unsent", "failed", "broken", "stuck", "silent"];
+const FURTHER_COUNTS: [&str; 9] =
+    ["own_drops", "unsent", "failed", "broken", "stuck", "silent", "lost_there", "lost_back", "not_answered"];
 
 /// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
 const LOST_NAMES: &str = "lost (or loss)";
@@ -214,6 +215,9 @@ fn count(report: &Report, name: &str) -> Option<u64> {
         "stuck" => Some(report.connections?.stuck),
         // destinations
         "silent" => Some(report.destinations.as_ref()?.silent),
+        "lost_there" => Some(report.server.as_ref()?.losses?.on_the_way_there),
+        "lost_back" => Some(report.server.as_ref()?.losses?.on_the_way_back),
+        "not_answered" => Some(report.server.as_ref()?.losses?.in_the_server),
         name => report.totals.counts.by_name(name),
     }
 }

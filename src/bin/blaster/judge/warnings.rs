@@ -18,6 +18,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     }
     found.extend(losses(report));
     found.extend(causes::causes(report));
+    found.extend(server(report));
     found.extend(own_drops(report));
     schedule(report, &mut found);
     if !blame::is_lossy(report) {
@@ -57,6 +58,27 @@ fn losses(report: &Report) -> Option<String> {
         counted(counts.sent, unit),
         kinds.join(", ")
     ))
+}
+
+/// Why the server's counters don't tell where datagrams were lost.
+fn server(report: &Report) -> Option<String> {
+    let server = report.server.as_ref()?;
+    let is_tcp = report.load.protocol == "tcp";
+    if let Some(why) = &server.unknown_because {
+        return Some(format!("the server's counters don't tell anything of this run: {why}"));
+    }
+    if server.from_others > 0 {
+        let (more, unit) = (count(server.from_others), if is_tcp { "bytes" } else { "datagrams" });
+        let blame = if is_tcp { "" } else { ", so nobody knows on which way datagrams were lost" };
+        return Some(format!(
+            "others loaded the server meanwhile: at least {more} of the {unit} that it received are not blaster's{blame}"
+        ));
+    }
+    (server.losses.is_none() && !is_tcp).then(|| {
+        "others answered, too: more replies came than the server of --server-metrics sent, so nobody knows on which way \
+         datagrams were lost"
+            .into()
+    })
 }
 
 fn own_drops(report: &Report) -> Option<String> {

@@ -61,6 +61,11 @@ impl Target {
         self.net.prefix_len() == self.net.max_prefix_len() && self.port_min == self.port_max
     }
 
+    /// Its address and port, if it is one of each.
+    pub(crate) fn single(&self) -> Option<SocketAddr> {
+        self.is_single().then(|| self.at(self.net.addr(), self.port_min))
+    }
+
     pub(crate) fn is_ipv4(&self) -> bool {
         self.net.addr().is_ipv4()
     }

@@ -64,6 +64,7 @@ impl Report {
             destinations: Some(destinations(results, &scope)),
             sources: sources(results, &scope),
             connections: is_tcp.then_some(results.connections),
+            server: None,
             intervals: intervals(results),
             load,
             warnings: Vec::new(),

@@ -15,6 +15,7 @@ use crate::model::counts::{Connections, Counts, Fault, Tally};
 use crate::model::icmp;
 use crate::model::latency::Percentiles;
 use crate::model::results::Example;
+use crate::model::server_counts::ServerCounts;
 use crate::model::units::counted;
 
 /// The name of the format of one run.
@@ -67,6 +68,9 @@ pub(crate) struct Report {
     pub(crate) sources: Option<Places>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
+    /// The server's part, by `--server-metrics`. `null`: it was not asked for; a merge has none.
+    #[serde(default)]
+    pub(crate) server: Option<Server>,
     pub(crate) intervals: Vec<Interval>,
     /// What a reader must know before trusting the rest.
     pub(crate) warnings: Vec<String>,
@@ -237,6 +241,36 @@ pub(crate) struct Generator {
     pub(crate) forgotten: u64,
     /// The smallest receive buffer of the sockets; UDP only.
     pub(crate) receive_buffer_bytes: Option<u64>,
+}
+
+/// The part of our server in a run, with the warmup.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Server {
+    /// As in `--server-metrics`.
+    pub(crate) url: String,
+    /// The version of tubular-echo.
+    pub(crate) version: String,
+    /// How much its counters grew. `null`: that is not known.
+    pub(crate) counts: Option<ServerCounts>,
+    /// The reason why it is not known.
+    pub(crate) unknown_because: Option<String>,
+    /// Datagrams (TCP: bytes) that others sent to it meanwhile, at least.
+    pub(crate) from_others: u64,
+    /// Its processor time for each reply to a datagram (TCP: for each message that blaster got back).
+    pub(crate) cpu_ns_per_echo: Option<f64>,
+    /// Where datagrams were lost; UDP only. `null`: others loaded the server, or others answered, too.
+    pub(crate) losses: Option<LossesByPlace>,
+}
+
+/// Datagrams without a reply, by the place where they were lost. Those that an ICMP error told of are among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LossesByPlace {
+    /// Sent, and not received by the server.
+    pub(crate) on_the_way_there: u64,
+    /// Received by the server, and not answered.
+    pub(crate) in_the_server: u64,
+    /// Answered, and the reply did not come.
+    pub(crate) on_the_way_back: u64,
 }
 
 /// ICMP errors of one kind.

@@ -15,6 +15,7 @@ use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
 use crate::model::results::Results;
+use crate::model::server_counts::Sockets;
 use crate::model::source::Source;
 use crate::model::target::{Target, TargetError};
 use crate::model::targets::Targets;
@@ -22,6 +23,7 @@ use crate::model::visits::{Visits, Wish};
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{self, Host, Load, Report};
+use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
 use crate::show::progress::{self, Watched};
 use crate::tcp::{self, TcpError};
 use crate::udp::{self, UdpError};
@@ -40,6 +42,10 @@ pub(crate) enum LoadError {
     Udp(#[from] UdpError),
     #[error(transparent)]
     Tcp(#[from] TcpError),
+    #[error("--server-metrics: {0}")]
+    MetricsTarget(TargetError),
+    #[error(transparent)]
+    ServerMetrics(#[from] ServerMetricsError),
     #[error("handling signals: {0}")]
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
@@ -71,6 +77,9 @@ impl Session {
         for target in &common.targets {
             target.check_allowed(common.allow_public)?;
         }
+        if let Some(url) = &common.server_metrics {
+            url.check_allowed(common.allow_public).map_err(LoadError::MetricsTarget)?;
+        }
         signals::listen().map_err(LoadError::Signals)?;
         Ok(Self { quiet: common.outputs.quiet })
     }
@@ -99,6 +108,7 @@ impl Session {
                 true
             }
         };
+        let server = watch_server(load)?;
         let done = match load {
             LoadOptions::Udp(udp) => run_udp(udp, identity, stop, &mut watch),
             LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, stop, &mut watch),
@@ -110,8 +120,22 @@ impl Session {
         let (load, scope, results) = done?;
         let command_line = schema::command_line();
         let facts = RunFacts { command_line, started_at, host: host(), load, scope, ended_early };
-        finish(Report::new(facts, &results))
+        let mut report = Report::new(facts, &results);
+        report.server = server.map(|server| server.end(&report, common.linger(), stop));
+        finish(report)
     }
+}
+
+/// Reads the server's counters before a run, if that was asked for.
+fn watch_server(load: &LoadOptions) -> Result<Option<WatchedServer<'_>>, LoadError> {
+    let common = load.common();
+    let Some(url) = &common.server_metrics else { return Ok(None) };
+    let sockets = Sockets {
+        protocol: if matches!(load, LoadOptions::Udp(_)) { "udp" } else { "tcp" },
+        ipv4: common.targets.iter().any(Target::is_ipv4),
+        ipv6: !common.targets.iter().all(Target::is_ipv4),
+    };
+    Ok(Some(WatchedServer::begin(url, sockets)?))
 }
 
 /// Adds the warnings. A run that sent nothing is an error if the kernel says why.

@@ -9,6 +9,7 @@ use crate::report::schema::Report;
 use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
 use crate::show::places;
+use crate::show::server;
 
 /// The whole report; it ends with a newline.
 pub(crate) fn render(report: &Report, paint: &Paint) -> String {
@@ -18,6 +19,7 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     destinations(report, paint, &mut out);
     latency(report, paint, &mut out);
     generator(report, paint, &mut out);
+    server_lines(report, paint, &mut out);
     for errors in &report.icmp_errors {
         let line = format!(
             "{} × ICMP {} from {} about {}",
@@ -196,6 +198,18 @@ fn latency(report: &Report, paint: &Paint, out: &mut String) {
             let _ = write!(out, "{:>width$}", duration(of(percentiles)));
         }
         out.push('\n');
+    }
+}
+
+fn server_lines(report: &Report, paint: &Paint, out: &mut String) {
+    const NAME: &str = "server";
+    for (nth, line) in server::lines(report).iter().enumerate() {
+        let name = if nth == 0 { format!("{NAME} ") } else { String::new() };
+        let line = paint.wrap(&format!("{name}{line}"));
+        let _ = match nth {
+            0 => writeln!(out, "{}{}", paint.head(NAME), &line[NAME.len()..]),
+            _ => writeln!(out, "{line}"),
+        };
     }
 }
 

@@ -8,6 +8,7 @@ use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
 use crate::show::page::plot::Ink;
 use crate::show::places;
+use crate::show::server;
 
 /// Protocol and targets.
 pub(super) fn title(report: &Report) -> String {
@@ -153,6 +154,7 @@ pub(super) fn details(report: &Report) -> Markup {
             shares(&generator.pacing_share)
         ),
     ));
+    rows.extend(server::lines(report).into_iter().map(|line| ("server", line)));
     if let Some(it) = report.connections {
         rows.push((
             "connections",
