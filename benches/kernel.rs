@@ -128,6 +128,18 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// Ends this process when the one that started it ends, however that is (prctl(2), `PR_SET_PDEATHSIG`).
+pub(crate) fn end_with_parent() -> Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
+/// Leaves a descriptor open for the program that this process becomes.
+pub(crate) fn inherit(fd: &impl AsFd) -> Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
 /// Sends a signal to a process that we started.
 pub(crate) fn signal(pid: u32, signal: c_int) -> Result<()> {
     // SAFETY: no memory is passed.

@@ -44,6 +44,9 @@ enum Command {
         /// Where; port 0 lets the kernel choose
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
+        /// End when the process that started it ends
+        #[arg(long)]
+        end_with_parent: bool,
     },
     /// Run the bare client against a server and print what came back
     #[command(subcommand)]
@@ -53,8 +56,8 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Some(Command::Serve { peer, listen }) => {
-            kernel::raise_open_files().and_then(|_| peer.serve(listen)).map(|()| true).map_err(Into::into)
+        Some(Command::Serve { peer, listen, end_with_parent }) => {
+            serve(peer, listen, end_with_parent).map(|()| true).map_err(Into::into)
         }
         Some(Command::Load(load)) => load::command(&load),
         // `cargo test --benches` passes nothing: then nothing is judged but correctness.
@@ -72,4 +75,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(peer: peers::Peer, listen: SocketAddr, end_with_parent: bool) -> std::io::Result<()> {
+    if end_with_parent {
+        kernel::end_with_parent()?;
+    }
+    kernel::raise_open_files()?;
+    peer.serve(listen)
 }

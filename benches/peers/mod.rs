@@ -4,6 +4,7 @@
 
 mod coalesce;
 mod epoll;
+pub(crate) mod haproxy;
 mod tokio_net;
 mod tokio_uring_net;
 mod udp;
@@ -30,6 +31,8 @@ pub(crate) enum Peer {
     Epoll,
     /// The same; much at a time goes back by splice(2) through a pipe, without a copy
     EpollSplice,
+    /// TCP, haproxy in front of `epoll`, where it is installed: each byte crosses it twice
+    Haproxy,
     /// UDP, tokio's current-thread runtime, recvmsg and sendmsg
     TokioUdp,
     /// TCP, tokio's current-thread runtime, a task per connection
@@ -51,6 +54,7 @@ impl Peer {
             Self::Coalesce => coalesce::serve(&gro_socket(listen)?),
             Self::Epoll => epoll::serve(&listener(listen)?, None),
             Self::EpollSplice => epoll::serve(&listener(listen)?, Some(epoll::Pipe::new()?)),
+            Self::Haproxy => haproxy::serve(&listener(listen)?),
             Self::TokioUdp => tokio_net::udp(udp_socket(listen)?),
             Self::TokioTcp => tokio_net::tcp(listener(listen)?),
             Self::TokioUringUdp => tokio_uring_net::udp(udp_socket(listen)?),

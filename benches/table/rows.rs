@@ -281,4 +281,8 @@ pub(super) const ROWS: &[Row] = &[
     cpu("udp-plain-tokio-uring", "64 flows × 8", FLOWS, "tokio-uring-udp", Report),
     cpu("tcp-1000-tokio", "1,000 connections, ping-pong", TCP_1000, "tokio-tcp", Report),
     cpu("tcp-1000-tokio-uring", "1,000 connections, ping-pong", TCP_1000, "tokio-uring-tcp", Report),
+    cpu("tcp-1000-haproxy", "1,000 connections, ping-pong", TCP_1000, "haproxy", Report),
+    cpu("tcp-16k-haproxy", "64 connections, ping-pong 16 KiB", TCP_16K, "haproxy", Report),
+    cpu("tcp-64k-haproxy", "64 connections, ping-pong 64 KiB", TCP_64K, "haproxy", Report),
+    by(CpuMsPerGb, cpu("tcp-stream-haproxy", "4 connections, streaming", STREAM, "haproxy", Report)),
 ];

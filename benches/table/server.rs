@@ -1,4 +1,4 @@
-//! Servers as processes: ours, the peers of this program, and the one in Go if there is a toolchain.
+//! Servers as processes: ours, the peers of this program, and what this machine has of the one in Go and haproxy.
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::rows::Side;
 use crate::kernel;
 use crate::load::Result;
+use crate::peers::haproxy;
 
 const OURS: &str = env!("CARGO_BIN_EXE_tubular-echo");
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +42,9 @@ impl Available {
                 .find(|word| word.starts_with("--") && !self.help.contains(word))
                 .map(|flag| format!("the server has no {flag}")),
             Some("go" | "go-netip") => self.go.as_ref().err().cloned(),
+            Some("haproxy") if haproxy::program().is_none() => {
+                Some("no haproxy (Debian: apt-get install haproxy)".into())
+            }
             _ => None,
         }
     }
