@@ -36,6 +36,7 @@ mod model {
     pub(crate) mod results;
     pub(crate) mod server_counts;
     pub(crate) mod source;
+    pub(crate) mod spans;
     pub(crate) mod summary;
     pub(crate) mod tallies;
     pub(crate) mod target;

@@ -115,15 +115,21 @@ fn judge(load: &str, report: &Value, diary: &Diary, verdict: &mut Verdict) {
     let started_at = humantime::parse_rfc3339(started_at).expect("a time of RFC 3339");
     for interval in report["intervals"].as_array().expect("intervals") {
         let second = interval["second"].as_u64().expect("a second");
+        let seconds = second..second + interval["seconds"].as_u64().expect("a length");
         for name in ["lost", "unreachable", "send_failures", "reordered"] {
             let count = interval[name].as_u64().expect("a count");
             let excuse = if name == "reordered" { Fault::reorders } else { Fault::loses };
             // the order counts within a flow, and each datagram of a spray is a flow of its own
             let has_no_order = name == "reordered" && report["load"]["spray"] == true;
-            if count > 0 && !has_no_order && !is_excused(started_at, second, diary, excuse) {
-                let end = started_at + Duration::from_secs(second + 1);
+            let is_excused = || seconds.clone().any(|second| is_excused(started_at, second, diary, excuse));
+            if count > 0 && !has_no_order && !is_excused() {
+                let end = started_at + Duration::from_secs(seconds.end);
                 let told = humantime::format_rfc3339_millis(end);
-                let what = format!("{load}: {name}: {count} in the second before {told}{}", diary.last(end));
+                let what = format!(
+                    "{load}: {name}: {count} in the {} s before {told}{}",
+                    seconds.end - second,
+                    diary.last(end)
+                );
                 if name == "lost" {
                     verdict.missing.push(what);
                     verdict.missing_datagrams += count;

@@ -108,7 +108,7 @@ mod model {
     pub(crate) mod local_limits; // limits of this host
     pub(crate) mod metrics_url; // --server-metrics
     pub(crate) mod no_hosts; // addresses that belong to no host
-    pub(crate) mod outcomes; // counts by second
+    pub(crate) mod outcomes; // counts by interval
     pub(crate) mod pacer; // when each train is due
     pub(crate) mod payload; // the bytes of a message, and their judgement
     pub(crate) mod plan; // what a run sends, and for how long
@@ -118,11 +118,12 @@ mod model {
     pub(crate) mod sent_log; // the datagrams of a flow and their states
     pub(crate) mod server_counts; // the counters of our server
     pub(crate) mod source; // --source: the local addresses
+    pub(crate) mod spans; // intervals that get longer as they age
     pub(crate) mod summary; // destinations with faults, as prefixes and ranges of ports
     pub(crate) mod tallies; // counts by address
     pub(crate) mod target; // one target
     pub(crate) mod targets; // the choice among all targets
-    pub(crate) mod timeline; // latency by second
+    pub(crate) mod timeline; // latency by interval
     pub(crate) mod units; // numbers in reports
     pub(crate) mod visits; // --each-once: the destinations, and their order
     pub(crate) mod wrap; // lines that break at words

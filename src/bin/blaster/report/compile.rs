@@ -9,6 +9,7 @@ use crate::model::counts::{Fault, Tally};
 use crate::model::outcomes::Second;
 use crate::model::results::{Results, ThreadTimes};
 use crate::model::summary::{self, Group};
+use crate::model::spans::Span;
 use crate::report::schema::{
     FAULTS_MAX, FaultyPlaces, Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Places,
     Report, SCHEMA, Totals, VERSION,
@@ -182,13 +183,13 @@ fn faulty(group: &Group) -> FaultyPlaces {
 }
 
 fn intervals(results: &Results) -> Vec<Interval> {
-    let seconds = (0..).zip(results.outcomes.seconds());
-    let interval = |(second, outcomes): (u64, &Second)| Interval {
-        second,
+    let interval = |(span, outcomes): (Span, Second)| Interval {
+        second: span.begin,
+        seconds: span.seconds,
         counts: outcomes.counts,
-        latency: results.round_trips.second(second).summary(),
+        latency: results.round_trips.latency(span).summary(),
     };
-    seconds.map(interval).collect()
+    results.outcomes.spans().map(interval).collect()
 }
 
 /// The meaning of an errno, and the usual cure.

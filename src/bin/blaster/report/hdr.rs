@@ -10,7 +10,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use crate::report::schema::{Document, Report};
 
-/// One line for each second that has right replies.
+/// One line for each interval that has right replies.
 pub(crate) fn log(document: &Document) -> Vec<u8> {
     let runs: Vec<(Option<String>, &Report)> = match document {
         Document::Run(report) => vec![(None, report)],
@@ -37,10 +37,11 @@ pub(crate) fn log(document: &Document) -> Vec<u8> {
         for interval in &report.intervals {
             let Some(latency) = &interval.latency else { continue };
             let left_ns = report.elapsed_ns.saturating_sub(interval.second.saturating_mul(1_000_000_000));
+            let length_ns = interval.seconds.saturating_mul(1_000_000_000);
             log.write_histogram(
                 latency.histogram.unpack().histogram(),
                 ahead.saturating_add(Duration::from_secs(interval.second)),
-                Duration::from_nanos(left_ns.clamp(1_000_000, 1_000_000_000)),
+                Duration::from_nanos(left_ns.clamp(1_000_000, length_ns)),
                 name.as_deref().and_then(Tag::new),
             )
             .expect("memory takes what is written, and the encoding every count");

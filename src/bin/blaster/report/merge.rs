@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::model::counts::{Connections, Counts};
 use crate::model::latency::{Latency, Percentiles};
 use crate::model::results::{Example, keep_example};
+use crate::model::spans::Span as Seconds;
 use crate::model::units::duration;
 use crate::report::schema::{
     self, FAULTS_MAX, FaultyPlaces, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun,
@@ -315,21 +316,34 @@ fn connections(reports: &[&Report]) -> Option<Connections> {
     })
 }
 
-/// The seconds of all runs by the wall clock; second 0 is the start of the first run.
+/// The intervals of all runs by the wall clock; second 0 is the start of the first run. An interval of several seconds
+/// counts where most of it was.
 fn intervals(reports: &[&Report], spans: &[Span], begin: SystemTime) -> Vec<Interval> {
-    let mut seconds: BTreeMap<u64, Vec<&Interval>> = BTreeMap::new();
+    let mut parts: Vec<(Seconds, &Interval)> = Vec::new();
     for (report, span) in reports.iter().zip(spans) {
         let ahead = span.begin.duration_since(begin).unwrap_or_default();
         let ahead_s = ahead.as_secs_f64().round() as u64;
         for interval in &report.intervals {
-            seconds.entry(ahead_s + interval.second).or_default().push(interval);
+            let begin = ahead_s + interval.second;
+            parts.push((Seconds::around(begin + interval.seconds / 2, interval.seconds), interval));
         }
     }
-    seconds
+    // where one run has longer intervals than another, the longer ones count; each contains the shorter ones
+    parts.sort_by_key(|(seconds, _)| (seconds.begin, std::cmp::Reverse(seconds.seconds)));
+    let mut groups: Vec<(Seconds, Vec<&Interval>)> = Vec::new();
+    for (seconds, interval) in parts {
+        match groups.last_mut() {
+            Some((longest, group)) if longest.contains(seconds.begin) => group.push(interval),
+            _ => groups.push((seconds, vec![interval])),
+        }
+    }
+    groups
         .into_iter()
-        .map(|(second, parts)| {
-            let counts = counts(parts.iter().map(|part| &part.counts));
-            Interval { second, counts, latency: sum(parts.iter().map(|part| &part.latency)) }
+        .map(|(Seconds { begin, seconds }, parts)| Interval {
+            second: begin,
+            seconds,
+            counts: counts(parts.iter().map(|part| &part.counts)),
+            latency: sum(parts.iter().map(|part| &part.latency)),
         })
         .collect()
 }
@@ -439,6 +453,24 @@ mod tests {
         assert_eq!(merged.elapsed_ns, 5_030_000_000);
         assert!((merged.totals.sent_per_s - 10_000.0 / 5.03).abs() < 0.01);
         assert!(merged.warnings[0].contains("970 ms of 5.03 s"), "{:?}", merged.warnings);
+    }
+
+    #[test]
+    fn long_intervals_add_up_where_most_of_them_was() {
+        let interval = |second, seconds, sent| {
+            let counts = Counts { sent, ok: sent, ..Counts::default() };
+            Interval { second, seconds, counts, latency: None }
+        };
+        let mut parts = halves();
+        parts[0].report.intervals =
+            vec![interval(0, 10, 10), interval(10, 10, 20), interval(20, 1, 1), interval(21, 1, 2)];
+        parts[1].report.intervals = vec![interval(0, 10, 100), interval(10, 1, 200), interval(19, 1, 300)];
+        // the other host started two seconds later
+        parts[1].report.started_at = "1970-01-01T00:00:02.000Z".into();
+        let merged = merge(&parts).unwrap();
+        let found: Vec<_> =
+            merged.intervals.iter().map(|it| (it.second, it.seconds, it.counts.sent)).collect();
+        assert_eq!(found, [(0, 10, 110), (10, 10, 220), (20, 1, 1), (21, 1, 302)]);
     }
 
     #[test]

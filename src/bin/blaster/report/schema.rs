@@ -3,7 +3,7 @@
 //! Version 2. Within a version, fields are only added. Times are in nanoseconds, and their names end in `_ns`. Counts are of
 //! datagrams (TCP: of messages); their names stand in `model/counts.rs`, percentiles in `model/latency.rs`. `totals` covers
 //! the measured time without the warmup, and balances: sent = ok + corrupted + truncated + misdirected + late + lost +
-//! unreachable. Each of the `intervals` balances as well: a datagram counts in the second of its intended send time.
+//! unreachable. Each of the `intervals` balances as well: a datagram counts in the interval of its intended send time.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::model::icmp;
 use crate::model::latency::Percentiles;
 use crate::model::results::Example;
 use crate::model::server_counts::ServerCounts;
+use crate::model::spans::{LENGTHS, Span};
 use crate::model::units::counted;
 
 /// The name of the format of one run.
@@ -351,16 +352,31 @@ pub(crate) struct FaultyPlaces {
     pub(crate) tally: Tally,
 }
 
-/// One second of the measurement.
+/// A part of the measurement: one second, or, if more than five minutes followed, 10 s, 1 min, 10 min, 1 h or a day.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Interval {
-    /// Its number, from 0.
+    /// The number of its first second, from 0.
     pub(crate) second: u64,
-    /// Of the datagrams with an intended send time in this second.
+    /// Its length in seconds.
+    #[serde(default = "one")]
+    pub(crate) seconds: u64,
+    /// Of the datagrams with an intended send time in it.
     #[serde(flatten)]
     pub(crate) counts: Counts,
     /// The latency of their right replies, from the intended send time. `null`: there was none.
     pub(crate) latency: Option<Percentiles>,
+}
+
+/// The length of an interval in reports of older versions.
+fn one() -> u64 {
+    1
+}
+
+impl Interval {
+    /// The seconds of it.
+    pub(crate) fn span(&self) -> Span {
+        Span { begin: self.second, seconds: self.seconds }
+    }
 }
 
 /// The result of one condition of `--fail-if`.
@@ -636,8 +652,13 @@ pub(crate) fn parse(text: &[u8]) -> Result<Document, ReadError> {
     check_numbers("", &serde_json::from_slice(text)?)?;
     for report in document.runs() {
         report.measured_from()?;
-        if let Some(interval) = report.intervals.iter().find(|interval| interval.second > SECONDS_MAX) {
-            return Err(ReadError::Implausible(format!("an interval at second {}", interval.second)));
+        let is_implausible = |interval: &&Interval| {
+            let Interval { second, seconds, .. } = **interval;
+            second > SECONDS_MAX || !LENGTHS.contains(&seconds) || second % seconds > 0
+        };
+        if let Some(interval) = report.intervals.iter().find(is_implausible) {
+            let Interval { second, seconds, .. } = interval;
+            return Err(ReadError::Implausible(format!("an interval of {seconds} s at second {second}")));
         }
     }
     Ok(document)

@@ -1,9 +1,15 @@
 //! Reports with extreme numbers, as a broken or hostile file may have them: nothing overflows.
 
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use crate::model::counts::Counts;
-use crate::report::schema::{Document, NamedRun, Report, Series, parse};
+use crate::model::latency::Latency;
+use crate::model::spans::Span;
+use crate::report::schema::{Document, Interval, NamedRun, Report, Series, Totals, parse};
 use crate::report::{hdr, merge, sample};
 use crate::show::paint::Paint;
 use crate::show::{compare, page, text};
@@ -83,6 +89,44 @@ fn no_number_of_a_file_is_too_great_to_reckon_with() {
         }
     }
     assert!(read > places.len(), "only {read} were taken for reports");
+}
+
+/// A day at 20,000/s. The latency of each interval spreads over four decades: half of it around 50 µs, one in a hundred
+/// takes milliseconds.
+fn day() -> Report {
+    const DAY_S: u64 = 86_400;
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut interval = |span: Span| {
+        let mut latency = Latency::new();
+        for _ in 0..20_000 {
+            let decades = 4.0 * rng.random_range(0.0..1.0_f64).powi(6) + rng.random_range(0.0..0.5);
+            latency.record((30_000.0 * 10_f64.powf(decades)) as u64);
+        }
+        let counts = Counts { sent: 20_000 * span.seconds, ok: 20_000 * span.seconds, ..Counts::default() };
+        Interval { second: span.begin, seconds: span.seconds, counts, latency: latency.summary() }
+    };
+    let intervals = Span::all(DAY_S - 1).map(&mut interval).collect();
+    let counts = Counts { sent: 20_000 * DAY_S, ok: 20_000 * DAY_S, ..Counts::default() };
+    let report = sample::report(Counts { sent: 1, ok: 1, ..Counts::default() });
+    Report {
+        elapsed_ns: DAY_S * 1_000_000_000,
+        totals: Totals { counts, ..report.totals },
+        intervals,
+        ..report
+    }
+}
+
+/// Debug builds are ten times slower, and the machine may be busy.
+#[test]
+fn the_report_of_a_day_is_small_and_quickly_shown() {
+    let json = serde_json::to_vec(&day()).expect("JSON");
+    assert!(json.len() < 10 << 20, "{} bytes", json.len());
+    let begun = Instant::now();
+    let document = parse(&json).expect("a report");
+    let (page, log) = (page::render(&document), hdr::log(&document));
+    let elapsed = begun.elapsed();
+    assert!(page.len() < 2 << 20 && log.len() < 10 << 20, "{} and {} bytes", page.len(), log.len());
+    assert!(elapsed < Duration::from_secs(30), "{elapsed:?}");
 }
 
 #[test]

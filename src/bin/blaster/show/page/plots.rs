@@ -70,11 +70,11 @@ fn tick_duration(ns: f64) -> String {
     }
 }
 
-/// Each second: its middle, its measured length, and its interval.
+/// Each interval: its middle, its measured length, and its interval.
 fn seconds(report: &Report) -> impl Iterator<Item = (f64, f64, &Interval)> {
     report.intervals.iter().filter_map(|interval| {
         let begin = interval.second as f64;
-        let length = (report.elapsed_ns as f64 / 1e9 - begin).min(1.0);
+        let length = (report.elapsed_ns as f64 / 1e9 - begin).min(interval.seconds as f64);
         // the rest at the end of a run may be too short for a rate
         (length >= 0.1).then_some((begin + length / 2.0, length, interval))
     })
@@ -85,7 +85,14 @@ fn columns(report: &Report, say: impl Fn(&Interval, f64) -> String) -> Vec<(f64,
     let step = report.intervals.len().div_ceil(COLUMNS_MAX).max(1);
     seconds(report)
         .step_by(step)
-        .map(|(at, length, interval)| (at, format!("second {}\n{}", interval.second, say(interval, length))))
+        .map(|(at, length, interval)| {
+            let span = interval.span();
+            let when = match span.seconds {
+                1 => format!("second {}", span.begin),
+                _ => format!("seconds {} to {}", span.begin, span.end() - 1),
+            };
+            (at, format!("{when}\n{}", say(interval, length)))
+        })
         .collect()
 }
 
