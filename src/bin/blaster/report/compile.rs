@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use crate::model::counts::{Fault, Tally};
 use crate::model::outcomes::Second;
 use crate::model::results::{Results, ThreadTimes};
-use crate::model::summary::{self, Group};
 use crate::model::spans::Span;
+use crate::model::summary::{self, Group};
 use crate::report::schema::{
     FAULTS_MAX, FaultyPlaces, Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Places,
     Report, SCHEMA, Totals, VERSION,
