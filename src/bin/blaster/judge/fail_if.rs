@@ -166,7 +166,7 @@ impl Condition {
         match (self.measure, measured) {
             (_, None) => "not measured".into(),
             (Measure::Count(_) | Measure::Rate | Measure::SearchResult, Some(value)) => format!("{value:.0}"),
-            (Measure::Share(_), Some(value)) => format!("{value:.4}%"),
+            (Measure::Share(_), Some(value)) => format!("{}%", units::percentage(value)),
             (Measure::Latency(..), Some(ns)) => units::duration(ns as u64),
         }
     }

@@ -32,6 +32,13 @@ pub(crate) fn rate(per_s: f64) -> String {
     }
 }
 
+/// The same with at most three digits that are not 0: for a glance.
+pub(crate) fn rounded(per_s: f64) -> String {
+    let beyond = (per_s.max(1.0).log10().floor() as i32 - 2).max(0);
+    let step = 10_f64.powi(beyond);
+    rate(if beyond > 0 { (per_s / step).round() * step } else { per_s })
+}
+
 /// Nanoseconds, with three digits and a unit.
 pub(crate) fn duration(ns: u64) -> String {
     let ns = ns as f64;
@@ -39,7 +46,9 @@ pub(crate) fn duration(ns: u64) -> String {
         _ if ns < 1e3 => return format!("{ns:.0} ns"),
         _ if ns < 999.5e3 => (ns / 1e3, "µs"),
         _ if ns < 999.5e6 => (ns / 1e6, "ms"),
-        _ => (ns / 1e9, "s"),
+        _ if ns < 600e9 => (ns / 1e9, "s"),
+        _ if ns < 7_200e9 => (ns / 60e9, "min"),
+        _ => (ns / 3_600e9, "h"),
     };
     format!("{} {unit}", three_digits(value))
 }
@@ -74,13 +83,19 @@ pub(crate) fn percent(number: u64, all: u64) -> String {
         number if number == all => "100 %".into(),
         _ if percent < 0.0001 => "< 0.0001 %".into(),
         _ if percent > 99.9999 => "> 99.9999 %".into(),
-        _ => {
-            let less = percent.min(100.0 - percent);
-            // what does not fit five places is cut off
-            let places = (1..5).find(|places| (less * 10_f64.powi(*places)).round() >= 100.0).unwrap_or(5);
-            format!("{percent:.*} %", places as usize)
-        }
+        _ => format!("{} %", percentage(percent)),
     }
+}
+
+/// The same without the sign, from the share itself.
+pub(crate) fn percentage(percent: f64) -> String {
+    let less = percent.min(100.0 - percent);
+    if less <= 0.0 {
+        return format!("{percent:.0}");
+    }
+    // what does not fit five places is cut off
+    let places = (1..5).find(|places| (less * 10_f64.powi(*places)).round() >= 100.0).unwrap_or(5);
+    format!("{percent:.*}", places as usize)
 }
 
 #[cfg(test)]
@@ -99,6 +114,16 @@ mod tests {
         for (per_s, wanted) in [(0.0, "0"), (0.5, "0.50"), (3.0, "3"), (9.99, "9.99"), (1_999.6, "2,000")] {
             assert_eq!(rate(per_s), wanted);
         }
+        for (per_s, wanted) in [
+            (0.0, "0"),
+            (0.5, "0.50"),
+            (999.4, "999"),
+            (1_234.0, "1,230"),
+            (19_998.0, "20,000"),
+            (156_221.0, "156,000"),
+        ] {
+            assert_eq!(rounded(per_s), wanted);
+        }
         for (ns, wanted) in [
             (0, "0 ns"),
             (999, "999 ns"),
@@ -107,7 +132,9 @@ mod tests {
             (123_456, "123 µs"),
             (999_900, "1.00 ms"),
             (1_500_000_000, "1.50 s"),
-            (3_600_000_000_000, "3600 s"),
+            (599_000_000_000, "599 s"),
+            (3_600_000_000_000, "60.0 min"),
+            (86_400_000_000_000, "24.0 h"),
         ] {
             assert_eq!(duration(ns), wanted);
         }

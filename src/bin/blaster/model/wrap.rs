@@ -34,7 +34,8 @@ fn wrap_line(line: &str, width: usize, indent: usize) -> String {
 
 /// The text between spaces. A unit and the number before it are one piece.
 fn pieces(line: &str) -> Vec<&str> {
-    const UNITS: [&str; 10] = ["%", "ns", "µs", "ms", "s", "×", "kbit/s", "Mbit/s", "Gbit/s", "bytes"];
+    const UNITS: [&str; 12] =
+        ["%", "ns", "µs", "ms", "s", "min", "h", "×", "kbit/s", "Mbit/s", "Gbit/s", "bytes"];
     let mut pieces: Vec<&str> = Vec::new();
     let mut begin = 0;
     for word in line.split(' ') {

@@ -8,9 +8,26 @@ use crate::report::schema::{BracketEnd, Limit, Objective, SearchResult, Verdict}
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Met => f.write_str("met"),
-            Self::Missed(why) => write!(f, "missed: {why}"),
-            Self::Generator(why) => write!(f, "blaster's limit: {why}"),
+            Self::Met => f.write_str(self.word()),
+            Self::Missed(why) | Self::Generator(why) => write!(f, "{}: {why}", self.word()),
+        }
+    }
+}
+
+impl Verdict {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed(_) => "missed",
+            Self::Generator(_) => "blaster's limit",
+        }
+    }
+
+    /// Empty if the objective was met.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Met => "",
+            Self::Missed(why) | Self::Generator(why) => why,
         }
     }
 }

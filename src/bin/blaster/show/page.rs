@@ -1,15 +1,20 @@
 //! `--html`: one page that loads nothing else. Drawings are inline, colors follow the reader's choice of light or dark, and
 //! there is no script: the texts under the pointer are titles.
 
+#[cfg(test)]
+mod colors;
 mod facts;
 mod plot;
 mod plots;
+#[cfg(test)]
+mod samples;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use self::plot::{Ink, Plot, Stroke};
-use crate::model::units::{count, counted, duration, percent};
-use crate::report::schema::{Document, NamedRun, Report, Series};
+use self::plot::Ink;
+use crate::model::latency::Percentiles;
+use crate::model::units::{count, counted, duration, percent, rounded};
+use crate::report::schema::{Document, NamedRun, Report, Series, Verdict};
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -56,9 +61,15 @@ fn results(report: &Report) -> Markup {
                 plots::not_ok(report),
                 plots::latency_by_percentile(report),
                 plots::latency_over_time(report),
-            ] { (card(&plot)) }
+            ] { (plot.card()) }
         }
-        div.tables { (facts::outcomes(report)) (facts::places(report)) (facts::latencies(report)) (facts::wrong_replies(report)) (facts::details(report)) }
+        div.tables {
+            (facts::outcomes(report))
+            (facts::places(report))
+            (facts::latencies(report))
+            (facts::wrong_replies(report))
+            (facts::details(report))
+        }
     }
 }
 
@@ -77,13 +88,13 @@ fn several(series: &Series) -> Markup {
         @if let Some(found) = &series.found { p.answer { (found.sentence()) } }
         div.plots {
             @if plots::have_rates(runs) {
-                (card(&plots::latency_by_rate(runs)))
-                (card(&plots::not_ok_by_rate(runs)))
+                (plots::latency_by_rate(runs).card())
+                (plots::not_ok_by_rate(runs).card())
             }
             // a plot can show as many lines as there are colors
             @if runs.len() <= Ink::SERIES.len() {
-                (card(&plots::percentiles_of_each(runs)))
-                (card(&plots::p99_of_each(runs)))
+                (plots::percentiles_of_each(runs).card())
+                (plots::p99_of_each(runs).card())
             }
         }
         (overview(runs))
@@ -100,15 +111,18 @@ fn several(series: &Series) -> Markup {
 
 fn overview(runs: &[NamedRun]) -> Markup {
     let has_verdicts = runs.iter().any(|run| run.verdict.is_some());
+    let has_slip = runs.iter().any(|run| run.report.generator.slip.is_some());
     let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
     html! {
-        section.card {
+        section.card.wide {
             h2 { "Runs" }
-            div.scroll { table {
+            div.scroll { table.overview {
                 thead { tr {
                     th { "run" }
-                    @for name in ["sent/s", "ok/s", "not ok", "p50", "p99", "p99.9", "max", "slip p99"] { th.number { (name) } }
                     @if has_verdicts { th { "objective" } }
+                    @for name in ["sent/s", "ok/s", "not ok"] { th.number { (name) } }
+                    @for (name, _) in Percentiles::NAMED { th.number { (name) } }
+                    @if has_slip { th.number { "slip p99" } }
                 } }
                 tbody { @for run in runs {
                     @let totals = &run.report.totals;
@@ -116,15 +130,15 @@ fn overview(runs: &[NamedRun]) -> Markup {
                     @let latency = run.report.latency.from_intended.as_ref();
                     tr {
                         td { (run.name) }
-                        td.number { (count(totals.sent_per_s.round() as u64)) }
-                        td.number { (count(totals.ok_per_s.round() as u64)) }
+                        @if let Some(verdict) = &run.verdict { td.bad[*verdict != Verdict::Met] { (verdict.word()) } }
+                        td.number { (rounded(totals.sent_per_s)) }
+                        td.number { (rounded(totals.ok_per_s)) }
                         td.number.bad[not_ok > 0] { (percent(not_ok, totals.counts.sent)) }
-                        td.number { (figure(latency.map(|latency| latency.p50_ns))) }
-                        td.number { (figure(latency.map(|latency| latency.p99_ns))) }
-                        td.number { (figure(latency.map(|latency| latency.p99_9_ns))) }
-                        td.number { (figure(latency.map(|latency| latency.max_ns))) }
-                        td.number { (figure(run.report.generator.slip.as_ref().map(|slip| slip.p99_ns))) }
-                        @if let Some(verdict) = &run.verdict { td { (verdict) } }
+                        @for (_, of) in Percentiles::NAMED { td.number { (figure(latency.map(of))) } }
+                        @if has_slip { td.number { (figure(run.report.generator.slip.as_ref().map(|slip| slip.p99_ns))) } }
+                    }
+                    @if let Some(reason) = run.verdict.as_ref().map(Verdict::reason).filter(|reason| !reason.is_empty()) {
+                        tr.reason { td {} td colspan="12" { (reason) } }
                     }
                 } }
             } }
@@ -142,12 +156,21 @@ fn notices(report: &Report) -> Markup {
                 }
                 @for condition in &report.fail_if {
                     li.failed[condition.failed].passed[!condition.failed] {
-                        (if condition.failed { "failed" } else { "passed" }) ": " code { (condition.condition) } ", measured " (condition.measured)
+                        // a word and a sign, so that no reader needs the color
+                        b { (if condition.failed { "✗ failed" } else { "✓ passed" }) } ": " code { (condition.condition) } ", measured " (condition.measured)
                     }
                 }
             }
         }
     }
+}
+
+/// A figure, and what it says.
+struct Tile {
+    name: &'static str,
+    figure: String,
+    note: String,
+    is_bad: bool,
 }
 
 /// The most important figures.
@@ -156,37 +179,41 @@ fn tiles(report: &Report) -> Markup {
     let not_ok = totals.counts.not_ok();
     let latency = report.latency.from_intended.as_ref();
     let figure = |ns: Option<u64>| ns.map_or("–".into(), duration);
-    let tile = |name: &str, figure: String, note: String, is_bad: bool| {
-        html! { div.tile { span.name { (name) } span.figure.bad[is_bad] { (figure) } span.note { (note) } } }
+    let plain = |name, ns: Option<u64>, note: &str| {
+        let note = if ns.is_some() { note } else { "no right reply" };
+        Tile { name, figure: figure(ns), note: note.into(), is_bad: false }
     };
-    let seconds = report.elapsed_ns as f64 / 1e9;
+    let tiles = [
+        Tile {
+            name: "ok",
+            figure: format!("{}/s", rounded(totals.ok_per_s)),
+            note: format!(
+                "{} in\u{a0}{}",
+                count(totals.counts.ok),
+                duration(report.elapsed_ns).replace(' ', "\u{a0}")
+            ),
+            is_bad: totals.counts.ok == 0,
+        },
+        Tile {
+            name: "not ok",
+            figure: percent(not_ok, totals.counts.sent),
+            note: format!("{} of {}", count(not_ok), count(totals.counts.sent)),
+            is_bad: not_ok > 0,
+        },
+        plain("p50", latency.map(|latency| latency.p50_ns), "half took longer"),
+        plain("p90", latency.map(|latency| latency.p90_ns), "1 in 10 took longer"),
+        plain("p95", latency.map(|latency| latency.p95_ns), "1 in 20 took longer"),
+        plain("p99", latency.map(|latency| latency.p99_ns), "1 in 100 took longer"),
+        plain("p99.9", latency.map(|latency| latency.p99_9_ns), "1 in 1,000 took longer"),
+        match &report.generator.slip {
+            Some(slip) => plain("slip p99", Some(slip.p99_ns), "blaster's own delay"),
+            None => plain("max", latency.map(|latency| latency.max_ns), "the slowest"),
+        },
+    ];
     html! {
-        div.tiles {
-            (tile("ok", format!("{}/s", count(totals.ok_per_s.round() as u64)), format!("{} in {seconds:.1} s", count(totals.counts.ok)), false))
-            (tile("not ok", percent(not_ok, totals.counts.sent), format!("{} of {}", count(not_ok), count(totals.counts.sent)), not_ok > 0))
-            (tile("p50", figure(latency.map(|latency| latency.p50_ns)), "half were faster".into(), false))
-            (tile("p99", figure(latency.map(|latency| latency.p99_ns)), "one in 100 was slower".into(), false))
-            (tile("p99.9", figure(latency.map(|latency| latency.p99_9_ns)), "one in 1,000 was slower".into(), false))
-            @if let Some(slip) = &report.generator.slip {
-                (tile("generator slip p99", duration(slip.p99_ns), "blaster's own delay".into(), false))
-            } @else {
-                (tile("max", figure(latency.map(|latency| latency.max_ns)), "the slowest".into(), false))
-            }
-        }
-    }
-}
-
-fn card(plot: &Plot) -> Markup {
-    html! {
-        section.card.plot {
-            h2 { (plot.title) }
-            @if plot.lines.len() > 1 {
-                ul.legend { @for line in &plot.lines {
-                    li { span.swatch.dashed[line.stroke == Stroke::Dashed] style={ "--ink:" (line.ink.name()) } {} (line.name) }
-                } }
-            }
-            (PreEscaped(plot.svg()))
-        }
+        div.tiles { @for Tile { name, figure, note, is_bad } in tiles {
+            div.tile { span.name { (name) } span.figure.bad[is_bad] { (figure) } span.note { (note) } }
+        } }
     }
 }
 
@@ -219,7 +246,7 @@ mod tests {
     fn a_run_has_its_plots_and_tables() {
         let page = render(&Document::Run(Box::new(sample())));
         assert_self_contained(&page);
-        assert_eq!(page.matches("<svg").count(), 4);
+        assert_eq!(page.matches("<svg class=\"area\"").count(), 4);
         assert!(page.contains("&quot;quoted&quot; &amp; &lt;marked&gt;"), "{page}");
         for words in ["Rate", "Not ok", "Latency by percentile", "Latency over time", "Outcomes", "1.00 ms"] {
             assert!(page.contains(words), "{words}");
@@ -233,7 +260,7 @@ mod tests {
         assert_self_contained(&page);
         assert_eq!(page.matches("<details").count(), 2);
         // two plots of both runs, and four of each; runs without a rate have no plots by rate
-        assert_eq!(page.matches("<svg").count(), 2 + 2 * 4);
+        assert_eq!(page.matches("<svg class=\"area\"").count(), 2 + 2 * 4);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use crate::model::counts::Class;
-use crate::model::latency::Percentiles;
+use crate::model::latency::{NamedFigure, Percentiles};
 use crate::model::units::{count, duration, percent};
 use crate::report::schema::Report;
 use crate::show::page::plot::Ink;
+use crate::show::page::plots::NOT_OK;
 use crate::show::places;
 use crate::show::server;
 
@@ -23,37 +23,39 @@ pub(super) fn load(report: &Report) -> String {
     words.push(format!("{} bytes", load.size));
     words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
     words.extend(report.counted_runs());
-    words.push(format!("{:.1} s from {}", report.elapsed_ns as f64 / 1e9, report.started_at));
+    words.push(format!("{} from {}", duration(report.elapsed_ns), report.started_at));
     words.join(" · ")
 }
 
-/// Each class with its share, and a bar that shows small shares too.
+/// Each class with its share, as a number and as a bar. The bar of a small share is a dot: its number says how small.
 pub(super) fn outcomes(report: &Report) -> Markup {
     let (counts, load) = (&report.totals.counts, &report.load);
-    let ink = |class| if class == Class::Ok { Ink::GOOD } else { Ink::BAD };
+    let ink = |class| NOT_OK.iter().find(|(not_ok, _)| *not_ok == class).map_or(Ink::GOOD, |(_, ink)| *ink);
     let beside = counts.beside().chain([("own_drops", report.totals.own_drops)]);
-    // a logarithmic bar: one in a million is visible beside the million
-    let length = |number: u64| {
-        let decades = (counts.sent.max(10) as f64).log10();
-        if number == 0 { 0.0 } else { (number as f64).log10().max(0.0).mul_add(0.97 / decades, 0.03) * 100.0 }
-    };
+    let width = |number: u64| format!("width:{:.2}%", number as f64 * 100.0 / counts.sent.max(1) as f64);
     html! {
         section.card {
             h2 { "Outcomes" }
             table.outcomes {
-                thead { tr { th { "sent" } td.number { (count(counts.sent)) } td.number {} td.bar { "logarithmic" } } }
+                thead { tr { th { "sent" } td.number { (count(counts.sent)) } td.number {} td.bar {} } }
                 tbody {
                     @for (class, number) in counts.classes() {
                         tr.zero[number == 0] {
                             th { (class.name()) } td.number { (count(number)) }
                             td.number { @if number > 0 { (percent(number, counts.sent)) } }
-                            td.bar { span style={ "--ink:" (ink(class).name()) ";width:" (format!("{:.1}%", length(number))) } {} }
+                            td.bar { @if number > 0 { span style={ (ink(class).style()) ";" (width(number)) } {} } }
                         }
                     }
                 }
                 tbody {
                     @for (name, number) in beside {
-                        tr.zero[number == 0] { th { (name.replace('_', " ")) @if name == "reordered" && load.flows > 1 { " within a flow" } } td.number { (count(number)) } td {} td.bar { span style={ "--ink:" (Ink::PLAIN.name()) ";width:" (format!("{:.1}%", length(number))) } {} } }
+                        tr.zero[number == 0] {
+                            th {
+                                (name.replace('_', " "))
+                                @if name == "reordered" && load.flows > 1 { " within a flow" }
+                            }
+                            td.number { (count(number)) } td {} td.bar {}
+                        }
                     }
                 }
             }
@@ -74,18 +76,11 @@ pub(super) fn places(report: &Report) -> Markup {
     }
 }
 
-/// The name of a figure, and the figure.
-type Row = (&'static str, fn(&Percentiles) -> u64);
-const FIGURES: [Row; 8] = [
-    ("min", |it| it.min_ns),
-    ("mean", |it| it.mean_ns),
-    ("p50", |it| it.p50_ns),
-    ("p90", |it| it.p90_ns),
-    ("p99", |it| it.p99_ns),
-    ("p99.9", |it| it.p99_9_ns),
-    ("p99.99", |it| it.p99_99_ns),
-    ("max", |it| it.max_ns),
-];
+/// The figures of the table.
+fn figures() -> impl Iterator<Item = NamedFigure> {
+    let further: [NamedFigure; 2] = [("min", |it| it.min_ns), ("mean", |it| it.mean_ns)];
+    further.into_iter().chain(Percentiles::NAMED)
+}
 
 pub(super) fn latencies(report: &Report) -> Markup {
     let is_scheduled = report.generator.slip.is_some();
@@ -100,12 +95,15 @@ pub(super) fn latencies(report: &Report) -> Markup {
     html! {
         section.card {
             h2 { "Latency" }
-            table {
+            @if report.latency.from_intended.is_none() {
+                p.nothing { "No right reply came back, so there is no latency." }
+            }
+            @if !rows.is_empty() { div.scroll { table.latencies {
                 thead { tr { th {} @for (name, _) in &rows { th.number { (name) } } } }
-                tbody { @for (name, of) in FIGURES {
+                tbody { @for (name, of) in figures() {
                     tr { th { (name) } @for (_, percentiles) in &rows { td.number { (duration(of(percentiles))) } } }
                 } }
-            }
+            } } }
         }
     }
 }

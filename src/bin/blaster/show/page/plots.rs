@@ -1,28 +1,54 @@
 //! The plots of a run, and of several runs.
 
+use std::fmt;
+
 use crate::model::counts::{Class, Counts};
 use crate::model::latency::Percentiles;
-use crate::model::units::{count, duration, percent};
+use crate::model::units::{count, counted, duration, percent};
+use crate::report::schema::{Interval, NamedRun, Report, Verdict};
 use crate::show::page::plot::{Axis, Ink, Line, Plot, Scale, Stroke};
 
-use crate::report::schema::{Interval, NamedRun, Report, Verdict};
+/// The most spans of a plot over time. More would be thinner than two pixels.
+const SPANS_MAX: usize = 300;
+/// The most spans that are drawn as steps.
+const STEPS_MAX: usize = 60;
 
-/// The most places of a plot that show a text under the pointer.
-const COLUMNS_MAX: usize = 300;
-
-fn time() -> Axis {
+/// An axis of seconds up to `end_s`.
+fn time(end_s: f64) -> Axis {
+    /// Round times: seconds, minutes, hours, days.
+    const STEPS: [f64; 20] = [
+        1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0,
+        10_800.0, 21_600.0, 43_200.0, 86_400.0, 172_800.0, 864_000.0,
+    ];
+    const TICKS_MAX: f64 = 6.0;
+    let step = STEPS.into_iter().find(|step| end_s / step <= TICKS_MAX);
+    let step = step.unwrap_or(864_000.0 * (end_s / 864_000.0 / TICKS_MAX).ceil());
+    let ticks = (0..=(end_s / step + 1e-9) as u64).map(|nth| nth as f64 * step).collect();
     Axis {
         scale: Scale::Linear,
+        is_tight: true,
         from: Some(0.0),
         to: None,
-        ticks: None,
-        label: |s| format!("{} s", round(s)),
+        // the tenths of a short run
+        ticks: (end_s >= 2.0).then_some(ticks),
+        label: |s| match s {
+            _ if s >= 172_800.0 => format!("{} d", round(s / 86_400.0)),
+            _ if s >= 3_600.0 => format!("{} h", round(s / 3_600.0)),
+            _ if s >= 120.0 => format!("{} min", round(s / 60.0)),
+            _ => format!("{} s", round(s)),
+        },
     }
+}
+
+/// Where the last of these spans ends.
+fn end_of(spans: &[Span]) -> f64 {
+    spans.last().map_or(0.0, |span| span.end)
 }
 
 fn per_s() -> Axis {
     Axis {
         scale: Scale::Linear,
+        is_tight: false,
         from: Some(0.0),
         to: Some(1.0),
         ticks: None,
@@ -31,12 +57,20 @@ fn per_s() -> Axis {
 }
 
 fn nanoseconds() -> Axis {
-    Axis { scale: Scale::Logarithmic, from: None, to: None, ticks: None, label: |ns| tick_duration(ns) }
+    Axis {
+        scale: Scale::Logarithmic,
+        is_tight: false,
+        from: None,
+        to: None,
+        ticks: None,
+        label: |ns| tick_duration(ns),
+    }
 }
 
 fn share() -> Axis {
     Axis {
         scale: Scale::Linear,
+        is_tight: false,
         from: Some(0.0),
         to: Some(0.001),
         ticks: None,
@@ -70,84 +104,156 @@ fn tick_duration(ns: f64) -> String {
     }
 }
 
-/// Each interval: its middle, its measured length, and its interval.
-fn seconds(report: &Report) -> impl Iterator<Item = (f64, f64, &Interval)> {
-    report.intervals.iter().filter_map(|interval| {
-        let begin = interval.second as f64;
-        let length = (report.elapsed_ns as f64 / 1e9 - begin).min(interval.seconds as f64);
-        // the rest at the end of a run may be too short for a rate
-        (length >= 0.1).then_some((begin + length / 2.0, length, interval))
-    })
+/// Consecutive seconds: one, or several if they are one interval, or if there are more than a screen can show.
+struct Span {
+    /// In seconds.
+    begin: f64,
+    end: f64,
+    counts: Counts,
+    /// Of its worst interval, in the order of [`Percentiles::NAMED`]. `None`: no right reply came.
+    latency: Option<[u64; FIGURES]>,
 }
 
-/// The texts of the seconds; if there are too many seconds, of every nth.
-fn columns(report: &Report, say: impl Fn(&Interval, f64) -> String) -> Vec<(f64, String)> {
-    let step = report.intervals.len().div_ceil(COLUMNS_MAX).max(1);
-    seconds(report)
-        .step_by(step)
-        .map(|(at, length, interval)| {
-            let span = interval.span();
-            let when = match span.seconds {
-                1 => format!("second {}", span.begin),
-                _ => format!("seconds {} to {}", span.begin, span.end() - 1),
-            };
-            (at, format!("{when}\n{}", say(interval, length)))
-        })
+const FIGURES: usize = Percentiles::NAMED.len();
+
+impl Span {
+    fn new(intervals: &[Interval], elapsed_s: f64) -> Self {
+        let last = &intervals[intervals.len() - 1];
+        let begin = intervals[0].second as f64;
+        let end = (last.second as f64 + last.seconds as f64).min(elapsed_s);
+        let mut span = Self { begin, end, counts: Counts::default(), latency: None };
+        for interval in intervals {
+            span.counts += &interval.counts;
+            let Some(latency) = &interval.latency else { continue };
+            let of_interval = Percentiles::NAMED.map(|(_, of)| of(latency));
+            let worst = span.latency.get_or_insert(of_interval);
+            worst.iter_mut().zip(of_interval).for_each(|(worst, ns)| *worst = (*worst).max(ns));
+        }
+        span
+    }
+
+    fn seconds(&self) -> f64 {
+        self.end - self.begin
+    }
+
+    /// The text under the pointer.
+    fn say(&self, said: impl fmt::Display) -> String {
+        let (first, last) = (self.begin as u64, self.end.ceil() as u64 - 1);
+        if first == last {
+            format!("second {first}\n{said}")
+        } else {
+            format!("seconds {first} to {last}\n{said}")
+        }
+    }
+}
+
+/// The whole run in spans.
+fn spans(report: &Report) -> Vec<Span> {
+    let elapsed_s = report.elapsed_ns as f64 / 1e9;
+    let intervals_each = report.intervals.len().div_ceil(SPANS_MAX).max(1);
+    report
+        .intervals
+        .chunks(intervals_each)
+        .map(|intervals| Span::new(intervals, elapsed_s))
+        // the rest at the end of a run may be too short for a rate
+        .filter(|span| span.seconds() >= 0.1)
         .collect()
+}
+
+/// A value for each span. Few spans are steps, so that a run of one second is a line from its begin to its end.
+fn over_time(spans: &[Span], of: impl Fn(&Span) -> Option<f64>) -> Vec<(f64, f64)> {
+    let is_stepped = spans.len() <= STEPS_MAX;
+    let points = spans.iter().flat_map(|span| {
+        let value = of(span).unwrap_or(f64::NAN);
+        let middle = f64::midpoint(span.begin, span.end);
+        let ends = [(span.begin, value), (span.end, value)];
+        if is_stepped { ends.to_vec() } else { vec![(middle, value)] }
+    });
+    points.collect()
+}
+
+fn columns(spans: &[Span], say: impl Fn(&Span) -> String) -> Vec<(f64, String)> {
+    spans.iter().map(|span| (f64::midpoint(span.begin, span.end), span.say(say(span)))).collect()
+}
+
+/// Why there is nothing to draw over time.
+fn nothing_over_time(report: &Report, spans: &[Span]) -> Option<String> {
+    if report.totals.counts.sent == 0 {
+        Some("Nothing was sent.".into())
+    } else {
+        spans
+            .is_empty()
+            .then(|| "The run was too short: no second, and no tenth of one, was measured.".into())
+    }
+}
+
+/// Why there is no latency to draw.
+fn no_latency(has_latency: bool) -> Option<String> {
+    (!has_latency).then(|| "No right reply came back, so there is no latency.".into())
 }
 
 /// Datagrams sent, and right replies in time, per second.
 pub(super) fn rate(report: &Report) -> Plot {
-    let per_s = |of: fn(&Counts) -> u64| {
-        seconds(report).map(|(at, length, interval)| (at, of(&interval.counts) as f64 / length)).collect()
-    };
+    let spans = spans(report);
+    let per_s =
+        |of: fn(&Counts) -> u64| over_time(&spans, |span| Some(of(&span.counts) as f64 / span.seconds()));
     let sent = Line { stroke: Stroke::Dashed, ..Line::new("sent", Ink::PLAIN, per_s(|counts| counts.sent)) };
     let ok = Line { fill: true, ..Line::new("ok", Ink::GOOD, per_s(|counts| counts.ok)) };
     Plot {
         title: "Rate",
-        x: time(),
+        x: time(end_of(&spans)),
         y: self::per_s(),
         lines: vec![ok, sent],
-        columns: columns(report, |interval, length| {
-            let rate = |number: u64| count((number as f64 / length).round() as u64);
-            format!("sent {}/s\nok {}/s", rate(interval.counts.sent), rate(interval.counts.ok))
+        columns: columns(&spans, |span| {
+            let rate = |number: u64| count((number as f64 / span.seconds()).round() as u64);
+            format!("sent {}/s\nok {}/s", rate(span.counts.sent), rate(span.counts.ok))
         }),
+        nothing: nothing_over_time(report, &spans),
     }
 }
 
 /// The classes that are not ok, and their colors.
-const NOT_OK: [(Class, Ink); 6] = [
+pub(super) const NOT_OK: [(Class, Ink); 6] = [
     (Class::Lost, Ink::BAD),
-    (Class::Late, Ink::SERIES[1]),
-    (Class::Corrupted, Ink::SERIES[2]),
-    (Class::Truncated, Ink::SERIES[3]),
-    (Class::Misdirected, Ink::SERIES[4]),
-    (Class::Unreachable, Ink::SERIES[5]),
+    (Class::Late, Ink("late")),
+    (Class::Corrupted, Ink("corrupted")),
+    (Class::Truncated, Ink("truncated")),
+    (Class::Misdirected, Ink("misdirected")),
+    (Class::Unreachable, Ink("unreachable")),
 ];
 
 /// The share of each class that is not ok.
 pub(super) fn not_ok(report: &Report) -> Plot {
     let totals = &report.totals.counts;
-    let shown = NOT_OK.iter().filter(|(class, _)| *class == Class::Lost || totals.of(*class) > 0);
-    let line = |(class, ink): &(Class, Ink)| {
+    let spans = spans(report);
+    let shown = NOT_OK.iter().filter(|(class, _)| totals.of(*class) > 0);
+    let shown: Vec<_> = shown.zip(Stroke::PATTERNS).collect();
+    // areas over each other would hide the lines
+    let fill = shown.len() == 1;
+    let line = |((class, ink), stroke): (&(Class, Ink), Stroke)| {
         let percent = |counts: &Counts| counts.of(*class) as f64 * 100.0 / counts.sent.max(1) as f64;
-        let points = seconds(report).map(|(at, _, interval)| (at, percent(&interval.counts))).collect();
-        Line { fill: true, ..Line::new(class.name(), *ink, points) }
+        let points = over_time(&spans, |span| Some(percent(&span.counts)));
+        Line { fill, stroke, ..Line::new(class.name(), *ink, points) }
     };
     let label = |(class, _): &(Class, Ink), counts: &Counts| {
         let number = counts.of(*class);
         let share = percent(number, counts.sent);
         (number > 0).then(|| format!("{} {} ({share})", class.name(), count(number)))
     };
+    let sent = || counted(totals.sent, if report.load.protocol == "tcp" { "message" } else { "datagram" });
+    let all_ok = || {
+        (totals.not_ok() == 0).then(|| format!("All ok: {} sent, each came back right and in time.", sent()))
+    };
     Plot {
         title: "Not ok",
-        x: time(),
+        x: time(end_of(&spans)),
         y: share(),
-        lines: shown.map(line).collect(),
-        columns: columns(report, |interval, _| {
-            let labels: Vec<_> = NOT_OK.iter().filter_map(|class| label(class, &interval.counts)).collect();
+        lines: shown.into_iter().map(line).collect(),
+        columns: columns(&spans, |span| {
+            let labels: Vec<_> = NOT_OK.iter().filter_map(|class| label(class, &span.counts)).collect();
             if labels.is_empty() { "all ok".into() } else { labels.join("\n") }
         }),
+        nothing: nothing_over_time(report, &spans).or_else(all_ok),
     }
 }
 
@@ -155,6 +261,7 @@ pub(super) fn not_ok(report: &Report) -> Plot {
 fn nines() -> Axis {
     Axis {
         scale: Scale::Linear,
+        is_tight: false,
         from: Some(0.0),
         to: None,
         ticks: Some(vec![std::f64::consts::LOG10_2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]),
@@ -201,37 +308,41 @@ pub(super) fn latency_by_percentile(report: &Report) -> Plot {
     };
     let places = lines.first().map(|line| line.points.iter().map(|(at, _)| *at).collect::<Vec<_>>());
     let columns = places.unwrap_or_default().into_iter().step_by(2).map(|at| (at, say(at))).collect();
-    Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns }
+    let nothing = no_latency(report.latency.from_intended.is_some());
+    Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns, nothing }
 }
+
+/// The colors of p50, p90, p95, p99 and p99.9: from light to strong. The place of each is that of its name in
+/// [`Percentiles::NAMED`].
+const PERCENTILES: [(usize, Ink); 5] =
+    [(0, Ink("p50")), (1, Ink("p90")), (2, Ink("p95")), (3, Ink("p99")), (4, Ink("p99-9"))];
+/// The place of the maximum.
+const MAX: usize = FIGURES - 1;
 
 /// Percentiles of each second.
 pub(super) fn latency_over_time(report: &Report) -> Plot {
-    let line = |name: &str, ink: Ink, of: fn(&Percentiles) -> u64| {
-        let points = seconds(report).filter_map(|(at, _, interval)| {
-            interval.latency.as_ref().map(|latency| (at, of(latency) as f64))
-        });
-        Line::new(name, ink, points.collect())
+    let spans = spans(report);
+    let line = |(nth, ink): (usize, Ink)| {
+        let points = over_time(&spans, |span| span.latency.map(|latency| latency[nth] as f64));
+        Line::new(Percentiles::NAMED[nth].0, ink, points)
     };
+    let max = Line { stroke: Stroke::Dashed, ..line((MAX, Ink::PLAIN)) };
     Plot {
         title: "Latency over time",
-        x: time(),
+        x: time(end_of(&spans)),
         y: nanoseconds(),
-        lines: vec![
-            Line { stroke: Stroke::Dashed, ..line("max", Ink::PLAIN, |latency| latency.max_ns) },
-            line("p99.9", Ink::SERIES[3], |latency| latency.p99_9_ns),
-            line("p99", Ink::SERIES[1], |latency| latency.p99_ns),
-            line("p50", Ink::GOOD, |latency| latency.p50_ns),
-        ],
-        columns: columns(report, |interval, _| match &interval.latency {
+        lines: std::iter::once(max).chain(PERCENTILES.into_iter().rev().map(line)).collect(),
+        columns: columns(&spans, |span| match span.latency {
             None => "no right reply".into(),
-            Some(latency) => format!(
-                "p50 {}\np99 {}\np99.9 {}\nmax {}",
-                duration(latency.p50_ns),
-                duration(latency.p99_ns),
-                duration(latency.p99_9_ns),
-                duration(latency.max_ns)
-            ),
+            Some(latency) => {
+                let figures = Percentiles::NAMED.iter().zip(latency);
+                figures
+                    .map(|((name, _), ns)| format!("{name} {}", duration(ns)))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            }
         }),
+        nothing: no_latency(spans.iter().any(|span| span.latency.is_some())),
     }
 }
 
@@ -244,6 +355,7 @@ pub(super) fn have_rates(runs: &[NamedRun]) -> bool {
 fn rates() -> Axis {
     Axis {
         scale: Scale::Logarithmic,
+        is_tight: false,
         label: |rate| format!("{}/s", short(rate)),
         from: None,
         to: None,
@@ -284,7 +396,8 @@ fn said_by_rate(runs: &[NamedRun], say: impl Fn(&Report) -> String) -> Vec<(f64,
 
 /// Latency by rate.
 pub(super) fn latency_by_rate(runs: &[NamedRun]) -> Plot {
-    let line = |name: &str, ink: Ink, of: fn(&Percentiles) -> u64| {
+    let line = |(nth, ink): (usize, Ink)| {
+        let (name, of) = Percentiles::NAMED[nth];
         let points = by_rate(runs, |run| run.report.latency.from_intended.as_ref().map(|it| of(it) as f64));
         by_rate_line(runs, name, ink, points)
     };
@@ -292,20 +405,18 @@ pub(super) fn latency_by_rate(runs: &[NamedRun]) -> Plot {
         title: "Latency by rate",
         x: rates(),
         y: nanoseconds(),
-        lines: vec![
-            line("p99.9", Ink::SERIES[3], |latency| latency.p99_9_ns),
-            line("p99", Ink::SERIES[1], |latency| latency.p99_ns),
-            line("p50", Ink::GOOD, |latency| latency.p50_ns),
-        ],
+        lines: PERCENTILES.into_iter().rev().map(line).collect(),
         columns: said_by_rate(runs, |report| match &report.latency.from_intended {
             None => "no right reply".into(),
-            Some(it) => format!(
-                "p50 {}, p99 {}, p99.9 {}",
-                duration(it.p50_ns),
-                duration(it.p99_ns),
-                duration(it.p99_9_ns)
-            ),
+            Some(it) => {
+                let figures = PERCENTILES.map(|(nth, _)| {
+                    let (name, of) = Percentiles::NAMED[nth];
+                    format!("{name} {}", duration(of(it)))
+                });
+                figures.join(", ")
+            }
         }),
+        nothing: no_latency(runs.iter().any(|run| run.report.latency.from_intended.is_some())),
     }
 }
 
@@ -319,8 +430,8 @@ pub(super) fn not_ok_by_rate(runs: &[NamedRun]) -> Plot {
         counts.not_ok() as f64 * 100.0 / counts.sent.max(1) as f64
     };
     let kinds: [Kind; 4] = [
-        ("runs", Ink::GOOD, Option::is_none),
-        ("objective met", Ink::GOOD, |verdict| matches!(verdict, Some(Verdict::Met))),
+        ("share that is not ok", Ink::GOOD, Option::is_none),
+        ("met", Ink::GOOD, |verdict| matches!(verdict, Some(Verdict::Met))),
         ("missed", Ink::BAD, |verdict| matches!(verdict, Some(Verdict::Missed(_)))),
         ("blaster's limit", Ink::PLAIN, |verdict| matches!(verdict, Some(Verdict::Generator(_)))),
     ];
@@ -328,33 +439,66 @@ pub(super) fn not_ok_by_rate(runs: &[NamedRun]) -> Plot {
         let points = by_rate(runs, |run| is_kind(&run.verdict).then(|| percent_of(&run.report)));
         by_rate_line(runs, name, *ink, points)
     });
+    let is_search = runs.iter().any(|run| run.verdict.is_some());
+    let all_ok = runs.iter().all(|run| run.report.totals.counts.not_ok() == 0);
     Plot {
         title: "Not ok by rate",
         x: rates(),
-        y: share(),
+        y: if all_ok { Axis { to: Some(1.0), ..share() } } else { share() },
         lines: lines.filter(|line| !line.points.is_empty()).collect(),
-        columns: said_by_rate(runs, |report| format!("{} % not ok", round(percent_of(report)))),
+        columns: said_by_rate(runs, |report| {
+            let counts = &report.totals.counts;
+            format!("{} not ok", percent(counts.not_ok(), counts.sent))
+        }),
+        // the points of a search have its verdicts
+        nothing: (all_ok && !is_search).then(|| "All ok at every rate.".into()),
     }
 }
 
 fn of_each(runs: &[NamedRun], points: impl Fn(&Report) -> Vec<(f64, f64)>) -> Vec<Line> {
-    let inks = Ink::SERIES.iter().cycle();
-    runs.iter().zip(inks).map(|(run, ink)| Line::new(&run.name, *ink, points(&run.report))).collect()
+    let looks = Ink::SERIES.into_iter().zip(Stroke::PATTERNS).cycle();
+    runs.iter()
+        .zip(looks)
+        .map(|(run, (ink, stroke))| Line { stroke, ..Line::new(&run.name, ink, points(&run.report)) })
+        .collect()
 }
 
 /// Latency by percentile, one line for each run.
 pub(super) fn percentiles_of_each(runs: &[NamedRun]) -> Plot {
     let lines =
         of_each(runs, |report| report.latency.from_intended.as_ref().map_or(Vec::new(), by_percentile));
-    Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns: Vec::new() }
+    let nothing = no_latency(lines.iter().any(|line| !line.points.is_empty()));
+    Plot { title: "Latency by percentile", x: nines(), y: nanoseconds(), lines, columns: Vec::new(), nothing }
 }
 
 /// The p99 of each second, one line for each run.
 pub(super) fn p99_of_each(runs: &[NamedRun]) -> Plot {
+    const P99: usize = 3;
+    let end_s = runs.iter().map(|run| end_of(&spans(&run.report))).fold(0.0, f64::max);
     let lines = of_each(runs, |report| {
-        seconds(report)
-            .filter_map(|(at, _, interval)| interval.latency.as_ref().map(|it| (at, it.p99_ns as f64)))
-            .collect()
+        over_time(&spans(report), |span| span.latency.map(|latency| latency[P99] as f64))
     });
-    Plot { title: "p99 over time", x: time(), y: nanoseconds(), lines, columns: Vec::new() }
+    let nothing = no_latency(lines.iter().any(|line| line.points.iter().any(|(_, ns)| !ns.is_nan())));
+    Plot { title: "p99 over time", x: time(end_s), y: nanoseconds(), lines, columns: Vec::new(), nothing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_round_and_short() {
+        let labels = |end_s| {
+            let axis = time(end_s);
+            axis.ticks.unwrap_or_default().into_iter().map(axis.label).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(labels(1.0), "", "the axis has its own");
+        assert_eq!(labels(12.0), "0 s, 2 s, 4 s, 6 s, 8 s, 10 s, 12 s");
+        assert_eq!(labels(100.0), "0 s, 30 s, 60 s, 90 s");
+        assert_eq!(labels(600.0), "0 s, 2 min, 4 min, 6 min, 8 min, 10 min");
+        assert_eq!(labels(86_400.0), "0 s, 6 h, 12 h, 18 h, 24 h");
+        assert_eq!(labels(864_000.0), "0 s, 2 d, 4 d, 6 d, 8 d, 10 d");
+        // ten years, the longest report that is read
+        assert!(time(3.2e8).ticks.is_some_and(|ticks| ticks.len() <= 7), "{}", labels(3.2e8));
+    }
 }
