@@ -289,14 +289,15 @@ impl Plot {
         let percent = |share: f64| format!("{:.2}%", share * 100.0);
         let labels: Vec<(f64, String)> =
             x.ticks.iter().map(|tick| (x.share(*tick), (self.x.label)(*tick))).collect();
-        let grid: String = y.ticks.iter().map(|tick| format!("M0 {}H{SIZE}", down(y.share(*tick)))).collect();
+        let grid: Vec<String> =
+            y.ticks.iter().map(|tick| format!("M0 {}H{SIZE}", down(y.share(*tick)))).collect();
         html! {
             div.chart {
                 div.y aria-hidden="true" { @for tick in &y.ticks {
                     span style={ "bottom:" (percent(y.share(*tick))) } { ((self.y.label)(*tick)) }
                 } }
                 svg.area viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label=(self.title) {
-                    path.grid d=(grid) {}
+                    path.grid d=(grid.concat()) {}
                     @for line in &self.lines { (drawn(line, &x, &y)) }
                     @for (begin, width, said) in self.pointed_at(&x) {
                         rect.column x=(begin) y="0" width=(width) height=(SIZE) { title { (said) } }
@@ -354,8 +355,8 @@ fn drawn(line: &Line, x: &DrawnAxis, y: &DrawnAxis) -> Markup {
             }
             // a point alone, too, is a dot
             @if matches!(line.stroke, Stroke::Dots | Stroke::Dotted) || places.len() == 1 {
-                @let dots: String = places.iter().map(|(x, y)| format!("M{x} {y}h0")).collect();
-                path.dots d=(dots) {}
+                @let dots: Vec<String> = places.iter().map(|(x, y)| format!("M{x} {y}h0")).collect();
+                path.dots d=(dots.concat()) {}
             }
             @if line.stroke != Stroke::Dots {
                 polyline points=(points) stroke-dasharray=[line.stroke.dashes()] {}
