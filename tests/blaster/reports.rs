@@ -136,7 +136,10 @@ fn a_fleet_adds_up() {
     let page = fs::read_to_string(html).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
     // two of both runs by rate, two by run, and four of each run alone
-    assert_eq!((page.matches("<svg").count(), page.matches("<details").count()), (2 + 2 + 2 * 4, 2));
+    assert_eq!(
+        (page.matches("<svg class=\"area\"").count(), page.matches("<details").count()),
+        (2 + 2 + 2 * 4, 2)
+    );
 
     let refused = stderr(&blaster(&format!("report --merge {a} {a}")));
     assert!(refused.lines().count() == 1 && refused.contains("would count twice"), "{refused}");
