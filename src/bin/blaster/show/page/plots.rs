@@ -118,9 +118,8 @@ const FIGURES: usize = Percentiles::NAMED.len();
 
 impl Span {
     fn new(intervals: &[Interval], elapsed_s: f64) -> Self {
-        let last = &intervals[intervals.len() - 1];
         let begin = intervals[0].second as f64;
-        let end = (last.second as f64 + last.seconds as f64).min(elapsed_s);
+        let end = (intervals[intervals.len() - 1].span().end() as f64).min(elapsed_s);
         let mut span = Self { begin, end, counts: Counts::default(), latency: None };
         for interval in intervals {
             span.counts += &interval.counts;
