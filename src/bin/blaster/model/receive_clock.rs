@@ -255,15 +255,18 @@ mod tests {
     /// A datagram that has waited in the socket since before the step, and is read in a later turn.
     #[test]
     fn a_time_from_before_the_step_does_not_count_later_either() {
-        let mut host = Host::new(YEARS_NS);
-        host.round_trip(0, |_| ());
-        let sent_ns = host.now_ns;
-        host.now_ns += 50_000;
-        let times = host.stamp();
-        host.ahead_ns -= 500_000;
-        host.round_trip(0, |_| ());
-        let arrival = host.read(times);
-        assert_eq!(arrival.received_ns(sent_ns), None);
+        for step_ns in [-500_000, 500_000] {
+            let mut host = Host::new(YEARS_NS);
+            host.round_trip(0, |_| ());
+            let sent_ns = host.now_ns;
+            // so long that the time would be possible after the step, too
+            host.now_ns += 5_000_000;
+            let times = host.stamp();
+            host.now_ns += 5_000_000;
+            host.ahead_ns += step_ns;
+            host.round_trip(0, |_| ());
+            assert_eq!(host.read(times).received_ns(sent_ns), None, "{step_ns}");
+        }
     }
 
     #[test]
