@@ -6,6 +6,7 @@
 //! <!-- not run: REASON -->        shell: nobody could, here
 //! <!-- in the background -->      shell: goes on until the document ends; the next block waits for its "ready"
 //! <!-- status: 1 -->              shell: ends with this status
+//! <!-- picture: NAME -->          text: the output of one run, which ci/pictures makes again
 //! <!-- output -->                 text: what the shell block before it printed. `…` stands for anything in a line,
 //!                                 a line of it for any number of lines
 //! ```
@@ -37,6 +38,7 @@ pub enum Directive {
     Background,
     Status(i32),
     Output,
+    Picture(String),
     Unknown(String),
 }
 
@@ -48,11 +50,19 @@ impl Directive {
             Some(("status", status)) if status.parse::<i32>().is_ok() => {
                 Self::Status(status.parse().expect("just done"))
             }
+            Some(("picture", name)) => Self::Picture(name.into()),
             None if words == "in the background" => Self::Background,
             None if words == "output" => Self::Output,
             _ => Self::Unknown(words.into()),
         })
     }
+}
+
+/// Whether ci/pictures makes a picture with this name.
+fn is_made(name: &str) -> bool {
+    let script = fs::read_to_string(format!("{ROOT}/ci/pictures")).expect("ci/pictures");
+    let all = script.lines().find_map(|line| line.strip_prefix("for picture in ")?.strip_suffix("; do"));
+    all.expect("its pictures").split(' ').any(|made| made == name)
 }
 
 impl Block {
@@ -107,6 +117,9 @@ impl Document {
             match directive {
                 Some(Directive::Unknown(words)) => {
                     complain(&format!("unknown mark {words:?}; tests/docs/markdown.rs lists them"));
+                }
+                Some(Directive::Picture(name)) if block.is_shell() || !is_made(name) => {
+                    complain(&format!("ci/pictures makes no picture {name:?}"));
                 }
                 Some(Directive::Output) if !printed => complain("no shell block prints this"),
                 Some(Directive::Output) if block.is_shell() => complain("a shell block is no output"),
