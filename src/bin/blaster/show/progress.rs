@@ -121,7 +121,8 @@ fn draw(bar: &Bar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<(
     let mut before = LiveTotals::new(lives);
     while !is_over.load(Ordering::Relaxed) {
         thread::park_timeout(DRAW_EVERY);
-        let since = sampled_at.elapsed();
+        let now_at = Instant::now();
+        let since = now_at - sampled_at;
         if since >= SAMPLE_EVERY {
             let now = LiveTotals::new(lives);
             history.push(Sample::new(&before, &now, since));
@@ -129,7 +130,8 @@ fn draw(bar: &Bar, lives: &[Arc<Live>], is_over: &AtomicBool, _cleared: Sender<(
             let paint = paint();
             bar.fit(&paint);
             bar.drawn.set_message(history.render(&now.counts, &paint));
-            (sampled_at, before) = (Instant::now(), now);
+            // drawing takes time, which belongs to the next sample
+            (sampled_at, before) = (now_at, now);
         }
         bar.drawn.set_position(start.elapsed().as_millis() as u64);
     }
