@@ -173,6 +173,15 @@ struct Tile {
     is_bad: bool,
 }
 
+/// A rate in a narrow tile: 156k.
+fn at_a_glance(per_s: f64) -> String {
+    match per_s {
+        ..99_950.0 => rounded(per_s),
+        ..999_500.0 => format!("{}k", rounded(per_s / 1e3)),
+        _ => format!("{:.2}M", per_s / 1e6),
+    }
+}
+
 /// The most important figures.
 fn tiles(report: &Report) -> Markup {
     let totals = &report.totals;
@@ -186,7 +195,7 @@ fn tiles(report: &Report) -> Markup {
     let tiles = [
         Tile {
             name: "ok",
-            figure: format!("{}/s", rounded(totals.ok_per_s)),
+            figure: format!("{}/s", at_a_glance(totals.ok_per_s)),
             note: format!(
                 "{} in\u{a0}{}",
                 count(totals.counts.ok),
@@ -240,6 +249,19 @@ mod tests {
         }
         let namespaces = page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count();
         assert_eq!(page.matches("http").count(), namespaces, "a link that is no name of a namespace");
+    }
+
+    #[test]
+    fn a_rate_fits_its_tile() {
+        for (per_s, wanted) in [
+            (7.5, "7.50"),
+            (19_998.0, "20,000"),
+            (156_221.0, "156k"),
+            (999_900.0, "1.00M"),
+            (1_560_000.0, "1.56M"),
+        ] {
+            assert_eq!(at_a_glance(per_s), wanted);
+        }
     }
 
     #[test]
