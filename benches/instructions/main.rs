@@ -11,11 +11,13 @@
 mod group;
 #[path = "../../src/bin/blaster/model"]
 mod model {
+    pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod no_hosts;
     pub(crate) mod pacer;
     pub(crate) mod payload;
     pub(crate) mod quantity;
+    pub(crate) mod tallies;
     pub(crate) mod target;
     pub(crate) mod targets;
 }

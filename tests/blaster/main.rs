@@ -1,5 +1,6 @@
 //! The load tester against servers with known faults, and against the real server.
 
+mod destinations;
 mod draws;
 mod each_once;
 mod misbehaving;

@@ -68,7 +68,10 @@ DESTINATIONS
     late          a reply came after --timeout
     unsendable    the local kernel refused to send there
   A prefix in the list lies in a target, and all its visited addresses have the
-  fault. \"All ports\" are all visited ports of these addresses.
+  fault. \"All ports\" are all visited ports of these addresses. In other modes than
+  --each-once, the five worst lines are shown. With --spray over more than 65,536
+  destinations, only those with faults are counted, the worst of them, and silent
+  ones are among the lossy ones.
 
 THE SERVER'S SIDE
   --server-metrics reads the counters of tubular-echo before and after a run, and

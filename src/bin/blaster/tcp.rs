@@ -1,6 +1,7 @@
 //! The TCP load: connections that ask and wait, that stream, or that connect again and again. It is ordinary async code
 //! on tokio-uring, with one runtime for each thread.
 
+mod connect;
 mod connection;
 mod echo;
 mod error;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use tubular_echo::kernel::sys;
 
+use self::connect::FirstConnections;
 pub(crate) use self::error::TcpError;
 use self::plan::Plan;
 use crate::model::results::Results;
@@ -29,7 +31,8 @@ pub(crate) fn run(plan: Plan, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
         return Err(TcpError::OpenFiles { connections: extent.flows, needed, limit });
     }
     let (plan, stop) = (Arc::new(plan), Arc::clone(stop));
+    let first = FirstConnections::default();
     threads::run(extent.workers, extent.warmup, watch, move |number, live, start_gate| {
-        worker::run(number, &plan, &stop, live, start_gate)
+        worker::run(number, &plan, &stop, &first, live, start_gate)
     })
 }

@@ -7,7 +7,7 @@ use crate::model::counts::Counts;
 use crate::model::latency::Percentiles;
 use crate::model::quantity;
 use crate::model::units;
-use crate::report::schema::{ConditionResult, Report};
+use crate::report::schema::{ConditionResult, Places, Report};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConditionError {
@@ -184,7 +184,7 @@ impl Measure {
         match self {
             Self::Count(name) => count(report, name).map(|count| count as f64),
             Self::Share("silent") => {
-                let destinations = report.destinations.as_ref().filter(|it| it.visited > 0)?;
+                let destinations = silent(report).filter(|it| it.visited > 0)?;
                 Some(destinations.silent as f64 * 100.0 / destinations.visited as f64)
             }
             Self::Share(name) if totals.counts.sent > 0 => {
@@ -205,6 +205,11 @@ impl Measure {
     }
 }
 
+/// The destinations of a report, if it knows which of them are silent.
+fn silent(report: &Report) -> Option<&Places> {
+    report.destinations.as_ref().filter(|it| !it.only_faults)
+}
+
 /// The count `name` of a report. `None`: it has none, as UDP has no connections.
 fn count(report: &Report, name: &str) -> Option<u64> {
     match name {
@@ -214,7 +219,7 @@ fn count(report: &Report, name: &str) -> Option<u64> {
         "broken" => Some(report.connections?.broken),
         "stuck" => Some(report.connections?.stuck),
         // destinations
-        "silent" => Some(report.destinations.as_ref()?.silent),
+        "silent" => silent(report).map(|it| it.silent),
         "lost_there" => Some(report.server.as_ref()?.losses?.on_the_way_there),
         "lost_back" => Some(report.server.as_ref()?.losses?.on_the_way_back),
         "not_answered" => Some(report.server.as_ref()?.losses?.in_the_server),

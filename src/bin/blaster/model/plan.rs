@@ -49,6 +49,16 @@ impl Traffic {
         }
     }
 
+    /// How many destinations have places in a table of counts. `flows` is the number of the worker's flows or connections:
+    /// each has one destination, unless each datagram has its own. `None`: the destinations are too many.
+    pub(crate) fn places(&self, flows: usize) -> Option<usize> {
+        match &self.visits {
+            Some(visits) => Some(visits.destinations().len()),
+            None if self.targets.spray() => self.targets.places(),
+            None => Some(flows),
+        }
+    }
+
     /// The number of sources whose losses are counted.
     pub(crate) fn counted_sources(&self) -> usize {
         self.visits.as_ref().map_or(0, |visits| visits.sources().len())

@@ -73,7 +73,7 @@ impl Group {
 }
 
 /// Sums up the destinations with faults. `visited` are all destinations that were visited, each once; `nets` are the
-/// networks of the targets. The worst groups come first.
+/// networks of the targets; without them, `visited` are only those with faults. The worst groups come first.
 pub(crate) fn summarize(visited: &[(SocketAddr, Tally)], nets: &[IpNet]) -> Vec<Group> {
     let mut spaces: BTreeMap<(bool, u32), Space> = BTreeMap::new();
     for (addr, tally) in visited {
@@ -125,7 +125,8 @@ impl Space {
                 for (_, tally) in &wrong {
                     sum += tally;
                 }
-                let ports = if wrong.len() > 1 && wrong.len() == by_port.len() {
+                // without networks, other destinations are not known
+                let ports = if !nets.is_empty() && wrong.len() > 1 && wrong.len() == by_port.len() {
                     Ports::All
                 } else {
                     Ports::Ranges(ranges(wrong.iter().map(|(port, _)| **port)))
@@ -318,6 +319,9 @@ mod tests {
         let two: Vec<_> = all[6..8].to_vec();
         assert_eq!(words(&summarize(&two, &nets)), ["192.0.2.6:7 silent 1", "192.0.2.7:7 silent 1"]);
         assert_eq!(summarize(&[], &nets), []);
+        // other destinations are not known
+        let (all, _) = visited("192.0.2.0/31:7-8", |_| Some(Fault::Lossy));
+        assert_eq!(words(&summarize(&all, &[])), ["192.0.2.0:7-8 lossy 2", "192.0.2.1:7-8 lossy 2"]);
         // sources have no ports
         let (all, nets) = visited("192.0.2.0/30:1", |_| Some(Fault::Silent));
         let sources: Vec<_> = all.iter().map(|(addr, tally)| ((addr.ip(), 0).into(), *tally)).collect();

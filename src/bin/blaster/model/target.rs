@@ -141,6 +141,24 @@ impl Target {
         self.at(ip, self.port_min + port as u16)
     }
 
+    /// The number of its addresses and ports. `None`: more than 2^128.
+    pub(crate) fn size(&self) -> Option<u128> {
+        self.addresses()?.checked_mul(self.ports().into())
+    }
+
+    /// The number of `addr` among its addresses and ports, in the order of [`Target::nth`].
+    pub(crate) fn position(&self, addr: SocketAddr) -> Option<u128> {
+        let port = addr.port().checked_sub(self.port_min).filter(|_| addr.port() <= self.port_max)?;
+        let address = match (self.net, addr.ip()) {
+            (IpNet::V4(net), IpAddr::V4(ip)) if net.contains(&ip) => {
+                u128::from(ip.to_bits() - net.network().to_bits())
+            }
+            (IpNet::V6(net), IpAddr::V6(ip)) if net.contains(&ip) => ip.to_bits() - net.network().to_bits(),
+            _ => return None,
+        };
+        Some(address * u128::from(self.ports()) + u128::from(port))
+    }
+
     fn at(&self, ip: IpAddr, port: u16) -> SocketAddr {
         match ip {
             IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),

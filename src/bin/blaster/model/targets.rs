@@ -6,6 +6,7 @@ use rand::RngExt;
 
 use crate::model::draw;
 use crate::model::no_hosts::NoHostAddresses;
+use crate::model::tallies::{Place, TABLE_MAX};
 use crate::model::target::{Target, TargetError};
 
 /// All targets, and the choice among them. The draw of a flow or a datagram depends only on the seed and on its number. So
@@ -16,12 +17,16 @@ pub(crate) struct Targets {
     seed: u64,
     spray: bool,
     no_hosts: NoHostAddresses,
+    /// The number of destinations, if each can have its place in a table.
+    places: Option<usize>,
 }
 
 impl Targets {
     /// At least one target; with `spray` each datagram draws its own.
     pub(crate) fn new(targets: Vec<Target>, seed: u64, spray: bool) -> Result<Self, TargetError> {
-        let targets = Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default() };
+        let size = targets.iter().try_fold(0_u128, |sum, target| sum.checked_add(target.size()?));
+        let places = size.filter(|size| *size <= u128::from(TABLE_MAX)).map(|size| size as usize);
+        let targets = Self { all: targets, seed, spray, no_hosts: NoHostAddresses::default(), places };
         if spray { targets.of_one_family() } else { Ok(targets) }
     }
 
@@ -52,6 +57,40 @@ impl Targets {
     pub(crate) fn always_sends_to(&self, flow: u32, port: u16) -> bool {
         let is_here = |target: &Target| target.has_only_port(port);
         if self.spray { self.all.iter().any(is_here) } else { self.of_flow(flow).port() == port }
+    }
+
+    /// The number of destinations, if they have places in a table. `None`: they are too many.
+    pub(crate) fn places(&self) -> Option<usize> {
+        self.places
+    }
+
+    /// The place of the counts of `addr`, which is a destination.
+    pub(crate) fn place(&self, addr: SocketAddr) -> Place<SocketAddr> {
+        if self.places.is_none() {
+            return Place::Named(addr);
+        }
+        let mut before = 0;
+        for target in &self.all {
+            match target.position(addr) {
+                Some(position) => return Place::Table(before + position as usize),
+                None => before += target.size().unwrap_or(0) as usize,
+            }
+        }
+        unreachable!("{addr} is a destination")
+    }
+
+    /// The destination with this place.
+    pub(crate) fn at_place(&self, place: usize) -> SocketAddr {
+        let mut place = place as u128;
+        for target in &self.all {
+            let size = target.size().unwrap_or(u128::MAX);
+            if place < size {
+                let ports = u128::from(target.ports());
+                return target.nth(place / ports, (place % ports) as u32);
+            }
+            place -= size;
+        }
+        unreachable!("no destination has place {place}")
     }
 
     /// Whether each datagram draws its own destination.
@@ -92,6 +131,24 @@ mod tests {
             }
             assert_eq!(seen.len() == 1, target.is_single(), "{text}");
         }
+    }
+
+    #[test]
+    fn each_destination_of_a_small_target_has_a_place_of_its_own() {
+        let list = ["10.0.0.0/28:7-9", "127.0.0.1:7", "10.0.0.16/32:1-4"].map(|text| text.parse().unwrap());
+        let targets = Targets::new(list.to_vec(), 1, true).unwrap();
+        let places = targets.places().unwrap();
+        assert_eq!(places, 16 * 3 + 1 + 4);
+        for place in 0..places {
+            assert_eq!(targets.place(targets.at_place(place)), Place::Table(place));
+        }
+        let targets = |text: &str| Targets::new(vec![text.parse().unwrap()], 1, true).unwrap();
+        assert_eq!(targets("10.0.0.0/16:7").places(), Some(65_536));
+        for text in ["10.0.0.0/16:7-8", "[2001:db8::/64]:7", "[4000::/2]:any"] {
+            assert_eq!(targets(text).places(), None, "{text}");
+        }
+        let addr = "10.0.0.1:7".parse().unwrap();
+        assert_eq!(targets("10.0.0.0/8:any").place(addr), Place::Named(addr));
     }
 
     #[test]

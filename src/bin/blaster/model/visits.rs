@@ -72,7 +72,7 @@ impl Visits {
         no_hosts: &NoHostAddresses,
         wish: Wish,
     ) -> Result<Self, TargetError> {
-        let sizes: Vec<Option<u128>> = targets.iter().map(size).collect();
+        let sizes: Vec<Option<u128>> = targets.iter().map(Target::size).collect();
         let all = sizes.iter().copied().try_fold(0_u128, |sum, size| sum.checked_add(size?));
         let most = u128::from(wish.sample.unwrap_or(DESTINATIONS_MAX));
         let sample = all.is_none_or(|all| all > most).then_some(Sample { of: all });
@@ -135,11 +135,6 @@ impl Visits {
     }
 }
 
-/// The number of destinations of a target. `None`: it has more than 2^128.
-fn size(target: &Target) -> Option<u128> {
-    target.addresses()?.checked_mul(target.ports().into())
-}
-
 /// How many of a sample's destinations each target gets: the same number, or all that it has.
 fn shares(sizes: &[Option<u128>], sample: u64) -> Vec<u64> {
     let mut by_size: Vec<usize> = (0..sizes.len()).collect();
@@ -159,7 +154,7 @@ fn shares(sizes: &[Option<u128>], sample: u64) -> Vec<u64> {
 fn draw_from(target: &Target, share: u64, seed: u64, out: &mut Vec<SocketAddr>) {
     let ports = u128::from(target.ports());
     let share = u128::from(share);
-    let whole = size(target);
+    let whole = target.size();
     for nth in 0..share {
         let mut rng = draw::rng(seed, DRAW_OF_SAMPLE, nth as u64);
         let mut within = |all: u128| {

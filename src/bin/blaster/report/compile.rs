@@ -144,7 +144,10 @@ fn local_errors(results: &Results) -> Vec<LocalErrors> {
 fn destinations(results: &Results, scope: &Scope) -> Places {
     let visited = results.destinations.named();
     let not_visited = scope.planned.map_or(0, |planned| planned.saturating_sub(visited.len() as u64));
-    Places { not_visited, sample: scope.sample.clone(), ..places(&visited, &scope.nets) }
+    let only_faults = results.destinations.has_only_faults();
+    // what is not known can't be in a prefix
+    let nets = if only_faults { &[] } else { scope.nets.as_slice() };
+    Places { not_visited, only_faults, sample: scope.sample.clone(), ..places(&visited, nets) }
 }
 
 fn sources(results: &Results, scope: &Scope) -> Option<Places> {

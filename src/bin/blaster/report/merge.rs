@@ -283,6 +283,7 @@ fn places<'a>(parts: impl Iterator<Item = Option<&'a Places>>) -> Option<Places>
         let part = part?;
         sum.visited += part.visited;
         sum.not_visited += part.not_visited;
+        sum.only_faults |= part.only_faults;
         sum.ok += part.ok;
         sum.misdirected += part.misdirected;
         sum.corrupted += part.corrupted;

@@ -306,12 +306,17 @@ pub(crate) struct LocalErrors {
 
 /// Destinations, or sources. Each is a pair of address and port (a source: an address), and has one fault at most. If
 /// several fit, the first of these counts: misdirected, corrupted, silent, lossy, late, unsendable.
+// one field for each part of the JSON
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Places {
-    /// Those that something was sent to, or that blaster tried to connect to.
+    /// Those that something was sent to, or that blaster tried to connect to; with `only_faults` those with faults.
     pub(crate) visited: u64,
     /// Those that `--each-once` did not come to, since the run was ended early.
     pub(crate) not_visited: u64,
+    /// Only destinations with faults are known, and not what was sent to them: `--spray` had more than 65,536 to draw from.
+    /// Then those that nothing came back from are among the lossy ones.
+    #[serde(default)]
+    pub(crate) only_faults: bool,
     /// Which of all destinations `--each-once` visited. `null`: all, or no `--each-once`.
     pub(crate) sample: Option<String>,
     /// Without a fault.

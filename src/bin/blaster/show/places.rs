@@ -16,8 +16,7 @@ impl fmt::Display for FaultyPlaces {
         if *visited > 1 {
             notes.push(format!("{} visited", count(*visited)));
         }
-        // of a silent destination that is clear
-        if tally.tried() > *visited && *fault != Fault::Silent {
+        if tally.tried() > *visited {
             notes.push(format!("{} of {}", count(tally.wrong()), count(tally.tried())));
         }
         if matches!(fault, Fault::Silent | Fault::Lossy) {
@@ -55,6 +54,8 @@ pub(crate) struct Said {
 
 /// So many lines of faults are shown.
 const SHOWN: usize = 10;
+/// The same without --each-once: which destinations have faults was not the question.
+const SHOWN_UNASKED: usize = 5;
 
 /// The destinations, then the sources, as far as they say something: with --each-once, or if several were visited and some
 /// have a fault.
@@ -64,8 +65,11 @@ pub(crate) fn said(report: &Report) -> Vec<Said> {
     let parts = parts.into_iter().filter_map(|(name, places)| Some((name, places.as_ref()?)));
     parts
         .filter(|(name, _)| *name != "Sources" || !are_destinations_to_blame(report))
-        .filter(|(_, places)| is_each_once || (places.visited > 1 && places.ok < places.visited))
-        .map(|(name, places)| say(name, places))
+        .filter(|(_, places)| {
+            is_each_once || places.only_faults || (places.visited > 1 && places.ok < places.visited)
+        })
+        .filter(|(_, places)| is_each_once || places.ok < places.visited)
+        .map(|(name, places)| say(name, places, if is_each_once { SHOWN } else { SHOWN_UNASKED }))
         .collect()
 }
 
@@ -77,7 +81,7 @@ fn are_destinations_to_blame(report: &Report) -> bool {
     !destinations.faults.is_empty() && destinations.faults.iter().all(is_to_blame)
 }
 
-fn say(name: &'static str, places: &Places) -> Said {
+fn say(name: &'static str, places: &Places, shown: usize) -> Said {
     let numbers = [
         ("ok", places.ok),
         ("misdirected", places.misdirected),
@@ -91,12 +95,15 @@ fn say(name: &'static str, places: &Places) -> Said {
     let numbers = numbers.iter().filter(|(_, number)| *number > 0);
     let note =
         numbers.map(|(name, number)| format!("{} {name}", count(*number))).collect::<Vec<_>>().join(", ");
-    let mut faults: Vec<String> = places.faults.iter().take(SHOWN).map(ToString::to_string).collect();
-    let left: u64 = places.faults.iter().skip(SHOWN).map(|fault| fault.visited).sum::<u64>() + places.more;
+    let mut faults: Vec<String> = places.faults.iter().take(shown).map(ToString::to_string).collect();
+    let left: u64 = places.faults.iter().skip(shown).map(|fault| fault.visited).sum::<u64>() + places.more;
     if left > 0 {
         faults.push(format!("and {} more: --json lists them", count(left)));
     }
     faults.extend(places.sample.clone());
+    if places.only_faults {
+        faults.push("of so many destinations, only those with faults are counted".into());
+    }
     Said { name, visited: places.visited, note, faults, has_faults: places.ok < places.visited }
 }
 
@@ -156,10 +163,7 @@ mod tests {
         report.destinations = Some(places);
         let said = said(&report);
         assert_eq!((said.len(), said[0].note.as_str()), (1, "5 ok, 15 silent"));
-        assert_eq!(
-            (said[0].faults.len(), said[0].faults[10].as_str()),
-            (11, "and 7 more: --json lists them")
-        );
+        assert_eq!((said[0].faults.len(), said[0].faults[5].as_str()), (6, "and 12 more: --json lists them"));
         let one = Places { visited: 1, silent: 1, ..Places::default() };
         report.destinations = Some(one);
         assert!(super::said(&report).is_empty());

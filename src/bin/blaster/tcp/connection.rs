@@ -96,23 +96,37 @@ impl Connection {
                 is_in_order
             }
             Err(error) => {
-                // without a local port blaster did not reach the server: it may still be there
-                let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
-                self.is_in_order.set(is_ours && self.is_in_order.get());
-                self.note_connection(|connections| {
-                    connections.failed += 1;
-                    connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
-                    connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
-                });
-                let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
-                let mut results = self.shared.results.borrow_mut();
-                results.note_local_error(errno);
-                self.tally(now_ns, &mut results, |tally| match errno {
-                    libc::EADDRNOTAVAIL | libc::EACCES | libc::EPERM => tally.refused += 1,
-                    _ => tally.failed += 1,
-                });
+                let is_measured = self.shared.results.borrow().outcomes.is_measured(now_ns);
+                self.note_failure(&error, is_measured);
                 false
             }
+        }
+    }
+
+    /// Counts a connection that was not established before the clock started. It belongs to the measured time, too.
+    pub(super) fn note_missing(&self, error: &io::Error) {
+        self.note_connection(|connections| connections.attempted += 1);
+        self.note_failure(error, true);
+    }
+
+    /// Counts a connection that was not established.
+    fn note_failure(&self, error: &io::Error, is_measured: bool) {
+        // without a local port blaster did not reach the server: it may still be there
+        let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
+        self.is_in_order.set(is_ours && self.is_in_order.get());
+        self.note_connection(|connections| {
+            connections.failed += 1;
+            connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
+            connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
+        });
+        let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
+        let mut results = self.shared.results.borrow_mut();
+        results.note_local_error(errno);
+        if is_measured {
+            self.tally(&mut results, |tally| match errno {
+                libc::EADDRNOTAVAIL | libc::EACCES | libc::EPERM => tally.refused += 1,
+                _ => tally.failed += 1,
+            });
         }
     }
 
@@ -223,7 +237,9 @@ impl Connection {
             let counts = &mut results.outcomes.at(now_ns).counts;
             counts.sent += 1;
             counts.bytes_sent += bytes as u64;
-            self.tally(now_ns, &mut results, |tally| tally.sent += 1);
+            if results.outcomes.is_measured(now_ns) {
+                self.tally(&mut results, |tally| tally.sent += 1);
+            }
         }
         self.shared.show(|counts| counts.sent += 1);
         let (written, message) = stream.write_all(message).await;
@@ -338,19 +354,17 @@ impl Connection {
     /// Counts a message that was sent at `sent_ns` in its class.
     fn classify(&self, sent_ns: u64, class: Class, results: &mut Results) {
         *results.outcomes.at(sent_ns).counts.of_mut(class) += 1;
-        if class != Class::Ok {
-            self.tally(sent_ns, results, |tally| *tally.of_mut(class) += 1);
+        if class != Class::Ok && results.outcomes.is_measured(sent_ns) {
+            self.tally(results, |tally| *tally.of_mut(class) += 1);
         }
     }
 
-    /// Changes the counts of the destination and of the source, unless the message of `sent_ns` belongs to the warmup.
-    fn tally(&self, sent_ns: u64, results: &mut Results, change: impl Fn(&mut Tally)) {
-        if results.outcomes.is_measured(sent_ns) {
-            let (destination, source) = self.shared.plan.places(self.id);
-            change(results.destinations.at(destination));
-            if let Some(source) = source {
-                change(results.sources.at(source));
-            }
+    /// Changes the counts of the destination and of the source.
+    fn tally(&self, results: &mut Results, change: impl Fn(&mut Tally)) {
+        let (destination, source) = self.shared.plan.places(self.id);
+        change(results.destinations.at(destination));
+        if let Some(source) = source {
+            change(results.sources.at(source));
         }
     }
 

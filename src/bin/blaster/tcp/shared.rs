@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_uring::net::TcpStream;
 
 use crate::model::results::Results;
-use crate::tcp::plan::Plan;
+use crate::tcp::plan::{Mode, Plan};
 use crate::workers::clock::Clock;
 use crate::workers::live::{Live, LiveCounts};
 use crate::workers::stop::Stop;
@@ -52,9 +52,8 @@ impl Shared {
         let extent = plan.extent;
         let mut results = Results::new(extent.warmup);
         let own_connections = extent.flows_of(number).len();
-        let visits = plan.traffic.visits.as_ref();
-        results.destinations.reserve(visits.map_or(own_connections, |visits| visits.destinations().len()));
-        results.sources.reserve(plan.traffic.counted_sources());
+        results.destinations.reserve(plan.traffic.places(own_connections));
+        results.sources.reserve(Some(plan.traffic.counted_sources()));
         Self {
             plan,
             clock,
@@ -107,10 +106,10 @@ impl Shared {
             || self.is_given_up(now_ns)
     }
 
-    /// Whether every connection has failed so far.
+    /// Whether every connection has failed so far. In the other modes, the run would not have begun.
     fn has_only_failures(&self) -> bool {
         let connections = self.results.borrow().connections;
-        connections.established == 0 && connections.failed >= FAILURES_MAX
+        self.plan.mode == Mode::Connect && connections.established == 0 && connections.failed >= FAILURES_MAX
     }
 
     /// Whether a run that only a count ends has received nothing for the linger time. A run with a duration waits: the

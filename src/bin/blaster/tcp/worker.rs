@@ -1,6 +1,5 @@
 //! One worker thread: a tokio-uring runtime with its connections, from the first connect to the last count.
 
-use std::net::TcpStream as StdStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +9,10 @@ use tubular_echo::kernel::ring::{RingError, Step};
 use tubular_echo::kernel::sys;
 
 use crate::model::results::{Results, ThreadTimes};
-use crate::model::source::SourceNotLocal;
+use crate::tcp::connect::{Connected, FirstConnections};
 use crate::tcp::connection::Connection;
 use crate::tcp::error::TcpError;
-use crate::tcp::local_end;
-use crate::tcp::plan::{Mode, Plan};
+use crate::tcp::plan::Plan;
 use crate::tcp::shared::Shared;
 use crate::tcp::visits;
 use crate::workers::clock;
@@ -32,15 +30,17 @@ pub(super) fn run(
     number: u32,
     plan: &Arc<Plan>,
     stop: &Arc<Stop>,
+    first: &FirstConnections,
     live: Arc<Live>,
     start_gate: StartGate,
 ) -> Result<Option<Results>, TcpError> {
     let ids = plan.extent.flows_of(number);
     let runtime = new_runtime(&ids)?;
-    let streams = connect_all(&runtime, plan, &ids, stop)?;
+    let connected = first.connect(&runtime, plan, &ids, stop)?;
     let Some(clock) = start_gate.ready() else { return Ok(None) };
+    first.check()?;
     let shared = Rc::new(Shared::new(number, Arc::clone(plan), clock, Arc::clone(stop), live));
-    runtime.block_on(supervise(Rc::clone(&shared), ids.clone(), streams));
+    runtime.block_on(supervise(Rc::clone(&shared), ids.clone(), connected));
     let mut results = shared.results.replace(Results::new(plan.extent.warmup));
     results.destinations.name(|place| match &plan.traffic.visits {
         Some(visits) => visits.destination(place),
@@ -58,42 +58,9 @@ fn new_runtime(ids: &[u32]) -> Result<Runtime, TcpError> {
         .map_err(|error| RingError::new(Step::Setup, &error).into())
 }
 
-/// Connects before the clock starts. If connecting is the load itself, only one connection is made here, as a test.
-fn connect_all(runtime: &Runtime, plan: &Plan, ids: &[u32], stop: &Stop) -> Result<Vec<StdStream>, TcpError> {
-    let timeout = plan.traffic.timeout();
-    if let Some(visits) = &plan.traffic.visits {
-        // connecting is the load itself, but each source must be an address of this host
-        for local in visits.sources() {
-            local_end::bind(*local).map_err(|error| SourceNotLocal { local: local.ip(), error })?;
-        }
-        return Ok(Vec::new());
-    }
-    let connect = |id: &u32| {
-        if stop.is_asked() {
-            return Err(TcpError::Stopped);
-        }
-        let (peer, local) = plan.addresses(*id);
-        let connected = if let Some(local) = local {
-            let socket = local_end::bind(local);
-            let socket = socket.map_err(|error| SourceNotLocal { local: local.ip(), error })?;
-            runtime.block_on(local_end::connect(socket, peer, timeout))
-        } else {
-            StdStream::connect_timeout(&peer, timeout)
-                .and_then(|stream| local_end::refuse_itself(&stream, peer).map(|()| stream))
-        };
-        connected.map_err(|error| TcpError::Connect { peer, error })
-    };
-    match plan.mode {
-        Mode::PingPong | Mode::Stream => ids.iter().map(connect).collect(),
-        Mode::Connect => {
-            ids.first().map(connect).transpose()?;
-            Ok(Vec::new())
-        }
-    }
-}
-
 /// Starts the connections, ends them in time, and counts what is left.
-async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
+async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, connected: Vec<Connected>) {
+    let has_load = connected.is_empty() || connected.iter().any(Result::is_ok);
     shared.clock.wait_for_start();
     let start_ns = shared.clock.now_ns();
     let cpu_at_start = sys::thread_cpu_time();
@@ -102,7 +69,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
     if shared.plan.traffic.visits.is_some() {
         visits::visit_all(&shared, &ids).await;
     } else {
-        connections = start(&shared, ids, streams);
+        connections = start(&shared, ids, connected);
         use_until_end(&shared).await;
     }
     shared.progress.is_over.set(true);
@@ -116,7 +83,10 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) {
         _ => elapsed_ns,
     };
     let times = ThreadTimes { elapsed_ns, span_ns, cpu_ns, pacing_ns: 0, waits };
-    shared.results.borrow_mut().thread_times.push(times);
+    // a worker without a connection has nothing to do, and its times say nothing
+    if has_load {
+        shared.results.borrow_mut().thread_times.push(times);
+    }
     shared.shut_down_streams();
     wait_for_connections(&shared, SHUTDOWN_TIMEOUT).await;
     for connection in connections {
@@ -134,12 +104,19 @@ async fn use_until_end(shared: &Shared) {
 }
 
 /// Starts a task for each connection.
-fn start(shared: &Rc<Shared>, ids: Vec<u32>, streams: Vec<StdStream>) -> Vec<Rc<Connection>> {
-    let mut streams = streams.into_iter();
+fn start(shared: &Rc<Shared>, ids: Vec<u32>, connected: Vec<Connected>) -> Vec<Rc<Connection>> {
+    let mut connected = connected.into_iter();
     let start_one = |id| {
         let connection = Rc::new(Connection::new(Rc::clone(shared), id));
+        let stream = match connected.next() {
+            Some(Ok(stream)) => Some(stream),
+            Some(Err(error)) => {
+                connection.note_missing(&error);
+                return connection;
+            }
+            None => None,
+        };
         shared.alive.set(shared.alive.get() + 1);
-        let stream = streams.next();
         let (shared, task) = (Rc::clone(shared), Rc::clone(&connection));
         tokio_uring::spawn(async move {
             match stream {

@@ -9,6 +9,7 @@ use crate::model::payload::{Content, Header};
 use crate::model::receive_clock::Arrival;
 use crate::model::results::{Example, Results, SentMessage, first_bytes};
 use crate::model::sent_log::{SentLog, State};
+use crate::model::tallies::Place;
 use crate::udp::plan::Plan;
 
 /// A train, or a single datagram, that is ready to be sent.
@@ -132,24 +133,32 @@ impl Flow {
         }
     }
 
-    /// Changes the counts of a datagram's destination and of its source, unless it belongs to the warmup.
-    fn tally(
+    /// The place of the counts of a destination: that of datagram `sequence`, which goes to `peer`.
+    fn place(&self, plan: &Plan, sequence: u64, peer: SocketAddr) -> Place<SocketAddr> {
+        let targets = &plan.traffic.targets;
+        if plan.traffic.visits.is_some() {
+            Place::Table(self.visited(sequence))
+        } else if targets.spray() {
+            targets.place(peer)
+        } else {
+            Place::Table(self.place)
+        }
+    }
+
+    /// Counts a fault of a datagram by its destination and its source, unless it belongs to the warmup.
+    fn note_fault(
         &self,
         plan: &Plan,
         (sequence, intended_ns): (u64, u64),
         results: &mut Results,
-        change: impl Fn(&mut Tally),
+        count: impl Fn(&mut Tally) -> &mut u64,
     ) {
-        if !results.outcomes.is_measured(intended_ns) {
-            return;
-        }
-        if plan.traffic.visits.is_some() {
-            change(results.destinations.at(self.visited(sequence)));
-        } else if !plan.traffic.targets.spray() {
-            change(results.destinations.at(self.place));
-        }
-        if plan.traffic.counted_sources() > 0 {
-            change(results.sources.at(self.place));
+        if results.outcomes.is_measured(intended_ns) {
+            let place = self.place(plan, sequence, self.peer(plan, sequence));
+            results.destinations.note_fault(place, &count);
+            if plan.traffic.counted_sources() > 0 {
+                results.sources.note_fault(Place::Table(self.place), count);
+            }
         }
     }
 
@@ -157,14 +166,21 @@ impl Flow {
     pub(super) fn classify(&self, plan: &Plan, which: (u64, u64), class: Class, results: &mut Results) {
         *results.outcomes.at(which.1).counts.of_mut(class) += 1;
         if class != Class::Ok {
-            self.tally(plan, which, results, |tally| *tally.of_mut(class) += 1);
+            self.note_fault(plan, which, results, |tally| tally.of_mut(class));
         }
     }
 
     /// Removes a datagram from a class that is not its class any more.
     pub(super) fn declassify(&self, plan: &Plan, which: (u64, u64), class: Class, results: &mut Results) {
-        *results.outcomes.at(which.1).counts.of_mut(class) -= 1;
-        self.tally(plan, which, results, |tally| *tally.of_mut(class) -= 1);
+        let (sequence, intended_ns) = which;
+        *results.outcomes.at(intended_ns).counts.of_mut(class) -= 1;
+        if results.outcomes.is_measured(intended_ns) {
+            let place = self.place(plan, sequence, self.peer(plan, sequence));
+            results.destinations.take_back(place, |tally| tally.of_mut(class));
+            if plan.traffic.counted_sources() > 0 {
+                results.sources.take_back(Place::Table(self.place), |tally| tally.of_mut(class));
+            }
+        }
     }
 
     fn bytes_of(&self, plan: &Plan, sequence: u64) -> u32 {
@@ -224,8 +240,13 @@ impl Flow {
         let counts = &mut results.outcomes.at(entry.intended_ns).counts;
         counts.sent += u64::from(train.datagrams);
         counts.bytes_sent += u64::from(train.bytes);
-        let datagrams = u64::from(train.datagrams);
-        self.tally(plan, (train.first, entry.intended_ns), results, |tally| tally.sent += datagrams);
+        if results.outcomes.is_measured(entry.intended_ns) {
+            let place = self.place(plan, train.first, train.peer);
+            results.destinations.note_sent(place, train.datagrams.into());
+            if plan.traffic.counted_sources() > 0 {
+                results.sources.note_sent(Place::Table(self.place), train.datagrams.into());
+            }
+        }
         if !plan.is_scheduled() || !results.outcomes.is_measured(entry.intended_ns) {
             return None;
         }
@@ -242,7 +263,7 @@ impl Flow {
             if let Some(entry) = self.sent_log.remove(sequence) {
                 results.outcomes.at(entry.intended_ns).counts.send_failures += 1;
                 results.note_local_error(errno);
-                self.tally(plan, (sequence, entry.intended_ns), results, |tally| tally.refused += 1);
+                self.note_fault(plan, (sequence, entry.intended_ns), results, |tally| &mut tally.refused);
             }
         }
     }

@@ -150,10 +150,8 @@ impl Worker {
     ) -> Result<Self, UdpError> {
         let mut results = Results::new(plan.extent.warmup);
         let own_flows = plan.extent.flows_of(number).len();
-        results
-            .destinations
-            .reserve(plan.traffic.visits.as_ref().map_or(own_flows, |visits| visits.destinations().len()));
-        results.sources.reserve(own_flows);
+        results.destinations.reserve(plan.traffic.places(own_flows));
+        results.sources.reserve(Some(own_flows));
         let flows = open_flows(&plan, number, &stop, &mut results)?;
         let mut ring = open_ring(&flows)?;
         let config = BufferConfig { count: BUFFERS, buffer_bytes: BUFFER_BYTES, incremental: false };
@@ -539,6 +537,7 @@ impl Worker {
         let Self { plan, flows, results, .. } = self;
         results.destinations.name(|place| match &plan.traffic.visits {
             Some(visits) => visits.destination(place),
+            None if plan.traffic.targets.spray() => plan.traffic.targets.at_place(place),
             None => flows[place].flow.home(),
         });
         let source = |place: usize| flows[place].flow.source(plan).expect("only sources are counted");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tubular_echo::kernel::cmsg::ReceiveTimes;
 
 use super::*;
-use crate::model::counts::Counts;
+use crate::model::counts::{Counts, Tally};
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
@@ -51,12 +51,13 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         receive_time: ReceiveTime::Own,
     };
     let flow = Flow::new(&plan, 3, 16);
-    Bench { plan, flow, results: results_after(Duration::ZERO), out: vec![0; 65_536] }
+    let results = results_after(Duration::ZERO, &plan);
+    Bench { plan, flow, results, out: vec![0; 65_536] }
 }
 
-fn results_after(warmup: Duration) -> Results {
+fn results_after(warmup: Duration, plan: &Plan) -> Results {
     let mut results = Results::new(warmup);
-    results.destinations.reserve(4);
+    results.destinations.reserve(plan.traffic.places(4));
     results
 }
 
@@ -99,6 +100,17 @@ impl Bench {
         self.flow.count_unanswered(&self.plan, &mut self.results);
         let counts = self.results.outcomes.total().counts;
         assert!(counts.is_balanced(), "{counts:?}");
+        // the same, by destination
+        self.results.destinations.name(|_| self.flow.home());
+        let mut sum = Tally::default();
+        for (_, tally) in self.results.destinations.named() {
+            sum += &tally;
+        }
+        let wrong = counts.not_ok() + counts.send_failures;
+        if !self.results.destinations.has_only_faults() {
+            assert_eq!(sum.sent, counts.sent);
+        }
+        assert_eq!(sum.wrong(), wrong, "{sum:?}");
         Counts { bytes_sent: 0, bytes_received: 0, ..counts }
     }
 }
@@ -392,7 +404,7 @@ fn a_sprayed_train_has_one_destination_and_its_datagrams_are_told_apart() {
 #[test]
 fn the_warmup_is_judged_but_not_measured() {
     let mut bench = bench();
-    bench.results = results_after(Duration::from_nanos(100));
+    bench.results = results_after(Duration::from_nanos(100), &bench.plan);
     for time in [99, 100] {
         let (peer, payload) = bench.send_one(time);
         bench.reply(peer, &payload, time + 5);
