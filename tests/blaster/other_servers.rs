@@ -172,12 +172,14 @@ fn a_tcp_server_that_mixes_up_its_clients_is_caught() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {
-        let (one, _) = listener.accept().unwrap();
-        let (other, _) = listener.accept().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| io::copy(&mut &one, &mut &other));
-            scope.spawn(|| io::copy(&mut &other, &mut &one));
-        });
+        let (mut one, _) = listener.accept().unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        // both wait for their echoes before either gets the other's
+        let mut messages = [[0; 64]; 2];
+        while one.read_exact(&mut messages[0]).and_then(|()| other.read_exact(&mut messages[1])).is_ok() {
+            one.write_all(&messages[1]).unwrap();
+            other.write_all(&messages[0]).unwrap();
+        }
     });
     let seen = see(&format!("tcp {addr} --connections 2 --count 10 --timeout 5s"));
     seen.fails("10 replies had the bytes of another flow's message");
