@@ -110,6 +110,7 @@ pub mod kernel {
     pub mod cmsg; // control messages
     pub mod pause; // time before the next try
     pub mod pidfd; // descriptors of another process
+    pub mod pipe; // pages on their way from socket to socket
     pub mod ring; // one io_uring
     pub(crate) mod seam; // the real kernel, or in tests another one
     pub mod sys; // system calls

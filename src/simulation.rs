@@ -11,7 +11,7 @@
 //! kernel.rs    queues, files, operations in flight      buffers.rs  who has which buffer
 //! udp.rs       sockets, and a book of who asked what    tcp.rs      connections, and what each is owed
 //! peer.rs      the other end of a connection            scene.rs    what a world is furnished with
-//! streams.rs   streams inside the process
+//! streams.rs   streams inside the process               pipes.rs    the worker's pipe
 //! chance.rs    dice, and how often what goes wrong      content.rs  bytes that say which they are
 //! ledger.rs    what each counter has to say
 //! abi.rs       raw memory, read as the kernel does
@@ -36,6 +36,7 @@ mod here;
 mod kernel;
 mod ledger;
 mod peer;
+mod pipes;
 mod scene;
 mod streams;
 mod tcp;

@@ -32,6 +32,8 @@ pub enum Operation {
     TcpReadable,
     /// Poll of a connection whose send buffer is full.
     TcpWritable,
+    /// An ordinary descriptor is made of a connection.
+    TcpInstall,
     /// A tick of the clock that finds idle connections.
     TcpTick,
     /// A tick of one of UDP's clocks; the index says which.
@@ -39,7 +41,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Wake,
         Self::Cancel,
         Self::UdpReceive,
@@ -52,6 +54,7 @@ impl Operation {
         Self::TcpClose,
         Self::TcpReadable,
         Self::TcpWritable,
+        Self::TcpInstall,
         Self::TcpTick,
         Self::UdpTick,
     ];

@@ -7,11 +7,11 @@
 //!                                                                                     ▼ not all
 //!               receiving stops ◄── the rest is spilled: a provided buffer never waits for a peer
 //!
-//! a connection that streams ─► poll for bytes ─► receive once (does not wait) ─► send ─► receive once …
+//! a connection that brings much at a time ─► poll for bytes ─► splice: receive queue ─► pipe ─► send queue
+//!                    where it can't be spliced ─► receive once (does not wait) ─► send
 //! ```
 //!
-//! A connection *streams* when it brings much at a time: then a multishot would fill buffer after buffer before anything
-//! is sent. It is *parked* from its accept to the end of the turn. It is *starved* when it found no buffer.
+//! A connection is *parked* from its accept to the end of the turn. It is *starved* when it found no buffer.
 //!
 //! A turn is one round of the worker's loop. It hands each completion to [`Tcp`], which changes the state of a connection
 //! and marks it dirty. At the end of the turn [`Tcp::finish_turn`] decides what each dirty connection does next, and
@@ -19,6 +19,7 @@
 //!
 //! * `connection` and `phase`: the state of a connection, and every change of it.
 //! * `unsent`: what a connection has received and not sent back yet.
+//! * `manner`: how it is received from. `splicer`: the worker's pipe. `poured`: what was spliced and waits for peers.
 //! * `table`: all connections, by file. `places`: which of them are served.
 //! * `receive_buffers`: the buffers that all connections receive into. `spill`: memory for what their peers don't take.
 //! * `listener`: how far accepting is. `cause`: why connections were closed.
@@ -34,16 +35,20 @@
 mod cause;
 mod connection;
 mod listener;
+mod manner;
 mod phase;
 mod places;
+mod poured;
 mod receive_buffers;
 mod spill;
+mod splicer;
 mod table;
 mod unsent;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,26 +59,25 @@ use self::places::{Admitted, Places};
 pub use self::receive_buffers::BufferCounts;
 use self::receive_buffers::{INCREMENTAL_BYTES, ReceiveBuffers};
 use self::spill::Spill;
+pub use self::splicer::Copies;
+use self::splicer::Splicer;
 use self::table::Table;
 use self::unsent::{Next, Sent};
 use crate::echo::files::FileRange;
 use crate::echo::operation::Operation;
 use crate::kernel::pause::{PAUSE, Pause};
 use crate::kernel::ring::{Completion, Errno, File, Ring, RingError, Token, WholeBuffers};
+use crate::kernel::sys;
 use crate::policy::counters::Counters;
 use crate::policy::errno_policy::{SocketStage, StreamSend};
 use crate::policy::limits::ConnectionsPerPrefix;
 use crate::sockets::listening::{LISTEN_BACKLOG, Listening};
 
-/// The most that one receive brings on a connection that streams. The next receive begins when all of it is sent, so no
-/// more than this has to be spilled for the connection.
+/// The most that one receive brings of large messages that are copied. The next receive begins when all of it is sent, so
+/// no more than this has to be spilled for the connection.
 const STREAMING_RECEIVE_BYTES_MAX: u32 = INCREMENTAL_BYTES;
 /// Connections that are tried again after one pause: ten thousand must not do at once what there was no memory for.
 const RETRIES_MAX: usize = 64;
-
-/// The default of [`TcpLimits::final_read_bytes`]. A receive queue holds no more, unless net.ipv4.tcp_rmem was raised
-/// above its default of 6 MiB.
-pub const FINAL_READ_BYTES: u32 = 8 << 20;
 
 /// How much a worker takes on.
 #[derive(Clone, Debug)]
@@ -90,6 +94,8 @@ pub struct TcpLimits {
     pub buffers: BufferCounts,
     /// Bytes that a connection may still bring after the server was told to end.
     pub final_read_bytes: u32,
+    /// The first number for descriptors of connections that are spliced.
+    pub first_descriptor: RawFd,
 }
 
 /// All listeners and connections of a worker.
@@ -99,6 +105,7 @@ pub struct Tcp {
     table: Table,
     buffers: ReceiveBuffers,
     spill: Spill,
+    splicer: Splicer,
     /// Connections whose send or whose poll for room failed for a shortage.
     retries: VecDeque<File>,
     /// The pause of `retries`, and of connections that find no buffer again and again.
@@ -134,6 +141,7 @@ impl Tcp {
             table: Table::new(connections, limits.idle_timeout),
             buffers: ReceiveBuffers::new(ring, limits.buffers, has_listeners)?,
             spill: Spill::new(limits.workers)?,
+            splicer: Splicer::new(ring, connections, limits.first_descriptor, limits.workers),
             retries: VecDeque::new(),
             pause: Pause::new(PAUSE),
             stage: SocketStage::Arming,
@@ -146,6 +154,11 @@ impl Tcp {
     /// Why each receive uses up a buffer, if it does.
     pub fn whole_buffers(&self) -> Option<WholeBuffers> {
         self.buffers.whole()
+    }
+
+    /// Why large messages are copied, if they are.
+    pub fn copies(&self) -> Option<Copies> {
+        self.splicer.copies()
     }
 
     /// Every listener has shown that it works.
@@ -266,6 +279,17 @@ impl Tcp {
         if spills {
             self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
         }
+    }
+
+    /// Handles the completion of an installation: the connection has an ordinary descriptor.
+    pub fn installed(&mut self, completion: Completion, ring: &mut Ring, counters: &Counters) {
+        let file = self.table.find(completion.token());
+        let file = file.expect("a connection is not closed while a descriptor is made of it");
+        self.table.mark_dirty(file);
+        let installed = ring.installed(file, completion, self.splicer.first_descriptor());
+        let connection = &mut self.table[file];
+        connection.manner.installed(installed.is_ok());
+        counters[connection.domain].tcp_no_descriptors.add(installed.is_err().into());
     }
 
     /// Handles the completion of a poll for bytes: there is something to receive, or the connection has ended.
@@ -391,6 +415,12 @@ impl Tcp {
     /// Decides what a connection does next: the one place where operations on connections begin.
     fn drive(&mut self, file: File, ring: &mut Ring, counters: &Counters) {
         self.drive_sending(file, ring);
+        self.drive_manner(file, ring);
+        if self.table[file].splices_next() {
+            self.splice(file, ring, counters);
+            self.drive_sending(file, ring);
+            self.drive_manner(file, ring);
+        }
         self.drive_receiving(file, ring);
         let connection = &mut self.table[file];
         let token =
@@ -427,6 +457,54 @@ impl Tcp {
         }
     }
 
+    /// Has a descriptor made for a connection that wants one, and its file wait or not.
+    fn drive_manner(&mut self, file: File, ring: &mut Ring) {
+        let connection = &mut self.table[file];
+        if connection.wants_descriptor() {
+            if self.splicer.copies().is_some() {
+                connection.manner.installed(false);
+            } else if ring.descriptor(file).is_some() {
+                connection.manner.installed(true);
+            } else {
+                connection.manner.begin_install();
+                ring.install_descriptor(file, Operation::TcpInstall.token(connection.generation, file.0));
+            }
+        }
+        if let Some(nonblocking) = connection.manner.changes_to_nonblocking() {
+            let changed = ring.descriptor(file).map(|fd| sys::set_nonblocking(fd, nonblocking));
+            connection.manner.changed_to_nonblocking(nonblocking, matches!(changed, Some(Ok(()))));
+        }
+    }
+
+    /// Moves what a connection has received into its send queue, without a copy as far as that has room.
+    fn splice(&mut self, file: File, ring: &Ring, counters: &Counters) {
+        let Self { table, splicer, spill, retries, turn, .. } = self;
+        let connection = &mut table[file];
+        let traffic = &counters[connection.domain];
+        let received = splicer.fill(file, ring, &spill.arena);
+        let mut stays = connection.spliced(received, traffic);
+        while stays && !splicer.is_empty() {
+            connection.begin_send();
+            match connection.sent(splicer.pour(file, ring)) {
+                Ok(bytes) => {
+                    traffic.tcp_bytes_out.add(bytes.into());
+                    traffic.tcp_bytes_spliced.add(bytes.into());
+                }
+                Err(policy) => {
+                    stays = false;
+                    if policy == StreamSend::Again {
+                        retries.push_back(file);
+                    }
+                    traffic.tcp_stalls.add((policy != StreamSend::Reset).into());
+                }
+            }
+        }
+        let emptied = splicer.empty(&mut spill.arena, |chunk| connection.unsent.keep(chunk, *turn));
+        if emptied.is_err() {
+            connection.close(Cause::Error);
+        }
+    }
+
     /// Stops a receive that has to end, or begins the next one.
     fn drive_receiving(&mut self, file: File, ring: &mut Ring) {
         let connection = &mut self.table[file];
@@ -460,6 +538,7 @@ impl Tcp {
         let closed = std::mem::replace(&mut self.table[file], Connection::free(generation, domain));
         self.spill.give_back(closed.unsent, &mut self.buffers.provided);
         self.places.leave(closed.prefix);
+        self.splicer.closed(file);
         ring.close(file, Operation::TcpClose.token(generation, file.0));
         let traffic = &counters[domain];
         traffic.tcp_open.subtract(1);
@@ -481,7 +560,11 @@ impl Tcp {
     /// no connection is left.
     pub fn drain(&mut self, ring: &mut Ring) -> io::Result<bool> {
         let drained = self.listeners.drain(ring)?;
-        Ok(drained && self.places.is_empty())
+        let is_empty = self.places.is_empty();
+        if is_empty {
+            self.splicer.assert_idle();
+        }
+        Ok(drained && is_empty)
     }
 
     /// Closes the retired listeners, those that no option names any more, once their queues are empty. True when none

@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::stage::Stage;
 use crate::echo::files::{FileLayout, WAKE};
 use crate::echo::operation::Operation;
-use crate::echo::tcp::{Tcp, TcpLimits};
+use crate::echo::tcp::{Copies, Tcp, TcpLimits};
 use crate::echo::udp::reply_sockets::{ReplySocketLimits, ReplySockets};
 use crate::echo::udp::{self, Udp};
 use crate::kernel::pause::{PAUSE, Pause};
@@ -228,6 +228,11 @@ impl Worker {
         self.tcp.whole_buffers()
     }
 
+    /// Why large messages are copied, if they are.
+    pub fn copies(&self) -> Option<Copies> {
+        self.tcp.copies()
+    }
+
     /// Serves until `wake` becomes readable, then drains. An error is final.
     pub fn run(mut self) -> Result<(), WorkerError> {
         loop {
@@ -298,6 +303,7 @@ impl Worker {
                 Operation::TcpShutdown => tcp.shut_down(&completion),
                 Operation::TcpReadable => tcp.readable(&completion),
                 Operation::TcpWritable => tcp.writable(&completion),
+                Operation::TcpInstall => tcp.installed(completion, ring, counters),
                 Operation::TcpTick if completion.is_elapsed() => tcp.ticked(),
                 Operation::TcpTick => tcp.tick_failed(),
                 Operation::UdpTick if completion.is_elapsed() => udp.ticked(token, ring, counters),

@@ -54,6 +54,18 @@ questions! {
     fn receive_queue_bytes(socket: BorrowedFd<'_>) -> u32;
     /// getsockopt(2) with `SO_MEMINFO`.
     fn socket_drops(socket: BorrowedFd<'_>) -> u32;
+    /// getsockopt(2) with `SO_MEMINFO`.
+    fn send_queue_bytes(socket: BorrowedFd<'_>) -> u32;
+    /// pipe(2) and fcntl(2) with `F_SETPIPE_SZ`.
+    fn pipe() -> io::Result<(OwnedFd, OwnedFd)>;
+    /// splice(2) that does not wait.
+    fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes_max: u32) -> io::Result<u32>;
+    /// read(2).
+    fn read(file: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize>;
+    /// ioctl(2) with `FIONBIO`.
+    fn set_nonblocking(file: BorrowedFd<'_>, nonblocking: bool) -> ();
+    /// fcntl(2) with `F_DUPFD_CLOEXEC`.
+    fn renumber(fd: BorrowedFd<'_>) -> io::Result<OwnedFd>;
     /// getsockopt(2) with `TCP_INFO`.
     fn accept_queue_len(listener: BorrowedFd<'_>) -> u32;
 }

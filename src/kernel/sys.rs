@@ -6,6 +6,7 @@
 //! | `sys::options` | socket options, behind one getter and one setter |
 //! | `sys::queues` | what waits in a socket's queues, and what was dropped there |
 //! | `sys::descriptors` | eventfds, write, wait; descriptors that were passed, a table of one's own |
+//! | `sys::pipes` | pipes that move pages |
 //! | `sys::host` | limits, names, interfaces, ports |
 //! | `sys::processors` | which there are, and staying on one |
 //! | `sys::clock` | time, sleep, processor time |
@@ -19,6 +20,7 @@ mod clock;
 mod descriptors;
 mod host;
 mod options;
+mod pipes;
 mod processors;
 mod queues;
 mod secrets;
@@ -27,17 +29,19 @@ mod sockets;
 
 pub use self::clock::{now, process_cpu_time, sleep, thread_cpu_time, wake_punctually};
 pub use self::descriptors::{
-    eventfd, is_path_only, own_descriptors, take_passed, wait_writable, wake, write,
+    eventfd, is_path_only, own_descriptors, renumber, set_nonblocking, take_passed, wait_writable, wake,
+    write,
 };
 pub use self::host::{
     LOCAL_PORTS_DEFAULT, MemoryLimit, host_name, interface_index, is_limited, kernel_release, local_ports,
-    raise_open_files, reserved_ports,
+    raise_open_files, reserved_ports, tcp_receive_queue_bytes_max,
 };
 pub use self::options::{IntOption, cookie, option, set_option};
+pub use self::pipes::{pipe, read, splice};
 pub use self::processors::{pin_thread, processors};
 pub use self::queues::{
     IcmpError, accept_queue_len, accept_queue_max, drop_incoming, next_icmp_error, receive_queue_bytes,
-    socket_drops,
+    send_queue_bytes, socket_drops,
 };
 pub use self::secrets::secret_words;
 pub use self::signals::EndSignals;

@@ -117,6 +117,10 @@ counters! {
     tcp_bytes_in,
     /// Bytes that the kernel accepted for sending on connections.
     tcp_bytes_out,
+    /// Bytes of those that were moved by their pages, without a copy.
+    tcp_bytes_spliced,
+    /// Connections whose large messages are copied, since there was no descriptor to splice from.
+    tcp_no_descriptors,
     /// Connections that ended normally: the peer finished and its echo was complete.
     tcp_closed_finished,
     /// Connections that the peer reset.

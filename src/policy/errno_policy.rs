@@ -104,6 +104,23 @@ pub fn of_stream(errno: Errno) -> StreamReceive {
     }
 }
 
+/// What is done about a splice that brought nothing from a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpliceIn {
+    /// A receive tells why.
+    Receive,
+    /// The connection is broken. An error is told once: a receive would find the end of the stream instead.
+    Reset,
+}
+
+/// What a splice's errno means.
+pub fn of_splice_in(errno: Errno) -> SpliceIn {
+    match errno.0 {
+        libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS => SpliceIn::Receive,
+        _ => SpliceIn::Reset,
+    }
+}
+
 /// What is done about a reply that was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Send {

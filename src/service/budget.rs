@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::os::fd::RawFd;
 
 use crate::echo::tcp::Tcp;
 use crate::kernel::ring::FileTable;
@@ -21,14 +22,25 @@ const REPLY_SOCKETS_DEFAULT: usize = 1000;
 const REPLY_SOCKETS_MAX: usize = 4 << 20;
 /// The longest file table of a ring (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
 const RING_FILES_MAX: usize = 1 << 20;
-/// Descriptors of a worker besides its sockets: a ring and an eventfd.
-const WORKER_DESCRIPTORS: usize = 2;
+/// Descriptors of a worker besides its sockets: a ring, an eventfd, and the two ends of a pipe.
+const WORKER_DESCRIPTORS: usize = 4;
 /// The most descriptors kept free for other uses: standard streams, the service manager's socket, metrics, libraries.
 const RESERVE_MAX: usize = 64;
 
 /// Descriptors kept free for other uses, of `limit` that the process may have.
 fn reserve(limit: usize) -> usize {
     (limit / 8).clamp(16, RESERVE_MAX)
+}
+
+/// So many numbers in a row without a descriptor end the search of `tubectl register-pid`.
+const SEARCH_GAP: usize = 32;
+
+/// The first number for descriptors of connections. The search for listening sockets ends before it, so that it takes
+/// no longer for them.
+fn first_descriptor(fixed: Fixed, open_files: usize) -> RawFd {
+    let Fixed { workers, all_sockets, .. } = fixed;
+    let first = reserve(open_files) + all_sockets + WORKER_DESCRIPTORS * workers + SEARCH_GAP;
+    RawFd::try_from(first).unwrap_or(RawFd::MAX)
 }
 
 /// The number of workers for `--workers auto`: one for each of `processors`, as long as all rings and sockets together
@@ -69,6 +81,8 @@ pub(super) struct Budget {
     pub(super) reply_sockets: usize,
     /// Connections are accepted one by one: the file table has no room for a whole backlog beyond the limit.
     pub(super) single_accept: bool,
+    /// Ordinary descriptors of connections have this number or a higher one.
+    pub(super) first_descriptor: RawFd,
     /// Set if the limit of open files does not allow the defaults.
     pub(super) reduction: Option<Reduction>,
 }
@@ -218,7 +232,13 @@ pub(super) fn share(
     }
     let connections = wishes.connections.map_or(CONNECTIONS_DEFAULT, NonZeroUsize::get).div_ceil(workers);
     let room = Room::new(wishes, fixed, limit, table);
-    let whole = Budget { connections, reply_sockets, single_accept: wishes.single_accept, reduction: None };
+    let whole = Budget {
+        connections,
+        reply_sockets,
+        single_accept: wishes.single_accept,
+        first_descriptor: first_descriptor(fixed, limit),
+        reduction: None,
+    };
     if room.fits(&whole) {
         return Ok(whole);
     }
@@ -382,8 +402,13 @@ mod tests {
             }
         }
         let whole = share(NOTHING, fixed(1, 2), 524_288, FileTable::Registered).unwrap();
-        let expected =
-            Budget { connections: 10_000, reply_sockets: 1000, single_accept: false, reduction: None };
+        let expected = Budget {
+            connections: 10_000,
+            reply_sockets: 1000,
+            single_accept: false,
+            first_descriptor: 64 + 4 + 4 + 32,
+            reduction: None,
+        };
         assert_eq!(whole, expected);
     }
 

@@ -14,7 +14,7 @@ const WHOLE_BUFFERS: &str = "the kernel drops datagrams, mostly because a receiv
      (udp_receive_buffer_drops), although it is as large as was asked for: ask for more --workers, and for processors \
      that they have for themselves";
 
-const LOSSES: [Loss; 31] = [
+const LOSSES: [Loss; 32] = [
     (
         |now| now.udp_truncated,
         "a datagram or its control messages did not fit their buffer and was dropped (udp_truncated)",
@@ -145,6 +145,11 @@ const LOSSES: [Loss; 31] = [
         |now| now.tcp_closed_prefix_limit,
         "a source has more connections than it may have, they are closed (tcp_closed_prefix_limit): \
          --max-connections-per-prefix",
+    ),
+    (
+        |now| now.tcp_no_descriptors,
+        "open files are short, so that a connection's large messages are copied instead of spliced \
+         (tcp_no_descriptors): raise RLIMIT_NOFILE (LimitNOFILE= in a unit, `ulimit -n`)",
     ),
     (
         |now| now.tcp_closed_stalled,

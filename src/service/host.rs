@@ -15,6 +15,16 @@ pub(super) struct Host {
     pub(super) processors: Vec<usize>,
 }
 
+/// The largest receive queue of a connection where the kernel doesn't tell: its default from Linux 6.16 on.
+const TCP_QUEUE_BYTES_DEFAULT: u32 = 32 << 20;
+
+/// The most bytes that a connection may bring after the server was told to end: what its receive queue holds, and a
+/// third more, since the kernel takes in what is on its way already.
+pub(super) fn tcp_receive_bytes_max() -> u32 {
+    let queue_bytes = sys::tcp_receive_queue_bytes_max().unwrap_or(TCP_QUEUE_BYTES_DEFAULT);
+    queue_bytes.saturating_add(queue_bytes / 3)
+}
+
 impl Host {
     pub(super) fn ask() -> Self {
         let open_files = sys::raise_open_files()

@@ -17,7 +17,7 @@ use super::budget::{self, Budget, BudgetError, Fixed, Wishes};
 use super::config::{ServerConfig, Workers as WorkerCount};
 use super::error::ServerError;
 use super::first_losses::FirstLosses;
-use super::host::Host;
+use super::host::{self, Host};
 use super::metrics;
 use super::notify::{self, Notifier};
 use super::rules;
@@ -27,7 +27,7 @@ use super::signals;
 use super::store;
 use super::workers::Workers;
 use crate::console::printer::Printer;
-use crate::echo::tcp::{BufferCounts, FINAL_READ_BYTES, TcpLimits};
+use crate::echo::tcp::{BufferCounts, TcpLimits};
 use crate::echo::udp::{self, reply_sockets::ReplySocketLimits};
 use crate::echo::worker::{Shared, WorkerConfig};
 use crate::kernel::ring::FileTable;
@@ -216,7 +216,8 @@ fn worker_config(
             idle_timeout: config.idle_timeout,
             single_accept: budget.single_accept,
             buffers: BufferCounts::default(),
-            final_read_bytes: FINAL_READ_BYTES,
+            final_read_bytes: host::tcp_receive_bytes_max(),
+            first_descriptor: budget.first_descriptor,
         },
         file_table,
         busy_poll: config.busy_poll,

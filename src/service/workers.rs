@@ -10,6 +10,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::threads::{self, ThreadError};
+use crate::echo::tcp::Copies;
 use crate::echo::worker::{Shared, Worker, WorkerConfig, WorkerError};
 use crate::kernel::ring::WholeBuffers;
 use crate::kernel::sys;
@@ -50,6 +51,8 @@ pub(super) enum Event {
     Unpinned(io::Error),
     /// A worker receives streams into whole buffers.
     WholeBuffers(WholeBuffers),
+    /// A worker copies large messages.
+    Copies(Copies),
     /// A worker can't start or go on.
     Failed(usize, WorkerError),
     /// A worker has ended without an error.
@@ -110,6 +113,9 @@ impl Workers {
                 if let Some(reason) = worker.whole_buffers() {
                     tell(Event::WholeBuffers(reason));
                 }
+                if let Some(reason) = worker.copies() {
+                    tell(Event::Copies(reason));
+                }
                 tell(Event::Armed);
                 worker.run()
             });
@@ -123,12 +129,13 @@ impl Workers {
 
     /// Waits until every worker is armed.
     pub(super) fn wait_until_armed(&self) -> Result<Armed, WorkersError> {
-        let (mut armed, mut unpinned, mut whole_buffers, mut signals) = (0, None, None, 0);
+        let (mut armed, mut unpinned, mut whole_buffers, mut copies, mut signals) = (0, None, None, None, 0);
         while armed < self.handles.len() {
             match self.inbox.recv() {
                 Ok(Event::Armed) => armed += 1,
                 Ok(Event::Unpinned(error)) => unpinned = Some(error),
                 Ok(Event::WholeBuffers(reason)) => whole_buffers = Some(reason),
+                Ok(Event::Copies(reason)) => copies = Some(reason),
                 Ok(Event::Failed(index, error)) => return Err(WorkersError::Failed { index, error }),
                 Ok(Event::Ended(index)) => return Err(WorkersError::Ended(index)),
                 // some workers serve already, so this signal starts the normal drain later
@@ -150,6 +157,9 @@ impl Workers {
             }
             Some(reason) => warn!("TCP is received into whole buffers: {reason}"),
         }
+        if let Some(reason) = copies {
+            warn!("large TCP messages are copied: {reason}");
+        }
         Ok(Armed(()))
     }
 
@@ -161,7 +171,7 @@ impl Workers {
                 Ok(Event::Ended(index)) => Ok(Wakeup::Ended(index)),
                 Ok(Event::Failed(index, error)) => Err(WorkersError::Failed { index, error }),
                 // these arrive only before all workers are armed
-                Ok(Event::Armed | Event::Unpinned(_) | Event::WholeBuffers(_)) => continue,
+                Ok(Event::Armed | Event::Unpinned(_) | Event::WholeBuffers(_) | Event::Copies(_)) => continue,
                 Err(RecvTimeoutError::Timeout) => Ok(Wakeup::Timeout),
                 Err(RecvTimeoutError::Disconnected) => unreachable!("self holds a sender"),
             };

@@ -30,6 +30,9 @@ pub(super) enum Object {
     Connection(usize),
     /// The other end of a connection.
     Peer(usize),
+    /// The ends of the worker's pipe, to read from and to write to.
+    PipeOut,
+    PipeIn,
     /// A stream inside the process, and its other end.
     Stream(usize),
     StreamEnd(usize),
@@ -124,6 +127,8 @@ pub(crate) struct Kernel {
     idle_turns: u32,
     dozes: u32,
     pub(super) incremental: bool,
+    /// It makes ordinary descriptors of direct ones.
+    pub(super) installs: bool,
     /// No send buffer that is full gets room again: a device stands still.
     pub(super) stuck: bool,
 }
@@ -134,6 +139,7 @@ impl Kernel {
         let queue_room = chance.pick(&[1, 4, 16, 256]);
         let completed_room = chance.pick(&[4, 32, 4096]);
         let incremental = !chance.one_in(3);
+        let installs = !chance.one_in(4);
         let order = chance.pick(&[Order::Kept, Order::Kept, Order::Late]);
         Self {
             chance,
@@ -163,6 +169,7 @@ impl Kernel {
             idle_turns: 0,
             dozes: 0,
             incremental,
+            installs,
             stuck: false,
         }
     }

@@ -20,7 +20,7 @@ enum Knowledge {
 use Knowledge::{Cause, Exact, Least, Most};
 
 /// The counters that the kernel knows, each by what the process met.
-const KNOWN: [(&str, Knowledge); 40] = [
+const KNOWN: [(&str, Knowledge); 42] = [
     ("udp_bytes_in", Exact),
     ("udp_trains_in", Exact),
     ("udp_trains_out", Exact),
@@ -52,6 +52,8 @@ const KNOWN: [(&str, Knowledge); 40] = [
     ("udp_send_bad_source", Exact),
     ("udp_send_errors", Exact),
     ("tcp_bytes_in", Most),
+    ("tcp_bytes_spliced", Exact),
+    ("tcp_no_descriptors", Exact),
     ("tcp_stalls", Cause),
     ("tcp_accept_errors", Exact),
     ("tcp_accept_pauses", Most),

@@ -37,7 +37,7 @@ pub(super) struct Peer {
 impl Peer {
     /// One that ends before the server does, if it only `visits`.
     pub(super) fn draw(chance: &mut Chance, visits: bool) -> Self {
-        let left = match chance.below(4) {
+        let left = match chance.below(5) {
             0 => chance.below(10),
             1 => chance.below(3000),
             2 => chance.below(100_000),
@@ -47,7 +47,7 @@ impl Peer {
         Self {
             left: left as u64,
             addr: SocketAddr::from(([192, 0, 2, chance.between(1, 3) as u8], 40_000)),
-            chunk: chance.pick(&[1, 100, 5000, 16 << 10, 100_000]).max(left / 100),
+            chunk: chance.pick(&[1, 100, 5000, 16 << 10, 64 << 10, 100_000, 100_000]).max(left / 100),
             polite: chance.one_in(3),
             stubborn: chance.one_in(6),
             reads: chance.pick(&[100, 10_000, 1_000_000]).max(left / 200),

@@ -15,8 +15,11 @@ use crate::kernel::pause::FAILURES_MAX;
 
 /// Bytes that a receive queue holds.
 const WINDOW_BYTES: u64 = 256 << 10;
-/// Who sends more at a time is received from once for each send.
+/// Who sends so much at a time is received from once for each send, until it has sent less so many times in a row.
 const STREAMING_BYTES: u64 = 16 << 10;
+const SMALL_PIECES_MAX: u32 = 8;
+/// The fewest bytes whose pages may wait for a peer.
+const SPLICED_BYTES_MIN: usize = 16 << 10;
 /// Accepting rests so long after it failed for want of a descriptor or of memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What it may bring when the process ends, until its receive is cancelled included.
@@ -76,8 +79,10 @@ pub(super) struct Connection {
     writable: Option<InFlight>,
     /// What the poll for room has not told yet, should it come to be.
     untold: i16,
-    /// What one receive has brought at the most.
-    largest: u64,
+    /// It sends much at a time; it once did; and so many pieces in a row were small.
+    streams: bool,
+    has_streamed: bool,
+    small_pieces: u32,
     /// Receives in a row that ended without a byte for no reason of its own.
     fruitless: u32,
     /// A send has come short, if only once.
@@ -85,6 +90,10 @@ pub(super) struct Connection {
     /// The last one found no room, and no poll has told of any since.
     full: bool,
     shutdown: Option<InFlight>,
+    /// Its file does not wait.
+    pub(super) nonblocking: bool,
+    /// A splice has taken a part of what was in the pipe.
+    splices: bool,
 }
 
 /// What happened so far.
@@ -187,11 +196,15 @@ impl Tcp {
             readable: None,
             writable: None,
             untold: 0,
-            largest: 0,
+            streams: false,
+            has_streamed: false,
+            small_pieces: 0,
             fruitless: 0,
             stalled: false,
             full: false,
             shutdown: None,
+            nonblocking: false,
+            splices: false,
         });
         let connection = self.connections.len() - 1;
         self.listeners[listener].queue.push_back(connection);
@@ -250,7 +263,7 @@ impl Tcp {
     /// An operation that waits on a connection is cancelled.
     pub(super) fn check_stopped(&self, connection: usize) {
         let this = &self.connections[connection];
-        let restrained = this.stalled || this.largest > STREAMING_BYTES;
+        let restrained = this.stalled || this.has_streamed;
         let ends = this.fin || this.broken || this.owed.is_some() || this.fruitless > FAILURES_MAX.into();
         let has_cause = restrained || ends || self.may_close_idle;
         assert!(has_cause, "connection {connection} is kept from sending");
@@ -335,9 +348,9 @@ impl Tcp {
         assert!(all_out, "more is received before what was received is out");
         let multishot = sqe.ioprio & abi::RECV_MULTISHOT != 0;
         this.multishot = multishot;
+        assert!(!multishot || !this.nonblocking, "a multishot that ends when there is nothing");
         assert!(multishot || operation.is_inline(), "a receive that could end up in a thread of the kernel");
-        let streams = this.largest > STREAMING_BYTES;
-        assert!(multishot != streams || this.owed.is_some(), "{} bytes at a time: {multishot}", this.largest);
+        assert!(multishot != this.streams || this.owed.is_some(), "much at a time: {}", this.streams);
         if kernel.group(sqe.buf_group).is_empty() {
             kernel.ledger.count("tcp_no_buffers", 1);
             kernel.complete(&sqe, -libc::ENOBUFS, 0);
@@ -371,7 +384,7 @@ impl Tcp {
         assert!(!this.full || !waits, "a send that can only find no room");
         let sqe = operation.sqe;
         let send = kernel.begin(operation);
-        let result = this.give(&sqe, kernel, &mut self.books).unwrap_or_else(|| {
+        let result = this.give(&sqe.sent(sqe.len() as usize), kernel, &mut self.books).unwrap_or_else(|| {
             this.untold |= libc::POLLOUT;
             this.full = true;
             -libc::EAGAIN
@@ -383,6 +396,62 @@ impl Tcp {
         kernel.complete(&sqe, result, 0);
         kernel.activate(Object::Peer(connection));
         kernel.activate(Object::Connection(connection));
+    }
+
+    /// Bytes are moved to a pipe. Fails with an errno.
+    pub(super) fn splice_in(
+        &mut self,
+        connection: usize,
+        bytes_max: usize,
+        kernel: &mut Kernel,
+    ) -> Result<Vec<u8>, i32> {
+        let this = &mut self.connections[connection];
+        assert!(this.nonblocking, "a splice that waits for a peer");
+        assert!(this.receive.is_none() && this.readable.is_none(), "a receive could be overtaken");
+        assert!(this.received == this.echoed, "more is received before what was received is out");
+        if kernel.chance.happens(kernel.faults.passing) {
+            // before urgent data it says that it is at the end
+            return kernel.chance.pick(&[Err(libc::EINTR), Err(libc::EAGAIN), Ok(())]).map(|()| Vec::new());
+        }
+        let there = (this.sent - this.received) as usize;
+        if there > 0 {
+            let bytes = this.bring(there.min(bytes_max), kernel);
+            kernel.activate(Object::Peer(connection));
+            return Ok(bytes);
+        }
+        if let Some(errno) = this.error.take() {
+            this.told = true;
+            kernel.ledger.count_told(errno);
+            return Err(errno);
+        }
+        if this.fin || this.broken { Ok(Vec::new()) } else { Err(libc::EAGAIN) }
+    }
+
+    /// Bytes are moved from a pipe. Returns how many, or an errno.
+    pub(super) fn splice_out(
+        &mut self,
+        connection: usize,
+        bytes: &[u8],
+        kernel: &mut Kernel,
+    ) -> Result<usize, i32> {
+        let this = &mut self.connections[connection];
+        assert!(this.nonblocking, "a splice that waits for a peer");
+        assert!(bytes.len() >= SPLICED_BYTES_MIN || this.splices, "the pages of few bytes wait for a peer");
+        assert!(this.shutdown.is_none() && !this.finished, "bytes behind our FIN");
+        let result = this.give(bytes, kernel, &mut self.books).unwrap_or_else(|| {
+            this.untold |= libc::POLLOUT;
+            this.full = true;
+            -libc::EAGAIN
+        });
+        let stalls = result < bytes.len() as i32;
+        kernel.ledger.count("tcp_stalls", stalls.into());
+        kernel.ledger.count("tcp_bytes_spliced", result.max(0) as u64);
+        this.stalled |= stalls;
+        // the rest of what was spliced
+        this.splices = stalls && result > 0;
+        kernel.activate(Object::Peer(connection));
+        kernel.activate(Object::Connection(connection));
+        usize::try_from(result).map_err(|_| -result)
     }
 
     /// A POLL_ADD is submitted: once for bytes, or for room as long as it goes.
@@ -514,7 +583,7 @@ impl Tcp {
     /// The process sleeps: it lets nobody bring more whose bytes wait, or who brings much at a time.
     pub(super) fn check_restraint(&self) {
         for (number, this) in self.connections.iter().enumerate() {
-            let waits = this.received > this.echoed || this.largest > STREAMING_BYTES;
+            let waits = this.received > this.echoed || this.streams;
             let goes_on = this.receive.is_some() && this.multishot && !this.broken;
             assert!(!waits || !goes_on, "connection {number} can bring more than is to be kept");
         }
@@ -636,7 +705,7 @@ impl Connection {
                 kernel.progress();
                 return Some((-errno, 0));
             } else if self.fin || self.broken {
-                if !self.ended {
+                if !self.ended && !self.told {
                     kernel.ledger.count("tcp_closed_finished", 1);
                 }
                 self.ended = true;
@@ -652,11 +721,21 @@ impl Connection {
         let limit = if sqe.len() == 0 { u32::MAX } else { sqe.len() };
         let room = group.room().min(limit).min(content::PART_BYTES_MAX as u32);
         let most = bytes.min(room.into()) as usize;
+        let bytes = self.bring(most, kernel);
+        let flags = kernel.group(sqe.buf_group).fill(&bytes);
+        Some((bytes.len() as i32, flags))
+    }
+
+    /// The process gets some of what the peer has sent, `most` at the most.
+    fn bring(&mut self, most: usize, kernel: &mut Kernel) -> Vec<u8> {
         let bytes = if kernel.chance.one_in(4) { kernel.chance.between(1, most) } else { most };
-        let flags = kernel.group(sqe.buf_group).fill(content::stream(self.salt, self.received, bytes));
+        let content = content::stream(self.salt, self.received, bytes).to_vec();
         self.received += bytes as u64;
-        self.largest = self.largest.max(bytes as u64);
         self.fruitless = 0;
+        self.small_pieces = if bytes as u64 >= STREAMING_BYTES { 0 } else { self.small_pieces + 1 };
+        self.streams |= bytes as u64 >= STREAMING_BYTES;
+        self.streams &= self.small_pieces < SMALL_PIECES_MAX;
+        self.has_streamed |= self.streams;
         let late = self.received_before.map_or(0, |before| self.received - before);
         assert!(
             late <= EMPTYING_BYTES_MAX || self.finished,
@@ -665,11 +744,16 @@ impl Connection {
         kernel.ledger.count("tcp_bytes_in", bytes as u64);
         assert!(self.received - self.echoed <= HELD_BYTES_MAX || self.finished, "too much is kept");
         kernel.progress();
-        Some((bytes as i32, flags))
+        content
+    }
+
+    /// The peer has not read so many bytes.
+    pub(super) fn unread(&self) -> u64 {
+        self.echoed - self.read
     }
 
     /// What a send comes to, if it doesn't have to wait.
-    fn give(&mut self, sqe: &Sqe, kernel: &mut Kernel, books: &mut Books) -> Option<i32> {
+    fn give(&mut self, all: &[u8], kernel: &mut Kernel, books: &mut Books) -> Option<i32> {
         if self.broken {
             self.told = true;
             let errno = self.error.take().unwrap_or(libc::EPIPE);
@@ -684,12 +768,12 @@ impl Connection {
         if room == 0 {
             return None;
         }
-        let most = room.min(sqe.len().into()) as usize;
+        let most = all.len().min(room as usize);
         let short = kernel.chance.happens(kernel.faults.short);
         let bytes = if short { kernel.chance.between(1, most) } else { most };
-        let sent = sqe.sent(bytes);
+        let sent = &all[..bytes];
         let due = (self.received - self.echoed) as usize;
-        assert!(sqe.len() as usize <= due, "{} bytes are sent, but {due} are due", sqe.len());
+        assert!(all.len() <= due, "{} bytes are sent, but {due} are due", all.len());
         assert!(sent == content::stream(self.salt, self.echoed, bytes), "other bytes than were received");
         self.echoed += bytes as u64;
         books.echoed_bytes += bytes as u64;

@@ -32,21 +32,30 @@ const STEPS: u64 = 1_000_000;
 const BUFFERS: BufferCounts = BufferCounts { incremental: 2, whole: 8 };
 /// So few bytes at the end of the server that peers get there.
 const FINAL_READ_BYTES: u32 = 320 << 10;
+/// Fewer splices than that show nothing.
+const SPLICES_MIN: u64 = 500;
 /// Worlds that run at a time.
 const THREADS: usize = 2;
 
-/// Runs the world of a seed to its end; how many steps that took.
-fn run(seed: u64) -> u64 {
+/// What a world has come to.
+struct Outcome {
+    steps: u64,
+    /// Splices that have brought anything.
+    splices: u64,
+}
+
+/// Runs the world of a seed to its end.
+fn run(seed: u64) -> Outcome {
     run_on(seed, |_| ())
 }
 
 /// The same on a kernel of this make.
-fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> u64 {
+fn run_on(seed: u64, make: impl FnOnce(&mut Kernel)) -> Outcome {
     run_in(seed, make, |_| ())
 }
 
 /// The same where something has happened before the worker comes.
-fn run_in(seed: u64, make: impl FnOnce(&mut Kernel), before: impl FnOnce(&mut World)) -> u64 {
+fn run_in(seed: u64, make: impl FnOnce(&mut Kernel), before: impl FnOnce(&mut World)) -> Outcome {
     let counters = Arc::new(Counters::default());
     let mut world = World::new(seed, Arc::clone(&counters));
     make(&mut world.kernel);
@@ -59,7 +68,8 @@ fn run_in(seed: u64, make: impl FnOnce(&mut Kernel), before: impl FnOnce(&mut Wo
     let worker = Worker::arm(sockets, Arc::new(wake), counters, shared, config).expect("the worker starts");
     worker.run().expect("the worker ends in good order");
     ask(World::check_end);
-    WORLD.take().expect("there is a world").kernel.steps
+    let world = WORLD.take().expect("there is a world");
+    Outcome { steps: world.kernel.steps, splices: world.pipe.splices() }
 }
 
 /// What the worker starts with.
@@ -119,6 +129,7 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
             single_accept: scene.per_prefix.is_some(),
             buffers: BUFFERS,
             final_read_bytes: FINAL_READ_BYTES,
+            first_descriptor: 0,
         },
         busy_poll: scene.busy_poll,
         drain_timeout: scene.drain_timeout,
@@ -129,20 +140,21 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
 #[test]
 fn whatever_the_kernel_does_nothing_is_lost_uncounted() {
     if let Ok(seed) = std::env::var("SIMULATION_SEED") {
-        let steps = run(seed.parse().expect("SIMULATION_SEED is a number"));
-        println!("{steps} steps");
+        let Outcome { steps, splices } = run(seed.parse().expect("SIMULATION_SEED is a number"));
+        println!("{steps} steps, {splices} splices");
         return;
     }
     let first: u64 = random();
-    let (steps, worlds) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (steps, splices, worlds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while steps.load(Ordering::Relaxed) < STEPS {
                     let seed = first.wrapping_add(worlds.fetch_add(1, Ordering::Relaxed));
                     match panic::catch_unwind(AssertUnwindSafe(|| run(seed))) {
-                        Ok(taken) => {
-                            steps.fetch_add(taken, Ordering::Relaxed);
+                        Ok(outcome) => {
+                            steps.fetch_add(outcome.steps, Ordering::Relaxed);
+                            splices.fetch_add(outcome.splices, Ordering::Relaxed);
                         }
                         Err(cause) => {
                             println!("to see it again: SIMULATION_SEED={seed} cargo test --lib simulation");
@@ -155,7 +167,8 @@ fn whatever_the_kernel_does_nothing_is_lost_uncounted() {
             });
         }
     });
-    println!("{steps:?} steps in {worlds:?} worlds");
+    println!("{steps:?} steps in {worlds:?} worlds, {splices:?} splices");
+    assert!(splices.load(Ordering::Relaxed) > SPLICES_MIN, "{splices:?} splices");
 }
 
 /// The signal may come before the worker has shown that its sockets work.

@@ -74,6 +74,13 @@ impl Uring {
         }
     }
 
+    pub(crate) fn installs_descriptors(&self) -> bool {
+        match self {
+            Self::Real(uring) => uring.installs_descriptors(),
+            Self::Simulated => ask(|world| world.kernel.installs),
+        }
+    }
+
     pub(crate) fn probe(&self) -> io::Result<()> {
         match self {
             Self::Real(uring) => uring.probe(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::buffers::Group;
 use super::chance::{Chance, Faults};
 use super::kernel::{Cqe, InFlight, Kernel, Object, Operation};
 use super::peer::Peer;
+use super::pipes::Pipe;
 use super::scene::{Endpoint, Scene};
 use super::streams::Streams;
 use super::tcp::Tcp;
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) kernel: Kernel,
     pub(super) udp: Udp,
     pub(super) tcp: Tcp,
+    pub(super) pipe: Pipe,
     streams: Streams,
     scene: Scene,
     phase: Phase,
@@ -70,6 +72,7 @@ impl World {
                 limit: scene.connections_limit,
                 ..Tcp::default()
             },
+            pipe: Pipe::default(),
             streams: Streams::default(),
             scene,
             phase: Phase::Busy,
@@ -238,6 +241,7 @@ impl World {
         self.kernel.started |= self.counters.turns.get() > 0;
         self.kernel.turn();
         self.kernel.sync();
+        assert!(self.pipe.is_empty(), "the pipe waits for a peer");
         if self.kernel.chance.happens(self.kernel.faults.enter) {
             self.kernel.flush_overflown();
             return failed(self.kernel.chance.pick(&[libc::EINTR, libc::EAGAIN, libc::EBUSY]));
@@ -325,6 +329,9 @@ impl World {
             (opcode::Recv::CODE, Some(Object::Connection(connection))) => {
                 tcp.receive(connection, operation, kernel);
             }
+            (opcode::FixedFdInstall::CODE, Some(connection @ Object::Connection(_))) => {
+                self.install(connection, &operation.sqe);
+            }
             (opcode::Recv::CODE, Some(Object::Stream(stream))) => {
                 streams.receive(stream, operation, kernel);
             }
@@ -406,7 +413,7 @@ impl World {
             Object::Connection(connection) => tcp.advance(connection, kernel),
             Object::Peer(connection) => tcp.advance_peer(connection, kernel),
             // see `enter`
-            Object::Stream(_) | Object::StreamEnd(_) => {}
+            Object::Stream(_) | Object::StreamEnd(_) | Object::PipeOut | Object::PipeIn => {}
             Object::Wake => {
                 if let Some(poll) = self.wake_poll.take() {
                     let operation = kernel.end(poll);
@@ -415,6 +422,17 @@ impl World {
             }
         }
         true
+    }
+
+    /// An ordinary descriptor is made of a connection, if there is one to be had.
+    fn install(&mut self, connection: Object, sqe: &Sqe) {
+        let result = if self.kernel.chance.happens(self.kernel.faults.bind) {
+            self.kernel.ledger.count("tcp_no_descriptors", 1);
+            -self.kernel.chance.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOMEM])
+        } else {
+            self.descriptor(connection).into_raw_fd()
+        };
+        self.kernel.complete(sqe, result, 0);
     }
 
     /// Something comes in from outside.
@@ -582,7 +600,11 @@ impl World {
         let closes_idle = !self.scene.idle_timeout.is_zero();
         for object in self.kernel.files() {
             let is_wanted = match object {
-                Object::Reply(_) | Object::Stream(_) | Object::StreamEnd(_) => false,
+                Object::Reply(_)
+                | Object::Stream(_)
+                | Object::StreamEnd(_)
+                | Object::PipeOut
+                | Object::PipeIn => false,
                 Object::Udp(socket) => self.scene.udp[socket].at_exit != AtExit::Retire,
                 // above the limit of connections somebody may wait in its queue
                 Object::Listener(listener) => {

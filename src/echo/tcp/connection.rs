@@ -7,24 +7,24 @@
 use std::net::IpAddr;
 
 use super::cause::Cause;
+use super::manner::Manner;
 use super::phase::Phase;
 use super::unsent::Unsent;
 use crate::kernel::addr::Domain;
 use crate::kernel::pause::Failures;
 use crate::kernel::ring::Errno;
 use crate::policy::counters::Traffic;
-use crate::policy::errno_policy::{self, StreamReceive, StreamSend};
-
-/// A receive of more bytes shows a peer that streams.
-const STREAMING_BYTES: u32 = 16 << 10;
+use crate::policy::errno_policy::{self, SpliceIn, StreamReceive, StreamSend};
 
 /// How far receiving on a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receiving {
     /// Nothing is in flight. There may be bytes.
     Off,
-    /// Nothing is in flight. The last receive found no bytes.
+    /// Nothing is in flight. The last receive found no bytes, or a splice has taken what there was.
     WouldBlock,
+    /// Nothing is in flight. A splice brought nothing. Why, a receive tells: there may be the end, or urgent data.
+    Unsaid,
     /// A multishot receive is armed.
     Multishot,
     /// One receive that does not wait.
@@ -38,7 +38,7 @@ pub(super) enum Receiving {
 impl Receiving {
     /// Nothing is in flight.
     fn is_idle(self) -> bool {
-        matches!(self, Self::Off | Self::WouldBlock)
+        matches!(self, Self::Off | Self::WouldBlock | Self::Unsaid)
     }
 }
 
@@ -116,9 +116,7 @@ pub(super) struct Connection {
     receiving: Receiving,
     sending: Sending,
     room_poll: RoomPoll,
-    /// Its peer sends much at a time. Then there is one receive for each send: a peer that does not read makes us keep
-    /// no more than one receive brings.
-    streams: bool,
+    pub(super) manner: Manner,
     /// Receives in a row that ended without a byte.
     failures: Failures,
     pub(super) unsent: Unsent,
@@ -139,7 +137,7 @@ impl Connection {
             receiving: Receiving::Off,
             sending: Sending::Idle,
             room_poll: RoomPoll::Off,
-            streams: false,
+            manner: Manner::default(),
             failures: Failures::default(),
             unsent: Unsent::default(),
             in_lists: InLists::default(),
@@ -206,7 +204,7 @@ impl Connection {
                 if self.phase.echoes() {
                     counters.tcp_bytes_in.add(bytes.into());
                 }
-                self.streams |= bytes > STREAMING_BYTES;
+                self.manner.received(bytes);
                 self.failures.forget();
                 self.phase.received(bytes);
             }
@@ -239,6 +237,40 @@ impl Connection {
             }
         }
         Received::Done
+    }
+
+    /// A descriptor has to be made for it.
+    pub(super) fn wants_descriptor(&self) -> bool {
+        self.phase == Phase::Open && self.manner.wants_descriptor()
+    }
+
+    /// A splice comes next: it takes what has been received.
+    pub(super) fn splices_next(&self) -> bool {
+        let is_open = self.phase == Phase::Open && self.manner.is_spliced();
+        let is_idle = self.receiving == Receiving::Off && self.sending == Sending::Idle;
+        is_open && is_idle && self.unsent.is_empty()
+    }
+
+    /// A splice has brought bytes, or nothing. True if they may stay in their pages.
+    pub(super) fn spliced(&mut self, result: Result<u32, Errno>, counters: &Traffic) -> bool {
+        assert!(self.receiving.is_idle(), "a receive in flight could be overtaken");
+        self.receiving = Receiving::Unsaid;
+        match result {
+            // the end of the stream, or urgent data
+            Ok(0) => false,
+            Ok(bytes) => {
+                self.receiving = Receiving::WouldBlock;
+                counters.tcp_bytes_in.add(bytes.into());
+                self.failures.forget();
+                self.manner.spliced(bytes)
+            }
+            Err(errno) => {
+                if errno_policy::of_splice_in(errno) == SpliceIn::Reset {
+                    self.phase.broken(Cause::of(errno));
+                }
+                false
+            }
+        }
     }
 
     /// The poll for bytes has ended.
@@ -343,7 +375,7 @@ impl Connection {
     pub(super) fn begin_stop_receiving(&mut self) -> Option<Stop> {
         let stops = match (self.phase, self.receiving) {
             // its peer does not read: it must not make us keep more
-            (Phase::Open, Receiving::Multishot) => self.streams || self.unsent.is_spilled(),
+            (Phase::Open, Receiving::Multishot) => !self.manner.is_multishot() || self.unsent.is_spilled(),
             (phase, Receiving::Multishot | Receiving::Polling) => {
                 matches!(phase, Phase::FinalRead { .. } | Phase::Finishing(_) | Phase::Closing(_))
             }
@@ -365,7 +397,7 @@ impl Connection {
         match self.phase {
             Phase::Open | Phase::FinalRead { .. } if !self.unsent.is_empty() => None,
             Phase::Lingering if self.sending == Sending::Shutdown => None,
-            Phase::Open if !self.streams => Some(Receive::Multishot),
+            Phase::Open if self.manner.is_multishot() => Some(Receive::Multishot),
             Phase::Open | Phase::Lingering if self.receiving == Receiving::WouldBlock => Some(Receive::Poll),
             Phase::Open | Phase::Lingering | Phase::FinalRead { .. } => Some(Receive::Once),
             Phase::Free | Phase::Parked | Phase::Finishing(_) | Phase::Closing(_) => None,
@@ -425,7 +457,8 @@ impl Connection {
 
     /// Something is in flight on it.
     fn is_busy(&self) -> bool {
-        self.sending.is_in_flight() || !self.receiving.is_idle() || self.is_room_polled()
+        let is_installing = self.manner.is_installing();
+        self.sending.is_in_flight() || !self.receiving.is_idle() || self.is_room_polled() || is_installing
     }
 
     fn is_room_polled(&self) -> bool {

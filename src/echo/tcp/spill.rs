@@ -13,7 +13,7 @@ use crate::policy::counters::Traffic;
 /// Spilled bytes of all connections, all workers together.
 const SPILL_BYTES: u32 = 64 << 20;
 /// Spilled bytes are kept in chunks of this size.
-const CHUNK_BYTES: u32 = 16 << 10;
+pub(super) const CHUNK_BYTES: u32 = 16 << 10;
 
 /// The spilled bytes of a worker.
 pub(super) struct Spill {

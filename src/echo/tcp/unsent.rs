@@ -62,6 +62,15 @@ impl Unsent {
         self.parts.push_back(part);
     }
 
+    /// Adds what was received last, if it is spilled already, in this turn.
+    pub(super) fn keep(&mut self, chunk: Chunk, turn: u64) {
+        assert!(self.parts.is_empty(), "what was received before has to be sent before");
+        if self.chunks.is_empty() {
+            self.spilled_in_turn = turn;
+        }
+        self.chunks.push_back(chunk);
+    }
+
     /// What is to be sent next.
     pub(super) fn next(&self) -> Option<Next<'_>> {
         let chunk = self.chunks.front().map(|chunk| Next::Chunk(chunk, self.chunk_bytes_done));

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
+
 use super::identity::Identity;
 use super::memory::{Mapping, PinnedBytes};
 #[cfg(ring_poison)]
@@ -47,22 +49,41 @@ impl Arena {
     /// Copies the head of `bytes`, as much as a chunk holds; the chunk knows how much that was. `None`
     /// when no chunk is free.
     pub fn keep(&mut self, bytes: &[u8]) -> Option<Chunk> {
-        let index = self.free.pop()?;
+        let kept = self.keep_from(|place| {
+            let len = bytes.len().min(place.len());
+            place[..len].copy_from_slice(&bytes[..len]);
+            Ok(len as u32)
+        });
+        kept.unwrap_or_else(|nothing: Infallible| match nothing {})
+    }
+
+    /// Has `write` fill a chunk from its beginning; it says how many bytes it wrote. `None` when no chunk is free.
+    pub fn keep_from<E>(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Result<u32, E>,
+    ) -> Result<Option<Chunk>, E> {
+        let Some(&index) = self.free.last() else { return Ok(None) };
+        let whole = Chunk { arena: self.identity, index, bytes: self.chunk_bytes };
+        let place = self.pinned(&whole);
+        #[cfg(ring_poison)]
+        poison::allow(place);
+        // SAFETY: the chunk is inside the mapping, which was zeroed, and free, since only chunks of this arena come back,
+        // each once. So nobody else refers to it for as long as `self` is borrowed
+        let place =
+            unsafe { std::slice::from_raw_parts_mut(place.as_ptr().cast_mut(), self.chunk_bytes as usize) };
+        let written = write(place);
+        #[cfg(ring_poison)]
+        poison::forbid(self.pinned(&whole));
+        let bytes = written?;
+        assert!(bytes <= self.chunk_bytes, "more than a chunk holds");
+        self.free.pop();
         self.touched = self.touched.max(index + 1);
-        let len = bytes.len().min(self.chunk_bytes as usize);
-        let chunk = Chunk { arena: self.identity, index, bytes: len as u32 };
-        #[cfg(ring_poison)]
-        poison::allow(self.pinned(&chunk));
-        let place = self.memory.base();
-        // SAFETY: the chunk is inside the mapping and free, since only chunks of this arena come back, each once.
-        // So nobody else refers to it; source and destination are different memory
-        unsafe {
-            let place = place.add(index as usize * self.chunk_bytes as usize);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, len);
-        }
-        #[cfg(ring_poison)]
-        poison::forbid(self.pinned(&chunk));
-        Some(chunk)
+        Ok(Some(Chunk { bytes, ..whole }))
+    }
+
+    /// Chunks that are free.
+    pub fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// Where the chunk's bytes are, to send from.

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -100,6 +100,14 @@ impl Descriptors {
         }
     }
 
+    /// The descriptor of one of the ring's own files.
+    pub(super) fn borrow(&self, file: File) -> Option<BorrowedFd<'_>> {
+        match &self.by_file[file.0 as usize] {
+            Some(Descriptor::Owned(fd)) => Some(fd.as_fd()),
+            _ => None,
+        }
+    }
+
     pub(super) fn share(&mut self, file: File, fd: Arc<dyn AsFd + Send + Sync>) {
         self.by_file[file.0 as usize] = Some(Descriptor::Shared(fd));
     }
@@ -139,6 +147,33 @@ impl Descriptors {
 
     pub(super) fn clear(&mut self) {
         self.by_file.fill_with(|| None);
+    }
+}
+
+/// Ordinary descriptors of files that are registered, too, by number.
+#[derive(Default)]
+pub(super) struct Installed {
+    by_file: Vec<Option<OwnedFd>>,
+}
+
+impl Installed {
+    pub(super) fn give(&mut self, file: File, fd: OwnedFd) {
+        let index = file.0 as usize;
+        if index >= self.by_file.len() {
+            self.by_file.resize_with(index + 1, || None);
+        }
+        self.by_file[index] = Some(fd);
+    }
+
+    pub(super) fn borrow(&self, file: File) -> Option<BorrowedFd<'_>> {
+        self.by_file.get(file.0 as usize)?.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes the descriptor of a file, if it has one.
+    pub(super) fn remove(&mut self, file: File) {
+        if let Some(fd) = self.by_file.get_mut(file.0 as usize) {
+            *fd = None;
+        }
     }
 }
 

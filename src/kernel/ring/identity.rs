@@ -6,7 +6,7 @@
 //!
 //! A completion bears only its ring and its token. Two rules tell from the token what it may bring:
 //!
-//! * An operation number is that of accepts, or of other operations, and never of both ([`Operations`]).
+//! * An operation number is that of accepts, of installations, or of other operations, and never of two of them ([`Operations`]).
 //! * The tokens of the receives into one buffer ring agree in some bits, and those of any two buffer rings differ in
 //!   one of these ([`Tokens`]).
 
@@ -33,6 +33,8 @@ impl Identity {
 pub(super) enum Brings {
     /// A new file.
     File,
+    /// A new descriptor of a file that is there already.
+    Descriptor,
     /// Anything else.
     Other,
 }
@@ -51,7 +53,7 @@ impl Operations {
     pub(super) fn claim(&mut self, token: Token, brings: Brings) {
         let used = &mut self.0[usize::from(token.operation())];
         if *used != Some(brings) {
-            assert_eq!(*used, None, "operation {} is used for accepts and for others", token.operation());
+            assert_eq!(*used, None, "operation {} brings different things", token.operation());
             *used = Some(brings);
         }
     }
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "operation 7 is used for accepts and for others")]
+    #[should_panic(expected = "operation 7 brings different things")]
     fn an_operation_number_means_one_thing() {
         let mut operations = Operations::new();
         operations.claim(Token::new(7, 0, 0), Brings::Other);

@@ -4,14 +4,14 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{opcode, squeue};
 
-use super::files::Descriptors;
+use super::files::{Descriptors, Installed};
 use super::identity::{Brings, Identity, Operations, Tokens};
 use super::poll::Polling;
 use super::{
@@ -50,6 +50,8 @@ pub struct Ring {
     pub(super) receivers: Vec<(Identity, Tokens)>,
     /// Where files are not registered: what they are instead.
     pub(super) descriptors: Option<Descriptors>,
+    /// Ordinary descriptors beside direct ones.
+    installed: Installed,
     pub(super) polling: Polling,
     /// Completions that had to be copied out in the middle of a turn.
     early: Vec<Completion>,
@@ -84,6 +86,7 @@ impl Ring {
             operations: Operations::new(),
             receivers: Vec::new(),
             descriptors,
+            installed: Installed::default(),
             polling,
             early: Vec::new(),
             failed: None,
@@ -152,6 +155,7 @@ impl Ring {
 
     /// Takes every file out of the table, connections included: what nothing else holds open is closed.
     pub fn unregister_files(&mut self) -> io::Result<()> {
+        self.installed = Installed::default();
         match &mut self.descriptors {
             Some(descriptors) => {
                 descriptors.clear();
@@ -367,6 +371,45 @@ impl Ring {
         }
     }
 
+    /// Whether connections have ordinary descriptors, or can get them.
+    pub fn has_descriptors(&self) -> bool {
+        self.descriptors.is_some() || self.uring.installs_descriptors()
+    }
+
+    /// The ordinary descriptor of a connection, if it has one.
+    pub fn descriptor(&self, connection: File) -> Option<BorrowedFd<'_>> {
+        match &self.descriptors {
+            Some(descriptors) => descriptors.borrow(connection),
+            None => self.installed.borrow(connection),
+        }
+    }
+
+    /// Makes an ordinary descriptor of a connection, beside its direct one (`IORING_OP_FIXED_FD_INSTALL`, Linux 6.8);
+    /// [`Self::installed`] takes it. It ends during its submission.
+    pub fn install_descriptor(&mut self, connection: File, token: Token) {
+        self.operations.claim(token, Brings::Descriptor);
+        let entry = opcode::FixedFdInstall::new(Fixed(connection.0), 0).build();
+        self.queue(&entry.user_data(token.user_data()));
+    }
+
+    /// Takes the descriptor that [`Self::install_descriptor`] has made, and gives it a number from `least` on. It is
+    /// closed with the connection.
+    pub fn installed(&mut self, connection: File, completion: Completion, least: RawFd) -> Result<(), Errno> {
+        let brings = self.operations.brings(completion.token);
+        assert!(
+            completion.ring == self.identity && brings == Some(Brings::Descriptor),
+            "no installation: {completion:?}"
+        );
+        let number = completion.result()?;
+        // SAFETY: io_uring_enter(2): the result is a new descriptor, since the completion is that of an installation of
+        // this ring. It is taken by value, and nobody else makes one: it is asked for once
+        let fd = unsafe { OwnedFd::from_raw_fd(number as RawFd) };
+        let fd =
+            sys::renumber(fd, least).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        self.installed.give(connection, fd);
+        Ok(())
+    }
+
     /// Receives from a stream into `buffers` until it ends (multishot, Linux 6.0).
     pub fn receive(&mut self, file: File, buffers: &BufferRing, token: Token) {
         let entry = on!(self, file, |target| opcode::RecvMulti::new(target, buffers.group()));
@@ -435,6 +478,7 @@ impl Ring {
     /// Closes a connection. It has a completion only if it fails. The kernel may use the number
     /// again at once, so nothing else may be in flight on it.
     pub fn close(&mut self, file: File, token: Token) {
+        self.installed.remove(file);
         let entry = match &mut self.descriptors {
             None => opcode::Close::new(Fixed(file.0)).build(),
             Some(descriptors) => opcode::Close::new(Fd(descriptors.give_up(file))).build(),

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use io_uring::register::Restriction;
+use io_uring::register::{Probe, Restriction};
 use io_uring::{Submitter, opcode, squeue};
 
 /// The operations of [`super::Ring`]: multishots and those with buffers of ours share a number with the
@@ -37,10 +37,18 @@ const REGISTRATIONS: [u8; 5] = [
 const FLAGS: squeue::Flags =
     squeue::Flags::FIXED_FILE.union(squeue::Flags::BUFFER_SELECT).union(squeue::Flags::SKIP_SUCCESS);
 
-/// Restricts a ring that was set up disabled, and enables it. A kernel that can't restrict leaves it as it
-/// was: the restriction protects others from us, and nothing here depends on it.
-pub(super) fn restrict_and_enable(submitter: &Submitter<'_>) -> io::Result<()> {
-    let operations = OPERATIONS.into_iter().map(Restriction::sqe_op);
+/// Whether the kernel knows the operation that makes an ordinary descriptor of a direct one.
+pub(super) fn knows_install(submitter: &Submitter<'_>) -> bool {
+    let mut probe = Probe::new();
+    submitter.register_probe(&mut probe).is_ok() && probe.is_supported(opcode::FixedFdInstall::CODE)
+}
+
+/// Restricts a ring that was set up disabled, and enables it. `installs`: it may make ordinary descriptors, too; a
+/// kernel that does not know that operation would refuse all restrictions for it. A kernel that can't restrict leaves
+/// the ring as it was: the restriction protects others from us, and nothing here depends on it.
+pub(super) fn restrict_and_enable(submitter: &Submitter<'_>, installs: bool) -> io::Result<()> {
+    let install = installs.then_some(opcode::FixedFdInstall::CODE);
+    let operations = OPERATIONS.into_iter().chain(install).map(Restriction::sqe_op);
     let registrations = REGISTRATIONS.into_iter().map(Restriction::register_op);
     let flags = [Restriction::sqe_flags_allowed(FLAGS.bits())];
     let mut all: Vec<_> = operations.chain(registrations).chain(flags).collect();

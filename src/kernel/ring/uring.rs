@@ -19,6 +19,7 @@ pub(crate) struct Uring {
     submitter: Submitter<'static>,
     /// Completions run only while we enter.
     deferred: bool,
+    installs: bool,
 }
 
 impl Uring {
@@ -43,7 +44,9 @@ impl Uring {
             match builder.build(config.submission_entries) {
                 Ok(uring) => {
                     let instance: &'static IoUring = Box::leak(Box::new(uring));
-                    return Ok(Self { instance, submitter: instance.submitter(), deferred: defer_taskrun });
+                    let submitter = instance.submitter();
+                    let installs = restrictions::knows_install(&submitter);
+                    return Ok(Self { instance, submitter, deferred: defer_taskrun, installs });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
                 Err(error) => return Err(error),
@@ -92,7 +95,12 @@ impl Uring {
 
     /// Lets the ring do what it is used for, and nothing else, from now on and for this thread.
     pub(crate) fn enable(&self) -> io::Result<()> {
-        restrictions::restrict_and_enable(&self.submitter)
+        restrictions::restrict_and_enable(&self.submitter, self.installs)
+    }
+
+    /// The kernel can make an ordinary descriptor of a direct one (`IORING_OP_FIXED_FD_INSTALL`, Linux 6.8).
+    pub(crate) fn installs_descriptors(&self) -> bool {
+        self.installs
     }
 
     /// Saves the kernel a look-up at each enter (Linux 5.18).

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // descriptors that somebody else passed, and a table of descriptors
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 
 use super::check;
+use crate::kernel::seam;
 
 /// A counter that wakes whoever polls it (eventfd(2)).
 pub fn eventfd() -> io::Result<OwnedFd> {
@@ -33,6 +34,23 @@ pub fn write(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 pub fn wait_writable(file: BorrowedFd<'_>, timeout: Duration) -> bool {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     nix::poll::poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0)
+}
+
+/// Gives a descriptor another number, the first free one from `least` on (fcntl(2), `F_DUPFD_CLOEXEC`). Errors: `EMFILE`
+/// and, if `least` is not below the limit of open files, `EINVAL`.
+pub fn renumber(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
+    if let Some(renumbered) = seam::renumber(fd.as_fd()) {
+        return renumbered;
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, least)?)
+}
+
+/// Has calls on a file fail with `EAGAIN` instead of waiting, or wait again (ioctl(2), `FIONBIO`).
+pub fn set_nonblocking(file: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
+    if seam::set_nonblocking(file, nonblocking).is_some() {
+        return Ok(());
+    }
+    Ok(rustix::io::ioctl_fionbio(file, nonblocking)?)
 }
 
 /// Whether a file was opened with `O_PATH` (fcntl(2), `F_GETFL`).

@@ -71,6 +71,14 @@ pub fn local_ports() -> io::Result<RangeInclusive<u16>> {
     }
 }
 
+/// The largest receive queue that a TCP connection gets (the third number of `net.ipv4.tcp_rmem`, tcp(7)). Only a file
+/// tells.
+pub fn tcp_receive_queue_bytes_max() -> io::Result<u32> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem")?;
+    let most = text.split_whitespace().nth(2).and_then(|bytes| bytes.parse().ok());
+    most.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The ports that the kernel gives to nobody who leaves the choice to it (`net.ipv4.ip_local_reserved_ports`):
 /// others count on them. There is no other way to ask for them than this file.
 pub fn reserved_ports() -> io::Result<Ports> {

@@ -42,6 +42,15 @@ pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     memory_info(socket, DROPS)
 }
 
+/// Bytes in a TCP socket's send queue that the peer has not acknowledged, overhead included (`SO_MEMINFO`).
+pub fn send_queue_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const WMEM_QUEUED: usize = 5; // SK_MEMINFO_WMEM_QUEUED
+    if let Some(bytes) = seam::send_queue_bytes(socket) {
+        return Ok(bytes);
+    }
+    memory_info(socket, WMEM_QUEUED)
+}
+
 /// One of the numbers of `SO_MEMINFO`.
 fn memory_info(socket: BorrowedFd<'_>, number: usize) -> io::Result<u32> {
     const NUMBERS: usize = 9; // SK_MEMINFO_VARS

@@ -37,6 +37,10 @@ where
     let (family, help, reason) = match rest {
         "bytes_in" => ("received_bytes", "Payload received.", None),
         "bytes_out" => ("sent_bytes", "Payload sent.", None),
+        "bytes_spliced" => {
+            ("spliced_bytes", "Payload sent that was moved by splice(2), without a copy.", None)
+        }
+        "no_descriptors" => ("descriptors_exhausted", entry.meaning, None),
         "datagrams_in" => ("received_datagrams", entry.meaning, None),
         "datagrams_out" => ("sent_datagrams", entry.meaning, None),
         "trains_in" => ("received_trains", entry.meaning, None),

@@ -2,6 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
+use super::super::manner::SPLICED_BYTES_MIN;
 use super::*;
 use crate::echo::tcp::phase::EndedBy;
 use crate::kernel::pause::FAILURES_MAX;
@@ -105,9 +106,9 @@ fn a_peer_that_sends_much_at_a_time_is_received_from_once_for_each_send() {
     let mut connection = open();
     assert_eq!(connection.receives_next(), Some(Receive::Multishot));
     connection.begin_receive(Receive::Multishot);
-    connection.received(Ok(STREAMING_BYTES), true, &counters);
+    connection.received(Ok(SPLICED_BYTES_MIN - 1), true, &counters);
     assert_eq!(connection.begin_stop_receiving(), None);
-    connection.received(Ok(STREAMING_BYTES + 1), true, &counters);
+    connection.received(Ok(SPLICED_BYTES_MIN), true, &counters);
     assert_eq!(connection.begin_stop_receiving(), Some(Stop::Multishot));
     assert_eq!(connection.begin_stop_receiving(), None, "it is cancelled once");
     connection.received(errno(libc::ECANCELED), false, &counters);
@@ -428,4 +429,85 @@ fn a_place_is_taken_once_and_by_another_generation_each_time() {
     let mut connection = Connection::free(1, Domain::Ipv4);
     connection.turn_away(Domain::Ipv4);
     assert_eq!((connection.generation, connection.closes_next()), (2, Some(Cause::PrefixLimit)));
+}
+
+#[test]
+fn a_connection_is_not_closed_while_a_descriptor_is_made_of_it() {
+    let counters = Traffic::default();
+    let mut connection = open();
+    connection.begin_receive(Receive::Once);
+    connection.received(Ok(SPLICED_BYTES_MIN), false, &counters);
+    assert!(connection.wants_descriptor());
+    connection.manner.begin_install();
+    connection.close(Cause::Idle);
+    assert_eq!(connection.closes_next(), None);
+    connection.manner.installed(true);
+    assert_eq!(connection.closes_next(), Some(Cause::Idle));
+}
+
+/// One that is spliced, with nothing in flight.
+fn spliced() -> Connection {
+    let mut connection = open();
+    connection.begin_receive(Receive::Once);
+    connection.received(Ok(SPLICED_BYTES_MIN), false, &Traffic::default());
+    connection.manner.installed(true);
+    connection.manner.changed_to_nonblocking(true, true);
+    connection
+}
+
+#[test]
+fn what_a_splice_does_not_bring_is_received() {
+    let counters = Traffic::default();
+    let outcomes =
+        [Ok(0), errno(libc::EAGAIN), errno(libc::EINTR), errno(libc::ENOMEM), errno(libc::ENOBUFS)];
+    for outcome in outcomes {
+        let mut connection = spliced();
+        assert!(connection.splices_next());
+        assert!(connection.spliced(Ok(SPLICED_BYTES_MIN), &counters), "its pages are sent");
+        assert!(!connection.splices_next(), "others come first");
+        assert_eq!(connection.receives_next(), Some(Receive::Poll));
+        connection.begin_receive(Receive::Poll);
+        assert!(!connection.splices_next());
+        connection.readable();
+        assert!(connection.splices_next());
+        assert!(!connection.spliced(outcome, &counters));
+        assert!(!connection.splices_next());
+        assert_eq!(connection.receives_next(), Some(Receive::Once), "{outcome:?}");
+        connection.begin_receive(Receive::Once);
+        connection.received(errno(libc::EAGAIN), false, &counters);
+        assert_eq!(connection.receives_next(), Some(Receive::Poll));
+    }
+    assert_eq!(
+        counters.tcp_bytes_in.get(),
+        u64::from(SPLICED_BYTES_MIN) * outcomes.len() as u64,
+        "what the receives before brought is counted elsewhere"
+    );
+}
+
+#[test]
+fn an_error_that_a_splice_is_told_ends_the_connection() {
+    for (number, cause) in
+        [(libc::ECONNRESET, Cause::Reset), (libc::ETIMEDOUT, Cause::Vanished), (libc::EIO, Cause::Error)]
+    {
+        let mut connection = spliced();
+        assert!(!connection.spliced(errno(number), &Traffic::default()));
+        assert_eq!(connection.closes_next(), Some(cause));
+    }
+}
+
+#[test]
+fn nothing_is_spliced_before_what_was_received_is_sent_or_once_it_ends() {
+    let mut connection = spliced();
+    connection.unsent = unsent(false);
+    assert!(!connection.splices_next());
+    for drains in [true, false] {
+        let mut connection = spliced();
+        if drains {
+            connection.begin_drain(100);
+        } else {
+            connection.close(Cause::Idle);
+        }
+        assert!(!connection.splices_next());
+        assert_ne!(connection.receives_next(), Some(Receive::Multishot));
+    }
 }
