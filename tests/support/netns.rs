@@ -72,6 +72,18 @@ fn run(program: &str, arguments: &str) {
     assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Switches what a device does for TCP on or off: it cuts large segments, and puts small ones together.
+pub fn set_offloads(device: &str, are_on: bool) {
+    // linux/ethtool.h
+    const TSO: u32 = 0x1f;
+    const GSO: u32 = 0x24;
+    const GRO: u32 = 0x2c;
+    for command in [TSO, GSO, GRO] {
+        sys::set_offload(device, command, are_on)
+            .unwrap_or_else(|error| panic!("ethtool's {command:#x} of {device}: {error}"));
+    }
+}
+
 /// Writes a setting below /proc/sys/net. It belongs to the namespace of the thread that opens the file.
 pub fn setting(name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");

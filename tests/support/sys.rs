@@ -104,6 +104,26 @@ pub fn make_pipe_small(pipe: &impl AsFd) -> usize {
     usize::try_from(bytes).expect("a small pipe")
 }
 
+/// Pipes that count for this user, until they are closed: each has room for `bytes` (pipe(7), "/proc/sys/fs/pipe-user-pages-soft").
+/// Needs root.
+pub fn pipes_of_user(user: u32, count: usize, bytes: usize) -> io::Result<Vec<OwnedFd>> {
+    /// Of the calling thread alone: the C library's setreuid(3) changes all threads.
+    fn become_real_user(user: u32) -> io::Result<()> {
+        // SAFETY: setreuid(2) takes two integers and touches no memory.
+        unsafe { checked(libc::syscall(libc::SYS_setreuid, user, -1)) }.map(drop)
+    }
+    become_real_user(user)?;
+    let pipes = (0..count).map(|_| {
+        let (reads, writes) = io::pipe()?;
+        // SAFETY: F_SETPIPE_SZ takes two integers and touches no memory.
+        unsafe { checked(libc::fcntl(reads.as_raw_fd(), libc::F_SETPIPE_SZ, bytes as c_int).into())? };
+        Ok([reads.into(), writes.into()])
+    });
+    let pipes: io::Result<Vec<[OwnedFd; 2]>> = pipes.collect();
+    become_real_user(0)?;
+    Ok(pipes?.into_iter().flatten().collect())
+}
+
 /// Sets `O_NONBLOCK` on an open file, for all processes that share it (fcntl(2)).
 pub fn make_nonblocking(file: &impl AsFd) {
     let fd = file.as_fd().as_raw_fd();
@@ -331,6 +351,24 @@ pub fn raise_loopback() -> io::Result<()> {
     // SAFETY: netdevice(7): SIOCSIFFLAGS reads an ifreq, which outlives the call.
     unsafe { checked(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into()) }
         .map(drop)
+}
+
+/// Switches an offload of a device of the calling thread's namespace on or off: `command` is one of ethtool's that set one
+/// flag (linux/ethtool.h, `ETHTOOL_S…`).
+pub fn set_offload(device: &str, command: u32, is_on: bool) -> io::Result<()> {
+    /// The ioctl of all commands (linux/sockios.h).
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut value = [command, is_on.into()];
+    // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(device.bytes().take(libc::IFNAMSIZ - 1)) {
+        *place = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: netdevice(7): SIOCETHTOOL reads an ifreq and the `struct ethtool_value` of two words that it points to. Both
+    // outlive the call.
+    unsafe { checked(libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request).into()) }.map(drop)
 }
 
 /// The number of a network device, which is the scope of its link-local addresses.
