@@ -59,7 +59,7 @@ fn over_a_cable(mtu: u32) {
             for &(_, target) in server.addresses() {
                 exchange_by_all(target, |target| clients.run(|| connect(target)));
             }
-            stop_spliced(server, &format!("MTU {mtu}, offloads {offloads}"), 0.2);
+            stop_spliced(server, &format!("MTU {mtu}, offloads {offloads}"), 0.5);
         }
     });
 }
@@ -121,7 +121,7 @@ fn bytes_of_one_connection_are_no_other_s() {
             .collect();
         converse(&mut conversations);
         conversations.into_iter().for_each(Conversation::close);
-        let end = stop_spliced(server, "64 connections", 0.2);
+        let end = stop_spliced(server, "64 connections", 0.4);
         assert_eq!((end.counter("tcp_closed_finished"), end.counter("tcp_open")), (64, 0));
     });
 }
