@@ -7,13 +7,15 @@ use crate::exchange::{Sender, exchange, expect, stop_spliced};
 use crate::support::netns::{Netns, ip, set_offloads, setting};
 use crate::support::random::{Random, payload};
 use crate::support::tcp::{Conversation, connect, converse, expect_end};
-use crate::support::{Server, bounded, private_network};
+use crate::support::{Launch, Server, bounded, private_network};
 
 /// Bytes of each message.
 const BYTES: usize = 6 << 20;
 
+const ON_LOOPBACK: [&str; 3] = ["--tcp=127.0.0.1:0", "--tcp=[::1]:0", "--workers=1"];
+
 fn on_loopback() -> Server {
-    Server::start(&["--tcp=127.0.0.1:0", "--tcp=[::1]:0", "--workers=1"])
+    Server::start(&ON_LOOPBACK)
 }
 
 /// Exchanges a message by each sender over a connection of its own.
@@ -83,10 +85,9 @@ fn over_a_cable_with_a_large_mtu() {
 }
 
 /// A connection is received from in another way once its messages are small, and again once they are large.
-#[test]
-fn large_and_small_messages_in_turn() {
-    bounded(|| {
-        let server = on_loopback();
+fn large_and_small_in_turn(start: fn() -> Server, what: &'static str) {
+    bounded(move || {
+        let server = start();
         for &(_, target) in server.addresses() {
             let mut stream = connect(target);
             let mut random = Random::new(3);
@@ -102,8 +103,21 @@ fn large_and_small_messages_in_turn() {
                 }
             }
         }
-        stop_spliced(server, "large and small", 0.2);
+        stop_spliced(server, what, 0.1);
     });
+}
+
+#[test]
+fn large_and_small_messages_in_turn() {
+    large_and_small_in_turn(on_loopback, "large and small");
+}
+
+/// As before Linux 6.13, where connections are not the ring's own.
+#[test]
+fn large_and_small_messages_in_turn_where_connections_are_ordinary_descriptors() {
+    const REGISTER_FILES2: u32 = 13;
+    let start = || Launch::new(&ON_LOOPBACK).deny_register(REGISTER_FILES2, libc::EINVAL).ready();
+    large_and_small_in_turn(start, "large and small, ordinary descriptors");
 }
 
 /// One pipe serves all connections of a worker.

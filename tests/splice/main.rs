@@ -12,5 +12,4 @@ mod cables;
 mod copied;
 mod ends;
 mod exchange;
-mod pages;
 mod turns;

@@ -139,6 +139,6 @@ fn only_connections_with_large_messages_have_descriptors() {
             drop((small, large));
             until("all are closed", || descriptors_of(&server) == before);
         }
-        stop_spliced(server, "descriptors", 0.3);
+        stop_spliced(server, "descriptors", 0.05);
     });
 }

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The uid and gid of Debian's `nobody` and `nogroup`.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// The descriptor of the program, in a process with passed sockets. It is further from them than `tubectl register-pid`
 /// walks.
