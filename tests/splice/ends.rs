@@ -286,11 +286,11 @@ fn no_byte_is_lost_that_was_queued_at_the_end() {
             assert!(server.pidfd.ends_within(PATIENCE), "the server did not end");
             let end = server.wait();
             assert_eq!(end.code, Some(0), "{:?}", end.stderr);
-            let lost: Vec<_> = received.iter().zip(&back).filter(|(received, back)| back < received).collect();
+            let lost: Vec<_> =
+                received.iter().zip(&back).filter(|(received, back)| back < received).collect();
             assert!(lost.is_empty(), "less came back than the server had received: {lost:?}");
             let all = back.iter().sum::<usize>() + warmed_up;
-            let counters =
-                ["tcp_bytes_in", "tcp_bytes_out"].map(|name| end.counter(name) as usize);
+            let counters = ["tcp_bytes_in", "tcp_bytes_out"].map(|name| end.counter(name) as usize);
             assert_eq!(counters, [all, all]);
             let spliced = end.counter("tcp_bytes_spliced");
             assert!(spliced as usize >= warmed_up / 4, "{spliced} bytes were spliced");

@@ -68,7 +68,9 @@ fn send_zero_copy(stream: &TcpStream, bytes: &[u8], random: &mut Random) {
         match send(stream, piece, SendFlags::from_bits_retain(libc::MSG_ZEROCOPY as u32)) {
             Ok(sent) => rest = &rest[sent..],
             // a user may pin only so many pages
-            Err(Errno::NOBUFS) => drop(until("all is acknowledged", || sys::unacknowledged_bytes(stream) == 0)),
+            Err(Errno::NOBUFS) => {
+                drop(until("all is acknowledged", || sys::unacknowledged_bytes(stream) == 0))
+            }
             Err(error) => panic!("MSG_ZEROCOPY: {error}"),
         }
     }

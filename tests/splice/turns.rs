@@ -56,8 +56,10 @@ fn small_messages_beside_streams_wait_no_longer() {
         let (spliced, copied) = (launch().ready(), launch().deny(libc::SYS_splice, libc::ENOSYS).ready());
         // alternately, so that both meet the same machine
         let rounds = [&spliced, &copied].repeat(4);
-        let took: Vec<_> =
-            rounds.iter().map(|server| small_beside_streams(server, STREAMS, Duration::from_secs(1))).collect();
+        let took: Vec<_> = rounds
+            .iter()
+            .map(|server| small_beside_streams(server, STREAMS, Duration::from_secs(1)))
+            .collect();
         let best = |first: usize, which: usize| {
             took.iter().skip(first).step_by(2).map(|took| took[which]).min().expect("rounds")
         };
