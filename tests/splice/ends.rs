@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::exchange::{Sender, begin_splicing, exchange, expect, send_while_stopp
 use crate::support::netns::setting;
 use crate::support::random::{Random, payload};
 use crate::support::tcp::{Conversation, connect, converse, expect_end, send_until_full};
-use crate::support::{PATIENCE, Server, bounded, private_network, sys, until};
+use crate::support::{Launch, PATIENCE, Server, bounded, private_network, sys, until};
 
 fn start(more: &[&str]) -> Server {
     Server::start(&[&["--tcp=127.0.0.1:0", "--workers=1"], more].concat())
@@ -326,5 +327,28 @@ fn under_load_every_byte_comes_back_before_the_fin() {
         let back: u64 = streams.into_iter().map(|stream| stream.join().expect("a stream")).sum();
         assert_eq!(end.counter("tcp_bytes_out"), back);
         println!("0 of {back} bytes lost that the server had received");
+    });
+}
+
+/// The next process gets the listening sockets, and has a pipe of its own.
+#[test]
+fn the_next_process_splices_too() {
+    bounded(|| {
+        let options = ["--tcp=127.0.0.1:0", "--workers=2", "--fd-store"];
+        let first = Server::start(&options);
+        let address = first.tcp();
+        let stored = Arc::clone(&first.notify.as_ref().expect("a service manager").stored);
+        let old: Vec<_> = (0..4).map(|_| spliced_connection(&first)).collect();
+        stop_spliced(first, "the first process", 0.1);
+        old.into_iter().for_each(|mut stream| expect_end(&mut stream));
+        // it waits in the queue of a listening socket that nobody serves
+        let waiting = connect(address);
+        (&waiting).write_all(b"before the next process").expect("send");
+        let second = Launch::new(&options).passing(&stored.lock().unwrap()).ready();
+        expect(&waiting, b"before the next process");
+        begin_splicing(&second, &waiting);
+        (0..4).for_each(|_| drop(spliced_connection(&second)));
+        drop(waiting);
+        stop_spliced(second, "the next process", 0.1);
     });
 }

@@ -69,7 +69,7 @@ fn send_zero_copy(stream: &TcpStream, bytes: &[u8], random: &mut Random) {
             Ok(sent) => rest = &rest[sent..],
             // a user may pin only so many pages
             Err(Errno::NOBUFS) => {
-                drop(until("all is acknowledged", || sys::unacknowledged_bytes(stream) == 0))
+                until("all is acknowledged", || sys::unacknowledged_bytes(stream) == 0);
             }
             Err(error) => panic!("MSG_ZEROCOPY: {error}"),
         }
