@@ -39,6 +39,7 @@ enum Phase {
 }
 
 /// The world.
+// many fields: each is a part of it
 pub(crate) struct World {
     pub(crate) kernel: Kernel,
     pub(super) udp: Udp,
@@ -200,6 +201,56 @@ impl World {
         match self.kernel.object(end.as_raw_fd()) {
             Object::StreamEnd(stream) => self.streams.end(stream),
             other => panic!("no stream ends: {other:?}"),
+        }
+    }
+
+    /// The two ends of a pipe, if there is one to be had.
+    pub(crate) fn pipe(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
+        if self.kernel.chance.one_in(8) {
+            let errno = self.kernel.chance.pick(&[libc::EMFILE, libc::ENFILE, libc::EPERM, libc::ENOSYS]);
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        Ok((self.descriptor(Object::PipeOut), self.descriptor(Object::PipeIn)))
+    }
+
+    pub(crate) fn splice(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        bytes_max: u32,
+    ) -> io::Result<u32> {
+        let ends = (self.kernel.object(from.as_raw_fd()), self.kernel.object(to.as_raw_fd()));
+        self.pipe.splice(ends, bytes_max, &mut self.tcp, &mut self.kernel)
+    }
+
+    pub(crate) fn read(&mut self, file: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(self.kernel.object(file.as_raw_fd()), Object::PipeOut);
+        self.pipe.read(room, &mut self.kernel)
+    }
+
+    /// The same file under another number.
+    pub(crate) fn renumber(&mut self, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let object = self.kernel.object(fd.as_raw_fd());
+        if self.kernel.chance.happens(self.kernel.faults.bind) {
+            self.kernel.ledger.count("tcp_no_descriptors", 1);
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        Ok(self.descriptor(object))
+    }
+
+    /// The file of a connection waits, or not.
+    pub(crate) fn set_nonblocking(&mut self, file: BorrowedFd<'_>, nonblocking: bool) {
+        match self.kernel.object(file.as_raw_fd()) {
+            Object::Connection(connection) => self.tcp.connections[connection].nonblocking = nonblocking,
+            other => panic!("nobody waits for {other:?}"),
+        }
+    }
+
+    /// What the peer of a connection has not read.
+    pub(crate) fn send_queue_bytes(&self, socket: BorrowedFd<'_>) -> u32 {
+        match self.kernel.object(socket.as_raw_fd()) {
+            Object::Connection(connection) => self.tcp.connections[connection].unread() as u32,
+            other => panic!("no send queue of a stream: {other:?}"),
         }
     }
 

@@ -28,8 +28,6 @@ pub enum Mischief {
     Flip,
     /// Two words of its payload change places, which no Internet checksum detects.
     Shuffle,
-    /// Behind it come so many frames that nobody wants, which the kernel drops.
-    Dilute(usize),
 }
 
 /// The frames of one direction that have a fault: number `first`, and each `every`th from there on. Frames without UDP or
@@ -126,10 +124,6 @@ fn carry(mut ends: [File; 2], directions: &[Direction; 2], until: &AtomicBool) {
                 match mischief {
                     Some(Mischief::Lose) => {}
                     Some(Mischief::Swap) => kept[from] = Some(frame.to_vec()),
-                    Some(Mischief::Dilute(count)) => {
-                        send(frame);
-                        (0..count).for_each(|_| send(&unwanted()));
-                    }
                     Some(Mischief::Double) => {
                         send(frame);
                         send(frame);
@@ -183,13 +177,6 @@ fn payload_of(frame: &[u8]) -> Option<usize> {
         _ => return None,
     };
     (payload < frame.len()).then_some(payload)
-}
-
-/// A frame for another host, of a protocol that nobody has (IEEE 802, local experimental Ethertype).
-fn unwanted() -> [u8; 1000] {
-    let mut frame = [0; 1000];
-    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5]);
-    frame
 }
 
 fn flip(frame: &mut [u8]) {
