@@ -33,7 +33,7 @@ const BUFFERS: BufferCounts = BufferCounts { incremental: 2, whole: 8 };
 /// So few bytes at the end of the server that peers get there.
 const FINAL_READ_BYTES: u32 = 320 << 10;
 /// Fewer splices than that show nothing.
-const SPLICES_MIN: u64 = 500;
+const SPLICES_MIN: u64 = 50;
 /// Worlds that run at a time.
 const THREADS: usize = 2;
 
