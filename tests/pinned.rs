@@ -61,7 +61,7 @@ fn send_and_do_not_read(mtu: u32, times: usize) -> Waiting {
         // the server finds much at a time
         server.pause();
         for stream in &mut streams {
-            stream.write_all(&[7; PIECE_BYTES]).expect("send");
+            stream.write_all(&vec![7; PIECE_BYTES]).expect("send");
         }
         until("all is there", || streams.iter().all(|stream| sys::unacknowledged_bytes(stream) == 0));
         server.resume();

@@ -67,12 +67,12 @@ fn without_pipes_large_messages_are_copied() {
 #[test]
 #[ignore = "needs root"]
 fn beside_too_many_pipes_of_its_user_large_messages_are_copied() {
+    const EACH_BYTES: usize = 1 << 20;
+    const PAGE_BYTES: usize = 4096;
     bounded(|| {
         let limit = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").expect("the limit");
         let pages: usize = limit.trim().parse().expect("a number");
         assert!(pages > 0, "this machine has no such limit");
-        const EACH_BYTES: usize = 1 << 20;
-        const PAGE_BYTES: usize = 4096;
         let each = EACH_BYTES / PAGE_BYTES;
         let pipes = sys::pipes_of_user(NOBODY, pages.div_ceil(each), EACH_BYTES).expect("pipes");
         expect_copies(Launch::new(&OPTIONS).unprivileged().ready(), libc::EPERM);
