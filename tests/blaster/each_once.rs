@@ -15,7 +15,7 @@ use crate::support::netns::{ip, setting};
 use crate::support::registry::register_pid;
 use crate::support::steer::{Binding, Dispatcher};
 use crate::support::{Launch, Server, private_network};
-use crate::{BLASTER, blaster, counts, number, parse, signal, stderr};
+use crate::{BLASTER, blaster, number, parse, signal, stderr};
 
 const PORT: u16 = 1234;
 
@@ -99,6 +99,11 @@ fn report_of(flags: &str, status: i32) -> Value {
     let output = blaster(&format!("{flags} --json - --quiet"));
     assert_eq!(output.status.code(), Some(status), "{flags}: {}", stderr(&output));
     parse(&output)
+}
+
+/// Every count of `report` that is not zero. The replies of different destinations may overtake each other.
+fn counts(report: &Value) -> Vec<(&str, u64)> {
+    crate::counts(report).into_iter().filter(|(name, _)| *name != "reordered").collect()
 }
 
 /// Places, faults and the number of destinations in a report's list.
@@ -285,14 +290,17 @@ fn a_16_all_ports_and_a_sample_of_a_64() {
 #[ignore = "needs root"]
 fn ports_of_the_own_flows_are_visited_by_others() {
     private_network(|| {
-        let (server, _dispatcher) = server(&["127.128.0.0/9", "2001:db8::/64"], 0);
-        setting("ipv4/ip_local_port_range", "40000 40063");
+        let listen: Vec<String> = (40_000..40_008).map(|port| format!("--udp=127.0.0.1:{port}")).collect();
+        // the server answers its own port if clients may have it: at its start they may not
+        setting("ipv4/ip_local_port_range", "50000 60000");
+        let server = Launch::new(&listen).ready();
+        setting("ipv4/ip_local_port_range", "40000 40019");
         let found = report_of(
-            "udp 127.200.0.7:40000-40063 --each-once=20 --flows 30 --timeout 5s --rate 5k --source 127.0.0.5",
+            "udp 127.0.0.1:40000-40007 --each-once=100 --flows 8 --timeout 5s --rate 5k --source 127.0.0.5",
             0,
         );
-        assert_eq!(counts(&found), [("sent", 1_280), ("ok", 1_280)]);
-        assert_eq!(number(&found["destinations"]["ok"]), 64);
+        assert_eq!(counts(&found), [("sent", 800), ("ok", 800)]);
+        assert_eq!(number(&found["destinations"]["ok"]), 8);
         assert_eq!(server.stop().counter("udp_refused_own_port"), 0);
     });
 }

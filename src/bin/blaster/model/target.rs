@@ -79,6 +79,10 @@ impl Target {
         self.net
     }
 
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        (self.port_min..=self.port_max).contains(&port)
+    }
+
     /// Whether `port` is its only port.
     pub(crate) fn has_only_port(&self, port: u16) -> bool {
         self.port_min == port && self.port_max == port

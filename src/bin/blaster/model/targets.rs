@@ -93,6 +93,11 @@ impl Targets {
         unreachable!("no destination has place {place}")
     }
 
+    /// Whether a destination has this port.
+    pub(crate) fn have_port(&self, port: u16) -> bool {
+        self.all.iter().any(|target| target.has_port(port))
+    }
+
     /// Whether each datagram draws its own destination.
     pub(crate) fn spray(&self) -> bool {
         self.spray

@@ -79,9 +79,15 @@ impl Flow {
         plan.traffic.source_of(self.id, self.home)
     }
 
-    /// Whether the flow can send from `port`: its datagrams must not go to the same port.
+    /// Whether the flow can send from `port`: its datagrams must not go to the same port. With --each-once, no datagram
+    /// should: the server may answer none of its ports.
     pub(crate) fn can_send_from(&self, plan: &Plan, port: u16) -> bool {
-        plan.traffic.visits.is_some() || !plan.traffic.targets.always_sends_to(self.id, port)
+        let targets = &plan.traffic.targets;
+        if plan.traffic.visits.is_some() {
+            !targets.have_port(port)
+        } else {
+            !targets.always_sends_to(self.id, port)
+        }
     }
 
     pub(crate) fn set_own_port(&mut self, port: u16) {
