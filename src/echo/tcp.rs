@@ -481,7 +481,7 @@ impl Tcp {
         let Self { table, splicer, spill, retries, turn, .. } = self;
         let connection = &mut table[file];
         let traffic = &counters[connection.domain];
-        let received = splicer.fill(file, ring, &spill.arena);
+        let received = splicer.fill(file, ring, &spill.arena, *turn);
         let mut stays = connection.spliced(received, traffic);
         while stays && !splicer.is_empty() {
             connection.begin_send();

@@ -46,9 +46,13 @@ impl Pipe {
         Ok(bytes)
     }
 
-    /// Moves bytes out of the pipe into a stream's send queue. Returns how many it took: not all if it has no room.
+    /// Moves bytes out of the pipe into a stream's send queue. Returns how many it took, at least one: not all if it has
+    /// no room.
     pub fn pour(&mut self, to: BorrowedFd<'_>) -> Result<u32, Errno> {
         let bytes = sys::splice(self.reads.as_fd(), to, self.bytes).map_err(errno)?;
+        if bytes == 0 {
+            return Err(Errno(libc::EAGAIN));
+        }
         self.bytes -= bytes;
         Ok(bytes)
     }

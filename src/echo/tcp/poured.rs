@@ -9,7 +9,7 @@ use crate::kernel::ring::File;
 
 /// So many bytes may wait, all workers together.
 const POURED_BYTES_MAX: u64 = 64 << 20;
-/// Send queues that are looked at before a splice, once there seem to be too many bytes.
+/// Send queues that are looked at in a turn, once there seem to be too many bytes.
 const QUEUES_MAX: usize = 64;
 
 /// The most bytes that can wait, connection by connection. Nobody tells when a peer has taken some: the send queues are
@@ -21,6 +21,8 @@ pub(super) struct Poured {
     sum_bytes_max: u64,
     /// The next one to look at.
     next: usize,
+    /// The turn in which some were looked at last.
+    asked_in_turn: u64,
 }
 
 impl Poured {
@@ -32,14 +34,17 @@ impl Poured {
             sum_bytes: 0,
             sum_bytes_max: POURED_BYTES_MAX / workers as u64,
             next: 0,
+            asked_in_turn: 0,
         }
     }
 
-    /// Whether more may wait. If not, `queued` is asked how much is in the send queues of some, in turn.
-    pub(super) fn has_room(&mut self, queued: impl Fn(File) -> Option<u32>) -> bool {
-        if self.sum_bytes < self.sum_bytes_max {
-            return true;
+    /// Whether more may wait. If not, `queued` is asked how much is in the send queues of some, in their order, once in
+    /// this turn of the worker.
+    pub(super) fn has_room(&mut self, turn: u64, queued: impl Fn(File) -> Option<u32>) -> bool {
+        if self.sum_bytes < self.sum_bytes_max || turn == self.asked_in_turn {
+            return self.sum_bytes < self.sum_bytes_max;
         }
+        self.asked_in_turn = turn;
         let mut looked_at = 0;
         for _ in 0..self.bytes.len() {
             let index = self.next;
@@ -96,16 +101,17 @@ mod tests {
         let mut poured = poured(3);
         for file in FIRST..FIRST + 2 {
             poured.add(File(file), 31 * MIB);
-            assert!(poured.has_room(|_| panic!("nobody has to be asked yet")));
+            assert!(poured.has_room(1, |_| panic!("nobody has to be asked yet")));
         }
         poured.add(File(FIRST), 2 * MIB);
-        assert!(!poured.has_room(|_| Some(u32::MAX)), "nobody has taken anything");
+        assert!(!poured.has_room(1, |_| Some(u32::MAX)), "nobody has taken anything");
         let asked = Cell::new(0);
         let queued = |file: File| {
             asked.set(asked.get() + 1);
             Some(if file == File(FIRST) { 10 } else { 50 * MIB })
         };
-        assert!(poured.has_room(queued));
+        assert!(!poured.has_room(1, |_| panic!("they were asked in this turn")));
+        assert!(poured.has_room(2, queued));
         assert_eq!((asked.get(), poured.sum_bytes), (2, u64::from(31 * MIB) + 10));
     }
 
@@ -115,11 +121,11 @@ mod tests {
         for file in [FIRST, FIRST + 1] {
             poured.add(File(file), 32 * MIB);
         }
-        assert!(!poured.has_room(|_| Some(u32::MAX)));
+        assert!(!poured.has_room(1, |_| Some(u32::MAX)));
         poured.forget(File(FIRST));
         poured.forget(File(FIRST));
         assert_eq!(poured.sum_bytes, u64::from(32 * MIB));
-        assert!(poured.has_room(|_| panic!("nobody has to be asked")));
+        assert!(poured.has_room(1, |_| panic!("nobody has to be asked")));
     }
 
     #[test]
@@ -131,13 +137,13 @@ mod tests {
         }
         let asked = Cell::new(0);
         for turn in 1..=3 {
-            let room = poured.has_room(|_| {
+            let room = poured.has_room(turn as u64, |_| {
                 asked.set(asked.get() + 1);
                 Some(MIB)
             });
             assert_eq!((room, asked.get()), (false, turn * QUEUES_MAX));
         }
-        let rooms = [1, 2, 3].map(|_| poured.has_room(|_| None));
+        let rooms = [4, 5, 6].map(|turn| poured.has_room(turn, |_| None));
         assert_eq!(rooms, [false, false, true], "a queue that can't be asked is none");
     }
 
@@ -145,8 +151,8 @@ mod tests {
     fn workers_share_the_limit() {
         let mut poured = Poured::new(FileRange::new(FIRST, 1), 4);
         poured.add(File(FIRST), 16 * MIB - 1);
-        assert!(poured.has_room(|_| panic!("nobody has to be asked yet")));
+        assert!(poured.has_room(1, |_| panic!("nobody has to be asked yet")));
         poured.add(File(FIRST), 1);
-        assert!(!poured.has_room(|_| Some(u32::MAX)));
+        assert!(!poured.has_room(1, |_| Some(u32::MAX)));
     }
 }

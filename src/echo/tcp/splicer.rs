@@ -63,11 +63,17 @@ impl Splicer {
 
     /// Moves what a connection has received into the pipe, if what its peer doesn't take can be kept. Returns how many
     /// bytes that were; why they are none, a receive tells.
-    pub(super) fn fill(&mut self, connection: File, ring: &Ring, arena: &Arena) -> Result<u32, Errno> {
+    pub(super) fn fill(
+        &mut self,
+        connection: File,
+        ring: &Ring,
+        arena: &Arena,
+        turn: u64,
+    ) -> Result<u32, Errno> {
         let (Ok(pipe), Some(fd)) = (&mut self.pipe, ring.descriptor(connection)) else { return Ok(0) };
         assert_eq!(pipe.bytes(), 0, "another connection's bytes are in the pipe");
         let queued = |file| ring.descriptor(file).and_then(|fd| sys::send_queue_bytes(fd).ok());
-        if arena.free() < CHUNKS_MIN || !self.poured.has_room(queued) {
+        if arena.free() < CHUNKS_MIN || !self.poured.has_room(turn, queued) {
             return Ok(0);
         }
         pipe.fill(fd, PIPE_BYTES)
