@@ -94,8 +94,8 @@ pub struct TcpLimits {
     pub buffers: BufferCounts,
     /// Bytes that a connection may still bring after the server was told to end.
     pub final_read_bytes: u32,
-    /// The first number for descriptors of connections that are spliced.
-    pub first_descriptor: RawFd,
+    /// The first number for descriptors of connections that are spliced. `None`: large messages are copied.
+    pub first_descriptor: Option<RawFd>,
 }
 
 /// All listeners and connections of a worker.

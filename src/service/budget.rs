@@ -22,8 +22,10 @@ const REPLY_SOCKETS_DEFAULT: usize = 1000;
 const REPLY_SOCKETS_MAX: usize = 4 << 20;
 /// The longest file table of a ring (`IORING_MAX_FIXED_FILES`), whatever the limit of open files.
 const RING_FILES_MAX: usize = 1 << 20;
-/// Descriptors of a worker besides its sockets: a ring, an eventfd, and the two ends of a pipe.
-const WORKER_DESCRIPTORS: usize = 4;
+/// Descriptors of a worker besides its sockets: a ring and an eventfd.
+const WORKER_DESCRIPTORS: usize = 2;
+/// The two ends of its pipe. A worker can do without.
+const PIPE_DESCRIPTORS: usize = 2;
 /// The most descriptors kept free for other uses: standard streams, the service manager's socket, metrics, libraries.
 const RESERVE_MAX: usize = 64;
 
@@ -35,12 +37,16 @@ fn reserve(limit: usize) -> usize {
 /// So many numbers in a row without a descriptor end the search of `tubectl register-pid`.
 const SEARCH_GAP: usize = 32;
 
+/// Descriptors of all workers, pipes included.
+fn worker_descriptors(fixed: Fixed) -> usize {
+    fixed.all_sockets + (WORKER_DESCRIPTORS + PIPE_DESCRIPTORS) * fixed.workers
+}
+
 /// The first number for descriptors of connections. The search for listening sockets ends before it, so that it takes
-/// no longer for them.
-fn first_descriptor(fixed: Fixed, open_files: usize) -> RawFd {
-    let Fixed { workers, all_sockets, .. } = fixed;
-    let first = reserve(open_files) + all_sockets + WORKER_DESCRIPTORS * workers + SEARCH_GAP;
-    RawFd::try_from(first).unwrap_or(RawFd::MAX)
+/// no longer for them. `None`: the limit allows neither these nor the pipes.
+fn first_descriptor(fixed: Fixed, open_files: usize) -> Option<RawFd> {
+    let first = reserve(open_files) + worker_descriptors(fixed) + SEARCH_GAP;
+    RawFd::try_from(first).ok().filter(|_| first < open_files)
 }
 
 /// The number of workers for `--workers auto`: one for each of `processors`, as long as all rings and sockets together
@@ -81,8 +87,8 @@ pub(super) struct Budget {
     pub(super) reply_sockets: usize,
     /// Connections are accepted one by one: the file table has no room for a whole backlog beyond the limit.
     pub(super) single_accept: bool,
-    /// Ordinary descriptors of connections have this number or a higher one.
-    pub(super) first_descriptor: RawFd,
+    /// Ordinary descriptors of connections have this number or a higher one. `None`: large messages are copied.
+    pub(super) first_descriptor: Option<RawFd>,
     /// Set if the limit of open files does not allow the defaults.
     pub(super) reduction: Option<Reduction>,
 }
@@ -192,7 +198,7 @@ fn raise(needed: usize) -> String {
 fn least(workers: usize, sockets: usize) -> usize {
     // each listening socket takes a descriptor and needs room for a connection that it accepts; without registered files
     // that connection takes a descriptor too
-    let descriptors = RESERVE_MAX + workers * (2 * sockets + WORKER_DESCRIPTORS + 1);
+    let descriptors = RESERVE_MAX + workers * (2 * sockets + WORKER_DESCRIPTORS + PIPE_DESCRIPTORS + 1);
     descriptors.max(2 * sockets + 2)
 }
 
@@ -263,15 +269,13 @@ struct Room {
 
 impl Room {
     fn new(wishes: Wishes, fixed: Fixed, limit: usize, table: FileTable) -> Self {
-        let Fixed { workers, sockets, all_sockets, .. } = fixed;
+        let Fixed { workers, sockets, .. } = fixed;
         // the eventfd and the listening sockets take a place too
         let ring_files = RING_FILES_MAX.saturating_sub(1 + sockets);
         let files = match table {
             // the limit of open files applies to each ring's table by itself
             FileTable::Registered => limit.saturating_sub(1 + sockets),
-            FileTable::Ordinary => {
-                limit.saturating_sub(reserve(limit) + all_sockets + WORKER_DESCRIPTORS * workers) / workers
-            }
+            FileTable::Ordinary => limit.saturating_sub(reserve(limit) + worker_descriptors(fixed)) / workers,
         };
         Self { wishes, fixed, limit, table, files: files.min(ring_files), ring_files }
     }
@@ -321,7 +325,7 @@ impl Room {
 
     /// The error for numbers that do not fit, with its cures.
     fn refusal(&self, wanted: &Budget) -> BudgetError {
-        let Fixed { workers, sockets, all_sockets, .. } = self.fixed;
+        let Fixed { workers, sockets, .. } = self.fixed;
         let (connections, reply_sockets) = self.least(wanted);
         let mut cures = self.fewer(connections, reply_sockets);
         let places = self.tcp_files().saturating_add(connections).saturating_add(reply_sockets);
@@ -333,7 +337,7 @@ impl Room {
         let needed = match self.table {
             FileTable::Registered => table_files,
             FileTable::Ordinary => {
-                RESERVE_MAX + all_sockets + (WORKER_DESCRIPTORS * workers) + places.saturating_mul(workers)
+                RESERVE_MAX + worker_descriptors(self.fixed) + places.saturating_mul(workers)
             }
         };
         cures.insert(0, raise(needed));
@@ -406,7 +410,7 @@ mod tests {
             connections: 10_000,
             reply_sockets: 1000,
             single_accept: false,
-            first_descriptor: 64 + 4 + 4 + 32,
+            first_descriptor: Some(64 + 4 + 4 + 32),
             reduction: None,
         };
         assert_eq!(whole, expected);

@@ -129,7 +129,7 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
             single_accept: scene.per_prefix.is_some(),
             buffers: BUFFERS,
             final_read_bytes: FINAL_READ_BYTES,
-            first_descriptor: 0,
+            first_descriptor: Some(0),
         },
         busy_poll: scene.busy_poll,
         drain_timeout: scene.drain_timeout,

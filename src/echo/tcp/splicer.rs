@@ -3,6 +3,7 @@
 //! It never waits for a peer: what finds no room in a send queue is copied out of it at once, and it is empty again for
 //! the next connection.
 
+use std::io;
 use std::os::fd::RawFd;
 
 use super::poured::Poured;
@@ -42,12 +43,22 @@ pub(super) struct Splicer {
 impl Splicer {
     /// With a pipe, if there is one to be had and the connections of these files can have descriptors. `workers` share
     /// the memory that waits for peers.
-    pub(super) fn new(ring: &Ring, connections: FileRange, first_descriptor: RawFd, workers: usize) -> Self {
-        let pipe = if ring.has_descriptors() {
-            Pipe::new().map_err(|error| Copies::NoPipe(Errno(error.raw_os_error().unwrap_or(libc::EIO))))
-        } else {
-            Err(Copies::NoDescriptors)
+    pub(super) fn new(
+        ring: &Ring,
+        connections: FileRange,
+        first_descriptor: Option<RawFd>,
+        workers: usize,
+    ) -> Self {
+        let pipe = match first_descriptor {
+            None => Err(Copies::NoPipe(Errno(libc::EMFILE))),
+            Some(_) if !ring.has_descriptors() => Err(Copies::NoDescriptors),
+            Some(_) => {
+                let failed =
+                    |error: io::Error| Copies::NoPipe(Errno(error.raw_os_error().unwrap_or(libc::EIO)));
+                Pipe::new().map_err(failed)
+            }
         };
+        let first_descriptor = first_descriptor.unwrap_or(RawFd::MAX);
         Self { pipe, first_descriptor, poured: Poured::new(connections, workers) }
     }
 

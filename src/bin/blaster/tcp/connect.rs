@@ -19,7 +19,7 @@ use crate::workers::stop::Stop;
 const AT_A_TIME: usize = 16;
 
 /// What all workers know of their first connections: a dead destination does not end a run, but a run without any
-/// connection is none.
+/// connection is none. Nor is one that this host has no means for.
 #[derive(Debug, Default)]
 pub(super) struct FirstConnections {
     is_any_established: AtomicBool,
@@ -81,20 +81,28 @@ impl FirstConnections {
 
     fn note_failure(&self, peer: SocketAddr, error: &io::Error) {
         let mut first = self.first_failure.lock().expect("a panic ends the process");
-        first.get_or_insert_with(|| (peer, copy(error)));
+        if first.as_ref().is_none_or(|(_, known)| is_ours(error) && !is_ours(known)) {
+            *first = Some((peer, copy(error)));
+        }
     }
 
-    /// The error, if no worker has a connection. All of them must have tried.
+    /// The error, if no worker has a connection, or if this host has no more of them. All must have tried.
     pub(super) fn check(&self) -> Result<(), TcpError> {
         let mut first = self.first_failure.lock().expect("a panic ends the process");
         match first.take() {
-            Some((peer, error)) if !self.is_any_established.load(Ordering::Relaxed) => {
+            Some((peer, error)) if is_ours(&error) || !self.is_any_established.load(Ordering::Relaxed) => {
                 *first = Some((peer, copy(&error)));
                 Err(TcpError::Connect { peer, error })
             }
             _ => Ok(()),
         }
     }
+}
+
+/// The error is this host's: local ports, open files or memory are used up. The server was not asked.
+fn is_ours(error: &io::Error) -> bool {
+    let used_up = [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| used_up.contains(&errno))
 }
 
 /// The same error once more.
