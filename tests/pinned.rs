@@ -19,7 +19,7 @@ use support::{Server, private_network, sys, until};
 
 const CONNECTIONS: usize = 16;
 /// What a peer sends at a time.
-const PIECE_BYTES: usize = 60_000;
+const PIECE_BYTES: usize = 30_000;
 
 /// Bytes that wait in send queues.
 #[derive(Debug)]
@@ -43,10 +43,10 @@ fn send_and_do_not_read(mtu: u32, times: usize) -> Waiting {
     up("near", "192.0.2.1");
     clients.run(|| {
         up("far", "192.0.2.2");
-        setting("ipv4/tcp_rmem", "4096 16384 16384");
+        setting("ipv4/tcp_rmem", "4096 262144 262144");
     });
     // room for all of it: no receive queue is squeezed, and all waits in the send queues
-    setting("ipv4/tcp_rmem", "4096 1048576 1048576");
+    setting("ipv4/tcp_rmem", "4096 8388608 8388608");
     setting("ipv4/tcp_wmem", "4096 8388608 8388608");
     let server = Server::start(&["--tcp=192.0.2.1:0", "--workers=1", "--stats-interval=10ms"]);
     let mut streams: Vec<TcpStream> =
