@@ -9,7 +9,6 @@
 //! holds. The pages of all places together are 64 KiB here, whatever the size of a page. So what a pipe holds, and what
 //! is poured from it, keeps no more pages than that.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::ring::Errno;
@@ -28,7 +27,7 @@ pub struct Pipe {
 
 impl Pipe {
     /// A new pipe, shown to work. Errors as [`sys::pipe`].
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> Result<Self, Errno> {
         let (reads, writes) = sys::pipe(PIPE_BYTES as usize)?;
         Ok(Self { reads, writes, bytes: 0 })
     }
@@ -41,7 +40,7 @@ impl Pipe {
     /// Moves up to `bytes_max` received bytes of a stream into the pipe, as far as it has places for their pages. Returns
     /// how many they were: 0 at the end of the stream, but before urgent data, too.
     pub fn fill(&mut self, from: BorrowedFd<'_>, bytes_max: u32) -> Result<u32, Errno> {
-        let bytes = sys::splice(from, self.writes.as_fd(), bytes_max).map_err(errno)?;
+        let bytes = sys::splice(from, self.writes.as_fd(), bytes_max)?;
         self.bytes += bytes;
         Ok(bytes)
     }
@@ -49,7 +48,7 @@ impl Pipe {
     /// Moves bytes out of the pipe into a stream's send queue. Returns how many it took, at least one: not all if it has
     /// no room.
     pub fn pour(&mut self, to: BorrowedFd<'_>) -> Result<u32, Errno> {
-        let bytes = sys::splice(self.reads.as_fd(), to, self.bytes).map_err(errno)?;
+        let bytes = sys::splice(self.reads.as_fd(), to, self.bytes)?;
         if bytes == 0 {
             return Err(Errno(libc::EAGAIN));
         }
@@ -59,12 +58,8 @@ impl Pipe {
 
     /// Copies bytes out of the pipe. Returns how many.
     pub fn read(&mut self, room: &mut [u8]) -> Result<u32, Errno> {
-        let bytes = sys::read(self.reads.as_fd(), room).map_err(errno)? as u32;
+        let bytes = sys::read(self.reads.as_fd(), room)? as u32;
         self.bytes -= bytes;
         Ok(bytes)
     }
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -3,7 +3,6 @@
 //! It never waits for a peer: what finds no room in a send queue is copied out of it at once, and it is empty again for
 //! the next connection.
 
-use std::io;
 use std::os::fd::RawFd;
 
 use super::poured::Poured;
@@ -52,11 +51,7 @@ impl Splicer {
         let pipe = match first_descriptor {
             None => Err(Copies::NoPipe(Errno(libc::EMFILE))),
             Some(_) if !ring.has_descriptors() => Err(Copies::NoDescriptors),
-            Some(_) => {
-                let failed =
-                    |error: io::Error| Copies::NoPipe(Errno(error.raw_os_error().unwrap_or(libc::EIO)));
-                Pipe::new().map_err(failed)
-            }
+            Some(_) => Pipe::new().map_err(Copies::NoPipe),
         };
         let first_descriptor = first_descriptor.unwrap_or(RawFd::MAX);
         Self { pipe, first_descriptor, poured: Poured::new(connections, workers) }

@@ -15,6 +15,13 @@ impl std::fmt::Display for Errno {
     }
 }
 
+/// An error that is not the kernel's becomes `EIO`.
+impl From<io::Error> for Errno {
+    fn from(error: io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
 /// What was being set up when the kernel refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -404,8 +404,7 @@ impl Ring {
         // SAFETY: io_uring_enter(2): the result is a new descriptor, since the completion is that of an installation of
         // this ring. It is taken by value, and nobody else makes one: it is asked for once
         let fd = unsafe { OwnedFd::from_raw_fd(number as RawFd) };
-        let fd =
-            sys::renumber(fd, least).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let fd = sys::renumber(fd, least)?;
         self.installed.give(connection, fd);
         Ok(())
     }

@@ -51,7 +51,7 @@ pub enum WholeBuffers {
 
 impl From<io::Error> for WholeBuffers {
     fn from(error: io::Error) -> Self {
-        Self::Untried(Errno(error.raw_os_error().unwrap_or(libc::EIO)))
+        Self::Untried(error.into())
     }
 }
 
