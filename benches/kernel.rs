@@ -374,6 +374,20 @@ impl Batch {
         Some(Message { from, origin, bytes, segment })
     }
 
+    /// When the kernel received message `i`, by the clock of the day: `SO_TIMESTAMPNS` (socket(7)).
+    pub(crate) fn received_ns(&self, i: usize) -> Option<u64> {
+        let mut received_ns = None;
+        self.controls[i].scan(self.headers[i].msg_hdr.msg_controllen, |level, kind, data| {
+            if let (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, Some((seconds, rest))) =
+                (level, kind, data.split_first_chunk::<8>())
+            {
+                let nanoseconds = rest.first_chunk().map_or(0, |rest| u64::from_ne_bytes(*rest));
+                received_ns = Some(u64::from_ne_bytes(*seconds) * 1_000_000_000 + nanoseconds);
+            }
+        });
+        received_ns
+    }
+
     /// Payload of message `i` as it was received.
     pub(crate) fn payload(&self, i: usize) -> &[u8] {
         let at = i * self.stride;

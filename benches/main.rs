@@ -4,6 +4,7 @@
 //! table   rows of (work, our server, a peer, a bar): interleaved runs, ratios, verdicts, a dated report
 //! load    the bare client: closed loop, every reply verified, as fast as its core allows
 //! serve   the peers: echo servers as small and as good as they can be written
+//! senders blaster beside other programs that send datagrams
 //! kernel  the system calls beneath all of them; the only file with `unsafe`
 //! steering  the tests' dispatcher, for rows about wildcard ports
 //! ```
@@ -13,6 +14,7 @@
 mod kernel;
 mod load;
 mod peers;
+mod senders;
 mod steering;
 mod table;
 
@@ -48,6 +50,8 @@ enum Command {
         #[arg(long)]
         end_with_parent: bool,
     },
+    /// Measure blaster beside other programs that send datagrams
+    Senders(senders::Options),
     /// Run the bare client against a server and print what came back
     #[command(subcommand)]
     Load(Box<load::Load>),
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Some(Command::Serve { peer, listen, end_with_parent }) => {
             serve(peer, listen, end_with_parent).map(|()| true).map_err(Into::into)
         }
+        Some(Command::Senders(options)) => senders::command(&options),
         Some(Command::Load(load)) => load::command(&load),
         // `cargo test --benches` passes nothing: then nothing is judged but correctness.
         None => {

@@ -88,7 +88,8 @@ impl Conversation {
                 );
                 self.to_receive -= len;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // a stopped process is interrupted (signal(7))
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => panic!("conversation {}: receive: {error}", self.seed),
         }
     }
