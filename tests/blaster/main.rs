@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
-use support::blaster::{CLASSES, counts_beside_sent};
+use support::blaster::{CLASSES, counts_beside_sent, expect_documented};
 use support::sys::{Confinement, Denied, Pidfd, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
@@ -38,6 +38,7 @@ fn stderr(output: &Output) -> String {
 fn parse(output: &Output) -> Value {
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)));
+    expect_documented(&report);
     assert_balanced(&report["totals"]);
     let intervals = report["intervals"].as_array().unwrap();
     for interval in intervals {

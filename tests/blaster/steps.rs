@@ -3,12 +3,14 @@
 use serde_json::Value;
 
 use crate::misbehaving::{Conduct, UdpServer};
+use crate::support::blaster::expect_documented;
 use crate::{assert_balanced, blaster, counts, number, stderr};
 
 fn series(flags: &str) -> Value {
     let output = blaster(&format!("{flags} --json - --quiet"));
     let series: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+    expect_documented(&series);
     assert_eq!((&series["schema"], &series["version"]), (&"blaster-series".into(), &2.into()));
     for run in series["runs"].as_array().unwrap() {
         assert_balanced(&run["report"]["totals"]);

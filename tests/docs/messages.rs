@@ -22,17 +22,19 @@ const FOR_DEVELOPERS: [&str; 8] =
     ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
 
 /// Files whose texts are not messages, by the beginnings of their paths.
-const NO_MESSAGES: [&str; 10] = [
-    "src/bin/blaster/show",            // reports, and the screen while a run lasts
-    "src/bin/blaster/judge/objective", // the reasons in the report of a search
-    "src/bin/blaster/model/summary",   // destinations in reports
-    "src/bin/blaster/model/units",     // numbers in reports
-    "src/bin/blaster/model/icmp",      // what ICMP errors say, in the words of the RFCs
-    "src/bin/blaster/model/visits",    // the sample in a report
-    "src/service/metrics/families",    // what Prometheus shows as help
-    "src/service/metrics/process",     // the same
-    "src/policy/address_blocks",       // names of blocks of addresses
-    "src/simulation",                  // a test that stands beside what it tests
+const NO_MESSAGES: [&str; 12] = [
+    "src/bin/blaster/show",               // reports, and the screen while a run lasts
+    "src/bin/blaster/judge/objective",    // the reasons in the report of a search
+    "src/bin/blaster/model/summary",      // destinations in reports
+    "src/bin/blaster/model/units",        // numbers in reports
+    "src/bin/blaster/model/icmp",         // what ICMP errors say, in the words of the RFCs
+    "src/bin/blaster/model/visits",       // the sample in a report
+    "src/service/metrics/families",       // what Prometheus shows as help
+    "src/exposition/process",             // the same
+    "src/bin/blaster/report/metrics",     // the same
+    "src/bin/blaster/report/json_schema", // a test that stands beside what it tests
+    "src/policy/address_blocks",          // names of blocks of addresses
+    "src/simulation",                     // a test that stands beside what it tests
 ];
 
 pub fn complaints() -> Vec<String> {

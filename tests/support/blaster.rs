@@ -1,7 +1,9 @@
 //! Runs the load tester beside a test, and reads its report.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
+use jsonschema::Validator;
 use serde_json::Value;
 
 use super::sys::{Confinement, Pidfd, confine};
@@ -15,6 +17,34 @@ const BESIDE: [&str; 6] =
 /// The names of all counts of datagrams but `sent`.
 pub fn counts_beside_sent() -> impl Iterator<Item = &'static str> {
     CLASSES.into_iter().chain(BESIDE)
+}
+
+/// Expects a document of blaster to be what docs/blaster-report.schema.json promises, without any other field.
+pub fn expect_documented(document: &Value) {
+    static VALIDATOR: OnceLock<Validator> = OnceLock::new();
+    let validator = VALIDATOR.get_or_init(|| {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/blaster-report.schema.json");
+        let text = std::fs::read(file).expect("the schema");
+        let mut schema = serde_json::from_slice(&text).expect("JSON");
+        close(&mut schema);
+        jsonschema::validator_for(&schema).expect("a JSON Schema")
+    });
+    if let Err(error) = validator.validate(document) {
+        let why: Vec<_> = validator.iter_errors(document).map(|error| error.to_string()).collect();
+        panic!("{error}; {why:#?}; {document:#}");
+    }
+}
+
+/// Forbids the fields that a schema does not name. Readers must allow them: later versions may add some.
+fn close(schema: &mut Value) {
+    if let Some(fields) = schema.as_object_mut() {
+        if fields.contains_key("properties") {
+            fields.entry("additionalProperties").or_insert(false.into());
+        }
+        fields.values_mut().for_each(close);
+    } else if let Some(values) = schema.as_array_mut() {
+        values.iter_mut().for_each(close);
+    }
 }
 
 /// A running blaster. If the test ends first, it is killed.
@@ -42,7 +72,9 @@ impl Blaster {
     pub fn finish(self) -> Report {
         let output = self.0.wait_with_output().expect("blaster's report");
         let report = serde_json::from_slice(&output.stdout);
-        Report(report.unwrap_or_else(|error| panic!("no report: {error}, {}", output.status)))
+        let report = report.unwrap_or_else(|error| panic!("no report: {error}, {}", output.status));
+        expect_documented(&report);
+        Report(report)
     }
 }
 

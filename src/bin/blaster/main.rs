@@ -76,6 +76,8 @@ mod judge {
 mod report {
     pub(crate) mod compile; // results → report
     pub(crate) mod hdr; // report → histogram log
+    #[cfg(test)]
+    mod json_schema; // docs/blaster-report.schema.json
     pub(crate) mod merge; // reports → report
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests

@@ -100,7 +100,8 @@ REPORTS
   from machines that loaded the same targets at the same time, and become one
   report: counts, rates and histograms are added, each second of the wall clock
   with its own; percentiles are those of all replies together, never averages.
-  Files of --steps and --find-max hold several runs.
+  Files of --steps and --find-max hold several runs. docs/blaster-report.schema.json
+  is the JSON Schema of all of them.
 
 SIGNALS
   SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the sending. Blaster waits for the
@@ -117,7 +118,7 @@ EXIT STATUS
   4  a signal ended it early; the report covers the time until then
 
 EXAMPLES
-  blaster udp 127.0.0.1:1234 --rate 50k --duration 5s
+  blaster udp 127.0.0.1:1234 -r 50k -d 5s
   blaster udp 192.0.2.0/24:any --spray --flows 64 --in-flight 8 \\
       --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
   blaster udp 192.0.2.0/24:1-65535 --each-once --sample 100k --fail-if 'silent>0'

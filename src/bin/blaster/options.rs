@@ -97,7 +97,7 @@ pub(crate) struct UdpOptions {
     pub(crate) mode: Option<UdpMode>,
 
     /// Datagrams per second over all flows: 500, 200k, 1.5M [default with --each-once: 1k]
-    #[arg(long, value_name = "RATE", help_heading = "Load")]
+    #[arg(long, short, value_name = "RATE", help_heading = "Load")]
     pub(crate) rate: Option<Rate>,
 
     /// Datagrams (with --gso: trains) that each flow of a closed loop keeps in flight [default: 1]
@@ -106,7 +106,7 @@ pub(crate) struct UdpOptions {
 
     /// Flows; each is a socket with its own port [default: 64; with --each-once and a prefix of --source: one for each of
     /// its addresses, at most 4,096]
-    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
+    #[arg(long, short, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) flows: Option<u32>,
 
     /// Draw an address and a port for each datagram (with --gso: for each train), not for each flow
@@ -177,11 +177,11 @@ pub(crate) struct TcpOptions {
     pub(crate) mode: tcp::plan::Mode,
 
     /// Connections at a time [default: 16; with --each-once at most 1,024]
-    #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
+    #[arg(long, short, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) connections: Option<u32>,
 
     /// Connections per second, with --each-once [default: 1k]
-    #[arg(long, value_name = "RATE", help_heading = "Load", requires = "each_once")]
+    #[arg(long, short, value_name = "RATE", help_heading = "Load", requires = "each_once")]
     pub(crate) rate: Option<Rate>,
 
     #[command(flatten)]
@@ -217,7 +217,7 @@ pub(crate) struct CommonOptions {
 
     /// The size of each datagram or message in bytes, at least 32: 64, 64-1400 (drawn from the range) or 64,512,1400
     /// (drawn from the list) [default: 64; TCP mode stream: 16384]
-    #[arg(long, value_name = "BYTES", help_heading = "Load")]
+    #[arg(long, short, value_name = "BYTES", help_heading = "Load")]
     pub(crate) size: Option<Sizes>,
 
     /// Send from this local address. With a prefix, each flow or connection draws an address of it: a server or a
@@ -226,11 +226,11 @@ pub(crate) struct CommonOptions {
     pub(crate) source: Option<Source>,
 
     /// How long to measure [default: 10s; with --count: until it is reached]
-    #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
+    #[arg(long, short, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
     pub(crate) duration: Option<Duration>,
 
     /// How many datagrams or messages to measure
-    #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Run")]
+    #[arg(long, short = 'n', value_name = "N", value_parser = quantity::count, help_heading = "Run")]
     pub(crate) count: Option<u64>,
 
     /// How long to send before the measurement. The results do not contain the warmup
@@ -464,6 +464,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
+    }
+
+    /// The letters that wrk, iperf3, hey, vegeta and fortio use for the same, where they agree.
+    #[test]
+    fn the_flags_that_are_typed_most_are_short() {
+        let short = udp("-r 5k -d 2s -s 100 -n 7 -f 3 -q").unwrap();
+        let long = udp("--rate 5k --duration 2s --size 100 --count 7 --flows 3 --quiet").unwrap();
+        assert_eq!(format!("{short:?}"), format!("{long:?}"));
+        udp("-c 5").expect_err("neither a count nor connections: -c means either elsewhere");
+        let words = "blaster tcp 127.0.0.1:7 -c 5 -d 2s -s 100 -n 7".split_whitespace();
+        let Command::Tcp(tcp) = Options::try_parse_from(words).unwrap().command else { unreachable!() };
+        assert_eq!((tcp.connections, tcp.common.count), (Some(5), Some(7)));
     }
 
     fn udp(flags: &str) -> Result<UdpOptions, String> {

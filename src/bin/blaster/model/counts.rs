@@ -9,6 +9,7 @@ macro_rules! summed {
     ($(#[$attribute:meta])* $name:ident { $($(#[$about:meta])* $field:ident,)+ }) => {
         $(#[$attribute])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         pub(crate) struct $name {
             $($(#[$about])* pub(crate) $field: u64,)+
         }
@@ -216,6 +217,7 @@ summed! {
 
 /// What is wrong with a destination. Each has one fault at most: the first that fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
     /// A reply came from another address or port.

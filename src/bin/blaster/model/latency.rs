@@ -76,6 +76,7 @@ impl Latency {
 
 /// The percentiles of a histogram, and the histogram itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(from = "WrittenPercentiles")]
 pub(crate) struct Percentiles {
     /// The number of durations.
@@ -117,6 +118,7 @@ impl Percentiles {
 
 /// Percentiles in a file. Earlier versions of blaster wrote no p95; the histogram has it.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WrittenPercentiles {
     count: u64,
     min_ns: u64,
@@ -163,6 +165,7 @@ pub(crate) enum HistogramError {
 /// A histogram as text: HdrHistogram's V2 encoding, deflated, in base64. It takes a few hundred to a few thousand bytes; a
 /// histogram in memory takes 270 kB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "String"))]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct PackedHistogram(String);
 

@@ -37,6 +37,7 @@ const EXAMPLE_BYTES: usize = 16;
 
 /// One wrong reply, for those who look for the cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Example {
     /// `corrupted`, `truncated`, `misdirected`, `crossed` or `unattributed`.
     pub(crate) kind: String,
@@ -59,6 +60,7 @@ pub(crate) struct Example {
 
 /// The number of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct MessageNumber {
     /// The flow or connection.
     pub(crate) flow: u32,
@@ -73,6 +75,7 @@ pub(crate) fn first_bytes(message: &[u8]) -> Vec<u8> {
 
 /// The datagram or message that a wrong reply answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SentMessage {
     pub(crate) sent_to: SocketAddr,
     pub(crate) sent_bytes: usize,

@@ -10,6 +10,7 @@ pub(crate) struct NotOurs;
 
 /// The counters of the sockets of one protocol.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ServerCounts {
     /// Datagrams; UDP only.
     pub(crate) received: u64,

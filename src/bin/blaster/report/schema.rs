@@ -27,10 +27,13 @@ pub(crate) const VERSION: u32 = 2;
 /// The report of one run.
 // one field for each part of the JSON
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Report {
-    /// Always [`SCHEMA`].
+    /// The name of the format.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub(crate) schema: String,
-    /// Always [`VERSION`].
+    /// The version of the format. Within a version, fields are only added.
+    #[cfg_attr(test, schemars(extend("const" = VERSION)))]
     pub(crate) version: u32,
     /// The version of blaster.
     pub(crate) blaster: String,
@@ -81,6 +84,7 @@ pub(crate) struct Report {
 
 /// A host that blaster ran on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Host {
     pub(crate) name: String,
     /// The release of the kernel.
@@ -105,6 +109,7 @@ pub(crate) fn distinct_hosts<'a>(hosts: impl Iterator<Item = &'a Host>) -> Vec<H
 /// The load of a run.
 // one field for each part of the JSON
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Load {
     /// `udp` or `tcp`.
     pub(crate) protocol: String,
@@ -117,6 +122,7 @@ pub(crate) struct Load {
     /// The seed of random choices: a number, or from 2^53 on a string of its digits, since many readers of JSON do not
     /// read larger numbers exactly. `null`: merged runs had different seeds.
     #[serde(with = "exact")]
+    #[cfg_attr(test, schemars(with = "Option<exact::Exact>"))]
     pub(crate) seed: Option<u64>,
     /// Sizes in bytes: `64`, `64-1400` or `64,512`.
     pub(crate) size: String,
@@ -160,8 +166,9 @@ mod exact {
     const DOUBLES_END: u64 = 1 << 53;
 
     #[derive(Serialize, Deserialize)]
+    #[cfg_attr(test, derive(schemars::JsonSchema))]
     #[serde(untagged)]
-    enum Exact {
+    pub(super) enum Exact {
         Number(u64),
         Digits(String),
     }
@@ -186,6 +193,7 @@ mod exact {
 
 /// The counts of all measured seconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Totals {
     #[serde(flatten)]
     pub(crate) counts: Counts,
@@ -201,6 +209,7 @@ pub(crate) struct Totals {
 
 /// Latency by its start. `null`: no right reply came.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Latencies {
     /// From the intended send time. Outside the open loop that is the actual one.
     pub(crate) from_intended: Option<Percentiles>,
@@ -210,6 +219,7 @@ pub(crate) struct Latencies {
 
 /// The part of blaster itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Generator {
     /// The delay of sends behind the schedule. `null` outside the open loop.
     pub(crate) slip: Option<Percentiles>,
@@ -246,6 +256,7 @@ pub(crate) struct Generator {
 
 /// The part of our server in a run, with the warmup.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Server {
     /// As in `--server-metrics`.
     pub(crate) url: String,
@@ -265,6 +276,7 @@ pub(crate) struct Server {
 
 /// Datagrams without a reply, by the place where they were lost. Those that an ICMP error told of are among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LossesByPlace {
     /// Sent, and not received by the server.
     pub(crate) on_the_way_there: u64,
@@ -276,6 +288,7 @@ pub(crate) struct LossesByPlace {
 
 /// ICMP errors of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct IcmpErrors {
     /// The sender of the reports.
     pub(crate) from: String,
@@ -296,6 +309,7 @@ impl IcmpErrors {
 
 /// Local errors of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LocalErrors {
     pub(crate) errno: i32,
     /// The meaning of the errno, and often the cure.
@@ -308,6 +322,7 @@ pub(crate) struct LocalErrors {
 /// several fit, the first of these counts: misdirected, corrupted, silent, lossy, late, unsendable.
 // one field for each part of the JSON
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Places {
     /// Those that something was sent to, or that blaster tried to connect to; with `only_faults` those with faults.
     pub(crate) visited: u64,
@@ -333,7 +348,7 @@ pub(crate) struct Places {
     pub(crate) late: u64,
     /// The local kernel refused to send there.
     pub(crate) unsendable: u64,
-    /// Those with faults, summed up, the worst first; at most [`FAULTS_MAX`].
+    /// Those with faults, summed up, the worst first; at most 1,000.
     pub(crate) faults: Vec<FaultyPlaces>,
     /// The number of those with faults that `faults` has no room for.
     pub(crate) more: u64,
@@ -344,6 +359,7 @@ pub(crate) const FAULTS_MAX: usize = 1_000;
 
 /// Destinations, or sources, with one fault. Prefixes hold no visited address without it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FaultyPlaces {
     /// In words: `192.0.2.77:1234` or `192.0.2.128/27, all ports`.
     pub(crate) place: String,
@@ -359,6 +375,7 @@ pub(crate) struct FaultyPlaces {
 
 /// A part of the measurement: one second, or, if more than five minutes followed, 10 s, 1 min, 10 min, 1 h or a day.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Interval {
     /// The number of its first second, from 0.
     pub(crate) second: u64,
@@ -386,6 +403,7 @@ impl Interval {
 
 /// The result of one condition of `--fail-if`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ConditionResult {
     /// As in the command line.
     pub(crate) condition: String,
@@ -444,10 +462,13 @@ pub(crate) const SERIES_SCHEMA: &str = "blaster-series";
 
 /// Several runs: the steps of one call, or the runs of several files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Series {
-    /// Always [`SERIES_SCHEMA`].
+    /// The name of the format.
+    #[cfg_attr(test, schemars(extend("const" = SERIES_SCHEMA)))]
     pub(crate) schema: String,
-    /// Always [`VERSION`].
+    /// The version of the format. Within a version, fields are only added.
+    #[cfg_attr(test, schemars(extend("const" = VERSION)))]
     pub(crate) version: u32,
     /// The version of blaster.
     pub(crate) blaster: String,
@@ -464,6 +485,7 @@ pub(crate) struct Series {
 
 /// The result of `--find-max`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SearchResult {
     pub(crate) objective: Objective,
     /// The duration of each run.
@@ -474,6 +496,7 @@ pub(crate) struct SearchResult {
 
 /// What each run of a search must achieve: `--loss` and `--p99`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Objective {
     /// The largest share of datagrams without a right reply in time, in percent of what was sent.
     pub(crate) loss_percent: f64,
@@ -483,6 +506,7 @@ pub(crate) struct Objective {
 
 /// The judgement of a run at a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Met,
@@ -495,6 +519,7 @@ pub(crate) enum Verdict {
 
 /// The runs at one rate, by their judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct RunCounts {
     pub(crate) met: u32,
     pub(crate) missed: u32,
@@ -523,6 +548,7 @@ impl RunCounts {
 
 /// One end of the bracket, and its confirming runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BracketEnd {
     pub(crate) rate_per_s: u64,
     pub(crate) runs: RunCounts,
@@ -530,6 +556,7 @@ pub(crate) struct BracketEnd {
 
 /// What limits the highest rate that met the objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Limit {
     /// The server, or the path to it: at the next rate most runs missed the objective, and blaster did not cause that.
@@ -542,6 +569,7 @@ pub(crate) enum Limit {
 
 /// The answer of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Answer {
     /// The highest rate that meets the objective. `null`: no rate does.
     pub(crate) met: Option<BracketEnd>,
@@ -558,6 +586,7 @@ pub(crate) struct Answer {
 
 /// One of several runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NamedRun {
     /// Its rate, or its file.
     pub(crate) name: String,
@@ -595,6 +624,7 @@ impl Series {
 
 /// The content of one JSON file.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub(crate) enum Document {
     Run(Box<Report>),
