@@ -25,7 +25,7 @@
 //! | the real or the simulated kernel | `kernel::seam`: nothing else in production code knows of tests |
 //!
 //! Each dependency has one door: `io_uring` in `kernel::ring`, `sd_notify` in `service::notify`, `hyper` in
-//! `service::metrics::http`, `prometheus` in `service::metrics::families`. `libc` is called in `kernel` only; elsewhere it
+//! `exposition::http`, `prometheus` in `exposition::families`. `libc` is called in `kernel` only; elsewhere it
 //! lends its error numbers. `rustix` and `nix` are called in `kernel::sys` and `kernel::pidfd`, and in blaster.
 //!
 //! `unsafe` is allowed in the files of `kernel::sys`, `kernel::pidfd` and `kernel::ring` that say so, for one call in
@@ -69,6 +69,13 @@ pub mod echo {
 // in tests: another kernel under a worker, all from one seed
 #[cfg(test)]
 mod simulation;
+
+/// Metrics in Prometheus's text format, over HTTP: of the server and of blaster.
+pub mod exposition {
+    pub mod families; // names, labels, values → text
+    pub mod http; // one thread, few connections
+    pub mod process; // process_…
+}
 
 /// Listening sockets: which addresses, where the sockets come from, their options.
 pub mod sockets {

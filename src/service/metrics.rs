@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! worker ─ relaxed counters ─► families.rs  names and labels ─► text ─┐
-//!        └ turns ─► health.rs  is each worker turning?              ──┴─► http.rs  one thread, few connections
+//!        └ turns ─► health.rs  is each worker turning?              ──┴─► exposition::http  one thread, few connections
 //! ```
 //!
 //! One thread serves both. It reads the workers' counters without a lock, so it never delays a worker. The thread has
@@ -12,12 +12,10 @@
 
 mod families;
 mod health;
-mod http;
-mod process;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +23,9 @@ pub use health::Phase;
 
 use tracing::{info, warn};
 
+use self::health::Health;
+use crate::exposition::http::{Answers, BindError, Server};
+use crate::exposition::process;
 use crate::kernel::ring::Errno;
 use crate::kernel::sys;
 use crate::policy::counters::{Counters, DroppedMessages};
@@ -86,6 +87,35 @@ fn cure(errno: Errno, addr: ListenAddr) -> String {
     }
 }
 
+/// The data that the answers are made of.
+struct Site {
+    source: Source,
+    /// When the process started, seconds since 1970.
+    start_s: f64,
+    /// Only the thread that serves locks it.
+    health: Mutex<Health>,
+}
+
+impl Site {
+    fn checks(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().expect("a panic ends the process")
+    }
+}
+
+impl Answers for Site {
+    fn metrics(&self) -> String {
+        families::text(&self.source, self.start_s)
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.checks().judge(&self.source.phase).map_err(|unwell| unwell.to_string())
+    }
+
+    fn look(&self) {
+        self.checks().check(self.source.workers.iter().map(|counters| counters.turns.get()));
+    }
+}
+
 /// Serves `/metrics` and `/healthz` on `addr` until the process ends, on a thread of its own. With `join`, the address
 /// may belong to another process at the start: the thread waits until it is free.
 pub(super) fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), MetricsError> {
@@ -106,25 +136,26 @@ pub(super) fn start(addr: ListenAddr, join: bool, source: Source) -> Result<(), 
             // the receiver is gone only when the process is ending
             let _ = outcomes.send(outcome);
         };
-        let server = match http::Server::bind(addr) {
-            Err(MetricsError::Listen { errno: Errno(libc::EADDRINUSE), .. }) if join => {
+        let server = match Server::bind(addr) {
+            Err(BindError::Listen(Errno(libc::EADDRINUSE))) if join => {
                 warn!(
                     "metrics are not served yet: another process has {addr}; they are served as soon as it ends"
                 );
                 report(Ok(()));
                 loop {
-                    if let Ok(server) = http::Server::bind(addr) {
+                    if let Ok(server) = Server::bind(addr) {
                         break server;
                     }
                     thread::sleep(TRY_INTERVAL);
                 }
             }
-            Err(error) => return report(Err(error)),
+            Err(BindError::Listen(errno)) => return report(Err(MetricsError::Listen { addr, errno })),
+            Err(BindError::Runtime(error)) => return report(Err(failed("start a runtime")(error))),
             Ok(server) => server,
         };
         info!("metrics on http://{}/metrics", server.addr());
         report(Ok(()));
-        server.serve(source);
+        server.serve(Arc::new(Site { source, start_s: process::now_s(), health: Mutex::default() }));
     };
     thread::Builder::new().name("metrics".into()).spawn(serve).map_err(failed("start a thread"))?;
     inbox.recv().unwrap_or_else(|_| Err(failed("start a thread")(io::ErrorKind::BrokenPipe.into())))

@@ -4,10 +4,8 @@
 //! a label `reason`. The labels `domain`, `protocol` and `label` have tubular's names and meanings, so that queries can
 //! join both programs' metrics on them.
 
-use prometheus::TextEncoder;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-
-use super::{Source, process};
+use super::Source;
+use crate::exposition::families::Families;
 use crate::kernel::addr::Domain;
 use crate::policy::counters::Entry;
 
@@ -72,43 +70,6 @@ where
     Place { family, help: help.trim(), protocol, reason, gauge: rest == "open" }
 }
 
-/// Families in the order of their first metric. The format demands that all metrics of a family stand together.
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
-impl Families {
-    fn add(&mut self, name: String, help: &str, is_counter: bool, labels: &[(&str, &str)], value: f64) {
-        let mut metric = Metric::default();
-        metric.set_label(labels.iter().map(|(name, value)| label(name, value)).collect());
-        if is_counter {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        if let Some(family) = self.0.iter_mut().find(|family| family.name() == name) {
-            family.mut_metric().push(metric);
-            return;
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(name);
-        family.set_help(help.into());
-        family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
-        family.set_metric(vec![metric]);
-        self.0.push(family);
-    }
-}
-
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.into());
-    pair.set_value(value.into());
-    pair
-}
-
 /// All metrics at this moment, in Prometheus's text format (version 0.0.4). The process started at `start_s` (seconds
 /// since 1970).
 pub(super) fn text(source: &Source, start_s: f64) -> String {
@@ -125,7 +86,6 @@ pub(super) fn text(source: &Source, start_s: f64) -> String {
         }
         for sum in sums {
             let place = place(&sum);
-            let ending = if place.gauge { "" } else { "_total" };
             let labels: Vec<_> = source
                 .label
                 .as_deref()
@@ -134,13 +94,17 @@ pub(super) fn text(source: &Source, start_s: f64) -> String {
                 .chain([("domain", domain.name()), ("protocol", place.protocol)])
                 .chain(place.reason.map(|reason| ("reason", reason)))
                 .collect();
-            let name = format!("{PREFIX}{}{ending}", place.family);
-            families.add(name, place.help, !place.gauge, &labels, sum.value as f64);
+            let (name, value) = (format!("{PREFIX}{}", place.family), sum.value as f64);
+            if place.gauge {
+                families.gauge(&name, place.help, &labels, value);
+            } else {
+                families.counter(&format!("{name}_total"), place.help, &labels, value);
+            }
         }
     }
     for (worker, counters) in source.workers.iter().enumerate() {
         let (name, help) = (format!("{PREFIX}worker_turns_total"), "Turns of a worker's ring.");
-        families.add(name, help, true, &[("worker", &worker.to_string())], counters.turns.get() as f64);
+        families.counter(&name, help, &[("worker", &worker.to_string())], counters.turns.get() as f64);
     }
     for (name, help, counter) in [
         (
@@ -154,14 +118,12 @@ pub(super) fn text(source: &Source, start_s: f64) -> String {
             &source.dropped_messages.notifications,
         ),
     ] {
-        families.add(format!("{PREFIX}{name}_total"), help, true, &[], counter.get() as f64);
+        families.counter(&format!("{PREFIX}{name}_total"), help, &[], counter.get() as f64);
     }
     let version = [("version", env!("CARGO_PKG_VERSION"))];
-    families.add(format!("{PREFIX}build_info"), "What is running; always 1.", false, &version, 1.0);
-    for metric in process::metrics(start_s, source.open_files_max) {
-        families.add(metric.name.into(), metric.help, metric.is_counter, &[], metric.value);
-    }
-    TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
+    families.gauge(&format!("{PREFIX}build_info"), "What is running; always 1.", &version, 1.0);
+    families.process(start_s, source.open_files_max);
+    families.text()
 }
 
 #[cfg(test)]

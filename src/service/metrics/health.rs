@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
-/// Interval of the checks of the workers' turn counters.
-pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::exposition::http::LOOK_INTERVAL;
+
 /// A worker whose turn counter has not changed in this many checks in a row is stuck. A single such check may only mean
 /// that the machine was busy.
 const CHECKS_MAX: u32 = 3;
@@ -47,7 +46,7 @@ impl fmt::Display for Unwell {
                 write!(
                     f,
                     "worker {worker} has not turned for {} s",
-                    CHECK_INTERVAL.as_secs() * u64::from(CHECKS_MAX)
+                    LOOK_INTERVAL.as_secs() * u64::from(CHECKS_MAX)
                 )
             }
         }
@@ -59,7 +58,7 @@ impl fmt::Display for Unwell {
 pub(super) struct Health(Vec<(u64, u32)>);
 
 impl Health {
-    /// Checks the workers' turn counters; called once every [`CHECK_INTERVAL`].
+    /// Checks the workers' turn counters; called once every [`LOOK_INTERVAL`].
     pub(super) fn check(&mut self, turns: impl Iterator<Item = u64>) {
         for (worker, now) in turns.enumerate() {
             match self.0.get_mut(worker) {

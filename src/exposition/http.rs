@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -22,8 +22,6 @@ use tokio::runtime::{self, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{self, MissedTickBehavior};
 
-use super::health::{self, Health};
-use super::{MetricsError, Source, families, process};
 use crate::kernel::ring::Errno;
 use crate::sockets::bind;
 use crate::sockets::listen_addr::ListenAddr;
@@ -42,17 +40,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// The data that the answers are made of.
-struct Site {
-    source: Source,
-    /// When the process started, seconds since 1970.
-    start_s: f64,
-    /// Only this thread locks it.
-    health: Mutex<Health>,
+/// The interval of [`Answers::look`].
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The makers of the answers. The thread that serves calls them.
+pub trait Answers: Send + Sync + 'static {
+    /// The text of `/metrics`.
+    fn metrics(&self) -> String;
+    /// The answer of `/healthz`; the error is its text.
+    fn health(&self) -> Result<(), String>;
+    /// Called once every [`LOOK_INTERVAL`].
+    fn look(&self);
+}
+
+/// Why the address can't be listened on.
+#[derive(Debug)]
+pub enum BindError {
+    /// The kernel's answer.
+    Listen(Errno),
+    /// No runtime could be started.
+    Runtime(io::Error),
 }
 
 /// A listener with its runtime.
-pub(super) struct Server {
+pub struct Server {
     addr: SocketAddr,
     listener: TcpListener,
     runtime: Runtime,
@@ -61,9 +72,9 @@ pub(super) struct Server {
 impl Server {
     /// Binds the address; called on the thread that will serve. Like the datapath's sockets, it tries for a while to
     /// bind an address that is taken or missing.
-    pub(super) fn bind(addr: ListenAddr) -> Result<Self, MetricsError> {
+    pub fn bind(addr: ListenAddr) -> Result<Self, BindError> {
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.map_err(|error| MetricsError::Thread { step: "start a runtime", error })?;
+        let runtime = runtime.map_err(BindError::Runtime)?;
         let begun = Instant::now();
         let listen = async {
             loop {
@@ -74,7 +85,7 @@ impl Server {
                 let errno = Errno(error.raw_os_error().unwrap_or(libc::EINVAL));
                 let patience = bind::patience(errno);
                 if patience.is_none_or(|patience| begun.elapsed() >= patience) {
-                    return Err(MetricsError::Listen { addr, errno });
+                    return Err(BindError::Listen(errno));
                 }
                 time::sleep(TRY_INTERVAL).await;
             }
@@ -83,16 +94,16 @@ impl Server {
         Ok(Self { addr, listener, runtime })
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
+    /// The address, with the port that the kernel chose.
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Serves until the process ends.
-    pub(super) fn serve(self, source: Source) {
-        let site = Arc::new(Site { source, start_s: process::now_s(), health: Mutex::default() });
+    pub fn serve(self, answers: Arc<dyn Answers>) {
         self.runtime.block_on(async {
-            tokio::spawn(Arc::clone(&site).check_workers());
-            accept(&self.listener, &site).await;
+            tokio::spawn(look(Arc::clone(&answers)));
+            accept(&self.listener, &answers).await;
         });
     }
 }
@@ -102,7 +113,17 @@ async fn listen(addr: ListenAddr) -> io::Result<(SocketAddr, TcpListener)> {
     Ok((listener.local_addr()?, listener))
 }
 
-async fn accept(listener: &TcpListener, site: &Arc<Site>) {
+async fn look(answers: Arc<dyn Answers>) {
+    let mut tick = time::interval(LOOK_INTERVAL);
+    // after a pause of the whole machine, looks without an interval between them would find everything stuck
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        answers.look();
+    }
+}
+
+async fn accept(listener: &TcpListener, answers: &Arc<dyn Answers>) {
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -115,14 +136,14 @@ async fn accept(listener: &TcpListener, site: &Arc<Site>) {
         {
             oldest.abort();
         }
-        connections.push_back(tokio::spawn(serve_connection(stream, Arc::clone(site))));
+        connections.push_back(tokio::spawn(serve_connection(stream, Arc::clone(answers))));
     }
 }
 
 /// Serves one connection: one request, one answer, within [`CONNECTION_TIMEOUT`].
-async fn serve_connection(stream: TcpStream, site: Arc<Site>) {
+async fn serve_connection(stream: TcpStream, answers: Arc<dyn Answers>) {
     let answer = service_fn(|request: Request<Incoming>| {
-        let response = site.answer(request.method(), request.uri().path());
+        let response = respond(&*answers, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -134,40 +155,22 @@ async fn serve_connection(stream: TcpStream, site: Arc<Site>) {
     let _ = time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
-impl Site {
-    async fn check_workers(self: Arc<Self>) {
-        let mut tick = time::interval(health::CHECK_INTERVAL);
-        // after a pause of the whole machine, checks without an interval between them would find every worker stuck
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            self.health().check(self.source.workers.iter().map(|counters| counters.turns.get()));
-        }
+fn respond(answers: &dyn Answers, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let known = matches!(path, "/metrics" | "/healthz");
+    let (status, media, text) = match (method, path) {
+        _ if !known => (StatusCode::NOT_FOUND, TEXT, "There are /metrics and /healthz.\n".into()),
+        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, METRICS_TEXT, answers.metrics()),
+        (&Method::GET | &Method::HEAD, _) => match answers.health() {
+            Ok(()) => (StatusCode::OK, TEXT, "ok\n".into()),
+            Err(unwell) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{unwell}\n")),
+        },
+        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only.\n".into()),
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, media);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
-
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().expect("a panic ends the process")
-    }
-
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let known = matches!(path, "/metrics" | "/healthz");
-        let (status, media, text) = match (method, path) {
-            _ if !known => (StatusCode::NOT_FOUND, TEXT, "There are /metrics and /healthz.\n".into()),
-            (&Method::GET | &Method::HEAD, "/metrics") => {
-                (StatusCode::OK, METRICS_TEXT, families::text(&self.source, self.start_s))
-            }
-            (&Method::GET | &Method::HEAD, _) => match self.health().judge(&self.source.phase) {
-                Ok(()) => (StatusCode::OK, TEXT, "ok\n".into()),
-                Err(unwell) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{unwell}\n")),
-            },
-            _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only.\n".into()),
-        };
-        let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, media);
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        response
-    }
+    response
 }

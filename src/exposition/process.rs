@@ -14,7 +14,7 @@ pub(super) struct Metric {
 }
 
 /// Seconds since 1970, now.
-pub(super) fn now_s() -> f64 {
+pub fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
