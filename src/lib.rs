@@ -56,6 +56,9 @@ pub mod service {
 // `tubular-echo check`: the walk of `tubectl register-pid`, replayed
 pub mod check;
 
+// `tubular-echo health`: asks a running server whether it answers
+pub mod health;
+
 /// One worker: its ring, and the two datapaths on it.
 pub mod echo {
     pub mod files; // which file of the ring is what

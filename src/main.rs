@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tubular_echo::check;
 use tubular_echo::console::printer::Printer;
 use tubular_echo::console::terminal;
+use tubular_echo::health;
 use tubular_echo::kernel::sys::EndSignals;
 use tubular_echo::service::options::{Command, Options};
 use tubular_echo::service::run;
@@ -20,8 +21,12 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::read();
-    if let Some(Command::Check(check)) = &options.command {
-        return check::run(check).unwrap_or_else(|error| {
+    let done = options.command.as_ref().map(|command| match command {
+        Command::Check(check) => check::run(check).map_err(|error| error.to_string()),
+        Command::Health(health) => health::run(health).map_err(|error| error.to_string()),
+    });
+    if let Some(outcome) = done {
+        return outcome.unwrap_or_else(|error| {
             complain(&error);
             ExitCode::FAILURE
         });

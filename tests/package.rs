@@ -191,7 +191,9 @@ fn is_enabled_unit(unit: &str) -> String {
 }
 
 fn pages_are_found() {
-    for page in ["tubular-echo", "tubular-echo-check", "blaster", "blaster-udp", "blaster-tcp"] {
+    for page in
+        ["tubular-echo", "tubular-echo-check", "tubular-echo-health", "blaster", "blaster-udp", "blaster-tcp"]
+    {
         succeeded(&run("man", &["--where", page])).expect("a manual page");
     }
     for program in ["tubular-echo", "blaster"] {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
+use crate::health::HealthOptions;
 use crate::service::budget::WORKERS_MAX;
 use crate::service::config::{ServerConfig, Workers};
 use crate::sockets::endpoint::{self, Endpoint};
@@ -26,6 +27,7 @@ Examples:
   tubular-echo --listen 192.0.2.1:7 --workers auto
   tubular-echo --listen 192.0.2.1:7 --public      on the open Internet
   tubular-echo check 4242                         can tubectl register process 4242, and how
+  tubular-echo health                             does the server answer on all its addresses
   tubular-echo --udp 0.0.0.0:7 --udp '[::]:7' --stats-interval 10s
   systemd-run -p Type=notify -- tubular-echo      active once every socket is armed
 
@@ -223,6 +225,8 @@ enum Dscp {
 pub enum Command {
     /// Show whether `tubectl register-pid` can register a process, and the commands that do it
     Check(CheckOptions),
+    /// Ask a running server whether it answers, as the HEALTHCHECK of a container does
+    Health(HealthOptions),
 }
 
 /// The options contradict each other.
@@ -256,18 +260,21 @@ fn variable(long: &str) -> String {
 
 /// The definition of the command line, where each option may come from its variable in the environment.
 pub fn command() -> clap::Command {
-    Options::command().mut_args(|arg| {
-        let Some(variable) = arg.get_long().map(variable) else { return arg };
-        let arg = match arg.get_action() {
-            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
-            ArgAction::Append => arg.value_delimiter(','),
-            _ => arg,
-        };
-        let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
-        // the help explains the rule once and hides the single names
-        let name: &'static str = variable.leak();
-        if is_empty { arg } else { arg.env(name).hide_env(true) }
-    })
+    let health = |health: clap::Command| health.mut_args(with_variable);
+    Options::command().mut_args(with_variable).mut_subcommand("health", health)
+}
+
+fn with_variable(arg: Arg) -> Arg {
+    let Some(variable) = arg.get_long().map(variable) else { return arg };
+    let arg = match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        ArgAction::Append => arg.value_delimiter(','),
+        _ => arg,
+    };
+    let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
+    // the help explains the rule once and hides the single names
+    let name: &'static str = variable.leak();
+    if is_empty { arg } else { arg.env(name).hide_env(true) }
 }
 
 impl Options {
@@ -386,8 +393,6 @@ pub(crate) fn parse_keepalive(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Arg;
-
     use super::*;
 
     fn parse(line: &str) -> Result<ServerConfig, String> {

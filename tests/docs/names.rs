@@ -117,8 +117,14 @@ fn words_like_flags(text: &str) -> impl Iterator<Item = String> + '_ {
 fn flags() -> BTreeSet<String> {
     let server = env!("CARGO_BIN_EXE_tubular-echo");
     let blaster = env!("CARGO_BIN_EXE_blaster");
-    let commands: [(&str, &[&str]); 5] =
-        [(server, &[]), (server, &["check"]), (blaster, &[]), (blaster, &["udp"]), (blaster, &["tcp"])];
+    let commands: [(&str, &[&str]); 6] = [
+        (server, &[]),
+        (server, &["check"]),
+        (server, &["health"]),
+        (blaster, &[]),
+        (blaster, &["udp"]),
+        (blaster, &["tcp"]),
+    ];
     let mut flags = BTreeSet::new();
     for (program, words) in commands {
         let help = Command::new(program).args(words).arg("--help").output().expect("ask for help");

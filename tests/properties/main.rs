@@ -46,7 +46,7 @@ mod model {
     pub(crate) mod visits;
 }
 // these modules expect the library's modules here
-use tubular_echo::{check, kernel, policy, service, sockets, values};
+use tubular_echo::{check, health, kernel, policy, service, sockets, values};
 
 mod input;
 
