@@ -17,6 +17,7 @@ mod model {
     pub(crate) mod pacer;
     pub(crate) mod payload;
     pub(crate) mod quantity;
+    pub(crate) mod recording;
     pub(crate) mod tallies;
     pub(crate) mod target;
     pub(crate) mod targets;

@@ -7,6 +7,7 @@ mod misbehaving;
 mod other_servers;
 mod receive_times;
 mod reports;
+mod schedules;
 mod server_metrics;
 mod steps;
 #[path = "../support/mod.rs"]

@@ -1,6 +1,8 @@
 //! Errors of the command line. The test puts a second mistake, a wrong condition, behind each value. The program
 //! reports only the first mistake. So if it reports the second one, the value is right.
 
+use std::process::Command;
+
 use super::support::{Launch, Server, bounded, private_network};
 use super::{blaster, cured, number_behind, refused, stderr};
 
@@ -150,6 +152,135 @@ fn options_of_blaster_that_do_not_go_together() {
         runs(&format!("{target} --in-flight 64 --flows 1 --count 100"), "in flight");
         let tcp = format!("tcp {} --size 65528 {NEXT_MISTAKE}", server.tcp());
         assert!(complaint(&tcp).contains("is more than one message carries"));
+        server.stop();
+    });
+}
+
+#[test]
+fn schedules_of_blaster() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let target = format!("udp {}", server.udp());
+        for (wrong, words, right) in [
+            ("--rate 1k..2k", "\"1k..2k\" has no time: only the last of several", "--rate 1k..2k:100ms"),
+            ("--rate 0:1s", "\"0:1s\" never sends anything", "--rate 0:50ms,1k:50ms"),
+            ("--gaps poisson", "--gaps poisson needs a --rate", "--gaps poisson --rate 1k --count 10"),
+            (
+                "--burst 10",
+                "--burst 10 needs a --rate, or a time: --burst 10/10ms",
+                "--burst 10/10ms --count 10",
+            ),
+            ("--burst 10/10ms --in-flight 2", "with --burst nothing waits", "--in-flight 2 --count 10"),
+            (
+                "--mode closed --burst 10/10ms",
+                "--burst makes an open loop; --mode closed has",
+                "--burst 10/10ms --count 10",
+            ),
+            (
+                "--burst 10/10ms --rate 1k",
+                "leave out --rate, or say --burst 10",
+                "--burst 10 --rate 1k --count 10",
+            ),
+            (
+                "--burst 10/10ms --steps 1k:1s",
+                "leave out --steps, or say --burst 10",
+                "--burst 10 --steps 1k:100ms",
+            ),
+            (
+                "--burst 10/10ms --find-max",
+                "leave out --find-max, or say --burst 10",
+                "--burst 10/10ms --count 10",
+            ),
+            (
+                "--burst 10/10ms --gaps poisson",
+                "say --burst 10 --rate RATE --gaps poisson",
+                "--burst 10 --rate 1k --gaps poisson --count 10",
+            ),
+            (
+                "--burst 10 --gso 4 --rate 1k",
+                "--burst 10 is no whole number of trains of 4 datagrams (--gso)",
+                "--burst 8 --gso 4 --rate 1k --count 8",
+            ),
+            (
+                "--find-max --rate 1k..2k:1s",
+                "--find-max starts with one rate; 1k..2k:1s changes",
+                "--rate 1k..2k:100ms",
+            ),
+        ] {
+            let text = complaint(&format!("{target} {wrong}"));
+            assert!(text.contains(words), "{wrong}: {text}");
+            runs(&format!("{target} {right}"), words);
+        }
+        let many = vec!["1k:1s"; 1_001].join(",");
+        assert!(
+            complaint(&format!("{target} --rate {many}"))
+                .contains("1001 rates are more than blaster remembers: 1000")
+        );
+        runs(
+            &format!("{target} --rate {},1k:1ms --count 1", "1k:1ms,".repeat(99).trim_end_matches(',')),
+            "remembers",
+        );
+        server.stop();
+    });
+}
+
+#[test]
+fn recordings_of_blaster() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let file = std::env::temp_dir().join(format!("blaster-recordings-{}", std::process::id()));
+        let load = format!("udp {} --replay {}", server.udp(), file.display());
+        for (wrong, words, right) in [
+            ("# nothing\n", "has no datagram: each line is a time and a size in bytes", "0.00125 64\n"),
+            (
+                "0 64\n0.00125\n",
+                "line 2: 1 columns instead of a time and a size in bytes (example: 0.00125 64)",
+                "0.00125 64\n",
+            ),
+            (
+                "soon 64\n",
+                "line 1: \"soon\" is not a time (examples: 0.00125, which is in seconds, or 1.25ms)",
+                "0.00125 64\n1.25ms 64\n",
+            ),
+            (
+                "2 64\n1 64\n",
+                "line 2: its time 1 is before that of the line above (sort -n FILE",
+                "1.9 64\n2 64\n",
+            ),
+            ("0 64B\n", "line 1: \"64B\" is not a size in bytes (example: 64)", "0 64\n"),
+            ("0 70000\n", "line 1: 70000 bytes are more than one datagram carries: 65527", "0 65507\n"),
+        ] {
+            std::fs::write(&file, wrong).expect("write the recording");
+            let text = complaint(&load);
+            assert!(text.contains(words) && text.contains(&*file.to_string_lossy()), "{wrong:?}: {text}");
+            std::fs::write(&file, right).expect("write the recording");
+            runs(&load, words);
+        }
+        // the command that the message names makes small datagrams larger
+        std::fs::write(&file, "0 64\n0.01 20\n").expect("write the recording");
+        let text = complaint(&load);
+        assert!(text.contains("line 2: 20 bytes have no room for the header of 32 bytes"), "{text}");
+        let (_, advice) = text.split_once('(').expect("advice");
+        let (command, _) = advice.split_once(" makes them larger").expect("advice");
+        let command = command.replace("FILE", &file.to_string_lossy());
+        let larger = Command::new("sh").args(["-c", &command]).output().expect("run awk");
+        std::fs::write(&file, larger.stdout).expect("write the recording");
+        runs(&load, "no room");
+        for (wrong, words, right) in [
+            (
+                "--count 3",
+                "has one time only, so that it can't be repeated: --count 3 is more than its 2",
+                "--count 2",
+            ),
+            ("--gso 2", "with its own size; trains (--gso 2) have one of each", ""),
+        ] {
+            std::fs::write(&file, "1 64\n1 64\n").expect("write the recording");
+            let text = complaint(&format!("{load} {wrong}"));
+            assert!(text.contains(words), "{wrong}: {text}");
+            runs(format!("{load} {right}").trim_end(), words);
+        }
+        std::fs::remove_file(&file).expect("remove the recording");
+        assert!(complaint(&load).contains(&format!("reading {}: No such file", file.display())));
         server.stop();
     });
 }

@@ -32,7 +32,9 @@ mod model {
     pub(crate) mod payload;
     pub(crate) mod plan;
     pub(crate) mod quantity;
+    pub(crate) mod rate_curve;
     pub(crate) mod receive_clock;
+    pub(crate) mod recording;
     pub(crate) mod results;
     pub(crate) mod server_counts;
     pub(crate) mod source;
@@ -42,6 +44,7 @@ mod model {
     pub(crate) mod target;
     pub(crate) mod targets;
     pub(crate) mod timeline;
+    pub(crate) mod timetable;
     pub(crate) mod units;
     pub(crate) mod visits;
 }

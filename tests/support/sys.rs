@@ -512,6 +512,8 @@ pub struct Arrival {
     pub segment_bytes: Option<usize>,
     /// Its TOS or traffic class, if the socket asks for it (`IP_RECVTOS`, `IPV6_RECVTCLASS`).
     pub traffic_class: Option<u8>,
+    /// When the kernel received it (`CLOCK_REALTIME`), in nanoseconds, if the socket asks for it (`SO_TIMESTAMPNS`).
+    pub received_ns: Option<i64>,
 }
 
 /// Receives one message. The buffer is large enough for any datagram and any train.
@@ -522,7 +524,7 @@ pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
     // SAFETY: msghdr and sockaddr_storage are plain data, for which all zeroes is a valid value.
     // Every pointer in the message is to a local that outlives the call. The headers are walked by the
     // macros of cmsg(3), within what the kernel says it wrote; UDP_GRO and IPV6_TCLASS carry an int,
-    // IP_TOS a byte.
+    // IP_TOS a byte, SCM_TIMESTAMPNS a timespec.
     unsafe {
         let mut name: libc::sockaddr_storage = mem::zeroed();
         let mut message: libc::msghdr = mem::zeroed();
@@ -535,7 +537,7 @@ pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
         let len = checked(libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) as c_long)?;
         assert_eq!(message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC), 0, "a reply was cut short");
         payload.truncate(len as usize);
-        let (mut segment_bytes, mut traffic_class) = (None, None);
+        let (mut segment_bytes, mut traffic_class, mut received_ns) = (None, None, None);
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
             if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO) {
@@ -546,11 +548,15 @@ pub fn receive(socket: &impl AsFd) -> io::Result<Arrival> {
                 (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
                     traffic_class = Some(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned() as u8);
                 }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let time = libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned();
+                    received_ns = Some(time.tv_sec * 1_000_000_000 + time.tv_nsec);
+                }
                 _ => {}
             }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
-        Ok(Arrival { payload, from: from_kernel(&name), segment_bytes, traffic_class })
+        Ok(Arrival { payload, from: from_kernel(&name), segment_bytes, traffic_class, received_ns })
     }
 }
 

@@ -111,11 +111,13 @@ mod model {
     pub(crate) mod metrics_url; // --server-metrics
     pub(crate) mod no_hosts; // addresses that belong to no host
     pub(crate) mod outcomes; // counts by interval
-    pub(crate) mod pacer; // when each train is due
+    pub(crate) mod pacer; // when each train is due at a constant rate
     pub(crate) mod payload; // the bytes of a message, and their judgement
     pub(crate) mod plan; // what a run sends, and for how long
     pub(crate) mod quantity; // numbers on the command line
+    pub(crate) mod rate_curve; // a rate that changes with time
     pub(crate) mod receive_clock; // the kernel's receive times on the clock of the run
+    pub(crate) mod recording; // the times and sizes of --replay
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
     pub(crate) mod server_counts; // the counters of our server
@@ -126,6 +128,7 @@ mod model {
     pub(crate) mod target; // one target
     pub(crate) mod targets; // the choice among all targets
     pub(crate) mod timeline; // latency by interval
+    pub(crate) mod timetable; // when a run sends: even, changing, in bursts, at random, as recorded
     pub(crate) mod units; // numbers in reports
     pub(crate) mod visits; // --each-once: the destinations, and their order
     pub(crate) mod wrap; // lines that break at words

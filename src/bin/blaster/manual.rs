@@ -32,6 +32,30 @@ MODES OF UDP
   TCP is otherwise always a closed loop: each message of a connection waits for those before
   it.
 
+SCHEDULES OF THE OPEN LOOP
+  --rate 20k                  a constant rate, at even times
+  --rate 10k..200k:60s        a ramp: the rate grows evenly for 60 s. From 0, and down
+                              to 0, too
+  --rate 1k:10s,50k:5s,1k     several rates, one after the other; ramps may be among
+                              them. The last one stays, if it has no time. Without
+                              --duration or --count, the run ends with the last time
+  --rate 20k --burst 100      100 datagrams at once, 200 times a second
+  --burst 100/10ms            100 datagrams at once every 10 ms
+  --rate 20k --gaps poisson   gaps of random, exponentially distributed length, as those
+                              of many independent clients; with --burst those between
+                              the bursts. --seed repeats them
+  --replay FILE               the times and sizes of a text file, a datagram a line:
+                              \"0.00125 1400\" or \"1.25ms 1400\" is a time, in seconds if
+                              it has no unit, and a size in bytes. A comma may stand
+                              between both; # begins a comment. Times count from the
+                              first line. It is sent once, with --duration or --count
+                              again and again: a gap of the mean length is between
+  Several --threads share a schedule, and together keep the times of one. The warmup
+  has the first rate. If blaster is late, it sends all that is due at once; so nothing
+  is left out. What is still due --timeout after the end is not sent any more: unsent.
+  The datagrams of a burst have one intended time, and leave one after the other: that
+  is slip as well.
+
 SEARCH
   --find-max doubles the rate until a run misses the objective, halves the bracket
   until it is --precision wide, then runs both of its ends --repeat times more, in
@@ -123,6 +147,7 @@ EXAMPLES
       --fail-if 'loss>0.01%,p99>1ms,misdirected>0'
   blaster udp 192.0.2.0/24:1-65535 --each-once --sample 100k --fail-if 'silent>0'
   blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
+  blaster udp 127.0.0.1:1234 --rate 10k..200k:60s --html ramp.html
   blaster udp 127.0.0.1:1234 --find-max --loss 0.1% --p99 500us
   blaster report --merge host-*.json --fail-if 'loss>0.1%'
   blaster tcp 127.0.0.1:1234 --connections 64 --size 16k

@@ -1,6 +1,9 @@
 //! The command line and its --help.
 
+mod schedule;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,12 +12,16 @@ use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
 use crate::model::metrics_url::MetricsUrl;
 use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
+use crate::model::rate_curve::RateCurve;
+use crate::model::recording::RecordedSizes;
 use crate::model::source::Source;
 use crate::model::target::Target;
 use crate::model::visits;
 use crate::tcp;
 use crate::udp;
 use crate::udp::plan::ReceiveTime;
+
+pub(crate) use self::schedule::{ScheduleContradiction, ScheduleOptions};
 
 /// A load tester for UDP and TCP echo servers whose results can be trusted
 ///
@@ -52,6 +59,14 @@ impl LoadOptions {
         match self {
             Self::Udp(udp) => &udp.common,
             Self::Tcp(tcp) => &tcp.common,
+        }
+    }
+
+    /// How long to measure. `None`: until the count is reached.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        match self {
+            Self::Udp(udp) => udp.duration(),
+            Self::Tcp(tcp) => tcp.common.duration(),
         }
     }
 }
@@ -96,9 +111,13 @@ pub(crate) struct UdpOptions {
     #[arg(long, value_enum, help_heading = "Load", conflicts_with = "each_once")]
     pub(crate) mode: Option<UdpMode>,
 
-    /// Datagrams per second over all flows: 500, 200k, 1.5M [default with --each-once: 1k]
-    #[arg(long, short, value_name = "RATE", help_heading = "Load")]
-    pub(crate) rate: Option<Rate>,
+    /// Datagrams per second over all flows: 500, 200k, 1.5M. It may change: 10k..200k:60s is a ramp of a minute, and
+    /// 1k:10s,50k:5s,1k has three rates, of which the last stays [default with --each-once: 1k]
+    #[arg(long, short, value_name = "RATE[..RATE][:TIME],…", help_heading = "Load")]
+    pub(crate) rate: Option<RateCurve>,
+
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleOptions,
 
     /// Datagrams (with --gso: trains) that each flow of a closed loop keeps in flight [default: 1]
     #[arg(long, value_name = "N", value_parser = quantity::positive, help_heading = "Load", conflicts_with = "each_once")]
@@ -318,8 +337,10 @@ const EACH_ONCE_PER_S: u64 = 1_000;
 pub(crate) enum Contradiction {
     #[error("--mode open needs a --rate")]
     OpenWithoutRate,
-    #[error("--rate makes an open loop; --mode {0} has no schedule")]
-    RateWithoutOpen(&'static str),
+    #[error("{0} makes an open loop; --mode {1} has no schedule")]
+    ScheduleWithoutOpen(&'static str, &'static str),
+    #[error(transparent)]
+    Schedule(#[from] ScheduleContradiction),
     #[error("--in-flight is for the closed loop; with {0} nothing waits for replies")]
     InFlightWithoutClosed(&'static str),
     #[error("a train of {datagrams} datagrams of {size} bytes is more than one call carries: {most} bytes")]
@@ -343,13 +364,27 @@ pub(crate) enum Contradiction {
 impl UdpOptions {
     /// The mode of `--mode`, or the implied one.
     pub(crate) fn mode(&self) -> UdpMode {
-        let has_rate = self.rate().is_some() || self.has_steps();
-        self.mode.unwrap_or(if has_rate { UdpMode::Open } else { UdpMode::Closed })
+        let has_schedule = self.rate().is_some() || self.has_steps() || self.schedule.is_complete();
+        self.mode.unwrap_or(if has_schedule { UdpMode::Open } else { UdpMode::Closed })
     }
 
     /// The rate of `--rate`, or the implied one.
-    pub(crate) fn rate(&self) -> Option<Rate> {
-        self.rate.or(self.common.each_once.map(|_| Rate::whole(EACH_ONCE_PER_S)))
+    pub(crate) fn rate(&self) -> Option<RateCurve> {
+        let implied = self.common.each_once.filter(|_| !self.schedule.is_complete());
+        self.rate.clone().or(implied.map(|_| Rate::whole(EACH_ONCE_PER_S).into()))
+    }
+
+    /// How long to measure. `None`: until the count is reached.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        let has_count = self.count().is_some() || self.common.each_once.is_some();
+        let length = self.rate.as_ref().and_then(RateCurve::length).filter(|_| !has_count);
+        self.common.duration.or(length).or(self.common.duration().filter(|_| !has_count))
+    }
+
+    /// How many datagrams to measure: a recording is sent once, unless --duration or --count says more.
+    pub(crate) fn count(&self) -> Option<u64> {
+        let recording = self.schedule.replay.as_ref().filter(|_| self.common.duration.is_none());
+        self.common.count.or(recording.map(|recording| recording.len()))
     }
 
     /// The flows of `--flows`, or the implied ones. With --each-once, the run uses this many sources.
@@ -373,7 +408,45 @@ impl UdpOptions {
 
     /// The sizes of `--size`, or the implied ones.
     pub(crate) fn sizes(&self) -> Sizes {
-        self.common.size.clone().unwrap_or(Sizes::Fixed(64))
+        let recorded = self.schedule.replay.as_ref().map(|recording| {
+            let flows = self.flows(0);
+            RecordedSizes::new(Arc::clone(recording), flows, self.common.threads.min(flows))
+        });
+        recorded.map_or_else(|| self.common.size.clone().unwrap_or(Sizes::Fixed(64)), Sizes::Recorded)
+    }
+
+    /// The option that sets the rate.
+    fn rate_by(&self) -> Option<&'static str> {
+        let by = [
+            (self.rate.is_some(), "--rate"),
+            (!self.steps.is_empty(), "--steps"),
+            (self.find_max, "--find-max"),
+            (self.rate().is_some(), "--each-once"),
+        ];
+        by.into_iter().find_map(|(is_set, name)| is_set.then_some(name))
+    }
+
+    /// Checks that the options make a schedule, or that none is needed.
+    fn check_schedule(&self) -> Result<(), Contradiction> {
+        let makes_one = self.rate_by().or(self.schedule.name());
+        match (self.mode(), makes_one) {
+            (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate),
+            (UdpMode::Closed, Some(option)) if self.mode.is_some() => {
+                return Err(Contradiction::ScheduleWithoutOpen(option, "closed"));
+            }
+            (UdpMode::Flood, Some(option)) => {
+                return Err(Contradiction::ScheduleWithoutOpen(option, "flood"));
+            }
+            _ => {}
+        }
+        self.schedule.check(self.rate_by(), self.gso)?;
+        self.schedule.check_count(self.common.count)?;
+        match &self.rate {
+            Some(curve) if self.find_max && curve.constant().is_none() => {
+                Err(ScheduleContradiction::SearchFromCurve(curve.to_string()).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the options go together.
@@ -381,14 +454,13 @@ impl UdpOptions {
         /// The most datagrams of one call (`UDP_MAX_SEGMENTS`, Linux 6.9).
         const SEGMENTS_MAX: u32 = 128;
         self.common.check()?;
-        match (self.mode(), self.rate()) {
-            (UdpMode::Open, None) if !self.has_steps() => return Err(Contradiction::OpenWithoutRate),
-            (UdpMode::Closed, Some(_)) => return Err(Contradiction::RateWithoutOpen("closed")),
-            (UdpMode::Flood, Some(_)) => return Err(Contradiction::RateWithoutOpen("flood")),
-            _ => {}
-        }
+        self.check_schedule()?;
         match (self.mode(), self.in_flight) {
-            (UdpMode::Open, Some(_)) => return Err(Contradiction::InFlightWithoutClosed("--rate")),
+            (UdpMode::Open, Some(_)) => {
+                return Err(Contradiction::InFlightWithoutClosed(
+                    self.rate_by().or(self.schedule.name()).unwrap_or("--mode open"),
+                ));
+            }
             (UdpMode::Flood, Some(_)) => return Err(Contradiction::InFlightWithoutClosed("--mode flood")),
             _ => {}
         }

@@ -118,7 +118,7 @@ fn processors(report: &Report, found: &mut Vec<String>) {
             "blaster was the bottleneck: one of its threads waited {starved} of the time for a processor that others used; \
              latency includes that, and late replies may have come in time (give blaster processors of its own)"
         ));
-    } else if report.load.rate_per_s.is_none() {
+    } else if !report.load.is_scheduled() {
         // late sends of an open loop are its slip
         found.push(format!(
             "blaster may be the bottleneck: one of its threads waited {starved} of the time for a processor that others \
@@ -136,9 +136,13 @@ fn schedule(report: &Report, found: &mut Vec<String>) {
     };
     if generator.unsent > 0 {
         found.push(format!(
-            "blaster was the bottleneck: it never sent {} of the schedule, {}/s is more than it can do here{elsewhere}",
+            "blaster was the bottleneck: it never sent {} of the schedule, {} is more than it can do here{elsewhere}",
             counted(generator.unsent, "datagram"),
-            report.load.rate_per_s.map_or(String::new(), |rate| count(rate as u64)),
+            match (report.load.rate_per_s, &report.load.rate_curve) {
+                (Some(per_s), None) => format!("{}/s", count(per_s as u64)),
+                (_, Some(curve)) => curve.clone(),
+                (None, None) => "that".into(),
+            },
         ));
     }
     let half_ns = report.latency.from_intended.as_ref().map(|latency| latency.p99_ns / 2);

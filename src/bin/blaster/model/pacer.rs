@@ -4,6 +4,8 @@
 //! takes the trains w, w + n, w + 2n, and so on: together they keep the schedule of one. Intended times are exact: the
 //! remainder of each division is carried on, so the millionth train is as punctual as the first.
 
+use std::time::Duration;
+
 use crate::model::quantity::Rate;
 
 /// Nanoseconds in 1000 seconds, since a [`Rate`] counts datagrams in 1000 seconds.
@@ -37,6 +39,20 @@ impl Pacer {
         let (spacing_ns, _) = after(1);
         let per_1000_s = rate.per_1000_s;
         Self { next_ns, next_rest, step_ns, step_rest, per_1000_s, spacing_ns, last_ns: None }
+    }
+
+    /// For one worker, a train at each of these intervals.
+    pub(crate) fn every(interval: Duration) -> Self {
+        let spacing_ns = interval.as_nanos() as u64;
+        Self {
+            next_ns: 0,
+            next_rest: 0,
+            step_ns: spacing_ns,
+            step_rest: 0,
+            per_1000_s: 1,
+            spacing_ns,
+            last_ns: None,
+        }
     }
 
     /// The time that the trains taken so far cover: up to the next train of the schedule, of any worker.

@@ -18,6 +18,8 @@ use rand::{Rng, SeedableRng};
 
 /// The size of the header, and of the smallest message.
 pub(crate) const HEADER_BYTES: usize = 32;
+/// The largest message: the payload of the largest IPv6 datagram.
+pub(crate) const SIZE_MAX_BYTES: u32 = 65_527;
 
 /// The bytes that a reply needs to identify its datagram.
 pub(crate) const ATTRIBUTABLE_BYTES: usize = 16;

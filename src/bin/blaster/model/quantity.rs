@@ -5,11 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rand::RngExt;
-use rand::rngs::SmallRng;
 use tubular_echo::values::duration::{self, DurationError};
 
 use crate::model::draw;
-use crate::model::payload::HEADER_BYTES;
+use crate::model::payload::{HEADER_BYTES, SIZE_MAX_BYTES};
+use crate::model::recording::RecordedSizes;
 
 /// Why a number can't be read; each message is one line with a right example.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -176,9 +176,6 @@ pub(crate) fn percent_above_zero(text: &str) -> Result<Percent, QuantityError> {
     }
 }
 
-/// The largest message: the payload of the largest IPv6 datagram.
-const SIZE_MAX_BYTES: u32 = 65_527;
-
 /// The sizes of messages, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sizes {
@@ -188,6 +185,8 @@ pub(crate) enum Sizes {
     Range(u32, u32),
     /// `64,512,1400`: all sizes of the list are equally likely.
     List(Vec<u32>),
+    /// As recorded, with --replay.
+    Recorded(RecordedSizes),
 }
 
 impl Sizes {
@@ -196,6 +195,7 @@ impl Sizes {
         match self {
             Self::Fixed(size) | Self::Range(_, size) => *size,
             Self::List(sizes) => sizes.iter().copied().max().unwrap_or(0),
+            Self::Recorded(sizes) => sizes.largest_bytes(),
         }
     }
 
@@ -203,7 +203,7 @@ impl Sizes {
     pub(crate) fn fixed(&self) -> Option<u32> {
         match self {
             Self::Fixed(size) => Some(*size),
-            Self::Range(..) | Self::List(_) => None,
+            Self::Range(..) | Self::List(_) | Self::Recorded(_) => None,
         }
     }
 
@@ -212,15 +212,9 @@ impl Sizes {
         match self {
             Self::Fixed(size) => *size,
             // `!seed`: other random numbers than those of the destination
-            Self::Range(..) | Self::List(_) => self.draw(&mut draw::rng(!seed, flow, sequence)),
-        }
-    }
-
-    pub(crate) fn draw(&self, rng: &mut SmallRng) -> u32 {
-        match self {
-            Self::Fixed(size) => *size,
-            Self::Range(low, high) => rng.random_range(*low..=*high),
-            Self::List(sizes) => sizes[rng.random_range(0..sizes.len())],
+            Self::Range(low, high) => draw::rng(!seed, flow, sequence).random_range(*low..=*high),
+            Self::List(sizes) => sizes[draw::rng(!seed, flow, sequence).random_range(0..sizes.len())],
+            Self::Recorded(sizes) => sizes.of_message(flow, sequence),
         }
     }
 }
@@ -269,6 +263,7 @@ impl fmt::Display for Sizes {
                 }
                 Ok(())
             }
+            Self::Recorded(sizes) => sizes.fmt(f),
         }
     }
 }
@@ -384,11 +379,10 @@ mod tests {
 
     #[test]
     fn every_size_of_a_range_is_drawn() {
-        let mut rng = rand::SeedableRng::seed_from_u64(1);
         let (range, list) = (Sizes::Range(40, 43), Sizes::List(vec![50, 60]));
         let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..200 {
-            seen.extend([range.draw(&mut rng), list.draw(&mut rng)]);
+        for sequence in 0..200 {
+            seen.extend([range.of_message(1, 0, sequence), list.of_message(1, 0, sequence)]);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [40, 41, 42, 43, 50, 60]);
     }

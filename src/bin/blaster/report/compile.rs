@@ -57,7 +57,7 @@ impl Report {
             ended_early,
             totals: totals(results, elapsed_ns),
             warmup: results.outcomes.warmup().counts,
-            latency: latencies(results, load.rate_per_s.is_some() && !is_tcp),
+            latency: latencies(results, load.is_scheduled()),
             generator: generator(results, &load),
             icmp_errors: icmp_errors(results),
             examples: results.examples.clone(),

@@ -13,7 +13,7 @@ use crate::model::spans::Span as Seconds;
 use crate::model::units::duration;
 use crate::report::schema::{
     self, FAULTS_MAX, FaultyPlaces, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun,
-    Places, ReadError, Report, SCHEMA, Totals, VERSION, distinct_hosts,
+    Places, ReadError, ReplayLoad, Report, SCHEMA, Totals, VERSION, distinct_hosts,
 };
 
 /// Runs that have less of their time in common did not really run at the same time.
@@ -98,6 +98,10 @@ fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
             ("gro", format!("{:?}", load.gro)),
             ("spray", format!("{:?}", load.spray)),
             ("each once", format!("{:?}", load.each_once)),
+            ("rate", load.rate_curve.clone().unwrap_or("constant".into())),
+            ("gaps", load.gaps.clone().unwrap_or("even".into())),
+            ("burst", format!("{:?}", load.burst)),
+            ("replay", format!("{}", load.replay.is_some())),
         ]
     };
     for ((what, here), (_, there)) in facts(&one.report.load).into_iter().zip(facts(&other.report.load)) {
@@ -202,11 +206,27 @@ fn load(reports: &[&Report]) -> Load {
         flows: loads().map(|load| load.flows).fold(0, u32::saturating_add),
         threads: loads().map(|load| load.threads).fold(0, u32::saturating_add),
         rate_per_s: loads().map(|load| load.rate_per_s).sum(),
+        replay: replay(loads().filter_map(|load| load.replay.as_ref())),
         warmup_ns: loads().map(|load| load.warmup_ns).min().unwrap_or(0),
         duration_ns: loads().map(|load| load.duration_ns).max().flatten(),
         count: loads().map(|load| load.count).sum(),
         ..first
     }
+}
+
+/// One recording, or the parts that several machines replayed.
+fn replay<'a>(parts: impl Iterator<Item = &'a ReplayLoad>) -> Option<ReplayLoad> {
+    parts.cloned().reduce(|sum, part| {
+        if sum == part {
+            return sum;
+        }
+        ReplayLoad {
+            file: format!("{} {}", sum.file, part.file),
+            datagrams: sum.datagrams + part.datagrams,
+            period_ns: sum.period_ns.max(part.period_ns),
+            together: sum.together.max(part.together),
+        }
+    })
 }
 
 fn totals(reports: &[&Report], elapsed_ns: u64) -> Totals {

@@ -129,8 +129,21 @@ pub(crate) struct Load {
     /// Flows (UDP) or connections (TCP).
     pub(crate) flows: u32,
     pub(crate) threads: u32,
-    /// Datagrams per second, open loop only. TCP: connections per second, with `--each-once` only.
+    /// Datagrams per second, open loop only: the mean rate of the schedule. `null`: all were due at once. TCP: connections
+    /// per second, with `--each-once` only.
     pub(crate) rate_per_s: Option<f64>,
+    /// As in `--rate`, if the rate changes.
+    #[serde(default)]
+    pub(crate) rate_curve: Option<String>,
+    /// As in `--gaps`. `null`: not set, so gaps are even.
+    #[serde(default)]
+    pub(crate) gaps: Option<String>,
+    /// As in `--burst`.
+    #[serde(default)]
+    pub(crate) burst: Option<BurstLoad>,
+    /// As in `--replay`.
+    #[serde(default)]
+    pub(crate) replay: Option<ReplayLoad>,
     /// Datagrams (with trains: trains) in flight per flow; closed loop only.
     pub(crate) in_flight: Option<u32>,
     /// Datagrams in a train; UDP only.
@@ -156,6 +169,27 @@ pub(crate) struct Load {
     pub(crate) duration_ns: Option<u64>,
     /// As in `--count`.
     pub(crate) count: Option<u64>,
+}
+
+/// Datagrams that are due together, as in `--burst`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct BurstLoad {
+    pub(crate) datagrams: u32,
+    /// The time from one burst to the next. `null`: it follows from the rate.
+    pub(crate) every_ns: Option<u64>,
+}
+
+/// The recording of `--replay`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ReplayLoad {
+    pub(crate) file: String,
+    pub(crate) datagrams: u64,
+    /// The time after which it begins again. `null`: all its datagrams have one time.
+    pub(crate) period_ns: Option<u64>,
+    /// The most datagrams with one time.
+    pub(crate) together: u64,
 }
 
 /// A number that every reader of JSON reads exactly.
@@ -413,6 +447,17 @@ pub(crate) struct ConditionResult {
 }
 
 impl Load {
+    /// Whether each datagram had an intended send time.
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.mode == "open"
+    }
+
+    /// The most datagrams that were due at one time, if these were meant to be many.
+    pub(crate) fn together(&self) -> u64 {
+        let burst = self.burst.as_ref().map(|burst| burst.datagrams.into());
+        burst.or(self.replay.as_ref().map(|replay| replay.together)).unwrap_or(1)
+    }
+
     /// How many flows or connections, in words.
     pub(crate) fn counted_flows(&self) -> String {
         counted(self.flows.into(), if self.protocol == "tcp" { "connection" } else { "flow" })

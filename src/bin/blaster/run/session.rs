@@ -14,6 +14,7 @@ use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
+use crate::model::recording::Recording;
 use crate::model::results::Results;
 use crate::model::server_counts::Sockets;
 use crate::model::source::Source;
@@ -22,7 +23,7 @@ use crate::model::targets::Targets;
 use crate::model::visits::{Visits, Wish};
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::{RunFacts, Scope};
-use crate::report::schema::{self, Host, Load, Report};
+use crate::report::schema::{self, BurstLoad, Host, Load, ReplayLoad, Report};
 use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
 use crate::show::progress::{self, Watched};
 use crate::tcp::{self, TcpError};
@@ -93,7 +94,7 @@ impl Session {
         let stop = signals::stop();
         let watched = Watched {
             name,
-            duration: common.duration().map(|duration| common.warmup + duration),
+            duration: load.duration().map(|duration| common.warmup + duration),
             quiet: self.quiet,
             every: common.every,
         };
@@ -160,23 +161,35 @@ fn run_udp(
 ) -> Result<(Load, Scope, Results), LoadError> {
     use udp::plan::{Mode, Plan};
     let common = &udp.common;
-    let mode = match (udp.mode(), udp.rate()) {
-        (UdpMode::Open, Some(rate)) => Mode::Open(rate),
+    let timetable = udp.schedule.timetable(udp.rate(), common.warmup, identity.seed);
+    let mode = match (udp.mode(), timetable) {
+        (UdpMode::Open, Some(timetable)) => Mode::Open(timetable),
         (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
         (UdpMode::Closed, _) => Mode::Closed { in_flight: udp.in_flight.unwrap_or(1) },
         (UdpMode::Flood, _) => Mode::Flood,
     };
-    let (rate, in_flight) = match mode {
-        Mode::Open(rate) => (Some(rate), None),
-        Mode::Closed { in_flight } => (None, Some(in_flight)),
+    let (rate_per_s, in_flight) = match &mode {
+        Mode::Open(timetable) => (timetable.mean_per_s(common.warmup, udp.duration()), None),
+        Mode::Closed { in_flight } => (None, Some(*in_flight)),
         Mode::Flood => (None, None),
     };
     let traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
-    let extent = extent(common, udp.flows(traffic.counted_sources()), &traffic);
+    let extent = Extent {
+        duration: udp.duration(),
+        count: udp.count().or(traffic.visits.as_ref().map(Visits::total)),
+        ..extent(common, udp.flows(traffic.counted_sources()), &traffic)
+    };
     let load = Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
-        rate_per_s: rate.map(Rate::per_s),
+        rate_per_s,
+        rate_curve: udp.rate.as_ref().filter(|curve| curve.constant().is_none()).map(ToString::to_string),
+        gaps: udp.schedule.gaps.filter(|_| matches!(mode, Mode::Open(_))).map(name),
+        burst: udp.schedule.burst.map(|burst| BurstLoad {
+            datagrams: burst.datagrams,
+            every_ns: burst.every.map(|every| every.as_nanos() as u64),
+        }),
+        replay: udp.schedule.replay.as_deref().map(replay_load),
         in_flight,
         gso: Some(udp.gso),
         gro: Some(udp.gro == Switch::On),
@@ -188,6 +201,15 @@ fn run_udp(
     let (gro, receive_time) = (udp.gro == Switch::On, udp.receive_time());
     let plan = Plan { traffic, extent, mode, train: udp.gso, gro, receive_time };
     Ok((load, scope, udp::run(plan, stop, watch)?))
+}
+
+fn replay_load(recording: &Recording) -> ReplayLoad {
+    ReplayLoad {
+        file: recording.name().into(),
+        datagrams: recording.len(),
+        period_ns: recording.period_ns(),
+        together: recording.most_within(0),
+    }
 }
 
 fn run_tcp(

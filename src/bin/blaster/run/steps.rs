@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::judge::search::{Plan, Search};
 use crate::model::quantity::Rate;
+use crate::model::rate_curve::RateCurve;
 use crate::model::units;
 use crate::options::{CommonOptions, LoadOptions, UdpOptions};
 use crate::report::schema::Objective;
@@ -52,7 +53,11 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
     let objective =
         Objective { loss_percent: udp.loss.0, p99_ns: udp.p99.map(|longest| longest.as_nanos() as u64) };
     let plan = Plan {
-        first_per_s: udp.rate.map_or(Plan::FIRST_PER_S, |rate| (rate.per_s() as u64).max(1)),
+        first_per_s: udp
+            .rate
+            .as_ref()
+            .and_then(RateCurve::constant)
+            .map_or(Plan::FIRST_PER_S, |rate| (rate.per_s() as u64).max(1)),
         precision: udp.precision.0 / 100.0,
         repeat: udp.repeat,
     };
@@ -97,7 +102,8 @@ fn one(
     header: &str,
 ) -> Result<NamedRun, LoadError> {
     let common = CommonOptions { duration: Some(duration), ..udp.common.clone() };
-    let step = UdpOptions { rate: Some(rate), steps: Vec::new(), find_max: false, common, ..udp.clone() };
+    let step =
+        UdpOptions { rate: Some(rate.into()), steps: Vec::new(), find_max: false, common, ..udp.clone() };
     let report = session.run(&LoadOptions::Udp(step), header)?;
     Ok(NamedRun::new(name(rate), report))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::counts::Fault;
-use crate::model::units::{count, rate};
+use crate::model::units::{count, duration, rate};
 use crate::report::schema::{FaultyPlaces, Load, Places, Report};
 
 impl fmt::Display for FaultyPlaces {
@@ -31,15 +31,35 @@ impl fmt::Display for FaultyPlaces {
     }
 }
 
-/// The mode of a run and its rate.
+/// The mode of a run and its schedule.
 pub(crate) fn mode(load: &Load) -> String {
-    let rate = load.rate_per_s.map(|per_s| format!("at {}/s", rate(per_s)));
-    match (load.each_once, rate) {
-        (Some(1), Some(rate)) => format!("each destination once {rate}"),
-        (Some(times), Some(rate)) => format!("each destination {times} times {rate}"),
-        (_, Some(rate)) => format!("{} loop {rate}", load.mode),
-        (_, None) => load.mode.clone(),
+    let schedule = schedule(load);
+    match load.each_once {
+        Some(1) => format!("each destination once {schedule}"),
+        Some(times) => format!("each destination {times} times {schedule}"),
+        None if schedule.is_empty() => load.mode.clone(),
+        None => format!("{} loop {schedule}", load.mode),
     }
+}
+
+/// When a run sends. After a merge, the rate is that of all machines together, but a rate that changes is that of each.
+fn schedule(load: &Load) -> String {
+    let mut words = Vec::new();
+    words.extend(load.replay.as_ref().map(|replay| format!("replaying {}", replay.file)));
+    let mean = load.rate_per_s.map(|per_s| format!("at {}/s", rate(per_s)));
+    words.extend(match &load.rate_curve {
+        Some(curve) if load.run_ids.len() > 1 => Some(format!("at {curve} each")),
+        Some(curve) => Some(format!("at {curve}")),
+        None => mean,
+    });
+    if let Some(burst) = &load.burst {
+        let every = burst.every_ns.map_or(String::new(), |ns| format!(" every {}", duration(ns)));
+        words.push(format!("in bursts of {}{every}", count(burst.datagrams.into())));
+    }
+    if load.gaps.as_deref() == Some("poisson") {
+        words.push("with exponential gaps".into());
+    }
+    words.join(" ")
 }
 
 /// What a report says of its destinations, or of its sources: how many, and the worst.

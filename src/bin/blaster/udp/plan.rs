@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::model::plan::{Extent, Traffic};
-use crate::model::quantity::Rate;
+use crate::model::timetable::Timetable;
 
 /// The most datagrams that a flow can remember.
 const WINDOW_MAX: usize = 1 << 24;
@@ -14,10 +14,10 @@ const WINDOW_MAX: usize = 1 << 24;
 pub(crate) const IN_FLIGHT_MAX: u32 = 1 << 22;
 
 /// The event that makes a flow send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mode {
     /// The time of the schedule, whether replies come or not.
-    Open(Rate),
+    Open(Timetable),
     /// A reply that makes room in flight.
     Closed {
         /// The datagrams (with trains: the trains) of each flow that may wait for their replies.
@@ -71,16 +71,16 @@ impl Plan {
 
     /// How many datagrams each flow remembers, a power of two.
     pub(crate) fn window(&self) -> usize {
-        window(self.extent.flows, self.mode, self.train, self.traffic.timeout())
+        window(self.extent.flows, &self.mode, self.train, self.traffic.timeout())
     }
 }
 
 /// The open loop needs room for the datagrams of the timeout and of one second more. The closed loop needs room for
 /// four times the datagrams in flight. All flows together remember about a million datagrams or more, and each flow at
 /// least 256.
-fn window(flows: u32, mode: Mode, train: u32, timeout: Duration) -> usize {
+fn window(flows: u32, mode: &Mode, train: u32, timeout: Duration) -> usize {
     let (in_all, of_each) = match mode {
-        Mode::Open(rate) => (rate.per_s() * (timeout.as_secs_f64() + 1.0), 0),
+        Mode::Open(timetable) => (timetable.most_within(timeout + Duration::from_secs(1)), 0),
         Mode::Closed { in_flight } => (0.0, in_flight.saturating_mul(train).saturating_mul(4)),
         Mode::Flood => (0.0, 0),
     };
@@ -92,10 +92,11 @@ fn window(flows: u32, mode: Mode, train: u32, timeout: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::quantity::Rate;
 
     #[test]
     fn windows_hold_what_may_be_waiting() {
-        let open = |rate: &str| Mode::Open(rate.parse().unwrap());
+        let open = |rate: &str| Mode::Open(rate.parse::<Rate>().unwrap().into());
         let closed = |in_flight| Mode::Closed { in_flight };
         let table = [
             (1, Mode::Flood, 1, 1, 1 << 20),
@@ -108,9 +109,9 @@ mod tests {
             (1, open("1G"), 1, 9, WINDOW_MAX),
         ];
         for (flows, mode, train, timeout_s, wanted) in table {
-            let found = window(flows, mode, train, Duration::from_secs(timeout_s));
+            let found = window(flows, &mode, train, Duration::from_secs(timeout_s));
             assert_eq!(found, wanted, "{flows} flows, {mode:?}, trains of {train}, {timeout_s} s");
         }
-        assert!(window(1, closed(IN_FLIGHT_MAX), 1, Duration::from_secs(1)) >= 4 * IN_FLIGHT_MAX as usize);
+        assert!(window(1, &closed(IN_FLIGHT_MAX), 1, Duration::from_secs(1)) >= 4 * IN_FLIGHT_MAX as usize);
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::model::backoff::Backoff;
-use crate::model::pacer::{Pacer, WakeMargin};
+use crate::model::pacer::WakeMargin;
+use crate::model::timetable::SendTimes;
 use crate::udp::plan::{Mode, Plan};
 
 /// The schedule of one worker.
@@ -26,7 +27,7 @@ pub(super) struct Schedule {
 #[derive(Debug)]
 enum Order {
     /// The flows take turns.
-    Open { pacer: Pacer, margin: WakeMargin, next_flow: u32 },
+    Open { times: SendTimes, margin: WakeMargin, next_flow: u32 },
     /// A queue of the flows that have room in flight.
     Closed {
         in_flight: u32,
@@ -50,9 +51,9 @@ pub(super) enum Pause {
 impl Schedule {
     pub(super) fn new(plan: &Plan, worker: u32, flows: u32) -> Self {
         let extent = &plan.extent;
-        let order = match plan.mode {
-            Mode::Open(rate) => Order::Open {
-                pacer: Pacer::new(rate, plan.train, worker, extent.workers),
+        let order = match &plan.mode {
+            Mode::Open(timetable) => Order::Open {
+                times: timetable.send_times(plan.train, worker, extent.workers),
                 margin: WakeMargin::new(),
                 next_flow: 0,
             },
@@ -84,7 +85,7 @@ impl Schedule {
             return None;
         }
         let (next_flow, intended_ns) = match &mut self.order {
-            Order::Open { pacer, next_flow, .. } => (next_flow, pacer.take(now_ns.min(self.end_ns - 1))?),
+            Order::Open { times, next_flow, .. } => (next_flow, times.take(now_ns.min(self.end_ns - 1))?),
             Order::Closed { queue, is_queued, backoff, .. } => {
                 // it comes back when its pause is over
                 while let Some(flow) = queue.pop_front_if(|flow| backoff.is_resting(*flow)) {
@@ -171,8 +172,8 @@ impl Schedule {
     /// How long nothing is to be sent, at most `longest_ns`.
     pub(super) fn pause(&self, now_ns: u64, longest_ns: u64) -> Pause {
         match &self.order {
-            Order::Open { pacer, margin, .. } => {
-                let left_ns = pacer.next_ns().saturating_sub(now_ns).min(longest_ns);
+            Order::Open { times, margin, .. } => {
+                let left_ns = times.next_ns().saturating_sub(now_ns).min(longest_ns);
                 match left_ns.checked_sub(margin.ns()) {
                     None | Some(0) => Pause::None,
                     Some(sleep_ns) => Pause::Nanoseconds(sleep_ns),
@@ -196,7 +197,7 @@ impl Schedule {
     /// Whether everything was sent, or the time is up.
     pub(super) fn is_over(&self, now_ns: u64) -> bool {
         let next_ns = match &self.order {
-            Order::Open { pacer, .. } => pacer.next_ns(),
+            Order::Open { times, .. } => times.next_ns(),
             Order::Closed { .. } | Order::Flood { .. } => now_ns,
         };
         next_ns >= self.end_ns || now_ns >= self.give_up_ns || self.remaining == 0
@@ -204,19 +205,19 @@ impl Schedule {
 
     /// Datagrams of the schedule that were not sent.
     pub(super) fn unsent(&self) -> u64 {
-        let Order::Open { pacer, .. } = &self.order else { return 0 };
+        let Order::Open { times, .. } = &self.order else { return 0 };
         if self.end_ns == u64::MAX {
             // without a duration, the count is the end of the schedule
             return self.remaining;
         }
-        pacer.left(self.end_ns).saturating_mul(u64::from(self.train)).min(self.remaining)
+        times.left(self.end_ns).saturating_mul(u64::from(self.train)).min(self.remaining)
     }
 
     /// The time that the sent datagrams are spread over. The sending took `elapsed_ns`, and the last right reply in time
     /// came at `last_ok_ns`.
     pub(super) fn span_ns(&self, elapsed_ns: u64, last_ok_ns: u64) -> u64 {
         match &self.order {
-            Order::Open { pacer, .. } => elapsed_ns.max(pacer.covered_ns().min(self.end_ns)),
+            Order::Open { times, .. } => elapsed_ns.max(times.covered_ns().min(self.end_ns)),
             Order::Closed { .. } if self.remaining == 0 => elapsed_ns.max(last_ok_ns),
             Order::Closed { .. } | Order::Flood { .. } => elapsed_ns,
         }
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn open_flows_take_turns_and_stop_at_the_end() {
-        let mut schedule = schedule(Mode::Open(Rate::whole(1_000_000)), 1, 3, None);
+        let mut schedule = schedule(Mode::Open(Rate::whole(1_000_000).into()), 1, 3, None);
         let sent: Vec<_> = std::iter::from_fn(|| schedule.next(20_000)).collect();
         let wanted: Vec<_> = (0..10).map(|nth| (nth % 3, u64::from(nth) * 1_000)).collect();
         assert_eq!(sent, wanted, "10 µs at a datagram each microsecond");
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_an_open_loop_did_not_send_is_counted() {
-        let mut schedule = schedule(Mode::Open(Rate::whole(1_000_000)), 1, 3, None);
+        let mut schedule = schedule(Mode::Open(Rate::whole(1_000_000).into()), 1, 3, None);
         schedule.next(0).expect("the first one is due");
         assert!(!schedule.is_over(10_000 + TIMEOUT_NS - 1) && schedule.is_over(10_000 + TIMEOUT_NS));
         assert_eq!(schedule.unsent(), 9);

@@ -45,7 +45,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
     let plan = Plan {
         traffic,
         extent,
-        mode: Mode::Open(Rate::whole(1_000)),
+        mode: Mode::Open(Rate::whole(1_000).into()),
         train,
         gro: false,
         receive_time: ReceiveTime::Own,
