@@ -147,12 +147,17 @@ fn follow(stderr: ChildStderr) -> Receiver<String> {
     receiver
 }
 
+/// Below the ports that Linux gives to clients (ip_local_port_range, ip(7)): no client takes it before the server does.
+const FIRST_PORT: u16 = 20_000;
+const LAST_PORT: u16 = 32_000;
+
 /// A port that is free for both protocols.
 fn free_address(ip: IpAddr) -> Result<SocketAddr> {
-    loop {
-        let address = TcpListener::bind((ip, 0))?.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
+    // several benches at a time begin at different places
+    let first = std::process::id() as u16 % (LAST_PORT - FIRST_PORT);
+    (FIRST_PORT + first..LAST_PORT)
+        .chain(FIRST_PORT..FIRST_PORT + first)
+        .map(|port| SocketAddr::new(ip, port))
+        .find(|address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok())
+        .ok_or_else(|| format!("no port between {FIRST_PORT} and {LAST_PORT} is free").into())
 }
