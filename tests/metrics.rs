@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,30 +137,46 @@ fn once<'a>(
         .join(", ")
 }
 
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The families of a text, each with its type and its labels but `label`.
+fn families<'a>(text: &'a str, samples: &Samples) -> Vec<(&'a str, String)> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let told = types.map(|(family, kind)| {
+        let sample = if kind == "histogram" { format!("{family}_count") } else { family.to_owned() };
+        let labels = once(samples, &sample, |name, _| (name != "label").then_some(name));
+        (family, format!("{family}: {kind} by {labels}"))
+    });
+    told.collect()
+}
+
+/// The same of the table below a heading of a document.
+fn told_families(document: &str, heading: &str) -> BTreeSet<String> {
+    let rows = table(document, heading);
+    assert!(rows.iter().all(|row| row.len() == 4 && row[3].len() > 9), "{rows:?}");
+    rows.iter().map(|row| format!("{}: {} by {}", row[0], row[1], row[2])).collect()
+}
+
 #[test]
 fn the_document_tells_every_family_with_its_type_its_labels_and_its_reasons() {
     bounded(|| {
-        let document =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+        let document = document("metrics.md");
         let server = server(&["--label", "test"]);
         let text = get(address_of(&server), "/metrics").body;
         let samples = support::metrics::read(&text);
-        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-        let served: BTreeSet<_> = types
-            .map(|(family, kind)| {
-                let labels = once(&samples, family, |name, _| (name != "label").then_some(name));
+        let served: BTreeSet<_> = families(&text, &samples)
+            .into_iter()
+            .map(|(family, told)| {
                 let labelled = samples
                     .keys()
                     .any(|sample| sample.starts_with(family) && sample.contains("label=\"test\""));
-                assert_eq!(labelled, labels.contains("domain"), "{family}");
-                format!("{family}: {kind} by {labels}")
+                assert_eq!(labelled, told.contains("domain"), "{family}");
+                told
             })
             .collect();
-        let rows = table(&document, "The families");
-        let told: BTreeSet<_> =
-            rows.iter().map(|row| format!("{}: {} by {}", row[0], row[1], row[2])).collect();
-        assert_eq!(told, served, "docs/metrics.md against /metrics");
-        assert!(rows.iter().all(|row| row.len() == 4 && row[3].len() > 9), "{rows:?}");
+        assert_eq!(told_families(&document, "The families"), served, "docs/metrics.md against /metrics");
 
         let reasons = |family| {
             once(&samples, family, |name, value| (name == "reason").then(|| value.trim_matches('"')))
@@ -180,6 +196,79 @@ fn the_document_tells_every_family_with_its_type_its_labels_and_its_reasons() {
         let ours = words.filter(|word| word.starts_with("tubular_echo_") || word.starts_with("process_"));
         for name in ours {
             assert!(text.contains(&format!("# TYPE {name} ")), "docs/metrics.md names {name}");
+        }
+        server.stop();
+    });
+}
+
+/// A blaster with this load for an hour, and the address of its metrics.
+fn watched_blaster(load: &str) -> (Ended, SocketAddr) {
+    let mut blaster = Command::new(env!("CARGO_BIN_EXE_blaster"))
+        .args(load.split_whitespace())
+        .args(["--duration", "1h", "--metrics", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start blaster");
+    let stderr = blaster.stderr.take().expect("a pipe");
+    let blaster = Ended(blaster);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    let url = lines.find_map(|line| Some(line.ok()?.split_once("metrics on http://")?.1.to_owned()));
+    let url = url.expect("a line on standard error");
+    (blaster, url.strip_suffix("/metrics").expect("a path").parse().expect("an address"))
+}
+
+/// A program that ends with the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn blasters_document_tells_every_family_and_its_metrics_are_true() {
+    bounded(|| {
+        let server = server(&[]);
+        let there = of(&server, Protocol::Udp, "127.0.0.1");
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nobody = silent.local_addr().unwrap();
+        let (_blaster, metrics) = watched_blaster(&format!(
+            "udp {there} {nobody} --flows 2 --rate 200 --timeout 100ms --linger 200ms"
+        ));
+        let lost = ["outcome=\"lost\""];
+        until("datagrams are given up", || sum(&scrape(metrics), "blaster_outcomes_total", &lost) > 100.0);
+        let text = get(metrics, "/metrics").body;
+        let now = support::metrics::read(&text);
+        let served: BTreeSet<_> = families(&text, &now).into_iter().map(|(_, told)| told).collect();
+        assert_eq!(
+            told_families(&document("blaster.md"), "Metrics of a run"),
+            served,
+            "docs/blaster.md against /metrics"
+        );
+        let (sent, ok) = (
+            sum(&now, "blaster_sent_messages_total", &[]),
+            sum(&now, "blaster_outcomes_total", &["outcome=\"ok\""]),
+        );
+        let decided = sum(&now, "blaster_outcomes_total", &[]);
+        assert_eq!(sent, decided + sum(&now, "blaster_waiting_messages", &[]), "{text}");
+        assert!(ok > 100.0 && ok <= sent / 2.0 + 1.0, "{ok} of {sent}");
+        assert_eq!(sum(&now, "blaster_destinations", &["fault=\"silent\""]), 1.0);
+        assert_eq!(sum(&now, "blaster_destinations", &["fault=\"none\""]), 1.0);
+        let outage = sum(&now, "blaster_outage_seconds", &[&format!("destination=\"{nobody}\"")]);
+        assert!(outage >= 1.0 && outage == sum(&now, "blaster_longest_outage_seconds", &[]), "{text}");
+        let counted = sum(&now, "blaster_latency_seconds_count", &[]);
+        assert!(counted >= ok && sum(&now, "blaster_latency_seconds_sum", &[]) < counted * 0.1, "{text}");
+        assert_eq!(sum(&now, "blaster_latency_seconds_bucket", &["le=\"+Inf\""]), counted);
+        assert_eq!(get(metrics, "/healthz").body, "ok\n");
+        let words = document("blaster.md");
+        let words = words.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("blaster_")) {
+            let parts = ["_bucket", "_sum", "_count"];
+            let family = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+            assert!(text.contains(&format!("# TYPE {family} ")), "docs/blaster.md names {name}");
         }
         server.stop();
     });
@@ -209,10 +298,11 @@ fn promtool_finds_nothing_to_complain_of() {
         };
         let server = server(&["--label", "echo"]);
         assert_eq!(check(&["metrics"], &get(address_of(&server), "/metrics").body), "");
+        let load = format!("udp {} --rate 100", of(&server, Protocol::Udp, "127.0.0.1"));
+        assert_eq!(check(&["metrics"], &get(watched_blaster(&load).1, "/metrics").body), "");
         server.stop();
 
-        let document =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+        let document = document("metrics.md");
         let block = |heading: &str, language: &str| {
             let section = document.split_once(&format!("## {heading}\n")).expect("a heading").1;
             let text = section.split_once(&format!("```{language}\n")).expect("a block").1;

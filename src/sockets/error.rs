@@ -70,7 +70,7 @@ pub(super) fn may_come(errno: Errno) -> bool {
 }
 
 /// The cure for an address that can't be served. `join` says that the operator asked to share the port.
-pub(crate) fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
+pub fn cure(errno: Errno, addr: SocketAddr, join: bool) -> String {
     match errno.0 {
         libc::EADDRINUSE if join => format!(
             "`ss -lnp 'sport = :{}'` (as root) shows who has it and does not share it: another user's, or started \

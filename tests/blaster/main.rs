@@ -4,6 +4,7 @@ mod destinations;
 mod draws;
 mod each_once;
 mod misbehaving;
+mod monitor;
 mod other_servers;
 mod receive_times;
 mod reports;

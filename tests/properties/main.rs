@@ -27,6 +27,7 @@ mod model {
     pub(crate) mod icmp;
     pub(crate) mod latency;
     pub(crate) mod no_hosts;
+    pub(crate) mod outages;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
     pub(crate) mod payload;
@@ -47,6 +48,7 @@ mod model {
     pub(crate) mod timetable;
     pub(crate) mod units;
     pub(crate) mod visits;
+    pub(crate) mod watchlist;
 }
 // these modules expect the library's modules here
 use tubular_echo::{check, health, kernel, policy, service, sockets, values};

@@ -66,7 +66,7 @@ pub fn read(text: &str) -> Samples {
             let (name, kind) = typed.split_once(' ').unwrap_or_else(|| panic!("no type: {line}"));
             assert_eq!(name, helped, "help and type of the same family");
             assert!(!families.contains(&name), "{name} in two pieces");
-            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             families.push(name);
             family = name;
@@ -75,7 +75,8 @@ pub fn read(text: &str) -> Samples {
             let (name, labels) = sample.split_once('{').map_or((sample, ""), |(name, rest)| {
                 (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("labels without an end: {line}")))
             });
-            assert_eq!(name, family, "a sample under another family");
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            assert!(name == family || of_histogram == Some(family), "{name} under another family");
             for label in labels.split(',').filter(|label| !label.is_empty()) {
                 let (name, value) = label.split_once('=').unwrap_or_else(|| panic!("no label: {line}"));
                 assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{line}");

@@ -28,6 +28,8 @@ mod pages;
 /// A run, and the places that its report goes to.
 mod run {
     pub(crate) mod destination; // one file, so that no older report is lost
+    mod lines; // files that grow while a run lasts
+    pub(crate) mod monitor; // --jsonl, --csv, --metrics
     pub(crate) mod outputs; // the table and all files
     mod server_metrics; // the server's counters, over HTTP
     pub(crate) mod session; // one run: options → report
@@ -76,9 +78,11 @@ mod judge {
 mod report {
     pub(crate) mod compile; // results → report
     pub(crate) mod hdr; // report → histogram log
+    pub(crate) mod interval_line; // --jsonl, --csv
     #[cfg(test)]
     mod json_schema; // docs/blaster-report.schema.json
     pub(crate) mod merge; // reports → report
+    pub(crate) mod metrics; // --metrics
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
     pub(crate) mod schema; // the JSON
@@ -96,6 +100,7 @@ mod console {
 mod workers {
     pub(crate) mod clock; // time since the start
     pub(crate) mod live; // counts while a run lasts
+    pub(crate) mod observed; // all counts while a run lasts
     pub(crate) mod stop; // the request to end early
     pub(crate) mod threads; // start together, add up
 }
@@ -110,6 +115,7 @@ mod model {
     pub(crate) mod local_limits; // limits of this host
     pub(crate) mod metrics_url; // --server-metrics
     pub(crate) mod no_hosts; // addresses that belong to no host
+    pub(crate) mod outages; // destinations without a right reply, and since when
     pub(crate) mod outcomes; // counts by interval
     pub(crate) mod pacer; // when each train is due at a constant rate
     pub(crate) mod payload; // the bytes of a message, and their judgement
@@ -131,6 +137,7 @@ mod model {
     pub(crate) mod timetable; // when a run sends: even, changing, in bursts, at random, as recorded
     pub(crate) mod units; // numbers in reports
     pub(crate) mod visits; // --each-once: the destinations, and their order
+    pub(crate) mod watchlist; // what is observed while a run lasts
     pub(crate) mod wrap; // lines that break at words
 }
 
@@ -245,6 +252,7 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
         if signals::stop().is_asked() { LoadError::Stopped.into() } else { Failure::from(error) }
     })?;
     // if a step fails, the steps before it are still reported
+    outputs = outputs.beside_lines_on_stdout(load.common().has_lines_on_stdout());
     let (mut document, failure) = match load {
         LoadOptions::Udp(udp) if udp.has_steps() => {
             let (series, failure) = if udp.find_max {
@@ -267,7 +275,8 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
         // the lines of its runs are printed already
         Document::Series(series) => compare::footer(series, &outputs.paint()),
     };
-    if !write(&mut outputs, &document, &table) {
+    let are_lines_written = session.finish_lines();
+    if !write(&mut outputs, &document, &table) || !are_lines_written {
         return Ok(Outcome::Unwritten);
     }
     if let Some(failure) = failure {

@@ -127,6 +127,13 @@ REPORTS
   Files of --steps and --find-max hold several runs. docs/blaster-report.schema.json
   is the JSON Schema of all of them.
 
+WHILE IT RUNS
+  --jsonl and --csv add a line for each interval of --every (without it: each second)
+  to a file, or write it to standard output (-). A line counts what happened in the
+  interval. A reply that has not come after --linger is lost; until then it waits. A
+  full disk or a slow reader does not stop the run. A file that was moved away is made
+  again. --metrics serves Prometheus metrics at http://ADDR:PORT/metrics.
+
 SIGNALS
   SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the sending. Blaster waits for the
   replies in flight, writes the report, and exits with status 4. After a second SIGINT or SIGTERM it waits neither

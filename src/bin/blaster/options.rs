@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use tubular_echo::sockets::listen_addr::ListenAddr;
+
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
 use crate::model::metrics_url::MetricsUrl;
@@ -282,9 +284,23 @@ pub(crate) struct CommonOptions {
     #[arg(long, help_heading = "Run")]
     pub(crate) allow_public: bool,
 
-    /// Print a line on standard error at each interval of this length while it runs, for logs
+    /// Print a line on standard error at each interval of this length while it runs, for logs. With --jsonl or --csv, the
+    /// lines go there [default with these: 1s]
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Report")]
     pub(crate) every: Option<Duration>,
+
+    /// Add a line of JSON to FILE at each interval of --every; with - to standard output, and the table to standard error.
+    /// A file that was moved away is made again
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(crate) jsonl: Option<PathBuf>,
+
+    /// The same as lines of CSV, with names in the first line
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(crate) csv: Option<PathBuf>,
+
+    /// Serve Prometheus metrics of the run at http://ADDR:PORT/metrics while it lasts, and /healthz
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Report")]
+    pub(crate) metrics: Option<ListenAddr>,
 
     #[command(flatten)]
     pub(crate) outputs: OutputOptions,
@@ -315,6 +331,11 @@ pub(crate) struct OutputOptions {
 }
 
 impl CommonOptions {
+    /// Whether standard output gets the lines of intervals.
+    pub(crate) fn has_lines_on_stdout(&self) -> bool {
+        [&self.jsonl, &self.csv].into_iter().flatten().any(|path| path.as_os_str() == "-")
+    }
+
     pub(crate) fn linger(&self) -> Duration {
         self.linger.unwrap_or(self.timeout * 2)
     }

@@ -61,6 +61,25 @@ macro_rules! counts {
             pub(crate) const NAMES: &[&str] =
                 &["sent", $(stringify!($classed),)+ $(stringify!($beside),)+];
 
+            /// The names of all fields, in their order.
+            pub(crate) const FIELDS: &[&str] =
+                &["sent", $(stringify!($classed),)+ $(stringify!($beside),)+ $(stringify!($bytes),)+];
+
+            /// The values of all fields, in their order.
+            pub(crate) fn values(&self) -> impl Iterator<Item = u64> {
+                [self.sent, $(self.$classed,)+ $(self.$beside,)+ $(self.$bytes,)+].into_iter()
+            }
+
+            /// How much each has grown since `before`; 0 if it has not.
+            pub(crate) fn grown_from(&self, before: &Self) -> Self {
+                Self {
+                    sent: self.sent.saturating_sub(before.sent),
+                    $($classed: self.$classed.saturating_sub(before.$classed),)+
+                    $($beside: self.$beside.saturating_sub(before.$beside),)+
+                    $($bytes: self.$bytes.saturating_sub(before.$bytes),)+
+                }
+            }
+
             /// The count with one of [`Counts::NAMES`].
             pub(crate) fn by_name(&self, name: &str) -> Option<u64> {
                 match name {
@@ -158,6 +177,11 @@ impl Counts {
     /// Replies that answer nothing of their flow.
     pub(crate) fn strays(&self) -> u64 {
         self.crossed + self.unattributed
+    }
+
+    /// Sends, whether or not the local kernel took them.
+    pub(crate) fn tried(&self) -> u64 {
+        self.sent + self.send_failures
     }
 
     /// Datagrams without a right reply in time.

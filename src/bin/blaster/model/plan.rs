@@ -1,6 +1,7 @@
 //! What a run sends, and for how long: the part of a plan that UDP and TCP share.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::payload::{Bodies, Header};
@@ -8,6 +9,7 @@ use crate::model::quantity::Sizes;
 use crate::model::source::Source;
 use crate::model::targets::Targets;
 use crate::model::visits::Visits;
+use crate::model::watchlist::Watchlist;
 
 /// Open files beside those of the flows or connections: standard streams, rings, the report's files, and some to spare.
 const SPARE_FILES: u64 = 64;
@@ -25,6 +27,8 @@ pub(crate) struct Traffic {
     pub(crate) source: Option<Source>,
     /// With `--each-once`: all visits, of these targets, from these sources.
     pub(crate) visits: Option<Visits>,
+    /// What is observed while the run lasts. `None`: nothing.
+    pub(crate) watchlist: Option<Arc<Watchlist>>,
     pub(crate) sizes: Sizes,
     pub(crate) bodies: Bodies,
     /// A reply that takes longer is late; a TCP connection that takes longer has failed.
@@ -107,6 +111,11 @@ impl Extent {
         let Some(count) = self.count else { return u64::MAX };
         let workers = u64::from(self.workers);
         count / workers + u64::from(u64::from(number) < count % workers)
+    }
+
+    /// Whether only a signal ends the run.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.duration.is_none() && self.count.is_none()
     }
 
     pub(crate) fn files_needed(&self) -> u64 {

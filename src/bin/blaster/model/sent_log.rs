@@ -69,6 +69,9 @@ pub(crate) struct SentLog {
     unanswered: u32,
     /// One past the highest sequence number answered.
     answered_end: u64,
+    /// Datagrams before this one have an outcome for those who watch the run.
+    given_up_end: u64,
+    given_up: u64,
 }
 
 impl SentLog {
@@ -83,6 +86,8 @@ impl SentLog {
             waiting: 0,
             unanswered: 0,
             answered_end: 0,
+            given_up_end: 0,
+            given_up: 0,
         }
     }
 
@@ -115,6 +120,8 @@ impl SentLog {
         self.leave(before.state);
         self.waiting += 1;
         self.unanswered += 1;
+        let is_new = sequence > self.mask && sequence - self.mask > self.given_up_end;
+        self.given_up += u64::from(before.is_unanswered() && is_new);
         (sequence, before.is_unanswered().then_some(before))
     }
 
@@ -235,6 +242,27 @@ impl SentLog {
         overdue
     }
 
+    /// Looks at the next datagram that was sent at or before `sent_ns`, and gives it up if it has no answer: for those who
+    /// watch the run, it is lost. Its state stays. Returns its sequence number, and the datagram if it was given up.
+    /// `None`: there is no further one.
+    pub(crate) fn give_up_next(&mut self, sent_ns: u64) -> Option<(u64, Option<Entry>)> {
+        self.given_up_end = self.given_up_end.max(self.first());
+        let sequence = self.given_up_end;
+        let entry = *self.entry(sequence);
+        if sequence == self.next || entry.sent_ns > sent_ns {
+            return None;
+        }
+        self.given_up_end += 1;
+        let lost = entry.is_unanswered().then_some(entry);
+        self.given_up += u64::from(lost.is_some());
+        Some((sequence, lost))
+    }
+
+    /// How many datagrams were given up, or forgotten before that.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
     /// The datagrams without an answer and their sequence numbers, oldest first.
     pub(crate) fn iter_unanswered(&self) -> impl Iterator<Item = (u64, &Entry)> {
         (self.first()..self.next)
@@ -287,6 +315,31 @@ mod tests {
             sent_log.iter_unanswered().map(|(sequence, _)| sequence).collect::<Vec<_>>(),
             [2, 3, 4, 5]
         );
+    }
+
+    #[test]
+    fn each_datagram_is_given_up_once() {
+        let mut sent_log = SentLog::new(4);
+        for time in [10, 20, 30] {
+            sent_log.add(time, time);
+        }
+        sent_log.answer(1);
+        let lost = |sent_log: &mut SentLog, sent_ns| {
+            let next = std::iter::from_fn(|| sent_log.give_up_next(sent_ns));
+            next.filter_map(|(sequence, lost)| Some((sequence, lost?.intended_ns))).collect::<Vec<_>>()
+        };
+        assert_eq!(lost(&mut sent_log, 20), [(0, 10)]);
+        assert_eq!(lost(&mut sent_log, 20), []);
+        assert_eq!((sent_log.given_up(), sent_log.unanswered()), (1, 2), "an answer may still come");
+        // into the places of 0, which is given up, and of 2, which is not
+        for time in [40, 50, 60, 70] {
+            sent_log.add(time, time);
+        }
+        assert_eq!(sent_log.given_up(), 2);
+        assert_eq!(lost(&mut sent_log, 60), [(3, 40), (4, 50), (5, 60)]);
+        assert_eq!(sent_log.given_up(), 5);
+        assert_eq!(lost(&mut sent_log, 99), [(6, 70)]);
+        assert_eq!(lost(&mut sent_log, 99), []);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use crate::report::interval_line::IntervalLine;
 use crate::report::schema::{Report, Series};
 
 /// The file, and the command that renews it.
@@ -13,11 +14,15 @@ const RENEW: &str = "RENEW=1 cargo test --locked --bin blaster json_schema";
 /// One schema for all documents: a reader knows them by their field `schema`.
 fn schema() -> Value {
     let mut generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
-    let documents = [generator.subschema_for::<Report>(), generator.subschema_for::<Series>()];
+    let documents = [
+        generator.subschema_for::<Report>(),
+        generator.subschema_for::<Series>(),
+        generator.subschema_for::<IntervalLine>(),
+    ];
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What blaster writes as JSON",
-        "description": "A report of one run (--json), or several runs (--json with --steps or --find-max). Times are in \
+        "description": "A report of one run (--json), several runs (--json with --steps or --find-max), or a line of --jsonl. Times are in \
             nanoseconds, and their names end in _ns. Counts are of datagrams (TCP: of messages). Within a version, fields \
             are only added.",
         "oneOf": documents,

@@ -66,6 +66,8 @@ pub(crate) struct Outputs {
     html: Option<OutputFile>,
     fail_if: Option<Conditions>,
     quiet: bool,
+    /// Standard output gets lines while the run lasts.
+    has_lines_on_stdout: bool,
 }
 
 impl Outputs {
@@ -77,7 +79,14 @@ impl Outputs {
             html: OutputFile::open(options.html.as_ref())?,
             fail_if: options.fail_if.clone(),
             quiet: options.quiet,
+            has_lines_on_stdout: false,
         })
+    }
+
+    /// Leaves standard output to lines of intervals, if `has_lines`.
+    pub(crate) fn beside_lines_on_stdout(mut self, has_lines: bool) -> Self {
+        self.has_lines_on_stdout = has_lines;
+        self
     }
 
     /// For the table, as its terminal is now.
@@ -132,7 +141,11 @@ impl Outputs {
 
     /// Whether standard output gets a file, so that the table goes to standard error.
     fn is_stdout_taken(&self) -> bool {
-        [&self.json, &self.hdr, &self.html].into_iter().flatten().any(|file| file.path == Path::new("-"))
+        self.has_lines_on_stdout
+            || [&self.json, &self.hdr, &self.html]
+                .into_iter()
+                .flatten()
+                .any(|file| file.path == Path::new("-"))
     }
 
     /// Whether the table goes to a terminal.

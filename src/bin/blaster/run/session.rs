@@ -1,14 +1,16 @@
 //! One run: from its options to its report.
 
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnet::Ipv4Net;
 use rand::random;
 use tubular_echo::kernel::sys;
 
 use crate::console::signals;
+use crate::console::streams::message;
 use crate::judge::{causes, warnings};
 use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
@@ -21,9 +23,11 @@ use crate::model::source::Source;
 use crate::model::target::{Target, TargetError};
 use crate::model::targets::Targets;
 use crate::model::visits::{Visits, Wish};
+use crate::model::watchlist::Watchlist;
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{self, BurstLoad, Host, Load, ReplayLoad, Report};
+use crate::run::monitor::{Monitor, MonitorError, ObservedRun};
 use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
 use crate::show::progress::{self, Watched};
 use crate::tcp::{self, TcpError};
@@ -47,6 +51,8 @@ pub(crate) enum LoadError {
     MetricsTarget(TargetError),
     #[error(transparent)]
     ServerMetrics(#[from] ServerMetricsError),
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     #[error("handling signals: {0}")]
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
@@ -58,6 +64,8 @@ pub(crate) enum LoadError {
 /// What the runs of one call have in common.
 pub(crate) struct Session {
     quiet: bool,
+    /// What others see while runs last, if somebody asked for it.
+    monitor: RefCell<Option<Monitor>>,
 }
 
 /// The numbers that identify a run and its random choices.
@@ -82,7 +90,20 @@ impl Session {
             url.check_allowed(common.allow_public).map_err(LoadError::MetricsTarget)?;
         }
         signals::listen().map_err(LoadError::Signals)?;
-        Ok(Self { quiet: common.outputs.quiet })
+        let monitor = Monitor::open(protocol(load), common).map_err(|error| {
+            // the signal ended the wait for a reader of a FIFO
+            if signals::stop().is_asked() { LoadError::Stopped } else { error.into() }
+        })?;
+        Ok(Self { quiet: common.outputs.quiet, monitor: RefCell::new(monitor) })
+    }
+
+    /// Waits until all lines of intervals are written. Prints the errors, and returns whether there was none.
+    pub(crate) fn finish_lines(&self) -> bool {
+        let errors = self.monitor.take().map_or(Vec::new(), Monitor::finish);
+        for error in &errors {
+            message(&error.to_string());
+        }
+        errors.is_empty()
     }
 
     /// Runs `load`; `name` is its name on the screen. The report has its warnings; `--fail-if` is not applied yet.
@@ -96,29 +117,53 @@ impl Session {
             name,
             duration: load.duration().map(|duration| common.warmup + duration),
             quiet: self.quiet,
-            every: common.every,
+            // files get the lines
+            every: common.every.filter(|_| common.jsonl.is_none() && common.csv.is_none()),
         };
+        let mut monitor = self.monitor.borrow_mut();
+        let wanted = Wanted { intervals: monitor.as_ref().map(Monitor::intervals), made: OnceCell::new() };
+        let mut observation = None;
+        let mut lives_at_end = Vec::new();
+        let observed = ObservedRun {
+            protocol: protocol(load),
+            run_id: format!("{:016x}", identity.run_id),
+            name,
+            warmup: common.warmup,
+        };
+        let mut begin = monitor.as_mut().map(|monitor| |watchlist| monitor.begin(observed, watchlist));
         let mut started_at = SystemTime::UNIX_EPOCH;
         let (mut has_begun, mut ended_early) = (false, false);
         let mut watch = |stage: RunStage<'_>| match stage {
             RunStage::Preparing => !stop.is_asked(),
             RunStage::Running(lives, are_done) => {
                 (has_begun, started_at) = (true, SystemTime::now());
-                progress::watch(watched, lives, are_done);
+                observation =
+                    begin.take().zip(wanted.made.get()).map(|(begin, made)| begin(Arc::clone(made)));
+                lives_at_end = lives.to_vec();
+                progress::watch(watched, lives, are_done, &mut || {
+                    if let Some(observation) = &mut observation {
+                        observation.look(lives);
+                    }
+                });
                 ended_early = stop.is_asked();
                 true
             }
         };
         let server = watch_server(load)?;
         let done = match load {
-            LoadOptions::Udp(udp) => run_udp(udp, identity, stop, &mut watch),
-            LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, stop, &mut watch),
+            LoadOptions::Udp(udp) => run_udp(udp, identity, stop, &wanted, &mut watch),
+            LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, stop, &wanted, &mut watch),
         };
         // the signal comes first, whatever error the interrupted preparation had
         if !has_begun && stop.is_asked() {
             return Err(LoadError::Stopped);
         }
         let (load, scope, results) = done?;
+        if let Some(observation) = observation {
+            let mut counts = results.outcomes.total().counts;
+            counts += &results.outcomes.warmup().counts;
+            observation.end(counts, &lives_at_end);
+        }
         let command_line = schema::command_line();
         let facts = RunFacts { command_line, started_at, host: host(), load, scope, ended_early };
         let mut report = Report::new(facts, &results);
@@ -127,12 +172,46 @@ impl Session {
     }
 }
 
+fn protocol(load: &LoadOptions) -> &'static str {
+    match load {
+        LoadOptions::Udp(_) => "udp",
+        LoadOptions::Tcp(_) => "tcp",
+    }
+}
+
+/// The observation that is wanted, and the list that the workers of the run get for it.
+struct Wanted {
+    /// `None`: nobody observes.
+    intervals: Option<Vec<Duration>>,
+    made: OnceCell<Arc<Watchlist>>,
+}
+
+impl Wanted {
+    /// The list for a run of `traffic` on so many flows or connections.
+    fn watchlist(&self, traffic: &Traffic, extent: &Extent) -> Option<Arc<Watchlist>> {
+        let intervals = self.intervals.as_deref()?;
+        let (targets, patience) = (&traffic.targets, extent.linger.max(traffic.timeout()));
+        let many = |destinations| Watchlist::new(intervals, patience, destinations, traffic.visits.is_some());
+        let watchlist = match (&traffic.visits, targets.spray()) {
+            (Some(visits), _) => many(visits.destinations().to_vec()),
+            (None, true) => {
+                many((0..targets.places().unwrap_or(0)).map(|place| targets.at_place(place)).collect())
+            }
+            (None, false) => {
+                let flows = (0..extent.flows).map(|flow| targets.of_flow(flow));
+                Watchlist::of_flows(intervals, patience, flows)
+            }
+        };
+        Some(Arc::clone(self.made.get_or_init(|| Arc::new(watchlist))))
+    }
+}
+
 /// Reads the server's counters before a run, if that was asked for.
 fn watch_server(load: &LoadOptions) -> Result<Option<WatchedServer<'_>>, LoadError> {
     let common = load.common();
     let Some(url) = &common.server_metrics else { return Ok(None) };
     let sockets = Sockets {
-        protocol: if matches!(load, LoadOptions::Udp(_)) { "udp" } else { "tcp" },
+        protocol: protocol(load),
         ipv4: common.targets.iter().any(Target::is_ipv4),
         ipv6: !common.targets.iter().all(Target::is_ipv4),
     };
@@ -157,6 +236,7 @@ fn run_udp(
     udp: &UdpOptions,
     identity: Identity,
     stop: &Arc<Stop>,
+    wanted: &Wanted,
     watch: &mut Watch<'_>,
 ) -> Result<(Load, Scope, Results), LoadError> {
     use udp::plan::{Mode, Plan};
@@ -173,12 +253,13 @@ fn run_udp(
         Mode::Closed { in_flight } => (None, Some(*in_flight)),
         Mode::Flood => (None, None),
     };
-    let traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
+    let mut traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
     let extent = Extent {
         duration: udp.duration(),
         count: udp.count().or(traffic.visits.as_ref().map(Visits::total)),
         ..extent(common, udp.flows(traffic.counted_sources()), &traffic)
     };
+    traffic.watchlist = wanted.watchlist(&traffic, &extent);
     let load = Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
@@ -216,12 +297,14 @@ fn run_tcp(
     tcp: &TcpOptions,
     identity: Identity,
     stop: &Arc<Stop>,
+    wanted: &Wanted,
     watch: &mut Watch<'_>,
 ) -> Result<(Load, Scope, Results), LoadError> {
     let common = &tcp.common;
-    let traffic = traffic(common, identity, tcp.sizes(), None)?;
+    let mut traffic = traffic(common, identity, tcp.sizes(), None)?;
     let visits = traffic.visits.as_ref().map(Visits::total);
     let extent = extent(common, tcp.connections(visits), &traffic);
+    traffic.watchlist = wanted.watchlist(&traffic, &extent);
     let load = Load {
         protocol: "tcp".into(),
         mode: name(tcp.mode()),
@@ -261,6 +344,7 @@ fn traffic(
         targets,
         source: common.source.clone(),
         visits,
+        watchlist: None,
         sizes,
         bodies: Bodies::new(),
         timeout_ns: common.timeout.as_nanos() as u64,

@@ -48,12 +48,19 @@ pub(crate) struct Watched<'a> {
 }
 
 /// Shows the run until the workers are done. A stopped terminal or a log without a reader does not block it.
-pub(crate) fn watch(watched: Watched<'_>, lives: &[Arc<Live>], are_done: &dyn Fn() -> bool) {
+/// It calls `look` often.
+pub(crate) fn watch(
+    watched: Watched<'_>,
+    lives: &[Arc<Live>],
+    are_done: &dyn Fn() -> bool,
+    look: &mut dyn FnMut(),
+) {
     let screen = Screen::start(watched, lives);
     let start = Instant::now();
     let mut log = watched.every.map(|every| Log::new(every, LiveTotals::new(lives)));
     while !are_done() {
         thread::sleep(LOOK_EVERY);
+        look();
         if let Some(log) = &mut log
             && let Some(line) = log.line(start.elapsed(), || LiveTotals::new(lives))
         {

@@ -119,6 +119,9 @@ impl Connection {
             connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
             connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
         });
+        if !is_ours {
+            self.shared.plan.note_latest(self.id, Class::Lost, self.shared.clock.now_ns());
+        }
         let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
         let mut results = self.shared.results.borrow_mut();
         results.note_local_error(errno);
@@ -354,6 +357,7 @@ impl Connection {
     /// Counts a message that was sent at `sent_ns` in its class.
     fn classify(&self, sent_ns: u64, class: Class, results: &mut Results) {
         *results.outcomes.at(sent_ns).counts.of_mut(class) += 1;
+        self.shared.plan.note_latest(self.id, class, sent_ns);
         if class != Class::Ok && results.outcomes.is_measured(sent_ns) {
             self.tally(results, |tally| *tally.of_mut(class) += 1);
         }

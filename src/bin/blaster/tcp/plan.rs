@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::model::counts::Class;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::Rate;
 
@@ -34,6 +35,19 @@ impl Plan {
             None => self.traffic.targets.of_flow(id),
         };
         (peer, self.traffic.source_of(id, peer))
+    }
+
+    /// Notes the outcome of a message of connection `id`, or of a connection that was not established, for those who watch
+    /// the run.
+    pub(crate) fn note_latest(&self, id: u32, class: Class, sent_ns: u64) {
+        let Some(watchlist) = &self.traffic.watchlist else { return };
+        let place = match &self.traffic.visits {
+            Some(visits) => Some(visits.place(id.into())),
+            None => watchlist.of_flow(id),
+        };
+        if let Some(place) = place {
+            watchlist.outages.note(place, class, sent_ns);
+        }
     }
 
     /// The places of the counts of connection `id`: that of its destination, and that of its source.

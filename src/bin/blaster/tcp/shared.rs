@@ -10,7 +10,7 @@ use tokio_uring::net::TcpStream;
 use crate::model::results::Results;
 use crate::tcp::plan::{Mode, Plan};
 use crate::workers::clock::Clock;
-use crate::workers::live::{Live, LiveCounts};
+use crate::workers::live::{Live, LiveCounts, Snapshot};
 use crate::workers::stop::Stop;
 
 /// So many failed connections, and none established, end the run.
@@ -44,6 +44,8 @@ pub(super) struct Progress {
     /// When the last right echo in time was complete.
     pub(super) last_ok_ns: Cell<u64>,
     pub(super) last_sent_ns: Cell<u64>,
+    /// When all counts are to be shown next.
+    publish_ns: Cell<u64>,
 }
 
 impl Shared {
@@ -69,6 +71,7 @@ impl Shared {
                 last_received_ns: Cell::new(0),
                 last_ok_ns: Cell::new(0),
                 last_sent_ns: Cell::new(0),
+                publish_ns: Cell::new(0),
             },
             alive: Cell::new(0),
             streams: RefCell::default(),
@@ -97,6 +100,19 @@ impl Shared {
         self.live.show(counts);
     }
 
+    /// Shows all counts to those who watch the run, if they want them now.
+    pub(super) fn publish(&self) {
+        let (now_ns, due_ns) = (self.clock.now_ns(), self.progress.publish_ns.get());
+        let Some(watchlist) = self.plan.traffic.watchlist.as_ref().filter(|_| now_ns >= due_ns) else {
+            return;
+        };
+        let outcomes = &self.results.borrow().outcomes;
+        let mut counts = outcomes.total().counts;
+        counts += &outcomes.warmup().counts;
+        self.live.publish(Snapshot { at_ns: now_ns, counts });
+        self.progress.publish_ns.set(watchlist.next_ns(now_ns));
+    }
+
     /// Whether it is time to stop sending.
     pub(super) fn is_time_to_end(&self) -> bool {
         let now_ns = self.clock.now_ns();
@@ -109,7 +125,10 @@ impl Shared {
     /// Whether every connection has failed so far. In the other modes, the run would not have begun.
     fn has_only_failures(&self) -> bool {
         let connections = self.results.borrow().connections;
-        self.plan.mode == Mode::Connect && connections.established == 0 && connections.failed >= FAILURES_MAX
+        self.plan.mode == Mode::Connect
+            && !self.plan.extent.is_endless()
+            && connections.established == 0
+            && connections.failed >= FAILURES_MAX
     }
 
     /// Whether a run that only a count ends has received nothing for the linger time. A run with a duration waits: the
@@ -117,7 +136,8 @@ impl Shared {
     fn is_given_up(&self, now_ns: u64) -> bool {
         let linger_ns = self.plan.extent.linger.as_nanos() as u64;
         let last_received_ns = self.progress.last_received_ns.get();
-        self.progress.end_ns == u64::MAX && now_ns > last_received_ns.saturating_add(linger_ns)
+        let only_a_count_ends_it = self.progress.end_ns == u64::MAX && !self.plan.extent.is_endless();
+        only_a_count_ends_it && now_ns > last_received_ns.saturating_add(linger_ns)
     }
 
     /// How long to wait for connections after the last send. A visit may have to connect first.

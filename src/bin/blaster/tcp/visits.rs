@@ -23,6 +23,7 @@ pub(super) async fn visit_all(shared: &Rc<Shared>, ids: &[u32]) {
             if shared.stop.is_asked() {
                 return;
             }
+            shared.publish();
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let Some(now_ns) = shared.next_send_ns() else { return };

@@ -99,6 +99,7 @@ async fn supervise(shared: Rc<Shared>, ids: Vec<u32>, connected: Vec<Connected>)
 async fn use_until_end(shared: &Shared) {
     let has_more = || shared.alive.get() > 0 && shared.progress.remaining.get() > 0;
     while has_more() && !shared.is_time_to_end() {
+        shared.publish();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -134,6 +135,7 @@ fn start(shared: &Rc<Shared>, ids: Vec<u32>, connected: Vec<Connected>) -> Vec<R
 async fn wait_for_connections(shared: &Shared, timeout: Duration) {
     let until_ns = shared.clock.now_ns() + timeout.as_nanos() as u64;
     while shared.alive.get() > 0 && shared.clock.now_ns() < until_ns && !shared.stop.is_urgent() {
+        shared.publish();
         tokio::time::sleep(LOOK_EVERY / 10).await;
     }
 }

@@ -4,7 +4,7 @@ mod attribution;
 
 use std::net::SocketAddr;
 
-use crate::model::counts::{Class, Tally};
+use crate::model::counts::{Class, Fault, Tally};
 use crate::model::payload::{Content, Header};
 use crate::model::receive_clock::Arrival;
 use crate::model::results::{Example, Results, SentMessage, first_bytes};
@@ -168,8 +168,53 @@ impl Flow {
         }
     }
 
+    /// Notes the outcome of a datagram for those who watch the run.
+    fn note_latest(&self, plan: &Plan, (sequence, intended_ns): (u64, u64), class: Class) {
+        if let Some(watchlist) = &plan.traffic.watchlist
+            && let Some(place) = self.watched_place(plan, sequence)
+        {
+            watchlist.outages.note(place, class, intended_ns);
+        }
+    }
+
+    /// The place of a datagram's destination among those that are watched.
+    fn watched_place(&self, plan: &Plan, sequence: u64) -> Option<usize> {
+        let targets = &plan.traffic.targets;
+        if plan.traffic.visits.is_some() {
+            Some(self.visited(sequence))
+        } else if targets.spray() {
+            match targets.place(self.peer(plan, sequence)) {
+                Place::Table(place) => Some(place),
+                Place::Named(_) => None,
+            }
+        } else {
+            plan.traffic.watchlist.as_ref()?.of_flow(self.id)
+        }
+    }
+
+    /// Gives up datagrams that were sent at or before `sent_ns` and have no answer: for those who watch the run, they are
+    /// lost. It looks at `most` datagrams at most, and returns how many it looked at.
+    pub(super) fn give_up(&mut self, plan: &Plan, sent_ns: u64, most: u64) -> u64 {
+        let mut looked = 0;
+        while looked < most
+            && let Some((sequence, lost)) = self.sent_log.give_up_next(sent_ns)
+        {
+            looked += 1;
+            if let Some(entry) = lost {
+                self.note_latest(plan, (sequence, entry.intended_ns), Class::Lost);
+            }
+        }
+        looked
+    }
+
+    /// How many datagrams were given up so far.
+    pub(super) fn given_up(&self) -> u64 {
+        self.sent_log.given_up()
+    }
+
     /// Counts a datagram in its class.
     pub(super) fn classify(&self, plan: &Plan, which: (u64, u64), class: Class, results: &mut Results) {
+        self.note_latest(plan, which, class);
         *results.outcomes.at(which.1).counts.of_mut(class) += 1;
         if class != Class::Ok {
             self.note_fault(plan, which, results, |tally| tally.of_mut(class));
@@ -270,6 +315,11 @@ impl Flow {
                 results.outcomes.at(entry.intended_ns).counts.send_failures += 1;
                 results.note_local_error(errno);
                 self.note_fault(plan, (sequence, entry.intended_ns), results, |tally| &mut tally.refused);
+                if let Some(watchlist) = &plan.traffic.watchlist
+                    && let Some(place) = self.watched_place(plan, sequence)
+                {
+                    watchlist.outages.note_fault(place, Fault::Unsendable, entry.intended_ns);
+                }
             }
         }
     }

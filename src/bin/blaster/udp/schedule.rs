@@ -244,6 +244,7 @@ mod tests {
             targets: Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap(),
             source: None,
             visits: None,
+            watchlist: None,
             sizes: Sizes::Fixed(64),
             bodies: Bodies::new(),
             timeout_ns: TIMEOUT_NS,

@@ -23,7 +23,7 @@ use crate::udp::plan::{Plan, ReceiveTime};
 use crate::udp::schedule::{Pause, Schedule};
 use crate::udp::socket;
 use crate::workers::clock::{self, Clock};
-use crate::workers::live::{Live, LiveCounts};
+use crate::workers::live::{Live, LiveCounts, Snapshot};
 use crate::workers::stop::Stop;
 
 /// The most trains of one turn. More would only delay each other.
@@ -86,6 +86,10 @@ struct Progress {
     last_received_ns: u64,
     /// When the last right reply in time came.
     last_ok_ns: u64,
+    /// When all counts are to be shown next, to those who watch the run.
+    publish_ns: u64,
+    /// The flow whose datagrams without an answer are given up next, for the same.
+    give_up_flow: usize,
 }
 
 pub(super) struct Worker {
@@ -177,7 +181,18 @@ impl Worker {
                 unarmed: (0..flow_count).collect(),
                 clock: ReceiveClock::default(),
             },
-            progress: Progress { live, counts: LiveCounts::default(), last_received_ns: 0, last_ok_ns: 0 },
+            progress: Progress {
+                live,
+                counts: LiveCounts::default(),
+                last_received_ns: 0,
+                last_ok_ns: 0,
+                publish_ns: plan
+                    .traffic
+                    .watchlist
+                    .as_ref()
+                    .map_or(u64::MAX, |watchlist| watchlist.next_ns(0)),
+                give_up_flow: 0,
+            },
             results,
             warmup_drops: plan.extent.warmup.is_zero().then_some(0),
             plan,
@@ -217,6 +232,7 @@ impl Worker {
                 break;
             }
             self.expire(now_ns);
+            self.publish(now_ns);
             while let Some(flow) = self.schedule.take_rested(now_ns) {
                 self.make_ready(flow);
             }
@@ -225,7 +241,8 @@ impl Worker {
             }
             self.compose(now_ns);
             let is_idle = self.sending.trains.is_empty();
-            let pause = self.schedule.pause(now_ns, self.look_every_ns());
+            let longest_ns = self.look_every_ns().min(self.progress.publish_ns.saturating_sub(now_ns));
+            let pause = self.schedule.pause(now_ns, longest_ns);
             self.exchange(pause)?;
             if is_idle && self.completions.is_empty() {
                 let passed_ns = self.clock.now_ns() - now_ns;
@@ -251,7 +268,7 @@ impl Worker {
     fn is_over(&self, now_ns: u64) -> bool {
         let LiveCounts { sent, refused, .. } = self.progress.counts;
         // if nothing can be sent at all, the first refusals show it as well as a million
-        let has_only_refusals = sent == 0 && refused >= REFUSED_MAX;
+        let has_only_refusals = sent == 0 && refused >= REFUSED_MAX && !self.plan.extent.is_endless();
         self.schedule.is_over(now_ns) || has_only_refusals || self.stop.is_asked()
     }
 
@@ -497,6 +514,33 @@ impl Worker {
         }
     }
 
+    /// Shows all counts to those who watch the run, if they want them now.
+    fn publish(&mut self, now_ns: u64) {
+        /// In a turn, this many flows and datagrams are looked at: more than are sent in one.
+        const OF_A_TURN: (usize, u64) = (8, 256);
+        const OF_AN_INTERVAL: (usize, u64) = (usize::MAX, 1 << 14);
+        let Some(watchlist) = &self.plan.traffic.watchlist else { return };
+        let is_due = now_ns >= self.progress.publish_ns;
+        let (flows, mut datagrams) = if is_due { OF_AN_INTERVAL } else { OF_A_TURN };
+        let sent_ns = now_ns.saturating_sub(watchlist.patience_ns);
+        for _ in 0..flows.min(self.flows.len()) {
+            let nth = self.progress.give_up_flow;
+            datagrams -= self.flows[nth].flow.give_up(&self.plan, sent_ns, datagrams);
+            if datagrams == 0 {
+                break;
+            }
+            self.progress.give_up_flow = if nth + 1 == self.flows.len() { 0 } else { nth + 1 };
+        }
+        if is_due {
+            let mut counts = self.results.outcomes.total().counts;
+            counts += &self.results.outcomes.warmup().counts;
+            // the results count a datagram as lost only at the end, or when its place is needed
+            counts.lost = self.flows.iter().map(|open| open.flow.given_up()).sum();
+            self.progress.live.publish(Snapshot { at_ns: now_ns, counts });
+            self.progress.publish_ns = watchlist.next_ns(now_ns);
+        }
+    }
+
     /// How often to look for overdue datagrams, and for the request to stop.
     fn look_every_ns(&self) -> u64 {
         (self.plan.traffic.timeout_ns / 8).clamp(1_000_000, 50_000_000)
@@ -515,6 +559,7 @@ impl Worker {
             if linger_left_ns == 0 || self.stop.is_urgent() || (quiet_ns >= QUIET_NS && is_complete()) {
                 return Ok(());
             }
+            self.publish(now_ns);
             self.exchange(Pause::Nanoseconds(linger_left_ns.min(QUIET_NS / 4)))?;
             self.handle()?;
         }

@@ -30,6 +30,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         targets,
         source: None,
         visits: None,
+        watchlist: None,
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
         timeout_ns: TIMEOUT_NS,
