@@ -159,7 +159,7 @@ fn compare(told: &str, printed: &str) -> Result<(), String> {
 }
 
 /// A line `…` stands for any number of lines.
-fn all_match(told: &[String], printed: &[String]) -> bool {
+pub fn all_match(told: &[String], printed: &[String]) -> bool {
     match told.split_first() {
         None => printed.is_empty(),
         Some((line, rest)) if line.trim() == "…" => {

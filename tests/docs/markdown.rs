@@ -6,6 +6,7 @@
 //! <!-- not run: REASON -->        shell: nobody could, here
 //! <!-- in the background -->      shell: goes on until the document ends; the next block waits for its "ready"
 //! <!-- status: 1 -->              shell: ends with this status
+//! <!-- file: PATH -->             not shell: the lines of a file of the repository; a line of `…` stands for any of them
 //! <!-- picture: NAME -->          text: the output of one run, which ci/pictures makes again
 //! <!-- output -->                 text: what the shell block before it printed. `…` stands for anything in a line,
 //!                                 a line of it for any number of lines
@@ -14,6 +15,7 @@
 use std::fs;
 
 use super::ROOT;
+use super::execute::all_match;
 
 /// A document, with its path in the repository.
 pub struct Document {
@@ -39,6 +41,7 @@ pub enum Directive {
     Status(i32),
     Output,
     Picture(String),
+    File(String),
     Unknown(String),
 }
 
@@ -50,6 +53,7 @@ impl Directive {
             Some(("status", status)) if status.parse::<i32>().is_ok() => {
                 Self::Status(status.parse().expect("just done"))
             }
+            Some(("file", path)) => Self::File(path.into()),
             Some(("picture", name)) => Self::Picture(name.into()),
             None if words == "in the background" => Self::Background,
             None if words == "output" => Self::Output,
@@ -63,6 +67,13 @@ fn is_made(name: &str) -> bool {
     let script = fs::read_to_string(format!("{ROOT}/ci/pictures")).expect("ci/pictures");
     let all = script.lines().find_map(|line| line.strip_prefix("for picture in ")?.strip_suffix("; do"));
     all.expect("its pictures").split(' ').any(|made| made == name)
+}
+
+/// Whether a text consists of the lines of a file.
+fn shows(text: &str, path: &str) -> bool {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let file = fs::read_to_string(format!("{ROOT}/{path}"));
+    file.is_ok_and(|file| all_match(&lines(text), &lines(&file)))
 }
 
 impl Block {
@@ -120,6 +131,9 @@ impl Document {
                 }
                 Some(Directive::Picture(name)) if block.is_shell() || !is_made(name) => {
                     complain(&format!("ci/pictures makes no picture {name:?}"));
+                }
+                Some(Directive::File(path)) if block.is_shell() || !shows(&block.text, path) => {
+                    complain(&format!("these are not the lines of {path}"));
                 }
                 Some(Directive::Output) if !printed => complain("no shell block prints this"),
                 Some(Directive::Output) if block.is_shell() => complain("a shell block is no output"),
