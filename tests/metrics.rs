@@ -275,54 +275,6 @@ fn blasters_document_tells_every_family_and_its_metrics_are_true() {
 }
 
 #[test]
-fn promtool_finds_nothing_to_complain_of() {
-    bounded(|| {
-        let Some(promtool) = std::env::var_os("PROMTOOL") else {
-            println!("not asked for: ci/promtool brings promtool and names it");
-            return;
-        };
-        let check = |what: &[&str], text: &str| {
-            let mut check = Command::new(&promtool)
-                .arg("check")
-                .args(what)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("run promtool");
-            check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-            let output = check.wait_with_output().unwrap();
-            let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
-            assert!(output.status.success(), "{said}");
-            said
-        };
-        let server = server(&["--label", "echo"]);
-        assert_eq!(check(&["metrics"], &get(address_of(&server), "/metrics").body), "");
-        let load = format!("udp {} --rate 100", of(&server, Protocol::Udp, "127.0.0.1"));
-        assert_eq!(check(&["metrics"], &get(watched_blaster(&load).1, "/metrics").body), "");
-        server.stop();
-
-        let document = document("metrics.md");
-        let block = |heading: &str, language: &str| {
-            let section = document.split_once(&format!("## {heading}\n")).expect("a heading").1;
-            let text = section.split_once(&format!("```{language}\n")).expect("a block").1;
-            text.split_once("```").expect("its end").0.to_owned()
-        };
-        println!("{}", check(&["rules", "/dev/stdin"], &block("Alerts", "yaml")));
-        let queries = block("Queries", "text");
-        let rules = queries.split("\n\n").enumerate().map(|(number, query)| {
-            let (_, query) = query.trim().split_once('\n').expect("a comment and a query");
-            format!("      - record: query:{number}\n        expr: |\n          {query}\n")
-        });
-        let rules = rules.collect::<String>();
-        println!(
-            "{}",
-            check(&["rules", "/dev/stdin"], &format!("groups:\n  - name: queries\n    rules:\n{rules}"))
-        );
-    });
-}
-
-#[test]
 fn what_is_not_there_is_told() {
     bounded(|| {
         let server = server(&[]);
