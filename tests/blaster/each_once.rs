@@ -400,7 +400,7 @@ fn what_this_host_refuses_to_send_is_told_apart() {
 #[test]
 fn what_does_not_go_with_it_is_told() {
     for (flags, words) in [
-        ("udp 127.0.0.1:7 --each-once --duration 5s", "cannot be used with"),
+        ("udp 127.0.0.1:7 --each-once --duration 5s", "can only be forever"),
         ("udp 127.0.0.1:7 --each-once --spray", "cannot be used with"),
         ("udp 127.0.0.1:7 --sample 5", "--each-once"),
         ("udp 127.0.0.1:7 --each-once=0", "at least 1"),

@@ -1,6 +1,7 @@
 //! What others see while a run lasts: --jsonl, --csv.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -150,6 +151,78 @@ fn a_closed_pipe_does_not_stop_the_run() {
     assert_eq!(lines(std::str::from_utf8(&output.stdout).unwrap()).len(), 1);
     let report: Value = serde_json::from_str(&read(&json)).unwrap();
     assert_eq!(number(&report["totals"]["ok"]), 100);
+}
+
+/// A probe: round after round, until a signal. What is wrong at the end is not what was wrong at some time.
+#[test]
+fn a_probe_tells_what_is_wrong_now_and_since_when() {
+    let scratch = Scratch::new("probe");
+    let servers = [1, 2].map(|_| UdpServer::new("127.0.0.1:0", Conduct::Good));
+    let echo = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // TCP: nobody listens there
+    let silent_addr = silent.local_addr().unwrap();
+    for (nth, load) in [
+        format!("udp {} {} {silent_addr}", servers[0].addr, servers[1].addr),
+        format!("tcp {echo} {silent_addr}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let jsonl = scratch.file(&format!("{nth}.jsonl"));
+        let flags =
+            "--each-once --duration forever --rate 100 --timeout 100ms --every 100ms --json - --quiet";
+        let child = Command::new(BLASTER)
+            .args(format!("{load} {flags} --jsonl {jsonl}").split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("it is silent for a second, over several rounds", || {
+            read(&jsonl).lines().last().is_some_and(|line| {
+                let line: Value = serde_json::from_str(line).unwrap_or_default();
+                line["longest_outage_ns"].as_u64() > Some(1_000_000_000) && line["rounds"].as_u64() > Some(9)
+            })
+        });
+        crate::signal("INT", child.id());
+        let report = parse(&child.wait_with_output().unwrap());
+        let outages = &report["outages"];
+        assert_eq!((&outages["right"], &outages["more"]), (&(2 - nth).into(), &0.into()), "{outages}");
+        let longest = &outages["longest"][0];
+        assert_eq!(longest["destination"], silent_addr.to_string());
+        assert_eq!(longest["fault"], "silent");
+        assert!(number(&longest["lasts_ns"]) >= 1_000_000_000, "{outages}");
+        expect_sums(&lines(&read(&jsonl)), &report);
+    }
+}
+
+/// Memory is bounded, whatever is sent: each datagram is remembered for a while, and each second as a part of a longer time.
+/// The same for a day stands in the tests of the timeline and of the outcomes.
+#[test]
+fn a_run_without_end_takes_bounded_memory() {
+    let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
+    // each of the 4,096 places of a flow is used again and again
+    let flags = "--flows 64 --rate 20k --timeout 20ms --linger 40ms --duration forever --quiet";
+    let child = Command::new(BLASTER)
+        .args(
+            format!("udp {} {flags} --jsonl /dev/null --every 20ms --json -", server.addr).split_whitespace(),
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let resident_kib = || {
+        let status = read(&format!("/proc/{}/status", child.id()));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0").to_owned();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    server.wait_for(20_000);
+    let before = resident_kib();
+    server.wait_for(100_000);
+    let after = resident_kib();
+    crate::signal("INT", child.id());
+    let report = parse(&child.wait_with_output().unwrap());
+    assert!(number(&report["totals"]["sent"]) >= 100_000);
+    assert!(after < before + 16_384, "from {before} to {after} KiB");
+    assert_eq!((&report["generator"]["unsent"], &report["load"]["is_endless"]), (&0.into(), &true.into()));
 }
 
 /// As logrotate(8) does it: `create`, `nocreate` and `copytruncate`.

@@ -125,6 +125,12 @@ fn options_of_blaster_that_do_not_go_together() {
             ("--rate 1k --in-flight 2", "--in-flight is for the closed loop", "--in-flight 2 --count 10"),
             ("--mode flood --in-flight 2", "with --mode flood nothing waits", "--in-flight 2 --count 10"),
             ("--count 0", "--count 0 measures nothing", "--count 1"),
+            ("--each-once --duration 5s", "--duration can only be forever", "--each-once"),
+            (
+                "--find-max --duration forever",
+                "--find-max and --steps need an end",
+                "--rate 1k --duration 100ms",
+            ),
             ("--each-once=20k", "--each-once=20000 is more than 10000 visits of each", "--each-once=2"),
             (
                 "--each-once --sample 1M",

@@ -132,7 +132,10 @@ WHILE IT RUNS
   to a file, or write it to standard output (-). A line counts what happened in the
   interval. A reply that has not come after --linger is lost; until then it waits. A
   full disk or a slow reader does not stop the run. A file that was moved away is made
-  again. --metrics serves Prometheus metrics at http://ADDR:PORT/metrics.
+  again. --duration forever runs until a signal, in bounded memory; with --each-once
+  round after round. Then the report also names the destinations that had no right reply
+  to their last message, and for how long. A TCP run without --each-once ends when no
+  connection is left. --metrics serves Prometheus metrics at http://ADDR:PORT/metrics.
 
 SIGNALS
   SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the sending. Blaster waits for the

@@ -13,7 +13,7 @@ use tubular_echo::sockets::listen_addr::ListenAddr;
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
 use crate::model::metrics_url::MetricsUrl;
-use crate::model::quantity::{self, Percent, Rate, Sizes, Step};
+use crate::model::quantity::{self, Length, Percent, Rate, Sizes, Step};
 use crate::model::rate_curve::RateCurve;
 use crate::model::recording::RecordedSizes;
 use crate::model::source::Source;
@@ -228,7 +228,7 @@ pub(crate) struct CommonOptions {
         default_missing_value = "1",
         value_parser = quantity::positive,
         help_heading = "Load",
-        conflicts_with_all = ["duration", "count", "warmup"]
+        conflicts_with_all = ["count", "warmup"]
     )]
     pub(crate) each_once: Option<u32>,
 
@@ -246,9 +246,10 @@ pub(crate) struct CommonOptions {
     #[arg(long, value_name = "ADDR[/LENGTH]", help_heading = "Load")]
     pub(crate) source: Option<Source>,
 
-    /// How long to measure [default: 10s; with --count: until it is reached]
-    #[arg(long, short, value_name = "TIME", value_parser = quantity::duration, help_heading = "Run")]
-    pub(crate) duration: Option<Duration>,
+    /// How long to measure; forever: until a signal comes, with --each-once round after round [default: 10s; with --count:
+    /// until it is reached]
+    #[arg(long, short, value_name = "TIME|forever", help_heading = "Run")]
+    pub(crate) duration: Option<Length>,
 
     /// How many datagrams or messages to measure
     #[arg(long, short = 'n', value_name = "N", value_parser = quantity::count, help_heading = "Run")]
@@ -331,6 +332,11 @@ pub(crate) struct OutputOptions {
 }
 
 impl CommonOptions {
+    /// Whether only a signal ends the run.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.duration == Some(Length::Forever) && self.count.is_none()
+    }
+
     /// Whether standard output gets the lines of intervals.
     pub(crate) fn has_lines_on_stdout(&self) -> bool {
         [&self.jsonl, &self.csv].into_iter().flatten().any(|path| path.as_os_str() == "-")
@@ -344,7 +350,10 @@ impl CommonOptions {
     pub(crate) fn duration(&self) -> Option<Duration> {
         const DEFAULT: Duration = Duration::from_secs(10);
         let has_count = self.count.is_some() || self.each_once.is_some();
-        self.duration.or((!has_count).then_some(DEFAULT))
+        match self.duration {
+            Some(length) => length.time(),
+            None => (!has_count).then_some(DEFAULT),
+        }
     }
 }
 
@@ -374,6 +383,10 @@ pub(crate) enum Contradiction {
     TooManyInFlight(u64),
     #[error("--source {0} can't reach {1}, which is of the other address family")]
     SourceOfOtherFamily(String, String),
+    #[error("--each-once ends when each destination was visited; --duration can only be forever")]
+    RoundsForATime,
+    #[error("--find-max and --steps need an end; --duration can't be forever")]
+    SearchForever,
     #[error("--count 0 measures nothing")]
     CountOfNothing,
     #[error("--each-once={0} is more than {EACH_ONCE_MAX} visits of each destination")]
@@ -399,7 +412,10 @@ impl UdpOptions {
     pub(crate) fn duration(&self) -> Option<Duration> {
         let has_count = self.count().is_some() || self.common.each_once.is_some();
         let length = self.rate.as_ref().and_then(RateCurve::length).filter(|_| !has_count);
-        self.common.duration.or(length).or(self.common.duration().filter(|_| !has_count))
+        match self.common.duration {
+            Some(duration) => duration.time(),
+            None => length.or(self.common.duration().filter(|_| !has_count)),
+        }
     }
 
     /// How many datagrams to measure: a recording is sent once, unless --duration or --count says more.
@@ -475,6 +491,9 @@ impl UdpOptions {
         /// The most datagrams of one call (`UDP_MAX_SEGMENTS`, Linux 6.9).
         const SEGMENTS_MAX: u32 = 128;
         self.common.check()?;
+        if self.has_steps() && self.common.is_endless() {
+            return Err(Contradiction::SearchForever);
+        }
         self.check_schedule()?;
         match (self.mode(), self.in_flight) {
             (UdpMode::Open, Some(_)) => {
@@ -537,6 +556,9 @@ impl CommonOptions {
             && let Some(other) = self.targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
         {
             return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
+        }
+        if self.each_once.is_some() && matches!(self.duration, Some(Length::For(_))) {
+            return Err(Contradiction::RoundsForATime);
         }
         if let Some(times) = self.each_once.filter(|times| *times > EACH_ONCE_MAX) {
             return Err(Contradiction::TooManyVisits(times));
@@ -610,6 +632,8 @@ mod tests {
             "--in-flight 5M",
             "--in-flight 200k --gso 32 --size 64",
             "--count 0",
+            "--each-once --duration 5s",
+            "--find-max --duration forever",
             "--source ::1",
         ] {
             assert!(!udp(flags).expect_err(flags).contains('\n'), "{flags:?}");

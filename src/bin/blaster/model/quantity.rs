@@ -87,6 +87,32 @@ pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     }
 }
 
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    For(Duration),
+    /// Until a signal comes.
+    Forever,
+}
+
+impl FromStr for Length {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        if text == "forever" { Ok(Self::Forever) } else { duration(text).map(Self::For) }
+    }
+}
+
+impl Length {
+    /// `None`: it has no end.
+    pub(crate) fn time(self) -> Option<Duration> {
+        match self {
+            Self::For(duration) => Some(duration),
+            Self::Forever => None,
+        }
+    }
+}
+
 /// As [`duration()`], but zero (`0s`) is allowed.
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, QuantityError> {
     /// Ten years.

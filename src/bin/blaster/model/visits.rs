@@ -24,6 +24,8 @@ const DRAW_OF_SAMPLE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) times: u32,
+    /// Round after round, until a signal comes.
+    pub(crate) is_endless: bool,
     /// Destinations of a sample. `None`: all, as long as they are not too many.
     pub(crate) sample: Option<u32>,
     /// Sources of a sample.
@@ -97,7 +99,7 @@ impl Visits {
         let size = destinations.len() as u64;
         Ok(Self {
             // every source is used, also if there are more of them than of destinations
-            total: rounds.max(sources.len() as u64),
+            total: if wish.is_endless { u64::MAX } else { rounds.max(sources.len() as u64) },
             offset: draw::rng(wish.seed, DRAW_OF_SAMPLE, u64::MAX).random_range(0..size),
             stride: stride(size),
             destinations,
@@ -203,7 +205,7 @@ mod tests {
     }
 
     fn once() -> Wish {
-        Wish { times: 1, sample: None, sources: None, seed: 7 }
+        Wish { times: 1, is_endless: false, sample: None, sources: None, seed: 7 }
     }
 
     fn visited(visits: &Visits) -> BTreeMap<SocketAddr, u64> {

@@ -64,6 +64,7 @@ impl Report {
             refusals: local_errors(results),
             destinations: Some(destinations(results, &scope)),
             sources: sources(results, &scope),
+            outages: None,
             connections: is_tcp.then_some(results.connections),
             server: None,
             intervals: intervals(results),

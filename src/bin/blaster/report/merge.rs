@@ -75,6 +75,7 @@ pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
         examples: examples(&reports),
         refusals: refusals(&reports),
         destinations: places(reports.iter().map(|report| report.destinations.as_ref())),
+        outages: None,
         sources: places(reports.iter().map(|report| report.sources.as_ref())),
         connections: connections(&reports),
         // each has the counters of its own time, which contain the others' datagrams

@@ -70,6 +70,10 @@ pub(crate) struct Report {
     /// The local addresses, with `--each-once` and `--source`.
     #[serde(default)]
     pub(crate) sources: Option<Places>,
+    /// The destinations as they were at the end of a run without end; with `--each-once` that is its last round. `null`: the
+    /// run had an end.
+    #[serde(default)]
+    pub(crate) outages: Option<Outages>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
     /// The server's part, by `--server-metrics`. `null`: it was not asked for; a merge has none.
@@ -158,6 +162,9 @@ pub(crate) struct Load {
     /// As in `--each-once`.
     #[serde(default)]
     pub(crate) each_once: Option<u32>,
+    /// Whether `--duration` is `forever`.
+    #[serde(default)]
+    pub(crate) is_endless: bool,
     /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
@@ -386,6 +393,29 @@ pub(crate) struct Places {
     pub(crate) faults: Vec<FaultyPlaces>,
     /// The number of those with faults that `faults` has no room for.
     pub(crate) more: u64,
+}
+
+/// Destinations by their last message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Outages {
+    /// The number of those whose last message had a right reply in time.
+    pub(crate) right: u64,
+    /// Those whose last message had none, the longest first; at most 1,000.
+    pub(crate) longest: Vec<Outage>,
+    /// The number of those that the list has no room for.
+    pub(crate) more: u64,
+}
+
+/// A destination without a right reply.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Outage {
+    pub(crate) destination: String,
+    /// Of its last message.
+    pub(crate) fault: Fault,
+    /// The time since the last message that had a right reply in time was due; without one, since the first message.
+    pub(crate) lasts_ns: u64,
 }
 
 /// So many entries has a list of faults.

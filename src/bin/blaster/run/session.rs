@@ -26,13 +26,14 @@ use crate::model::visits::{Visits, Wish};
 use crate::model::watchlist::Watchlist;
 use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
 use crate::report::compile::{RunFacts, Scope};
-use crate::report::schema::{self, BurstLoad, Host, Load, ReplayLoad, Report};
+use crate::report::schema::{self, BurstLoad, FAULTS_MAX, Host, Load, Outage, Outages, ReplayLoad, Report};
 use crate::run::monitor::{Monitor, MonitorError, ObservedRun};
 use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
 use crate::show::progress::{self, Watched};
 use crate::tcp::{self, TcpError};
 use crate::udp::{self, UdpError};
 use crate::workers::clock;
+use crate::workers::observed::{NamedOutage, OutagesNow};
 use crate::workers::stop::Stop;
 use crate::workers::threads::{RunStage, Watch};
 
@@ -121,7 +122,10 @@ impl Session {
             every: common.every.filter(|_| common.jsonl.is_none() && common.csv.is_none()),
         };
         let mut monitor = self.monitor.borrow_mut();
-        let wanted = Wanted { intervals: monitor.as_ref().map(Monitor::intervals), made: OnceCell::new() };
+        let wanted = Wanted {
+            intervals: monitor.as_ref().map(Monitor::intervals).or(common.is_endless().then(Vec::new)),
+            made: OnceCell::new(),
+        };
         let mut observation = None;
         let mut lives_at_end = Vec::new();
         let observed = ObservedRun {
@@ -167,8 +171,28 @@ impl Session {
         let command_line = schema::command_line();
         let facts = RunFacts { command_line, started_at, host: host(), load, scope, ended_early };
         let mut report = Report::new(facts, &results);
+        if common.is_endless() {
+            report.outages = wanted.made.get().map(|watchlist| outages(watchlist, &report));
+        }
         report.server = server.map(|server| server.end(&report, common.linger(), stop));
         finish(report)
+    }
+}
+
+/// The destinations that had no right reply to their last message.
+fn outages(watchlist: &Watchlist, report: &Report) -> Outages {
+    let end_ns = report.load.warmup_ns + report.elapsed_ns;
+    let now = OutagesNow::of(watchlist, end_ns, FAULTS_MAX);
+    let all: u64 = now.counts.by_fault.iter().sum();
+    let outage = |outage: &NamedOutage| Outage {
+        destination: outage.destination.to_string(),
+        fault: outage.fault,
+        lasts_ns: outage.lasts_ns,
+    };
+    Outages {
+        right: now.counts.right,
+        longest: now.longest.iter().map(outage).collect(),
+        more: all.saturating_sub(now.longest.len() as u64),
     }
 }
 
@@ -256,7 +280,7 @@ fn run_udp(
     let mut traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
     let extent = Extent {
         duration: udp.duration(),
-        count: udp.count().or(traffic.visits.as_ref().map(Visits::total)),
+        count: udp.count().or(visits(&traffic)),
         ..extent(common, udp.flows(traffic.counted_sources()), &traffic)
     };
     traffic.watchlist = wanted.watchlist(&traffic, &extent);
@@ -331,6 +355,7 @@ fn traffic(
     }
     let wish = common.each_once.map(|times| Wish {
         times,
+        is_endless: common.is_endless(),
         sample: common.sample,
         // each source is a flow of UDP, and a thread needs two flows
         sources: udp.and_then(|udp| udp.flows).map(|_| udp.map_or(0, |udp| udp.flows(1))),
@@ -361,13 +386,18 @@ fn scope(common: &CommonOptions, traffic: &Traffic) -> Scope {
     }
 }
 
+/// How many visits end the run. `None`: there are none, or they have no end.
+fn visits(traffic: &Traffic) -> Option<u64> {
+    traffic.visits.as_ref().map(Visits::total).filter(|total| *total < u64::MAX)
+}
+
 fn extent(common: &CommonOptions, flows: u32, traffic: &Traffic) -> Extent {
     Extent {
         flows,
         workers: common.threads.min(flows),
         warmup: common.warmup,
         duration: common.duration(),
-        count: common.count.or(traffic.visits.as_ref().map(Visits::total)),
+        count: common.count.or(visits(traffic)),
         linger: common.linger(),
     }
 }
@@ -387,6 +417,7 @@ fn load_header(common: &CommonOptions, identity: Identity, sizes: &Sizes, extent
         duration_ns: extent.duration.map(|duration| duration.as_nanos() as u64),
         count: common.count,
         each_once: common.each_once,
+        is_endless: common.is_endless(),
         ..Load::default()
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::judge::search::{Plan, Search};
-use crate::model::quantity::Rate;
+use crate::model::quantity::{Length, Rate};
 use crate::model::rate_curve::RateCurve;
 use crate::model::units;
 use crate::options::{CommonOptions, LoadOptions, UdpOptions};
@@ -61,7 +61,7 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
         precision: udp.precision.0 / 100.0,
         repeat: udp.repeat,
     };
-    let duration = udp.common.duration.unwrap_or(Plan::DURATION);
+    let duration = udp.common.duration.and_then(Length::time).unwrap_or(Plan::DURATION);
     let paint = outputs.paint();
     outputs.print(&compare::heading(NAME_WIDTH, &paint));
     let mut search = Search::new(plan);
@@ -101,7 +101,7 @@ fn one(
     duration: Duration,
     header: &str,
 ) -> Result<NamedRun, LoadError> {
-    let common = CommonOptions { duration: Some(duration), ..udp.common.clone() };
+    let common = CommonOptions { duration: Some(Length::For(duration)), ..udp.common.clone() };
     let step =
         UdpOptions { rate: Some(rate.into()), steps: Vec::new(), find_max: false, common, ..udp.clone() };
     let report = session.run(&LoadOptions::Udp(step), header)?;

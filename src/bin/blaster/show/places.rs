@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::model::counts::Fault;
 use crate::model::units::{count, duration, rate};
-use crate::report::schema::{FaultyPlaces, Load, Places, Report};
+use crate::report::schema::{FaultyPlaces, Load, Outage, Outages, Places, Report};
 
 impl fmt::Display for FaultyPlaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,6 +35,7 @@ impl fmt::Display for FaultyPlaces {
 pub(crate) fn mode(load: &Load) -> String {
     let schedule = schedule(load);
     match load.each_once {
+        Some(_) if load.is_endless => format!("each destination, round after round, {schedule}"),
         Some(1) => format!("each destination once {schedule}"),
         Some(times) => format!("each destination {times} times {schedule}"),
         None if schedule.is_empty() => load.mode.clone(),
@@ -90,7 +91,23 @@ pub(crate) fn said(report: &Report) -> Vec<Said> {
         })
         .filter(|(_, places)| is_each_once || places.ok < places.visited)
         .map(|(name, places)| say(name, places, if is_each_once { SHOWN } else { SHOWN_UNASKED }))
+        .chain(report.outages.as_ref().map(say_outages))
         .collect()
+}
+
+/// The destinations at the end of a run without end.
+fn say_outages(outages: &Outages) -> Said {
+    let all = outages.longest.len() as u64 + outages.more;
+    let note = format!("{} right, {} without a right reply", count(outages.right), count(all));
+    let line = |outage: &Outage| {
+        let Outage { destination, fault, lasts_ns } = outage;
+        format!("{destination} {} for {}", fault.name(), duration(*lasts_ns))
+    };
+    let mut faults: Vec<String> = outages.longest.iter().take(SHOWN).map(line).collect();
+    if all > SHOWN as u64 {
+        faults.push(format!("and {} more: --json lists them", count(all - SHOWN as u64)));
+    }
+    Said { name: "At the end", visited: outages.right + all, note, faults, has_faults: all > 0 }
 }
 
 /// Whether each fault is that of a destination which was silent from several sources. Then it says nothing of a source.

@@ -207,8 +207,8 @@ impl Schedule {
     pub(super) fn unsent(&self) -> u64 {
         let Order::Open { times, .. } = &self.order else { return 0 };
         if self.end_ns == u64::MAX {
-            // without a duration, the count is the end of the schedule
-            return self.remaining;
+            // without a duration, the count is the end of the schedule; without a count, too, it has none
+            return if self.remaining == u64::MAX { 0 } else { self.remaining };
         }
         times.left(self.end_ns).saturating_mul(u64::from(self.train)).min(self.remaining)
     }

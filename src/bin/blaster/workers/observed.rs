@@ -101,19 +101,20 @@ impl Observer {
         let decided: u64 = self.counts.classes().map(|(_, count)| count).sum();
         self.observed.waiting = self.counts.sent.saturating_sub(decided);
         self.observed.at_ns = at_ns;
-        self.observed.outages = OutagesNow::of(watchlist, at_ns);
+        self.observed.outages = OutagesNow::of(watchlist, at_ns, OUTAGES_MAX);
         let places = if watchlist.has_rounds { watchlist.destinations.len() as u64 } else { 0 };
         self.observed.rounds = self.counts.tried().checked_div(places).unwrap_or(0);
     }
 }
 
 impl OutagesNow {
-    fn of(watchlist: &Watchlist, now_ns: u64) -> Self {
+    /// With the `most` longest ones.
+    pub(crate) fn of(watchlist: &Watchlist, now_ns: u64, most: usize) -> Self {
         let mut longest: Vec<_> = watchlist.outages.iter().collect();
         let order = |outage: &crate::model::outages::Outage| (outage.since_ns, outage.place);
-        if longest.len() > OUTAGES_MAX {
-            longest.select_nth_unstable_by_key(OUTAGES_MAX, order);
-            longest.truncate(OUTAGES_MAX);
+        if longest.len() > most {
+            longest.select_nth_unstable_by_key(most, order);
+            longest.truncate(most);
         }
         longest.sort_unstable_by_key(order);
         let named = |outage: &crate::model::outages::Outage| NamedOutage {
@@ -181,7 +182,7 @@ mod tests {
             let class = if place % 2 == 0 { Class::Lost } else { Class::Ok };
             watchlist.outages.note(place, class, 1_000 - place as u64);
         }
-        let now = OutagesNow::of(&watchlist, 2_000);
+        let now = OutagesNow::of(&watchlist, 2_000, OUTAGES_MAX);
         assert_eq!((now.counts.right, now.of_fault(Fault::Silent), now.longest.len()), (50, 50, OUTAGES_MAX));
         assert_eq!((now.longest_ns(), now.longest[0].destination.port()), (1_098, 98));
         assert!(now.longest.windows(2).all(|pair| pair[0].lasts_ns >= pair[1].lasts_ns));
