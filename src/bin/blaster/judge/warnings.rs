@@ -28,7 +28,8 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     receive_times(report, &mut found);
     found.extend(local_errors(report));
     connections(report, &mut found);
-    if report.ended_early {
+    // nothing else ends a run without end
+    if report.ended_early && !report.load.is_endless {
         found.push("ended early by a signal: the report covers the time until then".into());
     }
     found

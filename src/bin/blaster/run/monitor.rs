@@ -24,6 +24,8 @@ use crate::workers::observed::{Observed, Observer};
 
 /// The interval of lines, unless --every sets one.
 const LINES_EVERY: Duration = Duration::from_secs(1);
+/// Workers are asked for their counts this often at the most: adding them up takes a few microseconds.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// How often metrics are brought up to date.
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for the counts of a worker that is busy, or stuck in a system call.
@@ -81,7 +83,7 @@ impl Monitor {
 
     /// The times at whose multiples the counts of the workers are needed.
     pub(crate) fn intervals(&self) -> Vec<Duration> {
-        let lines = self.has_lines().then_some(self.every);
+        let lines = self.has_lines().then_some(self.every.max(SHORTEST));
         lines.into_iter().chain(self.metrics.as_ref().map(|_| METRICS_EVERY)).collect()
     }
 
