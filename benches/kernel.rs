@@ -43,6 +43,22 @@ pub(crate) fn receive_buffer(socket: &impl AsFd, bytes: c_int) -> Result<()> {
         .or_else(|_| set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
 }
 
+/// A bound socket of this kind (`SOCK_…`) whose address other sockets of this user may have, too.
+pub(crate) fn bound(to: SocketAddr, kind: c_int) -> Result<OwnedFd> {
+    let name = Name::from(to);
+    // SAFETY: no memory is passed; the descriptor is new and owned here alone.
+    let socket = unsafe {
+        OwnedFd::from_raw_fd(check(libc::socket(name.family(), kind | libc::SOCK_CLOEXEC, 0))? as c_int)
+    };
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    if kind == libc::SOCK_STREAM {
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
+    // SAFETY: `name` holds `len` bytes of a socket address and outlives the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.bytes.as_ptr().cast(), name.len) })?;
+    Ok(socket)
+}
+
 /// Turns the backlog of a listening socket up: std chooses a small one.
 pub(crate) fn listen(socket: &impl AsFd) -> Result<()> {
     // SAFETY: no memory is passed.

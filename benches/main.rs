@@ -46,6 +46,9 @@ enum Command {
         /// Where; port 0 lets the kernel choose
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
+        /// Threads, each with a socket of its own in one `SO_REUSEPORT` group
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        workers: u16,
         /// End when the process that started it ends
         #[arg(long)]
         end_with_parent: bool,
@@ -60,8 +63,8 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Some(Command::Serve { peer, listen, end_with_parent }) => {
-            serve(peer, listen, end_with_parent).map(|()| true).map_err(Into::into)
+        Some(Command::Serve { peer, listen, workers, end_with_parent }) => {
+            serve(peer, listen, workers, end_with_parent).map(|()| true).map_err(Into::into)
         }
         Some(Command::Senders(options)) => senders::command(&options),
         Some(Command::Load(load)) => load::command(&load),
@@ -82,10 +85,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(peer: peers::Peer, listen: SocketAddr, end_with_parent: bool) -> std::io::Result<()> {
+fn serve(peer: peers::Peer, listen: SocketAddr, workers: u16, end_with_parent: bool) -> std::io::Result<()> {
     if end_with_parent {
         kernel::end_with_parent()?;
     }
     kernel::raise_open_files()?;
-    peer.serve(listen)
+    peer.serve(listen, workers.into())
 }

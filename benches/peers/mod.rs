@@ -1,6 +1,7 @@
 //! Servers to be measured against, each as small and as good as it can be written: whoever finds a way to
 //! make one of them faster improves the table. All answer from the original destination where the interface
-//! lets them, ask for the same receive buffer and backlog as the server, and run on one thread.
+//! lets them, ask for the same receive buffer and backlog as the server, and run on one thread, or with `--workers` on
+//! several, each on a processor with a socket of its own, as the server's workers.
 
 mod coalesce;
 mod epoll;
@@ -11,6 +12,8 @@ mod udp;
 
 use std::io::Result;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use crate::kernel;
 
@@ -43,9 +46,27 @@ pub(crate) enum Peer {
     TokioUringTcp,
 }
 
+/// Workers of this process that do not listen yet.
+static STARTING: AtomicUsize = AtomicUsize::new(1);
+
 impl Peer {
-    /// Serves on `listen` until it is killed.
-    pub(crate) fn serve(self, listen: SocketAddr) -> Result<()> {
+    /// Serves on `listen` with so many threads until it is killed. Port 0 is for one of them.
+    pub(crate) fn serve(self, listen: SocketAddr, workers: usize) -> Result<()> {
+        if workers == 1 {
+            return self.serve_alone(listen);
+        }
+        STARTING.store(workers, Ordering::SeqCst);
+        let cores = kernel::cores()?;
+        let start = |index: usize| {
+            let core = cores[index % cores.len()];
+            thread::spawn(move || kernel::pin(&[core]).and_then(|()| self.serve_alone(listen)))
+        };
+        // no worker ends but by an error
+        let ended = (0..workers).map(start).collect::<Vec<_>>();
+        ended.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    }
+
+    fn serve_alone(self, listen: SocketAddr) -> Result<()> {
         match self {
             Self::Recvmsg => udp::one_by_one(&udp_socket(listen)?, 0),
             Self::RecvmsgSpin => udp::one_by_one(&udp_socket(listen)?, libc::MSG_DONTWAIT),
@@ -64,7 +85,7 @@ impl Peer {
 }
 
 fn udp_socket(listen: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(listen)?;
+    let socket: UdpSocket = kernel::bound(listen, libc::SOCK_DGRAM)?.into();
     kernel::receive_buffer(&socket, kernel::RECEIVE_BUFFER_BYTES)?;
     if listen.is_ipv4() {
         kernel::set_option(&socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
@@ -83,7 +104,7 @@ fn gro_socket(listen: SocketAddr) -> Result<UdpSocket> {
 }
 
 fn listener(listen: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(listen)?;
+    let listener: TcpListener = kernel::bound(listen, libc::SOCK_STREAM)?.into();
     kernel::listen(&listener)?;
     // Accepted connections inherit it, which saves a system call for each.
     kernel::set_option(&listener, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
@@ -93,5 +114,7 @@ fn listener(listen: SocketAddr) -> Result<TcpListener> {
 
 /// What the table waits for, in the words of the server's log.
 fn ready(address: SocketAddr) {
-    eprintln!("ready {address}");
+    if STARTING.fetch_sub(1, Ordering::SeqCst) == 1 {
+        eprintln!("ready {address}");
+    }
 }

@@ -6,6 +6,7 @@ mod plot;
 mod report;
 mod rows;
 mod run;
+mod scale;
 mod server;
 
 use std::collections::HashSet;
@@ -26,6 +27,7 @@ const PATIENCE: usize = 3;
 
 /// How the table is run
 #[derive(Clone, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an independent switch")]
 pub(crate) struct Options {
     /// Only rows whose name contains one of these words, comma-separated
     #[arg(long, value_delimiter = ',')]
@@ -42,6 +44,9 @@ pub(crate) struct Options {
     /// One short run of everything: nothing is judged but that every reply was right
     #[arg(long)]
     pub(crate) short: bool,
+    /// Measure how servers grow with the number of their workers instead: 1, 2, 4 … of them on half of the processors
+    #[arg(long, conflicts_with = "compare")]
+    scale: bool,
     /// Print the rows and leave
     #[arg(long)]
     list: bool,
@@ -86,6 +91,18 @@ enum Verdict {
 
 /// Runs the rows; whether none of them missed its bar or failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    if options.scale {
+        return scale::run(options);
+    }
+    let passed = run_table(options)?;
+    if options.short && options.rows.is_empty() && options.compare.is_none() && !options.list {
+        println!();
+        return Ok(scale::run(options)? && passed);
+    }
+    Ok(passed)
+}
+
+fn run_table(options: &Options) -> Result<bool> {
     let chosen = choose(options);
     if chosen.is_empty() {
         return Err("no row has such a name; --list prints them".into());

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::rows::{Metric, Row};
 use super::{Outcome, Verdict, median};
@@ -110,31 +110,66 @@ impl Metric {
     }
 }
 
+/// Where, when and how it was measured.
+#[derive(Serialize)]
+pub(super) struct Machine {
+    pub(super) date: String,
+    commit: String,
+    kernel: String,
+    processor: String,
+    cores: usize,
+    congestion_control: String,
+    pub(super) command: String,
+}
+
+impl Machine {
+    pub(super) fn look() -> Result<Self> {
+        // BBR paces on loopback too: a stream under it is another load.
+        let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
+        let processors = fs::read_to_string("/proc/cpuinfo")?;
+        let field = |line: &str| {
+            line.strip_prefix("model name").map(|rest| rest.trim_matches([' ', '\t', ':']).to_owned())
+        };
+        // What was asked, not where this program happens to lie.
+        let arguments: Vec<String> =
+            std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+        let command = format!("ci/bench {}", arguments.join(" "));
+        Ok(Self {
+            date: output("date", &["+%Y-%m-%d"]),
+            commit: output("git", &["describe", "--always", "--dirty"]),
+            kernel: output("uname", &["-sr"]),
+            processor: processors.lines().find_map(field).unwrap_or_else(|| "unknown".into()),
+            cores: processors.lines().filter(|line| line.starts_with("processor")).count(),
+            congestion_control: congestion.trim().into(),
+            command: command.trim_end().into(),
+        })
+    }
+
+    /// As a part of a sentence.
+    pub(super) fn told(&self) -> String {
+        let Self { commit, kernel, processor, cores, congestion_control, .. } = self;
+        format!("Commit {commit}, {kernel}, {processor}, {cores} cores, TCP by {congestion_control}")
+    }
+
+    /// `DATE-COMMIT.md` in this directory, which is made if need be.
+    pub(super) fn file(&self, directory: &Path, suffix: &str) -> Result<PathBuf> {
+        fs::create_dir_all(directory)?;
+        Ok(directory.join(format!("{}-{}{suffix}.md", self.date, self.commit)))
+    }
+}
+
 /// Writes `DATE-COMMIT.md`, its picture `DATE-COMMIT.svg` and, with every run, `DATE-COMMIT.json`.
 pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
-    let commit = output("git", &["describe", "--always", "--dirty"]);
-    let date = output("date", &["+%Y-%m-%d"]);
-    let kernel = output("uname", &["-sr"]);
-    // BBR paces on loopback too: a stream under it is another load.
-    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
-    let congestion = congestion.trim();
-    let processors = fs::read_to_string("/proc/cpuinfo")?;
-    let field = |line: &str| {
-        line.strip_prefix("model name").map(|rest| rest.trim_matches([' ', '\t', ':']).to_owned())
-    };
-    let processor = processors.lines().find_map(field).unwrap_or_else(|| "unknown".into());
-    let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
-    // What was asked, not where this program happens to lie.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let command = format!("ci/bench {}", arguments.join(" "));
-
+    let machine = Machine::look()?;
     let mut text = format!(
-        "# Measured on {date}\n\nCommit {commit}, {kernel}, {processor}, {cores} cores, TCP by {congestion}. Server on one core, client on \
+        "# Measured on {}\n\n{}. Server on one core, client on \
          another, loopback, interleaved runs; each figure is a median, a ratio the median of pairwise ratios.\n\n\
          `{}`\n\n\
          | row | work (64 B unless said) | against | ours | peer | ratio | spread | bar | verdict |\n\
          |---|---|---|---|---|---|---|---|---|\n",
-        command.trim_end()
+        machine.date,
+        machine.told(),
+        machine.command
     );
     for outcome in outcomes {
         let Cells { against, ours, peer, ratio, spread, verdict } = Cells::of(outcome);
@@ -144,17 +179,13 @@ pub(super) fn write(directory: &Path, outcomes: &[Outcome]) -> Result<PathBuf> {
             "| {name} | {work} | {against} | {ours} | {peer} | {ratio} | {spread} | {bar} | {verdict} |"
         )?;
     }
-    let raw = json!({
-        "date": date, "commit": commit, "kernel": kernel, "processor": processor, "cores": cores,
-        "congestion_control": congestion,
-        "command": command.trim_end(), "rows": outcomes,
-    });
-    fs::create_dir_all(directory)?;
-    let path = directory.join(format!("{date}-{commit}.md"));
+    let path = machine.file(directory, "")?;
+    let mut raw = serde_json::to_value(&machine)?;
+    raw["rows"] = serde_json::to_value(outcomes)?;
     fs::write(path.with_extension("json"), serde_json::to_string(&raw)? + "\n")?;
     if let Some(svg) = super::plot::draw(outcomes)? {
         fs::write(path.with_extension("svg"), svg)?;
-        write!(text, "\n![The ratios as bars]({date}-{commit}.svg)\n")?;
+        write!(text, "\n![The ratios as bars]({}-{}.svg)\n", machine.date, machine.commit)?;
     }
     fs::write(&path, text)?;
     Ok(path)

@@ -72,7 +72,7 @@ const WILDCARD: &str = "wildcard tubular-echo --workers 1";
 /// More pairs are asked for in turn than it keeps sockets for: each reply makes one.
 const MISSES: &str = "wildcard tubular-echo --workers 1 --reply-sockets 16 --reply-socket-rate 1000000";
 
-const FLOWS: &str = "udp --flows 64 --in-flight 8";
+pub(super) const FLOWS: &str = "udp --flows 64 --in-flight 8";
 const FLOWS_GRO: &str = "udp --flows 64 --in-flight 8 --gro";
 const FLOWS_V6: &str = "udp --target [::1]:0 --flows 64 --in-flight 8";
 const MIXED: &str = "udp --train-flows 16 --train 32 --flows 48 --in-flight 8";
@@ -83,7 +83,7 @@ const FEW: &str = "udp --flows 16 --in-flight 1";
 const MORE: &str = "udp --flows 1000 --in-flight 1";
 const MANY: &str = "udp --flows 10000 --in-flight 1";
 const THREE: &str = "udp --flows 64 --in-flight 3";
-const TRAINS: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 32 --gro";
+pub(super) const TRAINS: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 32 --gro";
 const LARGE: &str = "udp --flows 0 --train-flows 16 --trains 4 --train 50 --bytes 1200 --gro";
 const ONE: &str = "udp --flows 1 --in-flight 1";
 const TRICKLE: &str = "udp --flows 1 --in-flight 1 --pause-us 10000";
@@ -97,14 +97,14 @@ const TCP_FULL: &str = "tcp --connections 1000 --mode batches";
 const TCP_10000: &str = "tcp --connections 10000";
 const TCP_4K: &str = "tcp --connections 64 --bytes 4096";
 const TCP_4K_1000: &str = "tcp --connections 1000 --bytes 4096";
-const TCP_16K: &str = "tcp --connections 64 --bytes 16384";
+pub(super) const TCP_16K: &str = "tcp --connections 64 --bytes 16384";
 const TCP_16K_1000: &str = "tcp --connections 1000 --bytes 16384";
 const TCP_64K: &str = "tcp --connections 64 --bytes 65536";
 const TCP_64K_1000: &str = "tcp --connections 1000 --bytes 65536";
-const STREAM: &str = "tcp --connections 4 --mode stream";
+pub(super) const STREAM: &str = "tcp --connections 4 --mode stream";
 /// Without a bound so many streams would hold all memory that the kernel has for TCP.
 const STREAM_1000: &str = "tcp --connections 1000 --mode stream --ahead 262144";
-const CONNECT: &str = "tcp --connections 64 --mode connect";
+pub(super) const CONNECT: &str = "tcp --connections 64 --mode connect";
 const IDLE: &str = "tcp --connections 10000 --mode idle";
 
 /// CPU per echo of our server over a peer's, under the same load.

@@ -162,15 +162,17 @@ impl Side {
     }
 }
 
+const ENDED: &str = "the client has ended, see above";
+
 /// The bare client as a process of its own, with its own limit of open files.
-struct Client {
+pub(super) struct Client {
     child: Child,
     seconds: Option<ChildStdin>,
     samples: BufReader<ChildStdout>,
 }
 
 impl Client {
-    fn start(load: &str, unconnected: bool, server: &Server, target: SocketAddr) -> Result<Self> {
+    pub(super) fn start(load: &str, unconnected: bool, server: &Server, target: SocketAddr) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         // A row names a target for its family alone; what comes later on the line counts.
         command.arg("load").args(load.split_whitespace());
@@ -185,12 +187,23 @@ impl Client {
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Sample> {
-        let mut line = String::new();
+        self.ask(seconds)?;
+        self.answer()
+    }
+
+    /// Lets it begin.
+    pub(super) fn ask(&mut self, seconds: f64) -> Result<()> {
         let asked = self.seconds.as_mut().is_some_and(|stdin| writeln!(stdin, "{seconds}").is_ok());
-        if !asked || self.samples.read_line(&mut line)? == 0 {
-            return Err("the client has ended, see above".into());
+        asked.then_some(()).ok_or_else(|| ENDED.into())
+    }
+
+    /// Waits for what it has seen.
+    pub(super) fn answer(&mut self) -> Result<Sample> {
+        let mut line = String::new();
+        match self.samples.read_line(&mut line)? {
+            0 => Err(ENDED.into()),
+            _ => Ok(serde_json::from_str(&line)?),
         }
-        Ok(serde_json::from_str(&line)?)
     }
 }
 
