@@ -5,6 +5,7 @@
 //! | `sys::sockets` | make, bind, connect and name sockets; send, and end a stream |
 //! | `sys::options` | socket options, behind one getter and one setter |
 //! | `sys::queues` | what waits in a socket's queues, and what was dropped there |
+//! | `sys::groups` | which socket of a group receives |
 //! | `sys::descriptors` | eventfds, write, wait; descriptors that were passed, a table of one's own |
 //! | `sys::pipes` | pipes that move pages |
 //! | `sys::host` | limits, names, interfaces, ports |
@@ -18,6 +19,7 @@
 
 mod clock;
 mod descriptors;
+mod groups;
 mod host;
 mod options;
 mod pipes;
@@ -32,6 +34,7 @@ pub use self::descriptors::{
     eventfd, is_path_only, own_descriptors, renumber, set_nonblocking, take_passed, wait_writable, wake,
     write,
 };
+pub use self::groups::{receive_by_hash, receive_by_processor};
 pub use self::host::{
     LOCAL_PORTS_DEFAULT, MemoryLimit, host_name, interface_index, is_limited, kernel_release, local_ports,
     raise_open_files, reserved_ports, tcp_receive_queue_bytes_max,

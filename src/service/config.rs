@@ -16,6 +16,15 @@ pub enum Workers {
     Fixed(NonZeroUsize),
 }
 
+/// What chooses the worker of a datagram or a connection.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// The kernel's hash of both addresses and ports.
+    Hash,
+    /// The processor on which the kernel receives.
+    Cpu,
+}
+
 /// Settings of the server. It has more than 12 fields because each is an option of the command line.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an independent switch on the command line
@@ -31,6 +40,8 @@ pub struct ServerConfig {
     pub workers: Workers,
     /// Keep each worker on one processor.
     pub pin: bool,
+    /// What chooses the worker.
+    pub steer: Steer,
     /// TCP connections served at a time, all workers together.
     pub max_connections: Option<NonZeroUsize>,
     /// The server faces the open Internet.

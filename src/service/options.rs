@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::check::CheckOptions;
 use crate::health::HealthOptions;
 use crate::service::budget::WORKERS_MAX;
-use crate::service::config::{ServerConfig, Workers};
+use crate::service::config::{ServerConfig, Steer, Workers};
 use crate::sockets::endpoint::{self, Endpoint};
 use crate::sockets::keepalive;
 use crate::sockets::listen_addr::ListenAddr;
@@ -113,6 +113,12 @@ pub struct Options {
     /// Pin each worker to a processor
     #[arg(long)]
     pin: bool,
+
+    /// What chooses the worker: `hash`, the kernel's hash of both addresses and ports; or `cpu`, the processor on which
+    /// the kernel receives the datagram or the SYN. `cpu` implies --pin. It saves the way to another processor, and
+    /// needs as many busy NIC queues as workers. Processors without a worker of their own leave the choice to the hash
+    #[arg(long, value_name = "HOW", default_value = "hash")]
+    steer: Steer,
 
     /// Poll for this long, like 20us, before a worker sleeps. A client that waits for each reply gets several
     /// times as many echoes; the price is processor time. Polling stops by itself while it finds nothing, or
@@ -235,6 +241,12 @@ pub enum Contradiction {
     /// An address that two options name for the same protocol.
     #[error("{0} is named twice for the same protocol; name each address once")]
     Twice(ListenAddr),
+    /// The kernel counts the sockets of all processes that share a port, and none knows its own numbers.
+    #[error(
+        "--steer cpu and --join exclude each other: nobody knows which numbers the sockets of several processes have; \
+         leave out one of them"
+    )]
+    SteerJoin,
     /// With these times the kernel would end a connection because of one lost segment.
     #[error(
         "--tcp-keepalive {} is not shorter than --tcp-user-timeout {}: one lost probe would end a connection; make it \
@@ -304,6 +316,9 @@ impl Options {
         if !user_timeout.is_zero() && keepalive >= user_timeout {
             return Err(Contradiction::Keepalive { keepalive, user_timeout });
         }
+        if self.join && self.steer == Steer::Cpu {
+            return Err(Contradiction::SteerJoin);
+        }
         let limits = if self.public { PUBLIC_DEFAULTS } else { PRIVATE_DEFAULTS };
         let endpoints = if named { endpoints } else { endpoint::default_endpoints() };
         Ok(ServerConfig {
@@ -312,7 +327,8 @@ impl Options {
             join: self.join,
             fd_store: self.fd_store,
             workers: self.workers,
-            pin: self.pin,
+            pin: self.pin || self.steer == Steer::Cpu,
+            steer: self.steer,
             max_connections: self.max_connections,
             public: self.public,
             udp_prefix_rate: NonZeroU32::new(self.udp_prefix_rate.unwrap_or(limits.udp_prefix_rate)),
@@ -490,6 +506,8 @@ mod tests {
             ("--tcp-keepalive 2min", "--tcp-keepalive 2m is not shorter than --tcp-user-timeout 2m"),
             ("--dscp 46", "reflect, none"),
             ("--listen 127.0.0.1:7 --tcp 127.0.0.1:7", "named twice"),
+            ("--steer cpu --join", "--steer cpu and --join exclude each other"),
+            ("--steer rss", "hash, cpu"),
             ("--nonsense", "--nonsense"),
         ] {
             let error = parse(line).unwrap_err();

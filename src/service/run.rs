@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::budget::{self, Budget, BudgetError, Fixed, Wishes};
-use super::config::{ServerConfig, Workers as WorkerCount};
+use super::config::{ServerConfig, Steer, Workers as WorkerCount};
 use super::error::ServerError;
 use super::first_losses::FirstLosses;
 use super::host::{self, Host};
@@ -131,6 +131,10 @@ fn bind(config: &ServerConfig, host: &Host) -> Result<Bound, ServerError> {
     sockets.set_user_timeout(config.tcp_user_timeout);
     sockets.set_keepalive(Keepalive::new(config.tcp_keepalive, config.tcp_user_timeout));
     sockets.set_dscp(config.reflect_dscp);
+    match config.steer {
+        Steer::Cpu => sockets.steer_by_processor(&host.processors),
+        Steer::Hash => sockets.steer_by_hash(),
+    }
     for warning in sockets.warnings.drain(..) {
         warn!("{warning}");
     }

@@ -10,10 +10,22 @@ use crate::sockets::listening::Listening;
 /// The prefix of names in the store. Names of .socket units end in ".socket" or are chosen by the user.
 const STORE_PREFIX: &str = "stored-";
 
-/// The name of a socket in the store. All sockets of one protocol and address have the same name. A name must not
-/// contain a colon (sd_pid_notify_with_fds(3)).
+/// Stands in a name of the store before the socket's number in its group.
+const NUMBER_MARK: char = '#';
+
+/// The name of a socket in the store: protocol, address, and its number in its group if that is known. The store has an
+/// order of its own, so only the name can tell the number. A name must not contain a colon (sd_pid_notify_with_fds(3)).
 pub fn store_name(socket: &Listening) -> String {
-    format!("{STORE_PREFIX}{}-{}", socket.protocol, socket.addr).replace(':', "_")
+    let name = format!("{STORE_PREFIX}{}-{}", socket.protocol, socket.addr).replace(':', "_");
+    match socket.group_number {
+        Some(number) => format!("{name}{NUMBER_MARK}{number}"),
+        None => name,
+    }
+}
+
+/// The number in a name of the store. Earlier versions of this program have stored none.
+fn number_in(name: &str) -> Option<usize> {
+    name.rsplit_once(NUMBER_MARK)?.1.parse().ok()
 }
 
 /// Where an adopted socket comes from.
@@ -58,7 +70,8 @@ pub fn adopt(passed: &[(RawFd, String)]) -> Result<Vec<Adopted>, AdoptError> {
         }
         let protocol = check(fd.as_fd(), &kind).map_err(|why| refuse(why.into()))?;
         let origin = if name.starts_with(STORE_PREFIX) { Origin::Store } else { Origin::Unit };
-        let listening = Listening::adopt(fd, protocol).map_err(|error| refuse(error.to_string()))?;
+        let mut listening = Listening::adopt(fd, protocol).map_err(|error| refuse(error.to_string()))?;
+        listening.group_number = number_in(name).filter(|_| origin == Origin::Store);
         adopted.push(Adopted { origin, listening });
     }
     Ok(adopted)
@@ -89,6 +102,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::sockets::listening::AtExit;
 
     fn refusal(fd: BorrowedFd<'_>) -> Option<&'static str> {
         check(fd, &sys::socket_kind(fd).unwrap()).err()
@@ -120,5 +134,19 @@ mod tests {
         let cookie = |socket: &UdpSocket| sys::socket_kind(socket.as_fd()).unwrap().cookie;
         assert_eq!(cookie(&socket), cookie(&copy));
         assert_ne!(cookie(&socket), cookie(&other));
+    }
+
+    #[test]
+    fn a_name_of_the_store_tells_the_number() {
+        for addr in ["127.0.0.1:1234", "[::1]:1234"] {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap().into();
+            let (protocol, addr) = (Protocol::Udp, addr.parse().unwrap());
+            let mut listening = Listening::pretended(protocol, addr, AtExit::Keep, socket);
+            assert_eq!(number_in(&store_name(&listening)), None);
+            listening.group_number = Some(12);
+            let name = store_name(&listening);
+            assert_eq!(number_in(&name), Some(12), "{name}");
+            assert!(name.starts_with(STORE_PREFIX) && !name.contains(':'), "{name}");
+        }
     }
 }

@@ -200,6 +200,9 @@ impl Sockets {
                 ));
                 unreached.push(addr);
             }
+            let mut group = group;
+            // the service manager opens and passes the sockets in the order of the unit
+            number(&mut group);
             let (count, workers) = (group.len(), self.shares.len());
             if count < workers {
                 self.warnings.push(format!(
@@ -274,7 +277,22 @@ fn take_matching(stored: &mut Vec<Adopted>, protocol: Protocol, addr: SocketAddr
         let found = &adopted.listening;
         found.protocol == protocol && (found.addr == addr || addr.port() == 0 && found.addr.ip() == addr.ip())
     };
-    stored.extract_if(.., matches).map(|adopted| adopted.listening).collect()
+    let mut known: Vec<_> = stored.extract_if(.., matches).map(|adopted| adopted.listening).collect();
+    known.sort_by_key(|socket| socket.group_number);
+    // when one of several sockets is closed, the kernel gives its number to the last one
+    if known.iter().enumerate().any(|(place, socket)| socket.group_number != Some(place)) {
+        for socket in &mut known {
+            socket.group_number = None;
+        }
+    }
+    known
+}
+
+/// Numbers the sockets of one address in the order in which they were opened.
+fn number(group: &mut [Listening]) {
+    for (number, socket) in group.iter_mut().enumerate() {
+        socket.group_number = Some(number);
+    }
 }
 
 /// Adds new sockets to stored ones, until each worker has one.
@@ -285,7 +303,11 @@ fn complete(mut known: Vec<Listening>, workers: usize, warnings: &mut Vec<String
             known.iter().try_for_each(|socket| sys::set_option(socket.as_fd(), IntOption::REUSE_PORT, 1));
         match opened.map_err(failed("share", protocol, addr)).and_then(|()| open(protocol, addr, Share::Join))
         {
-            Ok(listening) => known.push(listening),
+            Ok(mut listening) => {
+                // it is the last one; if the others have no number, its number is not sure either
+                listening.group_number = known[0].group_number.map(|_| known.len());
+                known.push(listening);
+            }
             Err(error) => {
                 warnings.push(format!(
                     "{} of {workers} workers serve {protocol} {addr}: {}; another user's stored socket can't be joined",
@@ -323,6 +345,9 @@ fn bind_new(
             let listening = patience.wait(for_port, || open(protocol, addr, share))?;
             addr.set_port(listening.addr.port());
             sockets.push(listening);
+        }
+        if !join {
+            number(&mut sockets);
         }
         bound.push(sockets);
     }

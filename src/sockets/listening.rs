@@ -35,6 +35,9 @@ pub struct Listening {
     pub addr: SocketAddr,
     /// What happens to it at the end.
     pub at_exit: AtExit,
+    /// Its number among the sockets that share its address (`SO_REUSEPORT`), if that is known. The kernel gives numbers
+    /// in the order of bind(2) for UDP and of listen(2) for TCP.
+    pub(super) group_number: Option<usize>,
     pub(super) missing_options: Vec<MissingOption>,
     fd: Arc<OwnedFd>,
 }
@@ -114,7 +117,8 @@ pub(super) fn open(protocol: Protocol, addr: SocketAddr, share: Share) -> Result
         sys::listen(fd.as_fd(), LISTEN_BACKLOG).map_err(failed("listen on"))?;
     }
     let addr = sys::local_addr(fd.as_fd()).map_err(failed("read the address of"))?;
-    Ok(Listening { protocol, addr, at_exit: AtExit::Close, missing_options, fd: fd.into() })
+    let at_exit = AtExit::Close;
+    Ok(Listening { protocol, addr, at_exit, group_number: None, missing_options, fd: fd.into() })
 }
 
 impl Listening {
@@ -133,7 +137,8 @@ impl Listening {
         forget_errors(fd.as_fd(), addr);
         let missing_options = prepare(fd.as_fd(), protocol, addr)?;
         free_source(fd.as_fd(), protocol, addr)?;
-        Ok(Self { protocol, addr, at_exit: AtExit::Keep, missing_options, fd: fd.into() })
+        let at_exit = AtExit::Keep;
+        Ok(Self { protocol, addr, at_exit, group_number: None, missing_options, fd: fd.into() })
     }
 }
 
@@ -236,7 +241,7 @@ mod tests {
     impl Listening {
         /// A test's descriptor in place of a listening socket.
         pub(crate) fn pretended(protocol: Protocol, addr: SocketAddr, at_exit: AtExit, fd: OwnedFd) -> Self {
-            Self { protocol, addr, at_exit, missing_options: Vec::new(), fd: fd.into() }
+            Self { protocol, addr, at_exit, group_number: None, missing_options: Vec::new(), fd: fd.into() }
         }
     }
 }

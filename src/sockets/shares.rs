@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::kernel::sys::{self, IntOption, Protocol};
 use crate::sockets::keepalive::{self, Keepalive};
-use crate::sockets::listening::{LISTEN_BACKLOG, Listening, MissingOption, SOCKET_BUFFER_BYTES};
+use crate::sockets::listening::{AtExit, LISTEN_BACKLOG, Listening, MissingOption, SOCKET_BUFFER_BYTES};
 
 /// All listening sockets.
 #[derive(Debug, Default)]
@@ -77,6 +77,70 @@ impl Sockets {
         let set = listeners.map(set).find(Result::is_err).unwrap_or(Ok(()));
         let loss = "idle connections of peers that vanished are kept";
         self.warnings.extend(MissingOption::of(set, "SO_KEEPALIVE", loss).map(|missing| missing.to_string()));
+    }
+}
+
+impl Sockets {
+    /// Lets each worker receive what the kernel receives on the worker's processor. Worker `i` has socket `i` of each
+    /// address, and is pinned to `processors[i]`. A wrong number would only cost the way to another processor.
+    pub fn steer_by_processor(&mut self, processors: &[usize]) {
+        let workers = self.shares.len();
+        if workers > processors.len() {
+            let processors = processors.len();
+            self.warnings.push(format!(
+                "--steer cpu has no effect: {workers} workers share {processors} processors; lower --workers to \
+                 {processors}, or say auto"
+            ));
+            return self.steer_by_hash();
+        }
+        let mut refused = Ok(());
+        let mut warnings = Vec::new();
+        for group in self.groups() {
+            let first = group[0];
+            if group.iter().any(|socket| socket.group_number.is_none()) {
+                let (protocol, addr) = (first.protocol, first.addr);
+                warnings.push(format!(
+                    "--steer cpu has no effect on {protocol} {addr}: the order of its stored sockets is not known; stop \
+                     and start the service once, so that it opens new ones"
+                ));
+                let _ = sys::receive_by_hash(first.as_fd());
+            } else if group.len() > 1 {
+                let processors = &processors[..workers.min(group.len())];
+                refused = refused.and(sys::receive_by_processor(first.as_fd(), processors));
+            }
+        }
+        let loss = "the kernel's hash chooses the workers";
+        let missing = MissingOption::of(refused, "SO_ATTACH_REUSEPORT_CBPF", loss);
+        self.warnings.extend(missing.map(|missing| missing.to_string()).into_iter().chain(warnings));
+    }
+
+    /// Lets the kernel's hash choose the worker, also where an earlier process has chosen otherwise.
+    pub fn steer_by_hash(&mut self) {
+        let kept = |group: &Vec<&Listening>| group[0].at_exit == AtExit::Keep;
+        let set = self
+            .groups()
+            .iter()
+            .filter(|group| kept(group))
+            .try_for_each(|group| sys::receive_by_hash(group[0].as_fd()));
+        let loss = "the --steer cpu of an earlier process stays in effect";
+        self.warnings.extend(
+            MissingOption::of(set, "SO_DETACH_REUSEPORT_BPF", loss).map(|missing| missing.to_string()),
+        );
+    }
+
+    /// The served sockets by protocol and address. A stored one, if there is any, comes first.
+    fn groups(&self) -> Vec<Vec<&Listening>> {
+        let mut groups: Vec<Vec<&Listening>> = Vec::new();
+        for socket in self.shares.iter().flatten().filter(|socket| socket.at_exit != AtExit::Retire) {
+            let same = |group: &&mut Vec<&Listening>| {
+                (group[0].protocol, group[0].addr) == (socket.protocol, socket.addr)
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.push(socket),
+                None => groups.push(vec![socket]),
+            }
+        }
+        groups
     }
 }
 

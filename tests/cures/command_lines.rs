@@ -453,6 +453,12 @@ fn values_of_the_server() {
                 ["--listen", "127.0.0.1:0", "--tcp-keepalive", keepalive, "--tcp-user-timeout", timeout];
             Launch::new(&options)
         };
+        let steered =
+            |more: &[&str]| Launch::new(&[&["--listen", "127.0.0.1:0", "--workers", "1"], more].concat());
+        let words = "--steer cpu and --join exclude each other";
+        assert!(refused(steered(&["--steer", "cpu", "--join"]), words).contains("leave out one of them"));
+        cured(steered(&["--steer", "cpu"]), words);
+        cured(steered(&["--join"]), words);
         let words = "is not shorter than --tcp-user-timeout";
         refused(both("3min", "2min"), words);
         for (keepalive, timeout) in [("1min", "2min"), ("3min", "4min"), ("3min", "0s")] {

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             ("restarts with the store, under load", store::restarts),
             ("kills with the store, under load", store::kills),
             ("other numbers of workers", store::worker_counts),
+            ("the processor's worker, over restarts", store::steered_by_processor),
             ("another user", store::another_user),
             ("an address given up", store::address_given_up),
             ("a store that is too small", store::too_small),

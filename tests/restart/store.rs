@@ -3,11 +3,14 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use tubular_echo::kernel::sys;
+
 use crate::load::Load;
 use crate::service::{
     NAME, clear_journal, cookies, drops, lines_with, register, restart, sockets, stored, udp_v4_sockets,
     write_service,
 };
+use crate::support::metrics::scrape;
 use crate::support::steer::Dispatcher;
 use crate::support::sys::Pidfd;
 use crate::support::tcp::{connect, echo, expect_end};
@@ -113,6 +116,46 @@ pub fn worker_counts(dispatcher: &Dispatcher) -> String {
     unit.stop();
     // one more socket in a group moves flows away from queues that are not empty
     format!("{}; 0 of {} lost, {} reordered", counts.join(", "), report.sent, report.reordered)
+}
+
+/// The manager passes stored sockets in another order than that in which they were opened. Each worker still gets what its
+/// processor receives, also when a restart has added a socket, and when a restart without the option came between.
+pub fn steered_by_processor(dispatcher: &Dispatcher) -> String {
+    let metrics: SocketAddr = "127.0.0.1:9469".parse().unwrap();
+    let turns = || {
+        let samples = scrape(metrics);
+        [0, 1].map(|worker| samples[&format!("tubular_echo_worker_turns_total{{worker=\"{worker}\"}}")])
+    };
+    let processors: [usize; 2] = *sys::processors().unwrap().first_chunk().expect("two processors");
+    let share_of_worker = |worker: usize, processor| {
+        let before = turns();
+        let flows = move || {
+            sys::pin_thread(processor).expect("sched_setaffinity");
+            for _ in 0..64 {
+                let target: SocketAddr = "127.0.0.1:1234".parse().unwrap();
+                UdpClient::beside(target).echo(target, &[64], 1);
+            }
+        };
+        std::thread::spawn(flows).join().expect("every datagram comes back");
+        let made: Vec<f64> = turns().into_iter().zip(before).map(|(after, before)| after - before).collect();
+        made[worker] / made.iter().sum::<f64>()
+    };
+    let install = |workers, how| install(workers, &format!("--steer {how} --metrics {metrics}"));
+    install(1, "cpu");
+    let unit = Unit::start(NAME).expect("the service starts");
+    let registered = register(dispatcher, &unit);
+    for how in ["cpu", "cpu", "hash", "cpu", "cpu"] {
+        install(2, how);
+        restart(&unit);
+        for (worker, processor) in processors.into_iter().enumerate() {
+            let share = share_of_worker(worker, processor);
+            let is_steered = share > 0.8;
+            assert_eq!(is_steered, how == "cpu", "{share} of the turns for processor {processor}, {how}");
+        }
+    }
+    assert_eq!(cookies(dispatcher), registered, "the registrations");
+    unit.stop();
+    "5 restarts: each worker got what its processor received, but for one restart without the option".into()
 }
 
 /// The server can serve another user's socket, but can bind no other socket beside it.
