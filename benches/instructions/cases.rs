@@ -19,12 +19,13 @@ use crate::model::pacer::Pacer;
 use crate::model::payload::{Bodies, HEADER_BYTES, Header};
 use crate::model::quantity::Rate;
 use crate::model::targets::Targets;
+use crate::model::timetable::{Gaps, Timetable};
 
 /// Makes so many calls.
 type Case = fn(u32);
 
 /// All cases, by name.
-pub(crate) const CASES: [(&str, Case); 17] = [
+pub(crate) const CASES: [(&str, Case); 20] = [
     ("cmsg decode v4", |calls| cmsg_decode("192.0.2.1:1234", calls)),
     ("cmsg decode v6", |calls| cmsg_decode("[2001:db8::1]:1234", calls)),
     ("cmsg encode v4", |calls| cmsg_encode("192.0.2.1:1234", calls)),
@@ -41,6 +42,9 @@ pub(crate) const CASES: [(&str, Case); 17] = [
     ("payload write and judge 64", |calls| payload(64, calls)),
     ("payload write and judge 1400", |calls| payload(1400, calls)),
     ("pacer", pacer),
+    ("send times, even", |calls| send_times("123456", Gaps::Even, calls)),
+    ("send times, random", |calls| send_times("123456", Gaps::Exponential { seed: 1 }, calls)),
+    ("send times, ramp", |calls| send_times("10k..200k:1h", Gaps::Even, calls)),
     ("target of a datagram", target),
 ];
 
@@ -193,6 +197,14 @@ fn pacer(calls: u32) {
     let mut pacer = Pacer::new(Rate { per_1000_s: 123_456_789 }, 1, 0, 1);
     for _ in 0..calls {
         black_box(pacer.take(black_box(u64::MAX)));
+    }
+}
+
+fn send_times(rate: &str, gaps: Gaps, calls: u32) {
+    let timetable = Timetable::Rate { curve: rate.parse().expect("a rate"), gaps, burst: 1 };
+    let mut times = timetable.send_times(1, 0, 1);
+    for _ in 0..calls {
+        black_box(times.take(black_box(u64::MAX)));
     }
 }
 

@@ -17,10 +17,12 @@ mod model {
     pub(crate) mod pacer;
     pub(crate) mod payload;
     pub(crate) mod quantity;
+    pub(crate) mod rate_curve;
     pub(crate) mod recording;
     pub(crate) mod tallies;
     pub(crate) mod target;
     pub(crate) mod targets;
+    pub(crate) mod timetable;
 }
 // where those modules look for the library's
 use tubular_echo::{kernel, policy};

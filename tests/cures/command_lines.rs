@@ -25,7 +25,7 @@ fn examples(text: &str) -> Vec<String> {
 }
 
 /// A wrong value of an option, the error about it, and right values; `…` stands for the examples in the message.
-const VALUES: [(&str, &str, &str, &str); 28] = [
+const VALUES: [(&str, &str, &str, &str); 31] = [
     ("--rate", "x", "is not a number", "…"),
     ("--timeout", "soon", "is not a duration", "…"),
     ("--steps", "1k", "is not RATE:TIME", "…"),
@@ -54,6 +54,9 @@ const VALUES: [(&str, &str, &str, &str); 28] = [
     ("--gro", "maybe", "possible values: on, off", "on"),
     ("--mode", "fast", "possible values: open, closed, flood", "flood"),
     ("--threads", "-1", "is not a number", "2"),
+    ("--burst", "20M/1s", "a burst has 16777216 datagrams at most", "16777216/1s"),
+    ("--burst", "10/10", "10 has no unit: say 10s or 10ms", "10/10ms"),
+    ("--gaps", "random", "possible values: even, poisson", "poisson"),
 ];
 
 #[test]

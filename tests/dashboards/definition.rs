@@ -7,7 +7,8 @@ use super::support::metrics;
 /// Labels that Prometheus adds to each sample and each alert.
 const OWN_LABELS: [&str; 2] = ["instance", "job"];
 /// Labels whose values the operator chooses.
-const FREE_LABELS: [&str; 7] = ["instance", "job", "label", "alertname", "target", "version", "worker"];
+const FREE_LABELS: [&str; 8] =
+    ["destination", "instance", "job", "label", "alertname", "target", "version", "worker"];
 /// The words of PromQL that our queries use.
 const WORDS: [&str; 22] = [
     "sum",

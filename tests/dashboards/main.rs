@@ -15,6 +15,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blaster;
 mod definition;
 mod grafana;
 mod picture;
@@ -24,7 +25,7 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -34,44 +35,95 @@ use definition::Definition;
 use prometheus::{Line, Prometheus, promtool};
 use rules::Rules;
 use support::blaster::Blaster;
-use support::metrics::{address_of, get};
+use support::metrics::get;
 use support::udp::UdpClient;
-use support::{PATIENCE, Server, bounded, private_network, sys, tcp};
+use support::{PATIENCE, Server, private_network, sys, tcp, until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The server that serves everything that a dashboard can show.
-fn server(metrics: &str, port: u16) -> Server {
-    let addresses = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
-    Server::start(&[
-        "--listen",
-        &addresses[0],
-        "--listen",
-        &addresses[1],
-        "--metrics",
-        metrics,
-        "--label",
-        "echo",
-        "--udp-prefix-rate",
-        "5000",
-        "--workers",
-        "2",
-    ])
+fn server() -> Server {
+    let words = "--listen 127.0.0.1:1234 --listen [::1]:1234 --metrics 127.0.0.1:9469 --label echo \
+                 --udp-prefix-rate 5000 --workers 2";
+    Server::start(&words.split_whitespace().collect::<Vec<_>>())
 }
 
-fn definition() -> Definition {
-    let server = server("127.0.0.1:0", 0);
-    let served = Definition::of(&get(address_of(&server), "/metrics").body);
+/// A program with a dashboard and rules.
+struct Program {
+    dashboard: grafana::Dashboard,
+    rules: Rules,
+    job: &'static str,
+    metrics: &'static str,
+}
+
+fn programs() -> [Program; 2] {
+    [
+        Program {
+            dashboard: server::dashboard(),
+            rules: server::rules(),
+            job: "tubular-echo",
+            metrics: "127.0.0.1:9469",
+        },
+        Program {
+            dashboard: blaster::dashboard(),
+            rules: blaster::rules(),
+            job: "blaster",
+            metrics: "127.0.0.1:9470",
+        },
+    ]
+}
+
+/// A blaster that never gets a reply from `silent`, with its metrics at `metrics`.
+fn probe(silent: &UdpSocket, metrics: &str) -> Blaster {
+    Blaster::start(&format!(
+        "udp 127.0.0.1:1234 {} --flows 4 --rate 200 --timeout 100ms --linger 200ms --duration 100s --metrics {metrics}",
+        silent.local_addr().unwrap()
+    ))
+}
+
+/// A port where nobody answers.
+fn silent() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").expect("a port of our own")
+}
+
+/// Scrapes the server that runs and a blaster, in the order of [`programs`]. Needs a network of its own.
+fn scrapes() -> [String; 2] {
+    let silent = silent();
+    let probe = probe(&silent, programs()[1].metrics);
+    let metrics: SocketAddr = programs()[1].metrics.parse().unwrap();
+    until("blaster knows an outage", || {
+        TcpStream::connect(metrics).is_ok()
+            && get(metrics, "/metrics").body.contains("blaster_outage_seconds{")
+    });
+    let texts = [get(programs()[0].metrics.parse().unwrap(), "/metrics").body, get(metrics, "/metrics").body];
+    probe.end();
+    probe.finish();
+    texts
+}
+
+/// What both programs serve.
+fn definitions() -> Vec<(Program, Definition)> {
+    let server = server();
+    let texts = scrapes();
     server.stop();
-    served.with(server::rules().records.iter().map(|record| record.name))
+    let both = programs().into_iter().zip(texts);
+    both.map(|(program, text)| {
+        let served = Definition::of(&text).with(program.rules.records.iter().map(|record| record.name));
+        (program, served)
+    })
+    .collect()
 }
 
 /// The files that this program makes: their paths and texts.
 fn files() -> Vec<(String, String)> {
-    let dashboard =
-        |dashboard: grafana::Dashboard| (format!("dist/grafana/{}.json", dashboard.uid), dashboard.json());
-    let rules = |rules: &Rules| (rules_path(rules), rules.yaml());
-    vec![dashboard(server::dashboard()), rules(&server::rules())]
+    let of = |program: Program| {
+        let Program { dashboard, rules, .. } = program;
+        [
+            (format!("dist/grafana/{}.json", dashboard.uid), dashboard.json()),
+            (rules_path(&rules), rules.yaml()),
+        ]
+    };
+    programs().into_iter().flat_map(of).collect()
 }
 
 fn rules_path(rules: &Rules) -> String {
@@ -93,24 +145,25 @@ fn the_files_are_those_that_this_program_makes() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn no_query_names_anything_that_is_not_served() {
-    bounded(|| {
-        let served = definition();
-        let dashboard = server::dashboard();
-        let rules = server::rules();
-        let queries = dashboard.queries().map(|(_, query)| query.filled(CHOSEN, "1m"));
-        let records = rules.records.iter().map(|record| record.query.to_owned());
-        let alerts = rules.alerts.iter().map(|alert| alert.query.clone());
-        let complaints: Vec<_> =
-            queries.chain(records).chain(alerts).flat_map(|query| served.complaints(&query)).collect();
-        assert!(complaints.is_empty(), "{complaints:#?}");
+    private_network(|| {
+        for (program, served) in definitions() {
+            let queries = program.dashboard.queries().map(|(_, query)| query.filled(CHOSEN, "1m"));
+            let records = program.rules.records.iter().map(|record| record.query.to_owned());
+            let alerts = program.rules.alerts.iter().map(|alert| alert.query.clone());
+            let complaints: Vec<_> =
+                queries.chain(records).chain(alerts).flat_map(|query| served.complaints(&query)).collect();
+            assert!(complaints.is_empty(), "{complaints:#?}");
+        }
     });
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_query_with_a_wrong_name_is_complained_of() {
-    bounded(|| {
-        let served = definition();
+    private_network(|| {
+        let (_, served) = definitions().swap_remove(0);
         for (wrong, expected) in [
             (
                 "rate(tubular_echo_sent_datagram_total[1m])",
@@ -132,45 +185,49 @@ fn a_query_with_a_wrong_name_is_complained_of() {
 
 /// A new counter needs a place, and a new reason its group.
 #[test]
+#[ignore = "needs root"]
 fn every_family_has_a_panel_and_every_reason_one_group() {
-    bounded(|| {
-        let served = definition();
-        let shown: String =
-            server::dashboard().queries().map(|(_, query)| query.filled(CHOSEN, "1m") + "\n").collect();
-        let is_shown = |family: &str| {
-            shown.match_indices(family).any(|(at, _)| {
-                !shown[at + family.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-            })
-        };
-        let missing: Vec<_> = served.families().filter(|family| !is_shown(family)).collect();
-        assert!(missing.is_empty(), "no panel shows {missing:?}");
-
+    private_network(|| {
+        let both = definitions();
+        for (program, served) in &both {
+            let shown: String =
+                program.dashboard.queries().map(|(_, query)| query.filled(CHOSEN, "1m") + "\n").collect();
+            let is_shown = |family: &str| {
+                shown.match_indices(family).any(|(at, _)| {
+                    !shown[at + family.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                })
+            };
+            let missing: Vec<_> = served.families().filter(|family| !is_shown(family)).collect();
+            assert!(missing.is_empty(), "no panel of {} shows {missing:?}", program.job);
+        }
         let reasons: Vec<_> = server::REASONS.iter().flat_map(|group| group.split('|')).collect();
         let grouped: BTreeSet<_> = reasons.iter().map(ToString::to_string).collect();
         assert_eq!(grouped.len(), reasons.len(), "a reason is in two groups");
-        assert_eq!(grouped, served.values("tubular_echo_dropped_datagrams_total", "reason"));
+        assert_eq!(grouped, both[0].1.values("tubular_echo_dropped_datagrams_total", "reason"));
     });
 }
 
 #[test]
 #[ignore = "needs Prometheus: ci/setup"]
 fn every_alert_fires_and_stays_quiet() {
-    let rules = server::rules();
-    let path = format!("{ROOT}/{}", rules_path(&rules));
-    println!("{}", promtool(&["check", "rules", &path], ""));
-    let tests = format!("{}/{}-{}.test.yml", env!("CARGO_TARGET_TMPDIR"), rules.name, std::process::id());
-    fs::write(&tests, rules.tests(&path)).expect("promtool's tests");
-    println!("{}", promtool(&["test", "rules", &tests], ""));
-    fs::remove_file(tests).expect("promtool's tests are removed");
+    for Program { rules, .. } in programs() {
+        let path = format!("{ROOT}/{}", rules_path(&rules));
+        println!("{}", promtool(&["check", "rules", &path], ""));
+        let tests = format!("{}/{}-{}.test.yml", env!("CARGO_TARGET_TMPDIR"), rules.name, std::process::id());
+        fs::write(&tests, rules.tests(&path)).expect("promtool's tests");
+        println!("{}", promtool(&["test", "rules", &tests], ""));
+        fs::remove_file(tests).expect("promtool's tests are removed");
+    }
 }
 
 #[test]
-#[ignore = "needs Prometheus: ci/setup"]
+#[ignore = "needs root, and Prometheus: ci/setup"]
 fn promtool_accepts_a_scrape() {
-    bounded(|| {
-        let server = server("127.0.0.1:0", 0);
-        let scrape = get(address_of(&server), "/metrics").body;
-        assert_eq!(promtool(&["check", "metrics"], &scrape), "");
+    private_network(|| {
+        let server = server();
+        for scrape in scrapes() {
+            assert_eq!(promtool(&["check", "metrics"], &scrape), "");
+        }
         server.stop();
     });
 }
@@ -186,8 +243,8 @@ fn the_document_has_each_alert_and_no_other() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(name, rest)| (name.to_owned(), rest.split('|').nth(2).unwrap_or_default().trim().to_owned()))
         .collect();
-    let defined: Vec<_> =
-        server::rules().alerts.iter().map(|alert| (alert.name.to_owned(), alert.wait.to_owned())).collect();
+    let all = programs().into_iter().flat_map(|program| program.rules.alerts);
+    let defined: Vec<_> = all.map(|alert| (alert.name.to_owned(), alert.wait.to_owned())).collect();
     let waits = |list: &[(String, String)]| -> Vec<(String, String)> {
         list.iter()
             .map(|(name, wait)| {
@@ -218,8 +275,8 @@ impl Load {
         let blasters = [
             format!("udp {udp4} --rate 2k --flows 16"),
             format!("udp {udp6} --rate 1k --flows 4 --gso 4"),
-            format!("tcp {tcp4} --connections 12 --rate 500"),
-            format!("tcp {tcp6} --connections 5 --rate 200"),
+            format!("tcp {tcp4} --connections 3"),
+            format!("tcp {tcp6} --connections 1"),
         ];
         let blasters =
             blasters.iter().map(|line| Blaster::start(&format!("{line} --duration {seconds}s"))).collect();
@@ -241,7 +298,8 @@ impl Drop for Load {
         if let Some(sender) = self.sender.take() {
             let _ = sender.join();
         }
-        for blaster in self.blasters.drain(..) {
+        // a test that fails kills them
+        for blaster in self.blasters.drain(..).take_while(|_| !thread::panicking()) {
             blaster.end();
             blaster.finish();
         }
@@ -308,16 +366,18 @@ fn queries_of_document() -> Vec<String> {
 #[ignore = "needs root, and Prometheus: ci/setup"]
 fn every_query_has_data_in_a_real_prometheus() {
     private_network(|| {
-        let server = server("127.0.0.1:9469", 1234);
-        let metrics: SocketAddr = "127.0.0.1:9469".parse().unwrap();
-        let rules = server::rules();
-        let prometheus =
-            Prometheus::start(&[("tubular-echo", &[metrics])], &[format!("{ROOT}/{}", rules_path(&rules))]);
-        let load = Load::on(&server, 90);
+        let (server, silent, programs) = (server(), silent(), programs());
+        let jobs: Vec<_> = programs.iter().map(|program| (program.job, program.metrics)).collect();
+        let files: Vec<_> =
+            programs.iter().map(|program| format!("{ROOT}/{}", rules_path(&program.rules))).collect();
+        let prometheus = Prometheus::start(&jobs, &files);
+        let mut load = Load::on(&server, 90);
+        load.blasters.push(probe(&silent, programs[1].metrics));
 
-        let dashboard = server::dashboard();
-        let panels = dashboard.queries().map(|(panel, query)| (panel.title, of_test(query), query.moves));
-        let records = rules.records.iter().map(|record| (record.name, record.name.to_owned(), record.moves));
+        let panels = programs.iter().flat_map(|program| program.dashboard.queries());
+        let panels = panels.map(|(panel, query)| (panel.title, of_test(query), query.moves));
+        let records = programs.iter().flat_map(|program| &program.rules.records);
+        let records = records.map(|record| (record.name, record.name.to_owned(), record.moves));
         let document = queries_of_document().into_iter().map(|query| ("docs/metrics.md", query, false));
         let mut waiting: Vec<_> = panels.chain(records).chain(document).collect();
         let count = waiting.len();
@@ -330,13 +390,14 @@ fn every_query_has_data_in_a_real_prometheus() {
         println!("{count} queries have data after {:?}", begun.elapsed());
 
         if let Some(file) = std::env::var_os("DASHBOARDS_PICTURE") {
-            draw(&prometheus, &dashboard, &file);
+            draw(&prometheus, &programs[0].dashboard, &file);
         }
         // the rules are evaluated without an error, and the texts of alerts are whole
         let groups = prometheus.api("rules", &[]);
         let all = groups["groups"].as_array().expect("groups").iter();
         let all: Vec<_> = all.flat_map(|group| group["rules"].as_array().expect("rules")).collect();
-        assert_eq!(all.len(), rules.records.len() + rules.alerts.len());
+        let defined = programs.iter().map(|Program { rules, .. }| rules.records.len() + rules.alerts.len());
+        assert_eq!(all.len(), defined.sum::<usize>());
         for rule in all {
             assert_eq!(rule["health"], "ok", "{rule}");
             for alert in rule["alerts"].as_array().into_iter().flatten() {

@@ -52,14 +52,13 @@ pub struct Line {
 
 impl Prometheus {
     /// Starts it with targets by the name of their job, and files of rules.
-    pub fn start(jobs: &[(&str, &[SocketAddr])], rules: &[String]) -> Self {
+    pub fn start(jobs: &[(&str, &str)], rules: &[String]) -> Self {
         let directory =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).expect("a directory for Prometheus");
-        let jobs = jobs.iter().map(|(job, targets)| {
-            let targets: Vec<_> = targets.iter().map(|target| format!("\"{target}\"")).collect();
-            format!("  - job_name: {job}\n    static_configs: [{{ targets: [{}] }}]\n", targets.join(", "))
+        let jobs = jobs.iter().map(|(job, target)| {
+            format!("  - job_name: {job}\n    static_configs: [{{ targets: [\"{target}\"] }}]\n")
         });
         let config = format!(
             "global: {{ scrape_interval: 500ms, scrape_timeout: 400ms, evaluation_interval: 500ms }}\n\

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     let mut complaints: Vec<String> = documents.iter().flat_map(Document::complaints).collect();
     complaints.extend(too_long(&documents));
     complaints.extend(names::complaints(&documents));
+    complaints.extend(names::runbooks());
     complaints.extend(messages::complaints());
     for complaint in &complaints {
         println!("{complaint}");

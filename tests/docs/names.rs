@@ -51,10 +51,36 @@ pub fn complaints(documents: &[Document]) -> Vec<String> {
     complaints
 }
 
-/// Why a link leads nowhere. Links to other sites are not checked.
+/// The links of the alerts to their sections (dist/prometheus) that lead nowhere.
+pub fn runbooks() -> Vec<String> {
+    let entries = fs::read_dir(format!("{ROOT}/dist/prometheus")).expect("the rules of Prometheus");
+    let texts = entries.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("rules"));
+    let top = Document::read("README.md");
+    let links: Vec<_> = texts
+        .flat_map(|text| {
+            let links = text.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: "));
+            links.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(!links.is_empty(), "no alert has a link");
+    links
+        .iter()
+        .filter_map(|link| broken(&top, link))
+        .map(|what| format!("dist/prometheus: {what}"))
+        .collect()
+}
+
+/// Why a link leads nowhere. Of links to other sites only the form is checked: the tests reach no other host.
 fn broken(document: &Document, link: &str) -> Option<String> {
-    if link.starts_with("https://") {
-        return None;
+    if let Some(site) = link.strip_prefix("https://") {
+        let host = site.split('/').next().unwrap_or_default();
+        let is_name = host.contains('.')
+            && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c));
+        let is_whole = is_name && !site.contains(char::is_whitespace);
+        return (!is_whole).then(|| format!("{link} is no address of a site"));
+    }
+    if link.contains("://") {
+        return Some(format!("{link}: links to other sites begin with https://"));
     }
     let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
     let directory = Path::new(&document.path).parent().expect("a file has one");

@@ -130,11 +130,49 @@ mod tests {
     use crate::model::counts::Counts;
     use crate::model::latency::Latency;
     use crate::report::sample::report;
+    use crate::report::schema::{BurstLoad, ReplayLoad};
 
     fn all_took(ms: u64) -> Latency {
         let mut latency = Latency::new();
         latency.record(ms * 1_000_000);
         latency
+    }
+
+    /// A burst of 1,000 at 5 µs each takes 5 ms by itself: losses in it are the server's, or the path's.
+    #[test]
+    fn the_time_that_a_burst_takes_excuses_nothing() {
+        let mut burst = report(Counts { sent: 1_000, ok: 900, lost: 100, ..Counts::default() });
+        burst.generator.cpu_ns_per_datagram = 5_000.0;
+        burst.latency.from_actual = all_took(1).summary();
+        burst.latency.from_intended = all_took(6).summary();
+        for (slip_ms, threads, together, is_late) in [
+            (5, 1, 1, true),
+            (5, 1, 1_000, false),
+            (7, 1, 1_000, true),
+            (5, 2, 1_000, true),
+            (3, 2, 1_000, false),
+        ] {
+            burst.generator.slip = all_took(slip_ms).summary();
+            burst.load.threads = threads;
+            burst.load.burst = Some(BurstLoad { datagrams: together, every_ns: None });
+            assert_eq!(
+                OwnLosses::of(&burst).most > 0,
+                is_late,
+                "{slip_ms} ms, {threads} threads, {together}"
+            );
+            let recording = ReplayLoad {
+                file: String::new(),
+                datagrams: 2_000,
+                period_ns: None,
+                together: together.into(),
+            };
+            (burst.load.burst, burst.load.replay) = (None, Some(recording));
+            assert_eq!(
+                slip_that_explains(&burst, 2_000_000).is_some(),
+                is_late,
+                "{slip_ms} ms, {threads} threads, {together}"
+            );
+        }
     }
 
     #[test]

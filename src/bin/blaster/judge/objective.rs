@@ -101,7 +101,7 @@ mod tests {
     use crate::model::counts::Counts;
     use crate::model::latency::Latency;
     use crate::report::sample::report;
-    use crate::report::schema::Load;
+    use crate::report::schema::{BurstLoad, Load};
 
     const OBJECTIVE: Objective = Objective { loss_percent: 1.0, p99_ns: Some(2_000_000) };
 
@@ -225,6 +225,15 @@ mod tests {
         assert_eq!(OBJECTIVE.judge(&busy), Verdict::Met);
         let slow = Report { load: Load { rate_per_s: Some(1_021.0), ..good().load }, ..good() };
         assert!(matches!(OBJECTIVE.judge(&slow), Verdict::Generator(_)), "1,000/s were sent");
+        // by chance, a second at 1,021/s with exponential gaps has 1,000 datagrams every third time, at 1,200/s never
+        for (per_s, burst, is_met) in
+            [(1_021.0, None, true), (1_200.0, None, false), (1_200.0, Some(10), true)]
+        {
+            let burst = burst.map(|datagrams| BurstLoad { datagrams, every_ns: None });
+            let load = Load { rate_per_s: Some(per_s), gaps: Some("poisson".into()), burst, ..good().load };
+            let by_chance = OBJECTIVE.judge(&Report { load, ..good() });
+            assert_eq!(by_chance == Verdict::Met, is_met, "{per_s}/s: {by_chance:?}");
+        }
         busy.generator.unsent = 1;
         assert!(matches!(OBJECTIVE.judge(&busy), Verdict::Generator(_)));
     }

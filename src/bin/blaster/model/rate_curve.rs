@@ -200,10 +200,11 @@ impl CurveCursor {
     pub(crate) fn ns_of(&mut self, done: u128) -> u64 {
         while let Some(phase) = self.left.last().copied() {
             if done * 2 < self.before + phase.halves() {
-                return self.begin_ns + phase.ns_of(done - self.before / 2).min(phase.ns);
+                let ns = phase.ns_of(done - self.before / 2).min(phase.ns);
+                return self.begin_ns.saturating_add(ns);
             }
             self.before += phase.halves();
-            self.begin_ns += phase.ns;
+            self.begin_ns = self.begin_ns.saturating_add(phase.ns);
             self.left.pop();
         }
         if self.last == 0 {

@@ -21,6 +21,9 @@ pub(crate) enum GapsWish {
     Poisson,
 }
 
+/// The most datagrams of a burst: a flow remembers no more.
+const BURST_MAX: u32 = 1 << 24;
+
 /// `100` or `100/10ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Burst {
@@ -36,7 +39,11 @@ impl FromStr for Burst {
         let (datagrams, every) =
             text.split_once('/').map_or((text, None), |(datagrams, every)| (datagrams, Some(every)));
         let every = every.map(|every| quantity::duration(every.trim())).transpose()?;
-        Ok(Self { datagrams: quantity::positive(datagrams.trim())?, every })
+        let datagrams = quantity::positive(datagrams.trim())?;
+        if datagrams > BURST_MAX {
+            return Err(QuantityError::OutOfRange(text.into(), "a burst has 16777216 datagrams at most"));
+        }
+        Ok(Self { datagrams, every })
     }
 }
 

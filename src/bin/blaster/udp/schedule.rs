@@ -233,6 +233,7 @@ mod tests {
     use crate::model::plan::{Extent, Traffic};
     use crate::model::quantity::{Rate, Sizes};
     use crate::model::targets::Targets;
+    use crate::model::timetable::{Gaps, Timetable};
     use crate::udp::plan::ReceiveTime;
 
     const TIMEOUT_NS: u64 = 1_000;
@@ -280,6 +281,33 @@ mod tests {
         schedule.next(0).expect("the first one is due");
         assert!(!schedule.is_over(10_000 + TIMEOUT_NS - 1) && schedule.is_over(10_000 + TIMEOUT_NS));
         assert_eq!(schedule.unsent(), 9);
+    }
+
+    #[test]
+    fn a_burst_that_comes_late_is_sent_whole_and_at_last_given_up() {
+        let timetable = Timetable::Bursts { datagrams: 4, every: Duration::from_micros(2) };
+        let mut late = schedule(Mode::Open(timetable), 2, 3, None);
+        let sent: Vec<_> = std::iter::from_fn(|| late.next(5_000)).collect();
+        assert_eq!(
+            sent,
+            [(0, 0), (1, 0), (2, 2_000), (0, 2_000), (1, 4_000), (2, 4_000)],
+            "three bursts of two trains"
+        );
+        assert_eq!(late.pause(5_000, 50_000), Pause::None, "the next one is near");
+        assert!(!late.is_over(10_000 + TIMEOUT_NS - 1) && late.is_over(10_000 + TIMEOUT_NS));
+        assert_eq!(late.unsent(), 2 * 4, "the bursts at 6 µs and 8 µs");
+        assert_eq!(late.span_ns(5_000, 0), 6_000, "up to the next burst");
+    }
+
+    #[test]
+    fn a_schedule_without_more_datagrams_is_over() {
+        let silent = Timetable::Rate { curve: "1M:5us,0".parse().unwrap(), gaps: Gaps::Even, burst: 1 };
+        let mut schedule = schedule(Mode::Open(silent), 1, 1, None);
+        let sent: Vec<_> =
+            std::iter::from_fn(|| schedule.next(7_000)).map(|(_, intended_ns)| intended_ns).collect();
+        assert_eq!(sent, [0, 1_000, 2_000, 3_000, 4_000]);
+        assert!(schedule.is_over(7_000) && schedule.unsent() == 0);
+        assert_eq!(schedule.span_ns(4_000, 0), 10_000, "silence counts as well");
     }
 
     #[test]

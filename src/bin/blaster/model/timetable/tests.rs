@@ -124,6 +124,39 @@ fn what_is_left_is_what_would_be_taken() {
     }
 }
 
+/// Whatever the command line allows.
+#[test]
+fn extremes_are_in_order() {
+    let silence = format!("{}1", "0:10years,".repeat(99));
+    for text in
+        ["0.001", "1G", "0.001..1G:10years", "1G..0:10years,1G:1ns,0:10years,1", "0..1G:1ns,0.001", &silence]
+    {
+        for gaps in [Gaps::Even, Gaps::Exponential { seed: 1 }] {
+            for burst in [1, 128, 1 << 24] {
+                for (train, worker, workers) in [(1, 0, 1), (128.min(burst), 4_095, 4_096)] {
+                    let timetable = Timetable::Rate { curve: text.parse().unwrap(), gaps, burst };
+                    let mut times = timetable.send_times(train, worker, workers);
+                    let mut before_ns = 0;
+                    for _ in 0..3 {
+                        let next_ns = times.next_ns();
+                        assert!(
+                            next_ns >= before_ns && times.covered_ns() <= next_ns.max(before_ns),
+                            "{timetable:?}"
+                        );
+                        before_ns = next_ns;
+                        // a second train may be due after the end of time
+                        if next_ns > 10 * 366 * 86_400 * S || times.take(next_ns).is_none() {
+                            break;
+                        }
+                    }
+                    assert!(timetable.most_within(Duration::from_secs(2)) > 0.0);
+                    assert!(timetable.mean_per_s(Duration::ZERO, None).is_some_and(|per_s| per_s >= 0.0));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn very_many_are_left_by_expectation() {
     let end_ns = 10 * S;
