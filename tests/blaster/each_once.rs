@@ -408,7 +408,7 @@ fn what_does_not_go_with_it_is_told() {
         ("udp 127.0.0.1:7 --each-once --sample 1M", "more than blaster remembers: 262144"),
         ("udp 127.0.0.1:7 [::1]:7 --each-once", "one address family"),
         ("udp --each-once 3 127.0.0.1:7", "\"3\""),
-        ("tcp 127.0.0.1:7 --rate 5", "--each-once"),
+        ("tcp 127.0.0.1:7 --rate 5 --mode stream", "has no schedule"),
         ("tcp 127.0.0.1:7 --each-once --mode stream", "cannot be used with"),
     ] {
         let output = blaster(flags);

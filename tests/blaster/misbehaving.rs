@@ -190,6 +190,8 @@ pub(crate) enum TcpConduct {
     Deaf,
     /// Listens and never accepts.
     Absent,
+    /// Stands still once for this long, all connections at once, after 1,000 messages of 64 bytes.
+    Stalls(Duration),
     /// Echoes this many bytes over all connections, then closes all of them and stops listening.
     Dies(usize),
     /// Echoes this many bytes over all connections, then does nothing more, but still accepts.
@@ -220,6 +222,24 @@ pub(crate) fn tcp_server(bind: &str, conduct: TcpConduct) -> SocketAddr {
     addr
 }
 
+/// The time at which a stall of all connections ends.
+static STALL_END: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Echoes, and stands still with all other connections after 64,000 bytes.
+fn stall(mut connection: TcpStream, pause: Duration, echoed: &AtomicUsize) -> io::Result<()> {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let len = connection.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let until = (echoed.fetch_add(len, Ordering::Relaxed) + len >= 64_000)
+            .then(|| *STALL_END.lock().unwrap().get_or_insert_with(|| Instant::now() + pause));
+        thread::sleep(until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now())));
+        connection.write_all(&buffer[..len])?;
+    }
+}
+
 fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsize) -> io::Result<()> {
     connection.set_nodelay(true)?;
     match conduct {
@@ -232,6 +252,7 @@ fn serve_tcp(mut connection: TcpStream, conduct: TcpConduct, echoed: &AtomicUsiz
                 }
             }
         }
+        TcpConduct::Stalls(pause) => stall(connection, pause, echoed),
         TcpConduct::Babbles(bytes) => {
             let mut message = vec![0; bytes];
             connection.read_exact(&mut message)?;

@@ -189,3 +189,75 @@ fn local_ports_that_are_used_up_are_blaster_s_own_limit() {
         server.stop();
     });
 }
+
+/// A latency of the report, in milliseconds.
+fn ms(found: &Value, from: &str, figure: &str) -> f64 {
+    found["latency"][from][figure].as_f64().unwrap() / 1e6
+}
+
+/// Without a schedule, the connections wait with the server, and only a message on each of them sees the stall.
+#[test]
+fn a_server_that_stands_still_can_not_hide_it() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Stalls(Duration::from_secs(1)));
+    let output =
+        ends(&format!("tcp {addr} --rate 1k --connections 8 --duration 4s --timeout 10s --json - --quiet"));
+    let found = parse(&output);
+    assert_eq!(counts(&found), [("sent", 4_000), ("ok", 4_000)], "{}", stderr(&output));
+    assert_eq!((&found["load"]["mode"], &found["load"]["rate_per_s"]), (&"open".into(), &1_000.0.into()));
+    for from in ["from_intended", "from_actual"] {
+        let p99_9 = ms(&found, from, "p99_9_ns");
+        assert!(p99_9 >= 900.0, "{from}: {p99_9} ms");
+    }
+    // about a quarter of all messages met the stall
+    assert!(ms(&found, "from_intended", "p90_ns") >= 300.0, "{}", found["latency"]);
+    // it is the server's: blaster has its own count
+    assert!(found["generator"]["slip"]["count"] == 4_000, "{}", found["generator"]);
+}
+
+#[test]
+fn messages_at_a_rate_on_many_connections_and_threads() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    for flags in ["", "--threads 3 --connections 7", "--connections 1 --size 32-3000", "--size 65000"] {
+        let found = parse(&ends(&format!(
+            "tcp {addr} --rate 2k --count 1000 --timeout 20s {flags} --json - --quiet"
+        )));
+        assert_eq!(counts(&found), [("sent", 1_000), ("ok", 1_000)], "{flags}");
+        // an echo on time can't come before the message was due
+        assert!(number(&found["generator"]["unsent"]) == 0, "{flags}: {}", found["generator"]);
+        let seconds = found["totals"]["sent_per_s"].as_f64().unwrap();
+        assert!((1_000.0..2_100.0).contains(&seconds), "{flags}: {seconds}");
+    }
+}
+
+/// A server that does not read fills the socket. Messages wait in order, count as sent, and are lost; blaster goes on.
+#[test]
+fn messages_wait_on_a_connection_that_takes_no_more() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Deaf);
+    let found = fails(
+        &format!("tcp {addr} --rate 2k --size 60000 --connections 2 --duration 700ms --timeout 300ms"),
+        "nothing came back",
+    );
+    let totals = &found["totals"];
+    assert!(number(&totals["sent"]) >= 1_000 && totals["sent"] == totals["lost"], "{totals}");
+    assert_eq!(number(&found["connections"]["stuck"]), 2, "{}", found["connections"]);
+}
+
+#[test]
+fn connections_at_a_rate() {
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Good);
+    let output = ends(&format!(
+        "tcp {addr} --mode connect --rate 200 --count 300 --threads 2 --timeout 10s --json - --quiet"
+    ));
+    let found = parse(&output);
+    assert_eq!(counts(&found), [("sent", 300), ("ok", 300)], "{}", stderr(&output));
+    assert_eq!(number(&found["connections"]["established"]), 300);
+    assert_eq!((&found["load"]["mode"], &found["load"]["rate_per_s"]), (&"connect".into(), &200.0.into()));
+    assert!(found["generator"]["slip"]["count"] == 300, "{}", found["generator"]);
+    // with one connection at a time, the others wait for their turn, and the latency shows that
+    let addr = tcp_server("127.0.0.1:0", TcpConduct::Stalls(Duration::ZERO));
+    let one = parse(&ends(&format!(
+        "tcp {addr} --mode connect --rate 100k --connections 1 --count 300 --timeout 10s --json - --quiet"
+    )));
+    assert_eq!(counts(&one), [("sent", 300), ("ok", 300)]);
+    assert!(ms(&one, "from_intended", "p50_ns") > ms(&one, "from_actual", "p50_ns"), "{}", one["latency"]);
+}

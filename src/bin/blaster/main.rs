@@ -61,7 +61,7 @@ mod manual;
 // flows of datagrams on the library's ring: udp::{worker, schedule, socket, flow, error, plan}
 mod udp;
 
-// connections on tokio-uring: tcp::{worker, connection, shared, echo, local_end, error, plan}
+// connections on the library's ring: tcp::{worker, schedule, calls, connection, echo, …}
 mod tcp;
 
 /// Judgements of a report.

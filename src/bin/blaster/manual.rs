@@ -29,8 +29,9 @@ MODES OF UDP
            get a sample of 65,536 (or --sample N): they are divided into as many equal
            parts, and --seed draws one destination of each. With a prefix as --source,
            the sources take turns, each is used, and those with faults are named, too.
-  TCP is otherwise always a closed loop: each message of a connection waits for those before
-  it.
+  TCP      with --rate an open loop: messages by its schedule, the connections in turns.
+           With --mode connect --rate, connections by its schedule. Otherwise a closed
+           loop: each message of a connection waits for those before it.
 
 SCHEDULES OF THE OPEN LOOP
   --rate 20k                  a constant rate, at even times

@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Load a UDP echo path with flows of datagrams
     #[command(after_long_help = MANUAL)]
     Udp(UdpOptions),
-    /// Load a TCP echo path with connections, in a closed loop
+    /// Load a TCP echo path with connections
     #[command(after_long_help = MANUAL)]
     Tcp(TcpOptions),
     /// Show reports of --json: one, several side by side, or those of several machines as one
@@ -187,22 +187,17 @@ pub(crate) struct UdpOptions {
 /// `blaster tcp`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TcpOptions {
-    /// What each connection does
-    #[arg(
-        long,
-        value_enum,
-        default_value = "ping-pong",
-        help_heading = "Load",
-        conflicts_with = "each_once"
-    )]
-    pub(crate) mode: tcp::plan::Mode,
+    /// What each connection does [default: open with --rate, else ping-pong]
+    #[arg(long, value_enum, help_heading = "Load", conflicts_with = "each_once")]
+    pub(crate) mode: Option<tcp::plan::Mode>,
 
     /// Connections at a time [default: 16; with --each-once at most 1,024]
     #[arg(long, short, value_name = "N", value_parser = quantity::positive, help_heading = "Load")]
     pub(crate) connections: Option<u32>,
 
-    /// Connections per second, with --each-once [default: 1k]
-    #[arg(long, short, value_name = "RATE", help_heading = "Load", requires = "each_once")]
+    /// Messages per second over all connections: 500, 200k, 1.5M. With --mode connect or --each-once: connections per
+    /// second [default with --each-once: 1k]
+    #[arg(long, short, value_name = "RATE", help_heading = "Load")]
     pub(crate) rate: Option<Rate>,
 
     #[command(flatten)]
@@ -524,6 +519,18 @@ impl UdpOptions {
 }
 
 impl TcpOptions {
+    /// Checks that the options go together.
+    pub(crate) fn check(&self) -> Result<(), Contradiction> {
+        use tcp::plan::Mode;
+        self.common.check()?;
+        match (self.mode(), self.rate()) {
+            (Mode::Open, None) => Err(Contradiction::OpenWithoutRate),
+            (Mode::PingPong, Some(_)) => Err(Contradiction::ScheduleWithoutOpen("--rate", "ping-pong")),
+            (Mode::Stream, Some(_)) => Err(Contradiction::ScheduleWithoutOpen("--rate", "stream")),
+            _ => Ok(()),
+        }
+    }
+
     /// The sizes of `--size`, or the implied ones.
     pub(crate) fn sizes(&self) -> Sizes {
         let implied = if self.mode() == tcp::plan::Mode::Stream { 16_384 } else { 64 };
@@ -532,12 +539,14 @@ impl TcpOptions {
 
     /// The mode of `--mode`, or the implied one.
     pub(crate) fn mode(&self) -> tcp::plan::Mode {
-        if self.common.each_once.is_some() { tcp::plan::Mode::Connect } else { self.mode }
+        use tcp::plan::Mode;
+        let implied = if self.rate.is_some() { Mode::Open } else { Mode::PingPong };
+        if self.common.each_once.is_some() { Mode::Connect } else { self.mode.unwrap_or(implied) }
     }
 
     /// The rate of `--rate`, or the implied one.
     pub(crate) fn rate(&self) -> Option<Rate> {
-        self.common.each_once.map(|_| self.rate.unwrap_or(Rate::whole(EACH_ONCE_PER_S)))
+        self.rate.or(self.common.each_once.map(|_| Rate::whole(EACH_ONCE_PER_S)))
     }
 
     /// The connections of `--connections`, or the implied ones. With --each-once, so many visits are made.

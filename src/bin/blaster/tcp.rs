@@ -1,14 +1,16 @@
-//! The TCP load: connections that ask and wait, that stream, or that connect again and again. It is ordinary async code
-//! on tokio-uring, with one runtime for each thread.
+//! The TCP load on the library's ring: connections that ask and wait, that stream, that send by a schedule, or that connect
+//! again and again.
 
+mod account;
+mod buffers;
+mod calls;
 mod connect;
 mod connection;
 mod echo;
 mod error;
 mod local_end;
 pub(crate) mod plan;
-mod shared;
-mod visits;
+mod schedule;
 mod worker;
 
 use std::sync::Arc;

@@ -282,6 +282,11 @@ impl Ring {
         }
     }
 
+    /// Whether something is queued that was not submitted: a turn that the kernel has put off leaves it there.
+    pub fn has_queued(&self) -> bool {
+        self.uring.has_queued()
+    }
+
     /// Submits what is queued, now. Operations that end inline have ended when this returns; their
     /// completions are in the next turn.
     pub fn flush(&mut self) {
@@ -440,6 +445,16 @@ impl Ring {
         self.push(entry, token);
     }
 
+    /// Sends all these bytes of a stream, or as many as find room. It ends during its submission, and has a completion
+    /// only if it did not send all: then the result is how many it sent, or `EAGAIN` if there was no room at all.
+    pub fn send_all(&mut self, file: File, bytes: PinnedBytes, token: Token) {
+        // what ends short of MSG_WAITALL counts as failed, so that its completion is not skipped
+        let flags = Patience::Inline.flags() | libc::MSG_WAITALL;
+        let entry =
+            on!(self, file, |target| opcode::Send::new(target, bytes.as_ptr(), bytes.bytes()).flags(flags));
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), token);
+    }
+
     /// Sends a message.
     pub fn send_message(&mut self, file: File, message: Message, patience: Patience, token: Token) {
         let entry = on!(self, file, |target| opcode::SendMsg::new(target, message.header())
@@ -494,6 +509,13 @@ impl Ring {
     /// Completes once when `file` is readable.
     pub fn poll_readable(&mut self, file: File, token: Token) {
         let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLIN as u32));
+        self.push(entry, token);
+    }
+
+    /// Completes once when `file` is writable, or at its end. A socket that connects is writable when it has connected,
+    /// or failed to.
+    pub fn poll_writable(&mut self, file: File, token: Token) {
+        let entry = on!(self, file, |target| opcode::PollAdd::new(target, libc::POLLOUT as u32));
         self.push(entry, token);
     }
 

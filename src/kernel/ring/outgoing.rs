@@ -1,4 +1,4 @@
-//! Datagrams that are made here rather than received: slots with payload memory of their own.
+//! Datagrams and parts of streams that are made here rather than received: slots with payload memory of their own.
 
 #![allow(unsafe_code)]
 
@@ -45,6 +45,18 @@ impl Outgoing {
         *name = RawAddr::from(peer);
         let name = name.as_bytes();
         Addressed { payload, name: name.as_ptr(), name_bytes: name.len() as u32 }
+    }
+
+    /// The first `bytes` bytes of `slot`, for a stream.
+    pub fn filled(&mut self, slot: u32, bytes: u32) -> PinnedBytes {
+        #[cfg(ring_poison)]
+        poison::forbid(self.pinned(slot, self.payload_bytes)); // until it is to be written again
+        self.pinned(slot, bytes)
+    }
+
+    /// Gives the memory back to the system. No send from it may be in flight.
+    pub fn give_back(&mut self) {
+        self.memory.give_back();
     }
 
     fn pinned(&self, slot: u32, bytes: u32) -> PinnedBytes {

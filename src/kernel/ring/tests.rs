@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -417,6 +418,36 @@ fn a_datagram_that_can_not_be_sent_says_so_at_once() {
     ring.turn(Wait::No, &mut completions).unwrap();
     let results: Vec<_> = completions.iter().map(|it| (it.token(), it.result())).collect();
     assert_eq!(results, [(SEND, Err(Errno(libc::EMSGSIZE)))]);
+}
+
+#[test]
+fn only_a_send_that_was_cut_short_has_a_completion() {
+    const POLL: Token = Token::new(3, 0, 0);
+    const ALL: u32 = 4 << 20;
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut ring = ring();
+    ring.register_file(LISTENER, Arc::new(ours)).unwrap();
+    let mut slots = Outgoing::new(1, ALL).unwrap();
+    slots.payload(0).fill(7);
+    let mut completions = Vec::new();
+    ring.send_all(LISTENER, slots.filled(0, 64), SEND);
+    ring.turn(Wait::No, &mut completions).unwrap();
+    assert!(completions.is_empty() && !ring.has_queued(), "{completions:?}");
+    theirs.read_exact(&mut [0; 64]).unwrap();
+
+    ring.send_all(LISTENER, slots.filled(0, ALL), SEND);
+    let taken = next(&mut ring, SEND).result().unwrap();
+    assert!(taken > 0 && taken < ALL, "{taken}");
+    ring.send_all(LISTENER, slots.filled(0, 64), SEND);
+    assert_eq!(next(&mut ring, SEND).result(), Err(Errno(libc::EAGAIN)));
+
+    ring.poll_writable(LISTENER, POLL);
+    ring.turn(Wait::No, &mut completions).unwrap();
+    assert!(completions.is_empty(), "{completions:?}");
+    let mut came = vec![0; taken as usize];
+    theirs.read_exact(&mut came).unwrap();
+    assert!(came.iter().all(|byte| *byte == 7));
+    assert!(!next(&mut ring, POLL).more());
 }
 
 #[test]

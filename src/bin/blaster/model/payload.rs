@@ -127,6 +127,16 @@ impl Bodies {
         body.copy_from_slice(self.body(header, body.len()));
     }
 
+    /// Writes the part of a message from byte `at` on that fills `out`.
+    pub(crate) fn write_part(&self, header: &[u8; HEADER_BYTES], at: usize, out: &mut [u8]) {
+        let (head, body) = out.split_at_mut(out.len().min(HEADER_BYTES.saturating_sub(at)));
+        if !head.is_empty() {
+            head.copy_from_slice(&header[at..at + head.len()]);
+        }
+        let body_at = at.saturating_sub(HEADER_BYTES);
+        body.copy_from_slice(&self.body(header, body_at + body.len())[body_at..]);
+    }
+
     /// Whether the message with this header has `part` at byte `at`.
     pub(crate) fn is_part(&self, header: &[u8; HEADER_BYTES], at: usize, part: &[u8]) -> bool {
         let (head, body) = part.split_at(part.len().min(HEADER_BYTES.saturating_sub(at)));

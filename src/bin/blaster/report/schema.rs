@@ -477,9 +477,9 @@ pub(crate) struct ConditionResult {
 }
 
 impl Load {
-    /// Whether each datagram had an intended send time.
+    /// Whether each datagram (TCP: each message) had an intended send time.
     pub(crate) fn is_scheduled(&self) -> bool {
-        self.mode == "open"
+        self.mode == "open" || self.rate_per_s.is_some()
     }
 
     /// The most datagrams that were due at one time, if these were meant to be many.

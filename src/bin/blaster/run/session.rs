@@ -82,7 +82,7 @@ impl Session {
         let common = load.common();
         match load {
             LoadOptions::Udp(udp) => udp.check()?,
-            LoadOptions::Tcp(_) => common.check()?,
+            LoadOptions::Tcp(tcp) => tcp.check()?,
         }
         for target in &common.targets {
             target.check_allowed(common.allow_public)?;

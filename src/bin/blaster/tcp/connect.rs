@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use tokio_uring::Runtime;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::source::SourceNotLocal;
 use crate::tcp::error::TcpError;
@@ -17,6 +19,8 @@ use crate::workers::stop::Stop;
 /// So many destinations are connected to at a time. The connections to one destination are made one after the other: its
 /// accept queue may be short.
 const AT_A_TIME: usize = 16;
+/// How often to look for the request to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What all workers know of their first connections: a dead destination does not end a run, but a run without any
 /// connection is none. Nor is one that this host has no means for.
@@ -27,18 +31,12 @@ pub(super) struct FirstConnections {
 }
 
 /// A connection, or why there is none.
-pub(super) type Connected = io::Result<StdStream>;
+pub(super) type Connected = io::Result<OwnedFd>;
 
 impl FirstConnections {
     /// Connects for one worker, in the order of `ids`. If connecting is the load itself, one connection is made as a test,
     /// and none is returned.
-    pub(super) fn connect(
-        &self,
-        runtime: &Runtime,
-        plan: &Arc<Plan>,
-        ids: &[u32],
-        stop: &Arc<Stop>,
-    ) -> Result<Vec<Connected>, TcpError> {
+    pub(super) fn connect(&self, plan: &Plan, ids: &[u32], stop: &Stop) -> Result<Vec<Connected>, TcpError> {
         if let Some(visits) = &plan.traffic.visits {
             // each source must be an address of this host
             for local in visits.sources() {
@@ -59,10 +57,7 @@ impl FirstConnections {
         }
         let mut connected = BTreeMap::new();
         for some in by_peer.chunks(AT_A_TIME) {
-            let made = runtime.block_on(connect_to_each(plan, some, stop));
-            for (id, made) in made {
-                connected.insert(id, made?);
-            }
+            connected.extend(connect_to_each(plan, some, stop)?);
             if stop.is_asked() {
                 return Err(TcpError::Stopped);
             }
@@ -110,55 +105,95 @@ fn copy(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
-/// Connects to several destinations at a time; each element of `by_peer` has the connections to one of them.
-async fn connect_to_each(
-    plan: &Arc<Plan>,
-    by_peer: &[Vec<u32>],
-    stop: &Arc<Stop>,
-) -> Vec<(u32, Result<Connected, TcpError>)> {
-    let connect =
-        |ids: &Vec<u32>| tokio_uring::spawn(connect_to_one(Arc::clone(plan), ids.clone(), Arc::clone(stop)));
-    let tasks: Vec<_> = by_peer.iter().map(connect).collect();
-    let mut made = Vec::new();
-    for task in tasks {
-        made.extend(task.await.expect("a panic ends the process"));
-    }
-    made
+/// The connections to one destination, which are made one after the other.
+struct Line<'a> {
+    left: std::slice::Iter<'a, u32>,
+    connecting: Option<Attempt>,
+    made: Vec<(u32, Connected)>,
 }
 
-/// Connects to one destination, one connection after the other. When one has timed out, the others are not tried.
-async fn connect_to_one(
-    plan: Arc<Plan>,
-    ids: Vec<u32>,
-    stop: Arc<Stop>,
-) -> Vec<(u32, Result<Connected, TcpError>)> {
-    let mut made = Vec::with_capacity(ids.len());
-    let mut timed_out = None;
-    for id in ids {
-        if stop.is_asked() {
-            break;
-        }
-        let connected = match &timed_out {
-            Some(error) => Ok(Err(copy(error))),
-            None => connect_one(&plan, id).await,
-        };
-        if let Ok(Err(error)) = &connected
-            && error.kind() == io::ErrorKind::TimedOut
+struct Attempt {
+    id: u32,
+    socket: OwnedFd,
+    until: Instant,
+}
+
+impl Line<'_> {
+    /// Begins the next connections, until one must be waited for, or none is left.
+    fn advance(&mut self, plan: &Plan) -> Result<(), TcpError> {
+        while self.connecting.is_none()
+            && let Some(&id) = self.left.next()
         {
-            timed_out = Some(copy(error));
+            let (peer, local) = plan.addresses(id);
+            let socket = match (local_end::socket(peer, local), local) {
+                (Err(error), Some(local)) => return Err(SourceNotLocal { local: local.ip(), error }.into()),
+                (Err(error), None) => {
+                    self.made.push((id, Err(error)));
+                    continue;
+                }
+                (Ok(socket), _) => socket,
+            };
+            match local_end::connect(socket.as_fd(), peer) {
+                Ok(true) => self.made.push((id, Ok(socket))),
+                Ok(false) => {
+                    let until = Instant::now() + plan.traffic.timeout();
+                    self.connecting = Some(Attempt { id, socket, until });
+                }
+                Err(error) => self.note(id, Err(error)),
+            }
         }
-        made.push((id, connected));
+        Ok(())
     }
-    made
+
+    /// Notes a connection, or its failure. When one has timed out, the others are not tried.
+    fn note(&mut self, id: u32, made: Connected) {
+        let timed_out = made.as_ref().err().filter(|error| error.kind() == io::ErrorKind::TimedOut).map(copy);
+        self.made.push((id, made));
+        if let Some(error) = timed_out {
+            self.made.extend(self.left.by_ref().map(|id| (*id, Err(copy(&error)))));
+        }
+    }
+
+    /// Ends the attempt if its socket is writable, or its time is up.
+    fn settle(&mut self, plan: &Plan, is_writable: bool) {
+        if let Some(Attempt { id, socket, .. }) =
+            self.connecting.take_if(|attempt| is_writable || attempt.until <= Instant::now())
+        {
+            let made = if is_writable {
+                local_end::connected(socket.as_fd(), plan.addresses(id).0).map(|()| socket)
+            } else {
+                Err(io::ErrorKind::TimedOut.into())
+            };
+            self.note(id, made);
+        }
+    }
 }
 
-async fn connect_one(plan: &Plan, id: u32) -> Result<Connected, TcpError> {
-    let (peer, local) = plan.addresses(id);
-    let socket = local_end::socket(peer, local);
-    let socket = match (socket, local) {
-        (Err(error), Some(local)) => return Err(SourceNotLocal { local: local.ip(), error }.into()),
-        (Err(error), None) => return Ok(Err(error)),
-        (Ok(socket), _) => socket,
-    };
-    Ok(local_end::connect(socket, peer, plan.traffic.timeout()).await)
+/// Connects to several destinations at a time; each element of `by_peer` has the connections to one of them.
+fn connect_to_each(
+    plan: &Plan,
+    by_peer: &[Vec<u32>],
+    stop: &Stop,
+) -> Result<Vec<(u32, Connected)>, TcpError> {
+    let mut lines: Vec<_> =
+        by_peer.iter().map(|ids| Line { left: ids.iter(), connecting: None, made: Vec::new() }).collect();
+    while !stop.is_asked() {
+        for line in &mut lines {
+            line.advance(plan)?;
+        }
+        let waiting = || lines.iter().filter_map(|line| line.connecting.as_ref());
+        let Some(until) = waiting().map(|attempt| attempt.until).min() else { break };
+        let mut polled: Vec<_> =
+            waiting().map(|attempt| PollFd::new(attempt.socket.as_fd(), PollFlags::POLLOUT)).collect();
+        let pause =
+            until.saturating_duration_since(Instant::now()).min(LOOK_EVERY) + Duration::from_millis(1);
+        // an error is a signal, or memory that is short for the moment
+        let _ = poll(&mut polled, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO));
+        let is_writable: Vec<bool> = polled.iter().map(|polled| polled.any().unwrap_or(false)).collect();
+        let waiting = lines.iter_mut().filter(|line| line.connecting.is_some());
+        for (line, is_writable) in waiting.zip(is_writable) {
+            line.settle(plan, is_writable);
+        }
+    }
+    Ok(lines.into_iter().flat_map(|line| line.made).collect())
 }

@@ -1,4 +1,5 @@
-//! Judges the echo of a stream of messages, in pieces of any size. No socket, no clock.
+//! A stream of messages and its echo: what is still to be sent, and the judgement of what comes back, both in pieces of any
+//! size. No socket, no clock.
 
 use std::collections::VecDeque;
 
@@ -7,7 +8,9 @@ use crate::model::payload::{Bodies, HEADER_BYTES, Header};
 /// A message whose echo is not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// The send time, in nanoseconds since the run's start.
+    /// The intended send time, in nanoseconds since the run's start.
+    pub(crate) intended_ns: u64,
+    /// When the connection got it to send.
     pub(crate) sent_ns: u64,
     pub(crate) sequence: u64,
     header: [u8; HEADER_BYTES],
@@ -59,10 +62,15 @@ impl Expected {
     }
 }
 
-/// The part of a stream that has not come back.
+/// The part of a stream that has not come back, or not even been sent. The bytes of messages are not kept: their headers
+/// tell them.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     expected: VecDeque<Expected>,
+    /// How many of the last messages the kernel has not taken in full.
+    unsent: usize,
+    /// How many bytes of the first of these it has taken.
+    sent_bytes: usize,
     /// How many bytes of the first expected message have come.
     at: usize,
     /// The first of them that differs from what was sent.
@@ -72,10 +80,54 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// Adds a message of `bytes` bytes that is about to be sent.
-    pub(crate) fn expect(&mut self, header: &Header, bytes: usize) {
+    /// Adds a message of `bytes` bytes that is to be sent from `sent_ns` on.
+    pub(crate) fn add(&mut self, header: &Header, sent_ns: u64, bytes: usize) {
         let Header { sequence, intended_ns, .. } = *header;
-        self.expected.push_back(Expected { sent_ns: intended_ns, sequence, header: header.encode(), bytes });
+        let header = header.encode();
+        self.expected.push_back(Expected { intended_ns, sent_ns, sequence, header, bytes });
+        self.unsent += 1;
+    }
+
+    /// Whether the kernel has not taken everything.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent > 0
+    }
+
+    /// Writes the next unsent bytes into `out`, as many as it holds. Returns their number.
+    pub(crate) fn write_unsent(&self, bodies: &Bodies, out: &mut [u8]) -> usize {
+        let mut at = self.sent_bytes;
+        let mut written = 0;
+        for message in self.expected.range(self.expected.len() - self.unsent..) {
+            let part = (message.bytes - at).min(out.len() - written);
+            bodies.write_part(&message.header, at, &mut out[written..written + part]);
+            written += part;
+            at = 0;
+            if written == out.len() {
+                break;
+            }
+        }
+        written
+    }
+
+    /// The kernel has taken the next `bytes` bytes.
+    pub(crate) fn note_sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes;
+        while self.unsent > 0 {
+            let first = &self.expected[self.expected.len() - self.unsent];
+            if self.sent_bytes < first.bytes {
+                return;
+            }
+            self.sent_bytes -= first.bytes;
+            self.unsent -= 1;
+        }
+    }
+
+    /// How many bytes of the first message may have come back, and the message.
+    fn first_sent(&self) -> Option<(&Expected, usize)> {
+        let first = self.expected.front()?;
+        // what was not sent can't come back
+        let sent_bytes = if self.unsent == self.expected.len() { self.sent_bytes } else { first.bytes };
+        (sent_bytes > self.at).then_some((first, sent_bytes))
     }
 
     /// Whether everything has come back.
@@ -93,8 +145,8 @@ impl Echo {
         if bytes.is_empty() {
             return Ok((None, bytes));
         }
-        let first = *self.expected.front().ok_or(Unasked)?;
-        let (part, rest) = bytes.split_at(bytes.len().min(first.bytes - self.at));
+        let (&first, sent_bytes) = self.first_sent().ok_or(Unasked)?;
+        let (part, rest) = bytes.split_at(bytes.len().min(sent_bytes - self.at));
         if self.difference.is_none() && !bodies.is_part(&first.header, self.at, part) {
             let differs = |&at: &usize| !bodies.is_part(&first.header, self.at + at, &part[at..=at]);
             let found = (0..part.len()).find(differs);
@@ -118,6 +170,7 @@ impl Echo {
     pub(crate) fn end(&mut self) -> impl Iterator<Item = Incomplete> {
         let mut first = Some((std::mem::take(&mut self.at), self.difference.take()));
         let head = self.head;
+        (self.unsent, self.sent_bytes) = (0, 0);
         self.expected.drain(..).map(move |expected| {
             let (came_bytes, difference) = first.take().unwrap_or((0, None));
             Incomplete { expected, came_bytes, difference, head }
@@ -146,8 +199,10 @@ mod tests {
             let begin = stream.len();
             stream.resize(begin + bytes, 0);
             bodies.write(&header(sequence), &mut stream[begin..]);
-            echo.expect(&header(sequence), bytes);
+            echo.add(&header(sequence), 100 + sequence, bytes);
         }
+        echo.note_sent(stream.len());
+        assert!(!echo.has_unsent());
         stream
     }
 
@@ -161,6 +216,45 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn it_is_sent_in_any_pieces() {
+        let bodies = Bodies::new();
+        let mut echo = Echo::default();
+        let whole = stream(&bodies, &mut echo);
+        for piece_bytes in [1, 7, 31, 32, 33, 64, 100, 629] {
+            let mut echo = Echo::default();
+            for (sequence, bytes) in (0..).zip(SIZES) {
+                echo.add(&header(sequence), 0, bytes);
+            }
+            let (mut sent, mut piece) = (Vec::new(), vec![0; piece_bytes]);
+            while echo.has_unsent() {
+                let written = echo.write_unsent(&bodies, &mut piece);
+                // the kernel takes a part only
+                let taken = written.div_ceil(2);
+                sent.extend_from_slice(&piece[..taken]);
+                echo.note_sent(taken);
+                assert!(!echo.is_complete());
+            }
+            assert_eq!(sent, whole, "pieces of {piece_bytes}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_can_not_come_back() {
+        let bodies = Bodies::new();
+        let whole = stream(&bodies, &mut Echo::default());
+        let mut echo = Echo::default();
+        echo.add(&header(0), 0, SIZES[0]);
+        assert_eq!(echo.feed(&bodies, &whole[..1]), Err(Unasked));
+        echo.note_sent(10);
+        let (echoed, rest) = echo.feed(&bodies, &whole[..32]).unwrap();
+        assert_eq!((echoed, rest.len()), (None, 22));
+        assert_eq!(echo.feed(&bodies, rest), Err(Unasked));
+        echo.note_sent(22);
+        let (echoed, rest) = echo.feed(&bodies, rest).unwrap();
+        assert!(echoed.is_some_and(|echoed| echoed.difference.is_none()) && rest.is_empty());
     }
 
     #[test]

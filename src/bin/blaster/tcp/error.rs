@@ -26,6 +26,8 @@ pub(crate) enum TcpError {
     Connect { peer: SocketAddr, error: io::Error },
     #[error(transparent)]
     Ring(#[from] RingError),
+    #[error("entering the io_uring: {0}")]
+    Enter(io::Error),
     #[error("starting a thread: {0}; see `ulimit -u`")]
     Thread(#[from] io::Error),
 }

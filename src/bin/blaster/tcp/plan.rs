@@ -13,7 +13,9 @@ pub(crate) enum Mode {
     PingPong,
     /// Send without waiting, and read at the same time
     Stream,
-    /// Connect, send one message, read its echo, close, and start again
+    /// Send by the schedule of --rate without waiting, the connections in turns, and read at the same time
+    Open,
+    /// Connect, send one message, read its echo, close, and start again; with --rate by its schedule
     Connect,
 }
 
@@ -22,11 +24,16 @@ pub(crate) struct Plan {
     pub(crate) traffic: Traffic,
     pub(crate) extent: Extent,
     pub(crate) mode: Mode,
-    /// Connections per second, with --each-once.
+    /// Messages per second; in the mode `connect` connections per second. `None`: there is no schedule.
     pub(crate) rate: Option<Rate>,
 }
 
 impl Plan {
+    /// Whether messages have intended send times of their own.
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// The destination of connection `id`, and its local address if `--source` sets one. With --each-once, `id` is the
     /// number of the visit.
     pub(crate) fn addresses(&self, id: u32) -> (SocketAddr, Option<SocketAddr>) {
