@@ -387,7 +387,7 @@ mod tests {
 
         control.encode(Some("fe80::9".parse().unwrap()), 3, None);
         let Message { data, rest, .. } = Message::first_of(control.as_bytes()).unwrap();
-        assert_eq!((data[15], data[16], rest.len()), (9, 3, 0));
+        assert_eq!((data[15], &data[16..20], rest.len()), (9, &3_u32.to_ne_bytes()[..], 0));
         control.encode(Some("fe80::9".parse().unwrap()), 3, Some(1200));
         control.push_dscp(Domain::Ipv6, 0x28);
         assert!(control.as_bytes().ends_with(&message(
