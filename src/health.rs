@@ -38,7 +38,7 @@ Exit status:
 #[command(after_help = AFTER_HELP)]
 pub struct HealthOptions {
     /// Address that the server serves over TCP and UDP; repeatable. Default: port 1234 on loopback, IPv4 and IPv6.
-    /// Loopback is asked for 0.0.0.0 and [::]. A loopback address of a family that the host lacks is left out
+    /// Loopback is asked for `0.0.0.0` and `[::]`. A loopback address of a family that the host lacks is left out
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<ListenAddr>,
 
