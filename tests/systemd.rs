@@ -193,7 +193,8 @@ fn stuck_worker_is_replaced(_: &Dispatcher) -> String {
 
 /// The delivered units: started by name, registered by the drop-in, sandboxed.
 fn service_of_dist(dispatcher: &Dispatcher) -> String {
-    succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
+    succeeded(&run("systemd-analyze", &["verify", "--man=no", "tubular-echo.service"]))
+        .expect("units without a mistake");
     let unit = Unit::start("tubular-echo").expect("the service starts");
     assert_eq!(registered(dispatcher), 4);
     walk_through(100, 20);
@@ -249,7 +250,7 @@ fn restarts_with_the_same_sockets(dispatcher: &Dispatcher, unit: &Unit) {
 /// The first connection starts the service, whose hook registers the passed sockets.
 fn sockets_of_dist(dispatcher: &Dispatcher) -> String {
     const SOCKETS: &str = "tubular-echo.socket";
-    succeeded(&run("systemd-analyze", &["verify", SOCKETS])).expect("a unit without a mistake");
+    succeeded(&run("systemd-analyze", &["verify", "--man=no", SOCKETS])).expect("a unit without a mistake");
     succeeded(&systemctl(&["start", SOCKETS])).expect("the sockets are there");
     assert_eq!(registered(dispatcher), 0);
     tcp::echo(&mut tcp::connect("127.0.0.1:1234".parse().unwrap()), b"wake up");

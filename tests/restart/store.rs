@@ -254,7 +254,8 @@ pub fn drain_extends_the_stop(_: &Dispatcher) -> String {
 /// The delivered unit with its sandbox: its own user, its small buffers, and `auto` workers.
 pub fn service_of_dist(dispatcher: &Dispatcher) -> String {
     rig::install_dist(&["tubular-echo.service"]);
-    succeeded(&run("systemd-analyze", &["verify", "tubular-echo.service"])).expect("units without a mistake");
+    succeeded(&run("systemd-analyze", &["verify", "--man=no", "tubular-echo.service"]))
+        .expect("units without a mistake");
     let unit = Unit::start("tubular-echo").expect("the service starts");
     let registered = register(dispatcher, &unit);
     let sockets = sockets(&unit).len() as u64;
