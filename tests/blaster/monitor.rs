@@ -1,8 +1,9 @@
 //! What others see while a run lasts: --jsonl, --csv.
 
 use std::fs;
+use std::io::Read;
 use std::net::UdpSocket;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -11,6 +12,31 @@ use crate::reports::Scratch;
 use crate::support::blaster::{counts_beside_sent, expect_documented};
 use crate::support::until;
 use crate::{BLASTER, blaster, number, parse, stderr};
+
+/// A run that has no end of its own: it ends with the test, also if that fails.
+struct Endless(Child);
+
+impl Endless {
+    fn start(flags: &str) -> Self {
+        let mut command = Command::new(BLASTER);
+        Self(command.args(flags.split_whitespace()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Waits for the end that a signal has asked for.
+    fn finish(mut self) -> Output {
+        let mut stdout = Vec::new();
+        self.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        Output { status: self.0.wait().unwrap(), stdout, stderr: Vec::new() }
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        // it has ended, or the test has failed
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// The lines of a file of --jsonl, each as the schema promises.
 fn lines(text: &str) -> Vec<Value> {
@@ -172,19 +198,15 @@ fn a_probe_tells_what_is_wrong_now_and_since_when() {
         let jsonl = scratch.file(&format!("{nth}.jsonl"));
         let flags =
             "--each-once --duration forever --rate 100 --timeout 100ms --every 100ms --json - --quiet";
-        let child = Command::new(BLASTER)
-            .args(format!("{load} {flags} --jsonl {jsonl}").split_whitespace())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = Endless::start(&format!("{load} {flags} --jsonl {jsonl}"));
         until("it is silent for a second, over several rounds", || {
             read(&jsonl).lines().last().is_some_and(|line| {
                 let line: Value = serde_json::from_str(line).unwrap_or_default();
                 line["longest_outage_ns"].as_u64() > Some(1_000_000_000) && line["rounds"].as_u64() > Some(9)
             })
         });
-        crate::signal("INT", child.id());
-        let report = parse(&child.wait_with_output().unwrap());
+        crate::signal("INT", child.0.id());
+        let report = parse(&child.finish());
         let outages = &report["outages"];
         assert_eq!((&outages["right"], &outages["more"]), (&(2 - nth).into(), &0.into()), "{outages}");
         let longest = &outages["longest"][0];
@@ -202,15 +224,10 @@ fn a_run_without_end_takes_bounded_memory() {
     let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
     // each of the 4,096 places of a flow is used again and again
     let flags = "--flows 64 --rate 20k --timeout 20ms --linger 40ms --duration forever --quiet";
-    let child = Command::new(BLASTER)
-        .args(
-            format!("udp {} {flags} --jsonl /dev/null --every 20ms --json -", server.addr).split_whitespace(),
-        )
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child =
+        Endless::start(&format!("udp {} {flags} --jsonl /dev/null --every 20ms --json -", server.addr));
     let resident_kib = || {
-        let status = read(&format!("/proc/{}/status", child.id()));
+        let status = read(&format!("/proc/{}/status", child.0.id()));
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0").to_owned();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
     };
@@ -218,8 +235,8 @@ fn a_run_without_end_takes_bounded_memory() {
     let before = resident_kib();
     server.wait_for(100_000);
     let after = resident_kib();
-    crate::signal("INT", child.id());
-    let report = parse(&child.wait_with_output().unwrap());
+    crate::signal("INT", child.0.id());
+    let report = parse(&child.finish());
     assert!(number(&report["totals"]["sent"]) >= 100_000);
     assert!(after < before + 16_384, "from {before} to {after} KiB");
     assert_eq!((&report["generator"]["unsent"], &report["load"]["is_endless"]), (&0.into(), &true.into()));
@@ -235,7 +252,7 @@ fn a_file_that_is_moved_away_is_made_again() {
         "udp {} --rate 200 --duration 1h --every 20ms --jsonl {jsonl} --csv {csv} --json - --quiet",
         server.addr
     );
-    let child = Command::new(BLASTER).args(flags.split_whitespace()).stdout(Stdio::piped()).spawn().unwrap();
+    let child = Endless::start(&flags);
     let has_lines = |path: &str| read(path).lines().count() >= 3;
     let mut old = Vec::new();
     for rotation in ["nocreate", "create", "copytruncate"] {
@@ -255,8 +272,8 @@ fn a_file_that_is_moved_away_is_made_again() {
         }
     }
     until("there are lines", || has_lines(&jsonl) && has_lines(&csv));
-    crate::signal("INT", child.id());
-    let report = parse(&child.wait_with_output().unwrap());
+    crate::signal("INT", child.0.id());
+    let report = parse(&child.finish());
     let of = |extension: &str| {
         let moved = old.iter().filter(|path| path.contains(extension)).map(|path| read(path));
         moved.collect::<Vec<_>>()
