@@ -55,13 +55,10 @@ pub fn decode(control: &[u8]) -> Ancillary {
             (libc::SOL_UDP, libc::UDP_GRO) => found.segment_bytes = segment_bytes(data),
             // one byte here, an int there
             (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied().unwrap_or(0),
-            (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
-                found.traffic_class = data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes) as u8);
-            }
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = byte_of_int(data).unwrap_or(0),
             // an int in both
             (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
-                found.hops =
-                    data.first_chunk().and_then(|bytes| u8::try_from(i32::from_ne_bytes(*bytes)).ok());
+                found.hops = byte_of_int(data);
             }
             _ => {}
         }
@@ -86,9 +83,13 @@ pub struct Receipt {
     pub segment_bytes: Option<u16>,
     /// When it was received, if that was asked for.
     pub times: ReceiveTimes,
+    /// The TOS or traffic class that it came with, if that was asked for.
+    pub traffic_class: Option<u8>,
+    /// As in [`Ancillary`].
+    pub hops: Option<u8>,
 }
 
-/// Finds the GRO size and the receive times in `control`. A malformed length ends the scan.
+/// Finds the GRO size, the receive times, the traffic class and the hop limit in `control`. A malformed length ends the scan.
 pub fn decode_receipt(control: &[u8]) -> Receipt {
     const SCM_TIMESTAMPING: i32 = libc::SO_TIMESTAMPING;
     let mut found = Receipt::default();
@@ -100,11 +101,21 @@ pub fn decode_receipt(control: &[u8]) -> Receipt {
             (libc::SOL_SOCKET, SCM_TIMESTAMPING) => {
                 found.times = ReceiveTimes { software_ns: time_ns(data, 0), hardware_ns: time_ns(data, 2) };
             }
+            (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied(),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = byte_of_int(data),
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+                found.hops = byte_of_int(data);
+            }
             _ => {}
         }
         rest = next;
     }
     found
+}
+
+/// A number of one byte that the kernel tells as an int.
+fn byte_of_int(data: &[u8]) -> Option<u8> {
+    data.first_chunk().and_then(|bytes| u8::try_from(i32::from_ne_bytes(*bytes)).ok())
 }
 
 /// An int in the kernel, though the option's name speaks of 16 bits everywhere else.
@@ -317,9 +328,28 @@ mod tests {
         ] {
             let mut control = message(libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes());
             control.extend(message(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &told));
-            assert_eq!(decode_receipt(&control), Receipt { segment_bytes: Some(1200), times: wanted });
+            assert_eq!(
+                decode_receipt(&control),
+                Receipt { segment_bytes: Some(1200), times: wanted, ..Receipt::default() }
+            );
         }
         assert_eq!(decode_receipt(&[1, 2, 3]), Receipt::default());
+    }
+
+    #[test]
+    fn headers_are_found_in_both_families() {
+        let v4 = [
+            message(libc::SOL_IP, libc::IP_TOS, &[0xb9]),
+            message(libc::SOL_IP, libc::IP_TTL, &57_i32.to_ne_bytes()),
+        ];
+        let v6 = [
+            message(libc::SOL_IPV6, libc::IPV6_TCLASS, &0xb9_i32.to_ne_bytes()),
+            message(libc::SOL_IPV6, libc::IPV6_HOPLIMIT, &57_i32.to_ne_bytes()),
+        ];
+        for control in [v4.concat(), v6.concat()] {
+            let wanted = Receipt { traffic_class: Some(0xb9), hops: Some(57), ..Receipt::default() };
+            assert_eq!(decode_receipt(&control), wanted);
+        }
     }
 
     #[test]

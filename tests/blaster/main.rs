@@ -6,6 +6,7 @@ mod each_once;
 mod misbehaving;
 mod monitor;
 mod other_servers;
+mod packets;
 mod receive_times;
 mod reports;
 mod schedules;

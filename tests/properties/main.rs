@@ -16,6 +16,7 @@ mod judge {
 #[path = "../../src/bin/blaster/report"]
 mod report {
     pub(crate) mod compile;
+    pub(crate) mod replies;
     #[cfg(test)]
     pub(crate) mod sample;
     pub(crate) mod schema;
@@ -24,18 +25,21 @@ mod report {
 mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
+    pub(crate) mod dscp;
     pub(crate) mod icmp;
     pub(crate) mod latency;
     pub(crate) mod no_hosts;
     pub(crate) mod outages;
     pub(crate) mod outcomes;
     pub(crate) mod pacer;
+    pub(crate) mod packet_options;
     pub(crate) mod payload;
     pub(crate) mod plan;
     pub(crate) mod quantity;
     pub(crate) mod rate_curve;
     pub(crate) mod receive_clock;
     pub(crate) mod recording;
+    pub(crate) mod reply_headers;
     pub(crate) mod results;
     pub(crate) mod server_counts;
     pub(crate) mod source;

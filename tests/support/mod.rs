@@ -17,12 +17,14 @@
 //! metrics  scrapes, and a strict reader of them
 //! relay    a cable that loses, doubles, swaps and corrupts in exact counts
 //! blaster  the load tester beside a test, and its report
+//! capture  the headers of all packets that pass
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
 #![allow(unreachable_pub, reason = "`pub` here means: for the tests")]
 
 pub mod blaster;
+pub mod capture;
 pub mod container;
 pub mod forge;
 pub mod holder;

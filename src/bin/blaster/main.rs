@@ -47,6 +47,7 @@ mod show {
     pub(crate) mod paint; // colors, and lines that fit the terminal
     pub(crate) mod places; // destinations and sources with faults
     pub(crate) mod progress; // the screen while a run lasts; --every
+    pub(crate) mod replies; // the headers of replies
     mod server; // --server-metrics in words
     pub(crate) mod text; // one report
     mod wrong_reply; // an example of a wrong reply
@@ -83,6 +84,7 @@ mod report {
     mod json_schema; // docs/blaster-report.schema.json
     pub(crate) mod merge; // reports → report
     pub(crate) mod metrics; // --metrics
+    pub(crate) mod replies; // the headers of replies
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
     pub(crate) mod schema; // the JSON
@@ -101,6 +103,7 @@ mod workers {
     pub(crate) mod clock; // time since the start
     pub(crate) mod live; // counts while a run lasts
     pub(crate) mod observed; // all counts while a run lasts
+    pub(crate) mod socket_options; // --dscp, --ttl, --dont-fragment, --interface, --mark
     pub(crate) mod stop; // the request to end early
     pub(crate) mod threads; // start together, add up
 }
@@ -110,6 +113,7 @@ mod model {
     pub(crate) mod backoff; // pauses of flows that nothing is delivered for
     pub(crate) mod counts; // the list of all counts
     pub(crate) mod draw; // random choices that can be repeated
+    pub(crate) mod dscp; // --dscp
     pub(crate) mod icmp; // words for ICMP errors
     pub(crate) mod latency; // histograms and percentiles
     pub(crate) mod local_limits; // limits of this host
@@ -118,12 +122,14 @@ mod model {
     pub(crate) mod outages; // destinations without a right reply, and since when
     pub(crate) mod outcomes; // counts by interval
     pub(crate) mod pacer; // when each train is due at a constant rate
+    pub(crate) mod packet_options; // headers and ways of what is sent
     pub(crate) mod payload; // the bytes of a message, and their judgement
     pub(crate) mod plan; // what a run sends, and for how long
     pub(crate) mod quantity; // numbers on the command line
     pub(crate) mod rate_curve; // a rate that changes with time
     pub(crate) mod receive_clock; // the kernel's receive times on the clock of the run
     pub(crate) mod recording; // the times and sizes of --replay
+    pub(crate) mod reply_headers; // the DSCP and TTL of replies
     pub(crate) mod results; // all results of a worker
     pub(crate) mod sent_log; // the datagrams of a flow and their states
     pub(crate) mod server_counts; // the counters of our server

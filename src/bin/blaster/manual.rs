@@ -98,6 +98,11 @@ DESTINATIONS
   destinations, only those with faults are counted, the worst of them, and silent
   ones are among the lossy ones.
 
+HEADERS
+  With --dscp or --ttl, the report of UDP counts right replies by DSCP, by ECN bits
+  and by TTL. Another DSCP than the one sent is no fault by itself: a router may
+  have changed it, or the server does not send it back. tubular-echo does.
+
 THE SERVER'S SIDE
   --server-metrics reads the counters of tubular-echo before and after a run, and
   tells where datagrams were lost: on the way there, in the server (and why it did
@@ -108,6 +113,8 @@ CONDITIONS for --fail-if, separated by commas
   COUNT>N or COUNT>P%   a name of an outcome or another count, or sent; P% is of
                         what was sent; loss means lost; unsent (of the schedule);
                         of TCP connections failed, broken, stuck;
+                        with --dscp or --ttl right replies with other_dscp than
+                        was sent, or with other_ecn; ttl_min, ttl_max of them;
                         silent destinations (P% is of the visited ones); with
                         --server-metrics lost_there, not_answered (by the server),
                         lost_back

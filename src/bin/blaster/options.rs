@@ -13,6 +13,7 @@ use tubular_echo::sockets::listen_addr::ListenAddr;
 use crate::judge::fail_if::Conditions;
 use crate::manual::MANUAL;
 use crate::model::metrics_url::MetricsUrl;
+use crate::model::packet_options::PacketOptions;
 use crate::model::quantity::{self, Length, Percent, Rate, Sizes, Step};
 use crate::model::rate_curve::RateCurve;
 use crate::model::recording::RecordedSizes;
@@ -297,6 +298,9 @@ pub(crate) struct CommonOptions {
     /// Serve Prometheus metrics of the run at http://ADDR:PORT/metrics while it lasts, and /healthz
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Report")]
     pub(crate) metrics: Option<ListenAddr>,
+
+    #[command(flatten)]
+    pub(crate) packets: PacketOptions,
 
     #[command(flatten)]
     pub(crate) outputs: OutputOptions,

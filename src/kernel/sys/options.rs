@@ -42,6 +42,12 @@ impl IntOption {
     pub const ONLY_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_V6ONLY);
     /// Whether datagrams may be cut on their way, IPv4 (ip(7)); see [`Self::MTU_DISCOVER_NEVER`].
     pub const MTU_DISCOVER_V4: Self = Self(libc::SOL_IP, libc::IP_MTU_DISCOVER);
+    /// The same, IPv6 (ipv6(7)).
+    pub const MTU_DISCOVER_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER);
+    /// The TOS of what is sent, IPv4: DSCP and ECN.
+    pub const TOS_V4: Self = Self(libc::SOL_IP, libc::IP_TOS);
+    /// The traffic class of what is sent, IPv6.
+    pub const CLASS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_TCLASS);
     /// TOS with each datagram, IPv4.
     pub const RECEIVE_TOS_V4: Self = Self(libc::SOL_IP, libc::IP_RECVTOS);
     /// Traffic class with each datagram, IPv6.
@@ -61,7 +67,7 @@ impl IntOption {
     pub const NO_DELAY: Self = Self(libc::IPPROTO_TCP, libc::TCP_NODELAY);
     /// The interface that it is bound to, by number (Linux 5.1): `SO_BINDTODEVICE`, which one has; 0: any.
     pub const BOUND_INTERFACE: Self = Self(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
-    /// The mark of what is sent, for routing and filters; `CAP_NET_ADMIN` to set it.
+    /// The mark of what is sent, for routing and filters; `CAP_NET_ADMIN` to set it (since Linux 5.17 `CAP_NET_RAW` will do).
     pub const MARK: Self = Self(libc::SOL_SOCKET, libc::SO_MARK);
     /// The priority of what is sent, for queues.
     pub const PRIORITY: Self = Self(libc::SOL_SOCKET, libc::SO_PRIORITY);
@@ -97,6 +103,8 @@ impl IntOption {
 
     /// For [`Self::MTU_DISCOVER_V4`]: DF is never set, so any router may cut what is too large for its next link.
     pub const MTU_DISCOVER_NEVER: i32 = libc::IP_PMTUDISC_DONT;
+    /// For both families: what is larger than the path MTU is refused, and routers must not cut it (IPv4: DF).
+    pub const MTU_DISCOVER_ALWAYS: i32 = libc::IP_PMTUDISC_DO;
 }
 
 /// setsockopt(2) with an int.

@@ -20,8 +20,21 @@ pub(crate) enum ConditionError {
 }
 
 /// Counts of a report that are not among [`Counts::NAMES`].
-const FURTHER_COUNTS: [&str; 9] =
-    ["own_drops", "unsent", "failed", "broken", "stuck", "silent", "lost_there", "lost_back", "not_answered"];
+const FURTHER_COUNTS: [&str; 13] = [
+    "own_drops",
+    "unsent",
+    "failed",
+    "broken",
+    "stuck",
+    "silent",
+    "lost_there",
+    "lost_back",
+    "not_answered",
+    "other_dscp",
+    "other_ecn",
+    "ttl_min",
+    "ttl_max",
+];
 
 /// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
 const LOST_NAMES: &str = "lost (or loss)";
@@ -223,6 +236,10 @@ fn count(report: &Report, name: &str) -> Option<u64> {
         "lost_there" => Some(report.server.as_ref()?.losses?.on_the_way_there),
         "lost_back" => Some(report.server.as_ref()?.losses?.on_the_way_back),
         "not_answered" => Some(report.server.as_ref()?.losses?.in_the_server),
+        "other_dscp" => Some(report.replies.as_ref()?.other_dscp),
+        "other_ecn" => Some(report.replies.as_ref()?.other_ecn),
+        "ttl_min" => Some(report.replies.as_ref()?.ttl.first()?.ttl.into()),
+        "ttl_max" => Some(report.replies.as_ref()?.ttl.last()?.ttl.into()),
         name => report.totals.counts.by_name(name),
     }
 }
@@ -260,6 +277,9 @@ mod tests {
             "found<100k",
             "failed>0",
             "broken>1%",
+            "other_dscp>0",
+            "other_ecn>1%",
+            "ttl_min<60",
         ] {
             text.parse::<Condition>().unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -314,7 +334,7 @@ mod tests {
         let mut report = report(Counts::default());
         report.latency.from_intended = None;
         // UDP has no connections
-        for text in ["p99>1h", "loss>50%", "broken>5"] {
+        for text in ["p99>1h", "loss>50%", "broken>5", "other_dscp>0", "ttl_min<1"] {
             assert!(text.parse::<Conditions>().unwrap().judge(&report)[0].failed, "{text}");
         }
     }

@@ -3,6 +3,7 @@
 use crate::judge::blame::{self, BUSY, OwnLosses};
 use crate::judge::causes;
 use crate::model::counts::Class;
+use crate::model::dscp::Dscp;
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
 use crate::model::units::{count, counted, duration};
 use crate::report::schema::Report;
@@ -20,6 +21,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     found.extend(causes::causes(report));
     found.extend(server(report));
     found.extend(own_drops(report));
+    found.extend(other_headers(report));
     schedule(report, &mut found);
     if !blame::is_lossy(report) {
         processors(report, &mut found);
@@ -101,6 +103,21 @@ fn own_drops(report: &Report) -> Option<String> {
         if is_most_of_it { "blaster was the bottleneck: " } else { "blaster lost some of them: " },
         counted(own_drops, "datagram"),
         count(given),
+    ))
+}
+
+/// Replies with another DSCP than their requests. Who changed it is not known.
+fn other_headers(report: &Report) -> Option<String> {
+    let replies = report.replies.as_ref()?;
+    let sent = report.load.dscp.filter(|_| replies.other_dscp > 0)?;
+    let others: Vec<_> =
+        replies.dscp.iter().filter(|came| came.dscp != sent).map(|came| &*came.name).collect();
+    Some(format!(
+        "{} came with DSCP {}, sent with {}: a router changed it, on one of the two ways, or the server does not send it \
+         back (a capture beside the server tells which)",
+        counted(replies.other_dscp, "right reply"),
+        others.join(", "),
+        Dscp::of_class(sent << 2)
     ))
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::packet_options::PacketOptions;
 use crate::model::payload::{Bodies, Header};
 use crate::model::quantity::Sizes;
 use crate::model::source::Source;
@@ -29,6 +30,8 @@ pub(crate) struct Traffic {
     pub(crate) visits: Option<Visits>,
     /// What is observed while the run lasts. `None`: nothing.
     pub(crate) watchlist: Option<Arc<Watchlist>>,
+    /// The headers and the way of what is sent.
+    pub(crate) packets: PacketOptions,
     pub(crate) sizes: Sizes,
     pub(crate) bodies: Bodies,
     /// A reply that takes longer is late; a TCP connection that takes longer has failed.

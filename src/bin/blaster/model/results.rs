@@ -11,6 +11,7 @@ use crate::model::counts::Connections;
 use crate::model::latency::Latency;
 use crate::model::outcomes::Outcomes;
 use crate::model::receive_clock::Arrival;
+use crate::model::reply_headers::ReplyHeaders;
 use crate::model::tallies::Tallies;
 use crate::model::timeline::Timeline;
 
@@ -258,6 +259,8 @@ pub(crate) struct Results {
     pub(crate) connections: Connections,
     /// The smallest receive buffer of the sockets.
     pub(crate) receive_buffer_bytes: u64,
+    /// Of right replies of the measured time.
+    pub(crate) reply_headers: ReplyHeaders,
 }
 
 impl Results {
@@ -280,6 +283,7 @@ impl Results {
             sources: Tallies::default(),
             connections: Connections::default(),
             receive_buffer_bytes: u64::MAX,
+            reply_headers: ReplyHeaders::new(),
         }
     }
 
@@ -337,5 +341,6 @@ impl Results {
         self.sources.merge(&other.sources);
         self.connections += &other.connections;
         self.receive_buffer_bytes = self.receive_buffer_bytes.min(other.receive_buffer_bytes);
+        self.reply_headers.merge(&other.reply_headers);
     }
 }

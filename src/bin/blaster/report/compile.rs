@@ -10,6 +10,7 @@ use crate::model::outcomes::Second;
 use crate::model::results::{Results, ThreadTimes};
 use crate::model::spans::Span;
 use crate::model::summary::{self, Group};
+use crate::report::replies::Replies;
 use crate::report::schema::{
     FAULTS_MAX, FaultyPlaces, Generator, Host, IcmpErrors, Interval, Latencies, Load, LocalErrors, Places,
     Report, SCHEMA, Totals, VERSION,
@@ -65,6 +66,7 @@ impl Report {
             destinations: Some(destinations(results, &scope)),
             sources: sources(results, &scope),
             outages: None,
+            replies: replies(results, &load),
             connections: is_tcp.then_some(results.connections),
             server: None,
             intervals: intervals(results),
@@ -123,6 +125,12 @@ fn generator(results: &Results, load: &Load) -> Generator {
             .then_some(results.receive_buffer_bytes)
             .filter(|bytes| *bytes < no_socket),
     }
+}
+
+/// `None`: the run did not ask for headers.
+fn replies(results: &Results, load: &Load) -> Option<Replies> {
+    let is_asked = load.protocol == "udp" && (load.dscp.is_some() || load.ttl.is_some());
+    is_asked.then(|| Replies::new(load.dscp.unwrap_or(0), &results.reply_headers))
 }
 
 fn icmp_errors(results: &Results) -> Vec<IcmpErrors> {

@@ -11,6 +11,7 @@ use crate::model::latency::{Latency, Percentiles};
 use crate::model::results::{Example, keep_example};
 use crate::model::spans::Span as Seconds;
 use crate::model::units::duration;
+use crate::report::replies::Replies;
 use crate::report::schema::{
     self, FAULTS_MAX, FaultyPlaces, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun,
     Places, ReadError, ReplayLoad, Report, SCHEMA, Totals, VERSION, distinct_hosts,
@@ -77,6 +78,7 @@ pub(crate) fn merge(runs: &[NamedRun]) -> Result<Report, MergeError> {
         destinations: places(reports.iter().map(|report| report.destinations.as_ref())),
         outages: None,
         sources: places(reports.iter().map(|report| report.sources.as_ref())),
+        replies: Replies::sum(reports.iter().filter_map(|report| report.replies.as_ref())),
         connections: connections(&reports),
         // each has the counters of its own time, which contain the others' datagrams
         server: None,
@@ -103,6 +105,9 @@ fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
             ("gaps", load.gaps.clone().unwrap_or("even".into())),
             ("burst", format!("{:?}", load.burst)),
             ("replay", format!("{}", load.replay.is_some())),
+            ("dscp", format!("{:?}", load.dscp)),
+            ("ttl", format!("{:?}", load.ttl)),
+            ("don't fragment", load.dont_fragment.to_string()),
         ]
     };
     for ((what, here), (_, there)) in facts(&one.report.load).into_iter().zip(facts(&other.report.load)) {

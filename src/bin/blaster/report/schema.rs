@@ -18,6 +18,7 @@ use crate::model::results::Example;
 use crate::model::server_counts::ServerCounts;
 use crate::model::spans::{LENGTHS, Span};
 use crate::model::units::counted;
+use crate::report::replies::Replies;
 
 /// The name of the format of one run.
 pub(crate) const SCHEMA: &str = "blaster-report";
@@ -74,6 +75,9 @@ pub(crate) struct Report {
     /// run had an end.
     #[serde(default)]
     pub(crate) outages: Option<Outages>,
+    /// The headers of right replies; UDP with `--dscp` or `--ttl` only.
+    #[serde(default)]
+    pub(crate) replies: Option<Replies>,
     /// TCP only.
     pub(crate) connections: Option<Connections>,
     /// The server's part, by `--server-metrics`. `null`: it was not asked for; a merge has none.
@@ -168,6 +172,21 @@ pub(crate) struct Load {
     /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
+    /// As in `--dscp`, as a number.
+    #[serde(default)]
+    pub(crate) dscp: Option<u8>,
+    /// As in `--ttl`.
+    #[serde(default)]
+    pub(crate) ttl: Option<u8>,
+    /// As in `--dont-fragment`.
+    #[serde(default)]
+    pub(crate) dont_fragment: bool,
+    /// As in `--interface`.
+    #[serde(default)]
+    pub(crate) interface: Option<String>,
+    /// As in `--mark`.
+    #[serde(default)]
+    pub(crate) mark: Option<u32>,
     /// A reply after this time is late.
     pub(crate) timeout_ns: u64,
     /// The time before the measurement.

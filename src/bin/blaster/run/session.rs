@@ -12,6 +12,7 @@ use tubular_echo::kernel::sys;
 use crate::console::signals;
 use crate::console::streams::message;
 use crate::judge::{causes, warnings};
+use crate::model::dscp::Dscp;
 use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
@@ -370,6 +371,7 @@ fn traffic(
         source: common.source.clone(),
         visits,
         watchlist: None,
+        packets: common.packets.clone(),
         sizes,
         bodies: Bodies::new(),
         timeout_ns: common.timeout.as_nanos() as u64,
@@ -418,6 +420,11 @@ fn load_header(common: &CommonOptions, identity: Identity, sizes: &Sizes, extent
         count: common.count,
         each_once: common.each_once,
         is_endless: common.is_endless(),
+        dscp: common.packets.dscp.map(Dscp::number),
+        ttl: common.packets.ttl,
+        dont_fragment: common.packets.dont_fragment,
+        interface: common.packets.interface.map(|name| name.0.to_string()),
+        mark: common.packets.mark,
         ..Load::default()
     }
 }

@@ -66,6 +66,7 @@ fn results(report: &Report) -> Markup {
         div.tables {
             (facts::outcomes(report))
             (facts::places(report))
+            (facts::reply_headers(report))
             (facts::latencies(report))
             (facts::wrong_replies(report))
             (facts::details(report))

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::model::counts::Fault;
+use crate::model::dscp::Dscp;
 use crate::model::units::{count, duration, rate};
 use crate::report::schema::{FaultyPlaces, Load, Outage, Outages, Places, Report};
 
@@ -61,6 +62,19 @@ fn schedule(load: &Load) -> String {
         words.push("with exponential gaps".into());
     }
     words.join(" ")
+}
+
+/// The options of headers and ways that a load has.
+pub(crate) fn packets(load: &Load) -> Vec<String> {
+    let mut words = Vec::new();
+    words.extend(load.dscp.map(|dscp| format!("DSCP {}", Dscp::of_class(dscp << 2))));
+    words.extend(load.ttl.map(|ttl| format!("TTL {ttl}")));
+    if load.dont_fragment {
+        words.push("never fragmented".into());
+    }
+    words.extend(load.interface.as_ref().map(|name| format!("by {name}")));
+    words.extend(load.mark.map(|mark| format!("mark {mark:#x}")));
+    words
 }
 
 /// What a report says of its destinations, or of its sources: how many, and the worst.

@@ -9,6 +9,7 @@ use crate::report::schema::Report;
 use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
 use crate::show::places;
+use crate::show::replies;
 use crate::show::server;
 
 /// The whole report; it ends with a newline.
@@ -17,6 +18,7 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     heading(report, paint, &mut out);
     outcomes(report, paint, &mut out);
     destinations(report, paint, &mut out);
+    reply_headers(report, paint, &mut out);
     latency(report, paint, &mut out);
     generator(report, paint, &mut out);
     server_lines(report, paint, &mut out);
@@ -61,6 +63,7 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     if load.spray == Some(true) {
         words.push("sprayed".into());
     }
+    words.extend(places::packets(load));
     words.push(counted(load.threads.into(), "thread"));
     words.extend(report.counted_runs());
     words.extend(load.seed.map(|seed| format!("seed {seed}")));
@@ -114,6 +117,14 @@ fn destinations(report: &Report, paint: &Paint, out: &mut String) {
             let line = paint.wrap(&format!("  {line}"));
             let _ = writeln!(out, "{}", if said.has_faults { paint.bad(&line) } else { line });
         }
+    }
+}
+
+/// What right replies came with, where that was asked for.
+fn reply_headers(report: &Report, paint: &Paint, out: &mut String) {
+    for replies::Line { name, count: number, note, .. } in replies::lines(report) {
+        let line = format!("{name:<15}{:>15}   {note}", count(number));
+        let _ = writeln!(out, "{}", paint.wrap(&line));
     }
 }
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::source::SourceNotLocal;
 use crate::tcp::error::TcpError;
-use crate::tcp::local_end;
+use crate::tcp::local_end::{self, LocalEndError};
 use crate::tcp::plan::{Mode, Plan};
 use crate::workers::stop::Stop;
 
@@ -38,6 +38,12 @@ impl FirstConnections {
     /// and none is returned.
     pub(super) fn connect(&self, plan: &Plan, ids: &[u32], stop: &Stop) -> Result<Vec<Connected>, TcpError> {
         if let Some(visits) = &plan.traffic.visits {
+            // the kernel must accept the options
+            let peer = visits.destination(0);
+            local_end::socket(peer, None, &plan.traffic.packets).map_err(|error| match error {
+                LocalEndError::Option(error) => TcpError::from(error),
+                error => TcpError::Connect { peer, error: error.into() },
+            })?;
             // each source must be an address of this host
             for local in visits.sources() {
                 local_end::bind(*local).map_err(|error| SourceNotLocal { local: local.ip(), error })?;
@@ -125,13 +131,14 @@ impl Line<'_> {
             && let Some(&id) = self.left.next()
         {
             let (peer, local) = plan.addresses(id);
-            let socket = match (local_end::socket(peer, local), local) {
-                (Err(error), Some(local)) => return Err(SourceNotLocal { local: local.ip(), error }.into()),
-                (Err(error), None) => {
+            let socket = match local_end::socket(peer, local, &plan.traffic.packets) {
+                Ok(socket) => socket,
+                Err(LocalEndError::Source(error)) => return Err(error.into()),
+                Err(LocalEndError::Option(error)) => return Err(error.into()),
+                Err(LocalEndError::Socket(error)) => {
                     self.made.push((id, Err(error)));
                     continue;
                 }
-                (Ok(socket), _) => socket,
             };
             match local_end::connect(socket.as_fd(), peer) {
                 Ok(true) => self.made.push((id, Ok(socket))),

@@ -8,6 +8,7 @@ use tubular_echo::kernel::ring::RingError;
 use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::source::SourceNotLocal;
 use crate::model::units::counted;
+use crate::workers::socket_options::SocketOptionError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TcpError {
@@ -22,6 +23,8 @@ pub(crate) enum TcpError {
     Limit(io::Error),
     #[error(transparent)]
     Source(#[from] SourceNotLocal),
+    #[error(transparent)]
+    Option(#[from] SocketOptionError),
     #[error("connecting to {peer}: {error}{}", cure(error))]
     Connect { peer: SocketAddr, error: io::Error },
     #[error(transparent)]

@@ -8,14 +8,43 @@ use rustix::io::Errno;
 use rustix::net::{self, Shutdown, sockopt};
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
+use crate::model::packet_options::PacketOptions;
+use crate::model::source::SourceNotLocal;
+use crate::workers::socket_options::{self, SocketOptionError};
+
 /// A socket for a connection to `peer`, from `local` if that is set. Its connect does not wait.
-pub(super) fn socket(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<OwnedFd> {
+pub(super) fn socket(
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    packets: &PacketOptions,
+) -> Result<OwnedFd, LocalEndError> {
     let socket = match local {
-        Some(local) => bind(local)?,
+        Some(local) => bind(local).map_err(|error| SourceNotLocal { local: local.ip(), error })?,
         None => sys::socket(Protocol::Tcp, peer)?,
     };
+    socket_options::set(socket.as_fd(), peer, packets)?;
     sys::set_nonblocking(socket.as_fd(), true)?;
     Ok(socket)
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocalEndError {
+    #[error(transparent)]
+    Source(#[from] SourceNotLocal),
+    #[error(transparent)]
+    Option(#[from] SocketOptionError),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+impl From<LocalEndError> for io::Error {
+    fn from(error: LocalEndError) -> Self {
+        match error {
+            LocalEndError::Source(SourceNotLocal { error, .. }) | LocalEndError::Socket(error) => error,
+            LocalEndError::Option(error) => error.into_inner(),
+        }
+    }
 }
 
 /// A socket with this local address and no port yet.

@@ -7,6 +7,7 @@ use tubular_echo::kernel::ring::{Errno, RingError};
 
 use crate::model::source::SourceNotLocal;
 use crate::model::units::counted;
+use crate::workers::socket_options::SocketOptionError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UdpError {
@@ -17,8 +18,8 @@ pub(crate) enum UdpError {
     OpenFiles { flows: u32, needed: u64, limit: u64 },
     #[error("{step}: {error}")]
     Socket { step: &'static str, error: io::Error },
-    #[error("no route to {peer}: {error}; see `ip route get {}`", peer.ip())]
-    NoRoute { peer: SocketAddr, error: io::Error },
+    #[error("no route to {peer}: {error}; see `ip route get {}{by}`", peer.ip())]
+    NoRoute { peer: SocketAddr, error: io::Error, by: String },
     #[error(
         "{peer} is broadcast here, or prohibited by a route: {error}; leave it out of the target (`ip route get {}` shows \
          it)",
@@ -34,6 +35,8 @@ pub(crate) enum UdpError {
     Stopped,
     #[error(transparent)]
     Source(#[from] SourceNotLocal),
+    #[error(transparent)]
+    Option(#[from] SocketOptionError),
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error("arming a multishot receive: {0}; Linux 6.1 or newer is needed")]

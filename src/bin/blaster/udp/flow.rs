@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use crate::model::counts::{Class, Fault, Tally};
 use crate::model::payload::{Content, Header};
 use crate::model::receive_clock::Arrival;
+use crate::model::reply_headers::ReceivedHeaders;
 use crate::model::results::{Example, Results, SentMessage, first_bytes};
 use crate::model::sent_log::{SentLog, State};
 use crate::model::tallies::Place;
@@ -332,6 +333,7 @@ impl Flow {
         source: Option<SocketAddr>,
         reply: &[u8],
         arrival: Arrival,
+        headers: ReceivedHeaders,
         results: &mut Results,
     ) -> Option<(Class, u64)> {
         let Some(Attributed { sequence, content, bytes_before }) = self.attribute(plan, reply) else {
@@ -386,6 +388,7 @@ impl Flow {
             results.round_trips.record(before.intended_ns, round_trip_ns);
             if results.outcomes.is_measured(before.intended_ns) {
                 results.reading.note(arrival, received_ns);
+                results.reply_headers.note(headers);
             }
             if plan.is_scheduled() && results.outcomes.is_measured(before.intended_ns) {
                 results.from_actual.record(waited_ns);

@@ -229,6 +229,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::packet_options::PacketOptions;
     use crate::model::payload::Bodies;
     use crate::model::plan::{Extent, Traffic};
     use crate::model::quantity::{Rate, Sizes};
@@ -246,6 +247,7 @@ mod tests {
             source: None,
             visits: None,
             watchlist: None,
+            packets: PacketOptions::default(),
             sizes: Sizes::Fixed(64),
             bodies: Bodies::new(),
             timeout_ns: TIMEOUT_NS,

@@ -12,6 +12,7 @@ use crate::model::source::SourceNotLocal;
 use crate::udp::error::UdpError;
 use crate::udp::flow::Flow;
 use crate::udp::plan::Plan;
+use crate::workers::socket_options;
 
 pub(super) struct OpenSocket {
     pub(super) socket: UdpSocket,
@@ -49,11 +50,15 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
         // there may be no way to the first of many destinations
         None if plan.traffic.visits.is_some() => any(peer),
         // sprayed destinations may need different local addresses
-        None if plan.traffic.targets.spray() => local_addr(peer).map(|_| any(peer))?,
-        None => local_addr(peer)?,
+        None if plan.traffic.targets.spray() => local_addr(peer, plan).map(|_| any(peer))?,
+        None => local_addr(peer, plan)?,
     };
     let socket = sys::socket(Protocol::Udp, peer).map_err(failed("opening a socket"))?;
     let fd = socket.as_fd();
+    socket_options::set(fd, peer, &plan.traffic.packets)?;
+    if plan.traffic.packets.reads_headers() {
+        socket_options::read_headers(fd, peer).map_err(failed("asking for the headers of replies"))?;
+    }
     if peer.is_ipv6() {
         sys::set_option(fd, IntOption::ONLY_V6, 1).map_err(failed("setting IPV6_V6ONLY"))?;
     }
@@ -82,18 +87,17 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
 
 /// The local address, with port 0, that the routing table chooses for `peer`. The kernel need not choose again for each
 /// datagram of a socket that is bound to it. This sends nothing.
-fn local_addr(peer: SocketAddr) -> Result<SocketAddr, UdpError> {
-    let ask = || {
-        let socket = UdpSocket::bind(any(peer))?;
-        socket.connect(peer)?;
-        socket.local_addr()
-    };
-    let mut local = ask().map_err(|error| match error.raw_os_error() {
+fn local_addr(peer: SocketAddr, plan: &Plan) -> Result<SocketAddr, UdpError> {
+    let packets = &plan.traffic.packets;
+    let refused = |error: io::Error| match error.raw_os_error() {
         _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
         // connect(2): a broadcast address, and the socket has no SO_BROADCAST
         Some(libc::EACCES) => UdpError::Broadcast { peer, error },
-        _ => UdpError::NoRoute { peer, error },
-    })?;
+        _ => UdpError::NoRoute { peer, error, by: packets.route_words() },
+    };
+    let socket = UdpSocket::bind(any(peer)).map_err(refused)?;
+    socket_options::set_route(socket.as_fd(), packets)?;
+    let mut local = socket.connect(peer).and_then(|()| socket.local_addr()).map_err(refused)?;
     local.set_port(0);
     Ok(local)
 }

@@ -16,6 +16,7 @@ use tubular_echo::kernel::{addr, cmsg, sys};
 
 use crate::model::counts::Class;
 use crate::model::receive_clock::ReceiveClock;
+use crate::model::reply_headers::ReceivedHeaders;
 use crate::model::results::{IcmpReport, Results, ThreadTimes};
 use crate::udp::error::UdpError;
 use crate::udp::flow::{Flow, Train};
@@ -448,13 +449,14 @@ impl Worker {
         let receipt = cmsg::decode_receipt(datagram.control);
         let segment_bytes = receipt.segment_bytes.map_or(rest.len(), usize::from).max(1);
         let arrival = clock.arrival(now_ns, receipt.times);
+        let headers = ReceivedHeaders { traffic_class: receipt.traffic_class, ttl: receipt.hops };
         let Self { plan, results, progress, .. } = self;
         let flow_state = &mut self.flows[flow as usize].flow;
         let mut has_answer = false;
         // at least once: an empty datagram is a datagram
         loop {
             let (reply, next) = rest.split_at(segment_bytes.min(rest.len()));
-            let answer = flow_state.judge(plan, source, reply, arrival, results);
+            let answer = flow_state.judge(plan, source, reply, arrival, headers, results);
             has_answer |= answer.is_some();
             match answer {
                 None => {}

@@ -8,6 +8,7 @@ use crate::report::schema::Report;
 use crate::show::page::plot::Ink;
 use crate::show::page::plots::NOT_OK;
 use crate::show::places;
+use crate::show::replies;
 use crate::show::server;
 
 /// Protocol and targets.
@@ -22,6 +23,7 @@ pub(super) fn load(report: &Report) -> String {
     words.push(load.counted_flows());
     words.push(format!("{} bytes", load.size));
     words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
+    words.extend(places::packets(load));
     words.extend(report.counted_runs());
     words.push(format!("{} from {}", duration(report.elapsed_ns), report.started_at));
     words.join(" · ")
@@ -71,6 +73,21 @@ pub(super) fn places(report: &Report) -> Markup {
                 h2 { (said.name) }
                 p.about { (count(said.visited)) " visited: " (said.note) }
                 ul.faults { @for line in &said.faults { li.bad[said.has_faults] { (line) } } }
+            }
+        }
+    }
+}
+
+/// What right replies came with, where that was asked for.
+pub(super) fn reply_headers(report: &Report) -> Markup {
+    let lines = replies::lines(report);
+    html! {
+        @if !lines.is_empty() {
+            section.card {
+                h2 { "Headers of right replies" }
+                table.facts { tbody { @for line in &lines {
+                    tr { th { (line.name) } td { (count(line.count)) " × " span.bad[line.differs] { (line.note) } } }
+                } } }
             }
         }
     }

@@ -72,7 +72,8 @@ impl Worker {
     fn dial(&mut self, place: u32) -> io::Result<bool> {
         let connection = &self.connections[place as usize];
         let (peer, local) = (connection.peer, connection.local);
-        let socket = Arc::new(local_end::socket(peer, local)?);
+        let packets = &self.account.plan.traffic.packets;
+        let socket = Arc::new(local_end::socket(peer, local, packets)?);
         let is_there = local_end::connect(socket.as_fd(), peer)?;
         self.register(place, &socket).map_err(io::Error::other)?;
         Ok(is_there)

@@ -6,6 +6,7 @@ use tubular_echo::kernel::cmsg::ReceiveTimes;
 
 use super::*;
 use crate::model::counts::{Counts, Tally};
+use crate::model::packet_options::PacketOptions;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::{Rate, Sizes};
@@ -31,6 +32,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         source: None,
         visits: None,
         watchlist: None,
+        packets: PacketOptions::default(),
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
         timeout_ns: TIMEOUT_NS,
@@ -94,7 +96,16 @@ impl Bench {
     }
 
     fn reply(&mut self, source: SocketAddr, reply: &[u8], now_ns: u64) -> bool {
-        self.flow.judge(&self.plan, Some(source), reply, unstamped(now_ns), &mut self.results).is_some()
+        self.flow
+            .judge(
+                &self.plan,
+                Some(source),
+                reply,
+                unstamped(now_ns),
+                ReceivedHeaders::default(),
+                &mut self.results,
+            )
+            .is_some()
     }
 
     fn close(mut self) -> Counts {
@@ -124,7 +135,14 @@ fn a_reply_that_is_read_late_is_not_late() {
         let (peer, payload) = bench.send_one(100_000);
         assert!(!is_overdue || bench.flow.expire(100_000));
         let arrival = stamped(100_000 + TIMEOUT_NS, 9_000_000);
-        let judged = bench.flow.judge(&bench.plan, Some(peer), &payload, arrival, &mut bench.results);
+        let judged = bench.flow.judge(
+            &bench.plan,
+            Some(peer),
+            &payload,
+            arrival,
+            ReceivedHeaders::default(),
+            &mut bench.results,
+        );
         assert_eq!(judged, Some((Class::Ok, TIMEOUT_NS)));
         assert_eq!(bench.results.reading.slip.summary().unwrap().max_ns / 10_000, 890);
         assert_eq!((bench.results.reading.unstamped, bench.results.from_actual.at(1.0)), (0, TIMEOUT_NS));
@@ -133,7 +151,14 @@ fn a_reply_that_is_read_late_is_not_late() {
     let mut bench = bench();
     let (peer, payload) = bench.send_one(100_000);
     let arrival = stamped(100_001 + TIMEOUT_NS, 9_000_000);
-    bench.flow.judge(&bench.plan, Some(peer), &payload, arrival, &mut bench.results);
+    bench.flow.judge(
+        &bench.plan,
+        Some(peer),
+        &payload,
+        arrival,
+        ReceivedHeaders::default(),
+        &mut bench.results,
+    );
     assert_eq!(bench.close(), Counts { sent: 1, late: 1, ..Counts::default() });
 }
 
