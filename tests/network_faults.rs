@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use support::blaster::Report;
@@ -15,7 +15,7 @@ use support::relay::{Mischief, Relay, Rule};
 use support::server::parse_counters;
 use support::tcp::{Conversation, connect, converse, echo};
 use support::udp::UdpClient;
-use support::{PATIENCE, Server, private_network};
+use support::{PATIENCE, Server, private_network, until};
 
 /// The addresses of the server: the first pair stays, the second can vanish.
 const STAYING: [&str; 2] = ["192.0.2.1:7000", "[2001:db8::1]:7000"];
@@ -35,6 +35,7 @@ fn two_hosts(lay: impl FnOnce(&Netns)) -> Netns {
             add(address, device);
         }
         ip(&format!("link set {device} up"));
+        addresses.iter().for_each(|address| wait_for_route(address));
     };
     up("near", &["192.0.2.1/24", "2001:db8::1/64", "203.0.113.1/32", "2001:db8:9::1/128"]);
     clients.run(|| {
@@ -48,6 +49,17 @@ fn two_hosts(lay: impl FnOnce(&Netns)) -> Netns {
 fn add(address: &str, device: &str) {
     let nodad = if address.contains(':') { "nodad" } else { "" };
     ip(&format!("address add {address} dev {device} {nodad}"));
+}
+
+/// Waits until the kernel receives for this address. For IPv6, a worker of the kernel adds the route, some time after
+/// `ip address add` has ended (`addrconf_dad_work` of Linux).
+fn wait_for_route(address: &str) {
+    let (address, _) = address.split_once('/').expect("an address and the length of its prefix");
+    let Ok(address) = address.parse::<Ipv6Addr>() else { return };
+    let route = format!("{:032x} 80 ", u128::from(address));
+    until("the address has its route", || {
+        fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes").contains(&route)
+    });
 }
 
 fn veth(clients: &Netns) {
@@ -158,6 +170,7 @@ fn an_address_is_removed_while_it_is_served() {
         v4.expect_nothing_for(Duration::from_millis(50));
         add("203.0.113.1/32", "near");
         add("2001:db8:9::1/128", "near");
+        wait_for_route("2001:db8:9::1/128");
         works();
         for stream in &mut streams {
             echo(stream, b"a connection sees nothing but a delay");
