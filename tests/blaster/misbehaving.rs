@@ -37,6 +37,8 @@ pub(crate) enum Conduct {
     Babbles,
     /// Answers this many per second, a tenth of them at once, and no more.
     Carries(f64),
+    /// Answers by chance: a coin is thrown for each span of this length, and decides whether it answers all or a half.
+    Tosses(Duration),
     /// Pauses once for this long, after 1,000 datagrams.
     Stalls(Duration),
 }
@@ -103,6 +105,12 @@ fn receive_in_time(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, Sock
     }
 }
 
+/// The coin of the present span: the same coins in each test, the parity of a multiple of an odd number.
+fn is_heads(elapsed: Duration, span: Duration) -> bool {
+    let nth = (elapsed.as_nanos() / span.as_nanos()) as u64;
+    nth.wrapping_mul(0x9E37_79B9_7F4A_7C15).count_ones().is_multiple_of(2)
+}
+
 fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over: &AtomicBool) {
     let elsewhere = UdpSocket::bind("127.0.0.2:0").unwrap();
     socket.set_read_timeout(Some(LOOK_EVERY)).unwrap();
@@ -139,6 +147,10 @@ fn serve_udp(socket: &UdpSocket, conduct: Conduct, received: &Received, is_over:
                     echo(datagram);
                 }
             }
+            Conduct::Tosses(span) if is_heads(filled_at.elapsed(), span) || nth.is_multiple_of(2) => {
+                echo(datagram);
+            }
+            Conduct::Tosses(_) => {}
             Conduct::Swaps if nth % 10 == 9 => kept = Some((datagram.to_vec(), peer)),
             Conduct::Swaps => {
                 echo(datagram);

@@ -196,7 +196,7 @@ fn a_signal_has_an_exit_status_of_its_own() {
         ("--rate 2k --duration 1h --fail-if sent>0", 3),
         ("--rate 2k --duration 1h --json /dev/full", 1),
         ("--steps 2k:1h,3k:1h", 4),
-        ("--find-max --duration 100ms --rate 1k --precision 1% --repeat 1000000", 4),
+        ("--find-max --duration 100ms --rate 1k --precision 1% --repeat 100", 4),
     ] {
         let blaster = Blaster::start(command(&format!("{load} {flags}")));
         server.wait_for(server.count() + 500);

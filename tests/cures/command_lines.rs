@@ -25,7 +25,7 @@ fn examples(text: &str) -> Vec<String> {
 }
 
 /// A wrong value of an option, the error about it, and right values; `…` stands for the examples in the message.
-const VALUES: [(&str, &str, &str, &str); 31] = [
+const VALUES: [(&str, &str, &str, &str); 32] = [
     ("--rate", "x", "is not a number", "…"),
     ("--timeout", "soon", "is not a duration", "…"),
     ("--steps", "1k", "is not RATE:TIME", "…"),
@@ -41,6 +41,7 @@ const VALUES: [(&str, &str, &str, &str); 31] = [
     ("--rate", "0", "more than zero is wanted", "0.001"),
     ("--rate", "2G", "1G per second is the most", "1G"),
     ("--rate", "0.0001", "thousandths are the finest", "0.001"),
+    ("--find-max --repeat", "101", "at most 100 is wanted", "100"),
     ("--find-max --precision", "0%", "more than zero is wanted", "1%"),
     ("--count", "99999999999999999999", "is not a number", "1000000"),
     ("--flows", "5G", "too large", "5M"),
@@ -121,6 +122,13 @@ fn options_of_blaster_that_do_not_go_together() {
             assert!(text.contains(words), "{flags}: {text}");
             text
         };
+        // the right value leads to the next mistake: a search takes long
+        let search = "--find-max --duration 2s --linger 2s";
+        told(
+            &format!("{search} --search-time 1s"),
+            "--search-time 1s is less than one run may take: say 4s or more",
+        );
+        told(&format!("{search} --search-time 4s --gso 129"), "is more than one call may carry");
         for (wrong, words, right) in [
             ("--mode open", "--mode open needs a --rate", "--mode open --rate 100 --duration 100ms"),
             ("--mode flood --rate 1k", "--mode flood has no schedule", "--rate 1k --duration 100ms"),

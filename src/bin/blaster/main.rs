@@ -38,7 +38,7 @@ mod run {
 
 /// Reports for people.
 mod show {
-    pub(crate) mod answer; // the answer of --find-max
+    pub(crate) mod answer; // the bounds and the answer of --find-max
     pub(crate) mod columns; // tables that fit the terminal
     pub(crate) mod compare; // several reports side by side
     #[cfg(test)]
@@ -68,6 +68,7 @@ mod tcp;
 /// Judgements of a report.
 mod judge {
     mod blame; // the losses and the latency that blaster may have caused
+    pub(crate) mod budget; // --search-runs and --search-time: how many more runs?
     pub(crate) mod causes; // why did no right reply come?
     pub(crate) mod fail_if; // --fail-if
     pub(crate) mod objective; // --loss and --p99: whose fault is a miss?
@@ -88,7 +89,8 @@ mod report {
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
     pub(crate) mod schema; // the JSON
-    mod server; // counts of both ends → where datagrams were lost
+    mod server;
+    pub(crate) mod whole; // of many runs, those that are whole // counts of both ends → where datagrams were lost
 }
 
 /// Standard output, standard error, signals.
@@ -189,6 +191,8 @@ enum Outcome {
     ConditionHolds,
     /// A signal ended the run; its report is written.
     EndedEarly,
+    /// A search ended, and its answer is not confirmed; the table says so.
+    Unconfirmed,
 }
 
 fn main() -> ExitCode {
@@ -217,6 +221,7 @@ fn run() -> ExitCode {
         Ok(Outcome::Unwritten) => ExitCode::from(1),
         Ok(Outcome::ConditionHolds) => ExitCode::from(3),
         Ok(Outcome::EndedEarly) => ExitCode::from(4),
+        Ok(Outcome::Unconfirmed) => ExitCode::from(5),
         Err(Failure::Load(
             failure @ (LoadError::Contradiction(_) | LoadError::Target(_) | LoadError::MetricsTarget(_)),
         )) => misused(&failure.to_string()),
@@ -273,7 +278,7 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
         }
         _ => (Document::Run(Box::new(session.run(load, &targets(load))?)), None),
     };
-    // a search leaves out the run that a signal ended
+    // a run that a signal ended before it had sent anything is left out
     let has_lost_a_run = matches!(document, Document::Series(_)) && signals::stop().is_asked();
     outputs.judge(&mut document);
     let table = match &document {
@@ -289,7 +294,7 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
         return Err(failure.into());
     }
     Ok(match outcome(&document) {
-        Outcome::Done if has_lost_a_run => Outcome::EndedEarly,
+        Outcome::Done | Outcome::Unconfirmed if has_lost_a_run => Outcome::EndedEarly,
         outcome => outcome,
     })
 }
@@ -342,7 +347,7 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
     }
     let mut document = if options.merge {
         Document::Run(Box::new(merge::merge(&runs)?))
-    } else if let ([one], None) = (runs.as_slice(), found) {
+    } else if let ([one], None) = (runs.as_slice(), &found) {
         Document::Run(Box::new(one.report.clone()))
     } else {
         Document::Series(Box::new(Series { found, ..Series::new(runs) }))
@@ -358,16 +363,16 @@ fn show(options: &ReportOptions) -> Result<Outcome, Failure> {
     }
     Ok(match outcome(&document) {
         // the run itself has reported that
-        Outcome::Unanswered(_) | Outcome::EndedEarly => Outcome::Done,
+        Outcome::Unanswered(_) | Outcome::EndedEarly | Outcome::Unconfirmed => Outcome::Done,
         outcome => outcome,
     })
 }
 
 fn outcome(document: &Document) -> Outcome {
     let runs = document.runs();
-    let on_series = match document {
-        Document::Run(_) => [].as_slice(),
-        Document::Series(series) => &series.fail_if,
+    let (on_series, found) = match document {
+        Document::Run(_) => ([].as_slice(), None),
+        Document::Series(series) => (series.fail_if.as_slice(), series.found.as_ref()),
     };
     let mut conditions = runs.iter().flat_map(|run| &run.fail_if).chain(on_series);
     let has_failed = conditions.any(|condition| condition.failed);
@@ -381,6 +386,8 @@ fn outcome(document: &Document) -> Outcome {
         Outcome::Unanswered(why)
     } else if runs.iter().any(|run| run.ended_early) {
         Outcome::EndedEarly
+    } else if found.is_some_and(|found| !found.answer.settled) {
+        Outcome::Unconfirmed
     } else {
         Outcome::Done
     }

@@ -61,7 +61,12 @@ SEARCH
   --find-max doubles the rate until a run misses the objective, halves the bracket
   until it is --precision wide, then runs both of its ends --repeat times more, in
   turns. These runs tell how sure the answer is: the probability that so many
-  equal results are not chance. If blaster was the bottleneck in a run (it sent
+  equal results are not chance. If they differ, more runs decide, or the search
+  looks beside that rate. The first line tells how many runs it makes at most, and
+  in what time; --search-runs and --search-time set that. The last runs confirm
+  what is known, even if the bracket is still wide. If that fails, the answer is
+  \"Not confirmed\", with what is known, and the exit status is 5. A search ends
+  after four runs in which nothing came back. If blaster was the bottleneck in a run (it sent
   too little, or it may have caused the loss or the latency itself), the run never
   counts as the server's limit; if that decides the answer, the answer says so.
 
@@ -123,7 +128,8 @@ CONDITIONS for --fail-if, separated by commas
                         with the prefix slip_ the delay of blaster's sends, with
                         reading_ that of its reading
   rate<N                right replies per second
-  found<N               the highest rate that --find-max found
+  found<N               the highest rate that --find-max found; it also holds if
+                        that is not confirmed
   Comparisons: > >= < <=. A latency that could not be measured fails its
   condition.
 
@@ -158,6 +164,7 @@ EXIT STATUS
   2  bad command line
   3  a condition of --fail-if holds
   4  a signal ended it early; the report covers the time until then
+  5  the answer of --find-max is not confirmed
 
 EXAMPLES
   blaster udp 127.0.0.1:1234 -r 50k -d 5s

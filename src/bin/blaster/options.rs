@@ -1,6 +1,7 @@
 //! The command line and its --help.
 
 mod schedule;
+mod search;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use tubular_echo::sockets::listen_addr::ListenAddr;
 
+pub(crate) use self::search::{SearchOptions, SearchTooShort};
 use crate::judge::fail_if::Conditions;
+use crate::judge::search::Plan;
 use crate::manual::MANUAL;
 use crate::model::metrics_url::MetricsUrl;
 use crate::model::packet_options::PacketOptions;
-use crate::model::quantity::{self, Length, Percent, Rate, Sizes, Step};
+use crate::model::quantity::{self, Length, Rate, Sizes, Step};
 use crate::model::rate_curve::RateCurve;
 use crate::model::recording::RecordedSizes;
 use crate::model::source::Source;
@@ -154,32 +157,13 @@ pub(crate) struct UdpOptions {
           conflicts_with_all = ["mode", "rate", "duration", "count", "find_max", "each_once"])]
     pub(crate) steps: Vec<Step>,
 
-    /// Search for the highest rate that meets --loss and --p99. The first run has --rate [default: 10k]; each run
-    /// takes --duration [default: 2s]
+    /// Search for the highest rate that meets --loss and --p99, in at most --search-runs and --search-time. The first run
+    /// has --rate [default: 10k]; each run takes --duration [default: 2s]
     #[arg(long, help_heading = "Search", conflicts_with_all = ["mode", "count", "each_once"])]
     pub(crate) find_max: bool,
 
-    /// The largest share of datagrams without a right reply in time
-    #[arg(
-        long,
-        value_name = "PERCENT",
-        default_value = "0.1%",
-        help_heading = "Search",
-        requires = "find_max"
-    )]
-    pub(crate) loss: Percent,
-
-    /// The longest time that 99 of 100 right replies may take, from the intended send time [default: any]
-    #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Search", requires = "find_max")]
-    pub(crate) p99: Option<Duration>,
-
-    /// How much higher the rate that fails may be than the rate that passes
-    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = quantity::percent_above_zero, help_heading = "Search", requires = "find_max")]
-    pub(crate) precision: Percent,
-
-    /// How often to run each of the two rates again; these runs tell how sure the answer is
-    #[arg(long, value_name = "N", default_value = "5", value_parser = quantity::positive, help_heading = "Search", requires = "find_max")]
-    pub(crate) repeat: u32,
+    #[command(flatten)]
+    pub(crate) search: SearchOptions,
 
     #[command(flatten)]
     pub(crate) common: CommonOptions,
@@ -331,6 +315,18 @@ pub(crate) struct OutputOptions {
 }
 
 impl CommonOptions {
+    /// The duration of each run of a search.
+    pub(crate) fn search_duration(&self) -> Duration {
+        self.duration.and_then(Length::time).unwrap_or(Plan::DURATION)
+    }
+
+    /// The longest that a run of a search takes.
+    pub(crate) fn longest_search_run(&self) -> Duration {
+        // with missing replies, the counters of the server are awaited as long as the replies
+        let waits = if self.server_metrics.is_some() { 2 } else { 1 };
+        self.warmup + self.search_duration() + self.linger() * waits
+    }
+
     /// Whether only a signal ends the run.
     pub(crate) fn is_endless(&self) -> bool {
         self.duration == Some(Length::Forever) && self.count.is_none()
@@ -390,6 +386,8 @@ pub(crate) enum Contradiction {
     CountOfNothing,
     #[error("--each-once={0} is more than {EACH_ONCE_MAX} visits of each destination")]
     TooManyVisits(u32),
+    #[error(transparent)]
+    SearchTooShort(#[from] SearchTooShort),
     #[error("--sample {0} is more than blaster remembers: {max}", max = visits::DESTINATIONS_MAX)]
     SampleTooLarge(u32),
 }
@@ -502,6 +500,9 @@ impl UdpOptions {
             }
             (UdpMode::Flood, Some(_)) => return Err(Contradiction::InFlightWithoutClosed("--mode flood")),
             _ => {}
+        }
+        if self.find_max {
+            self.search.budget(&self.search.plan(None), self.common.longest_search_run())?;
         }
         let in_flight = u64::from(self.in_flight.unwrap_or(1)) * u64::from(self.gso);
         if in_flight > u64::from(udp::plan::IN_FLIGHT_MAX) {
@@ -648,6 +649,8 @@ mod tests {
             "--each-once --duration 5s",
             "--find-max --duration forever",
             "--source ::1",
+            "--find-max --search-time 3s",
+            "--find-max --search-time 100ms --duration 50ms --linger 60ms",
         ] {
             assert!(!udp(flags).expect_err(flags).contains('\n'), "{flags:?}");
         }
@@ -666,6 +669,9 @@ mod tests {
             "--steps 1k:1s --find-max",
             "--find-max --count 5",
             "--find-max --precision 0%",
+            "--find-max --repeat 101",
+            "--search-runs 5",
+            "--search-time 1m",
             "--p99 1ms",
         ] {
             udp(flags).expect_err(flags);

@@ -100,7 +100,8 @@ impl Conditions {
         all.map(|condition| condition.judge(condition.measure.of(report))).collect()
     }
 
-    /// Checks the conditions on the answer of a search; 0: no rate met the objective. `None`: there was no search.
+    /// Checks the conditions on the answer of a search; 0: no rate met the objective. `None`: there was no search, or no
+    /// answer is confirmed.
     pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<ConditionResult> {
         let all = self.0.iter().filter(|condition| condition.measure == Measure::SearchResult);
         all.map(|condition| condition.judge(per_s)).collect()

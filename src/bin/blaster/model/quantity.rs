@@ -79,6 +79,14 @@ pub(crate) fn positive(text: &str) -> Result<u32, QuantityError> {
     }
 }
 
+/// How often runs are repeated: more than this often, no reader needs to be surer.
+pub(crate) fn repetitions(text: &str) -> Result<u32, QuantityError> {
+    match positive(text)? {
+        101.. => Err(QuantityError::OutOfRange(text.into(), "at most 100 is wanted")),
+        value => Ok(value),
+    }
+}
+
 /// A duration above zero and up to ten years.
 pub(crate) fn duration(text: &str) -> Result<Duration, QuantityError> {
     match duration_or_zero(text)? {

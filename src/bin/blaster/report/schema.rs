@@ -6,6 +6,7 @@
 //! unreachable. Each of the `intervals` balances as well: a datagram counts in the interval of its intended send time.
 
 use std::net::IpAddr;
+use std::ops::Add;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -578,7 +579,7 @@ pub(crate) struct Series {
 }
 
 /// The result of `--find-max`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SearchResult {
     pub(crate) objective: Objective,
@@ -586,6 +587,43 @@ pub(crate) struct SearchResult {
     pub(crate) duration_ns: u64,
     #[serde(flatten)]
     pub(crate) answer: Answer,
+    /// As in `--precision`, which a confirmed bracket may not reach. `null`, as the fields below: an older blaster.
+    #[serde(default)]
+    pub(crate) precision_percent: Option<f64>,
+    /// What bounded the search.
+    #[serde(default)]
+    pub(crate) bound: Option<Bound>,
+    /// What it took.
+    #[serde(default)]
+    pub(crate) took: Option<Bound>,
+    #[serde(default)]
+    pub(crate) ended_by: Option<SearchEnd>,
+}
+
+/// Runs, and their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Bound {
+    pub(crate) runs: u32,
+    pub(crate) time_ns: u64,
+}
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SearchEnd {
+    /// Nothing was left to try.
+    Done,
+    /// Nothing came back at two rates.
+    NoAnswer,
+    /// As many runs as `bound` allows were made.
+    Runs,
+    /// A further run could have taken longer than `bound` allows.
+    Time,
+    Signal,
+    /// A run could not be made; standard error said why.
+    Failure,
 }
 
 /// What each run of a search must achieve: `--loss` and `--p99`.
@@ -640,12 +678,28 @@ impl RunCounts {
     }
 }
 
-/// One end of the bracket, and its confirming runs.
+impl Add for RunCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            met: self.met + other.met,
+            missed: self.missed + other.missed,
+            generator: self.generator + other.generator,
+        }
+    }
+}
+
+/// A rate of a search, and its runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BracketEnd {
     pub(crate) rate_per_s: u64,
+    /// The confirming runs of a confirmed rate; else all its runs.
     pub(crate) runs: RunCounts,
+    /// Whether the confirming runs agree. An older blaster tells it only in `settled`.
+    #[serde(default)]
+    pub(crate) confirmed: bool,
 }
 
 /// What limits the highest rate that met the objective.
@@ -662,7 +716,7 @@ pub(crate) enum Limit {
 }
 
 /// The answer of a search.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Answer {
     /// The highest rate that meets the objective. `null`: no rate does.
@@ -671,11 +725,25 @@ pub(crate) struct Answer {
     pub(crate) not_met: Option<BracketEnd>,
     /// The limit at that rate.
     pub(crate) limit: Limit,
-    /// The probability that chance does not explain the confirming runs: that most runs met the objective at the lower end
-    /// and, if the server is the limit, that most missed it at the upper end.
+    /// The probability that chance does not explain the confirming runs: that most runs meet the objective at the lower end
+    /// and, if the server is the limit, that most miss it at the upper end. An end that is not confirmed is left out; 0:
+    /// none is.
     pub(crate) confidence: f64,
-    /// Whether the confirming runs agree with the bracket.
+    /// Whether both ends are confirmed, or one of them if there is no rate beyond it.
     pub(crate) settled: bool,
+    /// Rates between the two, at most 8: they were tried, and which side they are on is not known.
+    #[serde(default)]
+    pub(crate) between: Vec<BracketEnd>,
+}
+
+impl Answer {
+    /// The highest rate that certainly meets the objective; 0: none does. `None`: this is not confirmed.
+    pub(crate) fn rate_per_s(&self) -> Option<u64> {
+        match self.met {
+            Some(met) => (met.confirmed || self.settled).then_some(met.rate_per_s),
+            None => self.settled.then_some(0),
+        }
+    }
 }
 
 /// One of several runs.
@@ -685,8 +753,11 @@ pub(crate) struct NamedRun {
     /// Its rate, or its file.
     pub(crate) name: String,
     pub(crate) report: Report,
-    /// The judgement of a run of a search. `null`: the run belongs to no search.
+    /// The judgement of a run of a search. `null`: the run belongs to no search, or a signal ended it.
     pub(crate) verdict: Option<Verdict>,
+    /// Whether the report has no intervals and empty histograms: a search keeps those of 24 runs.
+    #[serde(default)]
+    pub(crate) summed_up: bool,
 }
 
 /// The arguments of blaster; what is not UTF-8 is replaced.
@@ -697,7 +768,7 @@ pub(crate) fn command_line() -> Vec<String> {
 impl NamedRun {
     /// A run that belongs to no search.
     pub(crate) fn new(name: impl Into<String>, report: Report) -> Self {
-        Self { name: name.into(), report, verdict: None }
+        Self { name: name.into(), report, verdict: None, summed_up: false }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::judge::fail_if::Conditions;
 use crate::options::OutputOptions;
 use crate::report::hdr;
 use crate::report::schema::Document;
+use crate::report::whole;
 use crate::run::destination::Destination;
 use crate::show::page;
 use crate::show::paint::Paint;
@@ -108,7 +109,7 @@ impl Outputs {
             match document {
                 Document::Run(report) => report.fail_if.extend(conditions.judge_found(None)),
                 Document::Series(series) => {
-                    let found = series.found.map(|found| found.answer.met.map_or(0, |met| met.rate_per_s));
+                    let found = series.found.as_ref().and_then(|found| found.answer.rate_per_s());
                     series.fail_if = conditions.judge_found(found.map(|per_s| per_s as f64));
                 }
             }
@@ -119,7 +120,8 @@ impl Outputs {
     pub(crate) fn write(&mut self, document: &Document) -> Vec<OutputError> {
         let mut errors = Vec::new();
         if let Some(json) = &mut self.json {
-            let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
+            let mut text = serde_json::to_vec_pretty(&*whole::summed_up(document))
+                .expect("every field can be written as JSON");
             text.push(b'\n');
             errors.extend(json.write(&text).err());
         }

@@ -2,18 +2,17 @@
 //!
 //! Each is a run of its own, with new sockets and new counts, so that nothing of one step counts in the next.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::judge::search::{Plan, Search};
+use crate::judge::search::Search;
 use crate::model::quantity::{Length, Rate};
 use crate::model::rate_curve::RateCurve;
 use crate::model::units;
-use crate::options::{CommonOptions, LoadOptions, UdpOptions};
-use crate::report::schema::Objective;
-use crate::report::schema::{NamedRun, SearchResult, Series};
+use crate::options::{CommonOptions, Contradiction, LoadOptions, UdpOptions};
+use crate::report::schema::{NamedRun, SearchEnd, SearchResult, Series};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
-use crate::show::compare;
+use crate::show::{answer, compare};
 
 /// Wide enough for the name of any step.
 const NAME_WIDTH: usize = 15;
@@ -50,43 +49,61 @@ pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Ste
 
 /// Runs --find-max.
 pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
-    let objective =
-        Objective { loss_percent: udp.loss.0, p99_ns: udp.p99.map(|longest| longest.as_nanos() as u64) };
-    let plan = Plan {
-        first_per_s: udp
-            .rate
-            .as_ref()
-            .and_then(RateCurve::constant)
-            .map_or(Plan::FIRST_PER_S, |rate| (rate.per_s() as u64).max(1)),
-        precision: udp.precision.0 / 100.0,
-        repeat: udp.repeat,
+    let options = &udp.search;
+    let (objective, plan) =
+        (options.objective(), options.plan(udp.rate.as_ref().and_then(RateCurve::constant)));
+    let mut budget = match options.budget(&plan, udp.common.longest_search_run()) {
+        Ok(budget) => budget,
+        Err(error) => return (Series::new(Vec::new()), Some(Contradiction::from(error).into())),
     };
-    let duration = udp.common.duration.and_then(Length::time).unwrap_or(Plan::DURATION);
+    let duration = udp.common.search_duration();
     let paint = outputs.paint();
-    outputs.print(&compare::heading(NAME_WIDTH, &paint));
+    let bounds = paint.wrap(&answer::announcement(&objective, duration, budget.bound()));
+    outputs.print(&format!("{bounds}\n\n{}", compare::heading(NAME_WIDTH, &paint)));
+    let start = Instant::now();
     let mut search = Search::new(plan);
     let mut failure = None;
     let mut runs = Vec::new();
-    while let Some(rate_per_s) = search.next() {
+    let ended_by = loop {
+        let left = budget.left(start.elapsed());
+        let Some(rate_per_s) = search.next(left) else {
+            break search.end_of_itself().unwrap_or(budget.ended_by());
+        };
         let rate = Rate::whole(rate_per_s);
-        let header = format!("run {}: {}", runs.len() + 1, name(rate));
+        let at_most = format!("≤{}", budget.bound().runs);
+        let header = format!("run {} of {at_most}: {}", runs.len() + 1, name(rate));
+        let begun = Instant::now();
         let mut run = match one(session, udp, rate, duration, &header) {
             Ok(run) => run,
+            Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
             Err(error) => {
-                failure = if runs.is_empty() { Some(error) } else { unless_stopped(error) };
-                break;
+                failure = unless_stopped(error);
+                break if failure.is_some() { SearchEnd::Failure } else { SearchEnd::Signal };
             }
         };
-        if run.report.ended_early {
-            break;
+        budget.note(begun.elapsed());
+        // a run that a signal ended is shown, but not judged
+        if !run.report.ended_early {
+            let verdict = objective.judge(&run.report);
+            search.note(rate_per_s, &verdict, run.report.totals.ok_per_s);
+            run.verdict = Some(verdict);
         }
-        let verdict = objective.judge(&run.report);
-        search.note(rate_per_s, &verdict);
-        run.verdict = Some(verdict);
         outputs.print(&compare::line(&run, NAME_WIDTH, &paint));
+        let is_over = run.report.ended_early;
         runs.push(run);
-    }
-    let found = SearchResult { objective, duration_ns: duration.as_nanos() as u64, answer: search.answer() };
+        if is_over {
+            break SearchEnd::Signal;
+        }
+    };
+    let found = SearchResult {
+        objective,
+        duration_ns: duration.as_nanos() as u64,
+        answer: search.answer(),
+        precision_percent: Some(options.precision.0),
+        bound: Some(budget.bound()),
+        took: Some(budget.taken(start.elapsed())),
+        ended_by: Some(ended_by),
+    };
     (Series { found: Some(found), ..Series::new(runs) }, failure)
 }
 

@@ -15,6 +15,7 @@ use self::plot::Ink;
 use crate::model::latency::Percentiles;
 use crate::model::units::{count, counted, duration, percent, rounded};
 use crate::report::schema::{Document, NamedRun, Report, Series, Verdict};
+use crate::report::whole;
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -99,7 +100,10 @@ fn several(series: &Series) -> Markup {
             }
         }
         (overview(runs))
-        @for run in runs {
+        @if runs.len() > whole::MOST {
+            p.about { "Of these, " (whole::MOST) " are shown whole:" }
+        }
+        @for run in whole::chosen(series).into_iter().map(|nth| &runs[nth]) {
             details {
                 summary { (run.name) }
                 p.about { (facts::load(&run.report)) }
@@ -284,6 +288,30 @@ mod tests {
         assert_eq!(page.matches("<details").count(), 2);
         // two plots of both runs, and four of each; runs without a rate have no plots by rate
         assert_eq!(page.matches("<svg class=\"area\"").count(), 2 + 2 * 4);
+    }
+
+    /// A page of many runs stays small: each has a line, and some are shown whole.
+    #[test]
+    fn of_many_runs_some_are_shown_whole() {
+        let step = |nth: u32| {
+            let mut run = NamedRun::new(format!("step {nth}"), sample());
+            run.report.load.rate_per_s = Some(f64::from(1_000 + nth));
+            run
+        };
+        let page =
+            |count: u32| render(&Document::Series(Box::new(Series::new((0..count).map(step).collect()))));
+        let (few, many) = (page(24), page(500));
+        assert_self_contained(&many);
+        assert_eq!((few.matches("<details").count(), many.matches("<details").count()), (24, 24));
+        for nth in [0, 250, 499] {
+            assert!(many.contains(&format!("<td>step {nth}</td>")), "step {nth} has its line");
+        }
+        for nth in [0, 499] {
+            assert!(many.contains(&format!("<summary>step {nth}</summary>")), "the ends are shown whole");
+        }
+        let each = (many.len() - few.len()) / 476;
+        assert!(each < 3_000, "a run that is not shown whole takes {each} bytes");
+        assert!(!few.contains("are shown whole") && many.contains("Of these, 24 are shown whole"), "{few}");
     }
 
     #[test]

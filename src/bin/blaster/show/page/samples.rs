@@ -10,8 +10,8 @@ use crate::model::counts::Counts;
 use crate::model::results::{Results, ThreadTimes};
 use crate::report::sample::facts;
 use crate::report::schema::{
-    Answer, BracketEnd, ConditionResult, Document, IcmpErrors, Interval, Limit, NamedRun, Objective, Report,
-    RunCounts, SearchResult, Series, Verdict,
+    Answer, Bound, BracketEnd, ConditionResult, Document, IcmpErrors, Interval, Limit, NamedRun, Objective,
+    Report, RunCounts, SearchEnd, SearchResult, Series, Verdict,
 };
 
 /// Names the directory to write to. If it is unset, the pages are only checked.
@@ -121,7 +121,7 @@ fn search() -> Series {
     own.report.load.rate_per_s = Some(4_000.0);
     own.verdict = Some(Verdict::Generator("only 3,120/s were sent; a thread used up its core".into()));
     let end = |rate_per_s, met, missed, generator| {
-        Some(BracketEnd { rate_per_s, runs: RunCounts { met, missed, generator } })
+        Some(BracketEnd { rate_per_s, runs: RunCounts { met, missed, generator }, confirmed: true })
     };
     let answer = Answer {
         met: end(1_000, 5, 0, 0),
@@ -129,9 +129,18 @@ fn search() -> Series {
         limit: Limit::Server,
         confidence: 0.9375,
         settled: true,
+        between: Vec::new(),
     };
     let objective = Objective { loss_percent: 0.1, p99_ns: Some(1_000_000) };
-    let found = SearchResult { objective, duration_ns: 2_000_000_000, answer };
+    let found = SearchResult {
+        objective,
+        duration_ns: 2_000_000_000,
+        answer,
+        precision_percent: Some(5.0),
+        bound: Some(Bound { runs: 48, time_ns: 192_000_000_000 }),
+        took: Some(Bound { runs: 24, time_ns: 50_000_000_000 }),
+        ended_by: Some(SearchEnd::Done),
+    };
     Series { found: Some(found), ..Series::new(vec![met, missed, own]) }
 }
 
