@@ -35,7 +35,9 @@ fn two_hosts(lay: impl FnOnce(&Netns)) -> Netns {
             add(address, device);
         }
         ip(&format!("link set {device} up"));
-        addresses.iter().for_each(|address| wait_for_route(address));
+        for address in addresses {
+            wait_for_route(address);
+        }
     };
     up("near", &["192.0.2.1/24", "2001:db8::1/64", "203.0.113.1/32", "2001:db8:9::1/128"]);
     clients.run(|| {
