@@ -55,7 +55,7 @@ pub fn decode(control: &[u8]) -> Ancillary {
             (libc::SOL_UDP, libc::UDP_GRO) => found.segment_bytes = segment_bytes(data),
             // one byte here, an int there
             (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied().unwrap_or(0),
-            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = byte_of_int(data).unwrap_or(0),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = class_of_int(data).unwrap_or(0),
             // an int in both
             (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
                 found.hops = byte_of_int(data);
@@ -102,7 +102,7 @@ pub fn decode_receipt(control: &[u8]) -> Receipt {
                 found.times = ReceiveTimes { software_ns: time_ns(data, 0), hardware_ns: time_ns(data, 2) };
             }
             (libc::SOL_IP, libc::IP_TOS) => found.traffic_class = data.first().copied(),
-            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = byte_of_int(data),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = class_of_int(data),
             (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
                 found.hops = byte_of_int(data);
             }
@@ -111,6 +111,11 @@ pub fn decode_receipt(control: &[u8]) -> Receipt {
         rest = next;
     }
     found
+}
+
+/// The traffic class, which the kernel tells as an int.
+fn class_of_int(data: &[u8]) -> Option<u8> {
+    data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes) as u8)
 }
 
 /// A number of one byte that the kernel tells as an int.

@@ -107,8 +107,16 @@ fn ancillary(control: &[u8]) -> Ancillary {
 
 /// `struct scm_timestamping` is three pairs of seconds and nanoseconds: by the kernel, nothing, by the NIC.
 fn receipt(control: &[u8]) -> Receipt {
-    let mut wanted = Receipt { segment_bytes: ancillary(control).segment_bytes, ..Receipt::default() };
+    let Ancillary { segment_bytes, hops, .. } = ancillary(control);
+    let mut wanted = Receipt { segment_bytes, hops, ..Receipt::default() };
     for (level, kind, data) in messages(control) {
+        if (level, kind) == (libc::SOL_IP, libc::IP_TOS) {
+            wanted.traffic_class = data.first().copied();
+        }
+        if (level, kind) == (libc::SOL_IPV6, libc::IPV6_TCLASS) {
+            let class = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
+            wanted.traffic_class = class.map(|class| class.rem_euclid(256) as u8);
+        }
         if (level, kind) == (libc::SOL_SOCKET, libc::SO_TIMESTAMPING) {
             let word = |nth: usize| {
                 data.chunks_exact(8).nth(nth).map(|word| i64::from_ne_bytes(word.try_into().unwrap()))
