@@ -1,5 +1,6 @@
 //! Several rates in a row, and the search for the highest rate.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use crate::misbehaving::{Conduct, UdpServer};
 use crate::support::blaster::expect_documented;
+use crate::support::private_network;
 use crate::support::sys::Pidfd;
 use crate::{BLASTER, assert_balanced, blaster, counts, number, stderr};
 
@@ -48,6 +50,35 @@ fn each_step_is_a_run_of_its_own() {
     let table = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3), "the second step fails it: {table}");
     assert!(table.contains("passed  300/s") && table.contains("FAILED  400/s"), "{table}");
+}
+
+/// The sockets of a run are closed before the next one opens its own, and its memory is given back.
+#[test]
+#[ignore = "needs root"]
+fn a_run_leaves_no_sockets_behind() {
+    private_network(|| {
+        const FLOWS: usize = 16;
+        let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
+        let sockets =
+            || fs::read_to_string("/proc/thread-self/net/udp").expect("sockets").lines().skip(1).count();
+        let others = sockets();
+        let steps = ["500:100ms"; 6].join(",");
+        let line = format!("udp {} --flows {FLOWS} --linger 200ms --steps {steps} --quiet", server.addr);
+        let child =
+            Command::new(BLASTER).args(line.split_whitespace()).stdout(Stdio::null()).spawn().unwrap();
+        let pidfd = Pidfd::open(child.id()).unwrap();
+        let mut most = 0;
+        while !pidfd.ends_within(Duration::from_millis(1)) {
+            most = most.max(sockets());
+        }
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        // its own for each flow, one that only looks for the local address, and those that the kernel is just closing
+        assert!(
+            most > others && most <= others + 2 * FLOWS,
+            "{most} sockets, {others} of them not blaster's"
+        );
+    });
 }
 
 #[test]

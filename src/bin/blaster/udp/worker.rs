@@ -44,6 +44,9 @@ const REFUSED_MAX: u64 = 100;
 
 const OP_RECEIVE: u8 = 1;
 const OP_SEND: u8 = 2;
+const OP_CANCEL: u8 = 3;
+/// So many turns end the receives: the kernel cancels them in one, and their last completions come in the next.
+const TURNS_TO_END: u32 = 3;
 
 struct OpenFlow {
     flow: Flow,
@@ -217,6 +220,7 @@ impl Worker {
         self.results.thread_times.push(times);
         self.results.reading.clock_steps = self.receiving.clock.steps();
         self.count_the_rest();
+        self.release_all()?;
         Ok(self.results)
     }
 
@@ -589,6 +593,30 @@ impl Worker {
         });
         let source = |place: usize| flows[place].flow.source(plan).expect("only sources are counted");
         results.sources.name(|place| source(place).ip());
+    }
+
+    /// Ends the receives, takes the sockets from the ring, and gives back its memory: the ring lives longer than the run,
+    /// and a search has many runs.
+    fn release_all(&mut self) -> Result<(), UdpError> {
+        for flow in 0..self.flows.len() as u32 {
+            self.ring.cancel(Token::new(OP_RECEIVE, 0, flow), Token::new(OP_CANCEL, 0, flow));
+        }
+        for _ in 0..TURNS_TO_END {
+            self.enter(Wait::No)?;
+            for completion in &self.completions {
+                if let Some(part) = self.receiving.buffers.take(completion) {
+                    self.receiving.buffers.recycle(part);
+                }
+            }
+        }
+        // a file that the kernel does not give up is closed when the process ends
+        let _ = self.ring.unregister_files();
+        self.flows.clear();
+        if let Some(quiet) = self.ring.quiet() {
+            self.receiving.buffers.give_back(quiet);
+        }
+        self.sending.slots.give_back();
+        Ok(())
     }
 }
 
