@@ -93,6 +93,14 @@ impl Pacer {
     }
 }
 
+/// How long the kernel may keep a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Not at all: something is due, or will be very soon.
+    None,
+    Nanoseconds(u64),
+}
+
 /// How long before an intended send time a worker stops sleeping and watches the clock: twice the recent overrun of sleeps.
 /// A quiet machine wakes a thread within microseconds, a virtual or busy one does not.
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +119,12 @@ impl WakeMargin {
         Self { ns: 20_000 }
     }
 
-    pub(crate) fn ns(self) -> u64 {
-        self.ns
+    /// How long to sleep when the next send is due in `left_ns`.
+    pub(crate) fn pause(self, left_ns: u64) -> Pause {
+        match left_ns.checked_sub(self.ns) {
+            None | Some(0) => Pause::None,
+            Some(sleep_ns) => Pause::Nanoseconds(sleep_ns),
+        }
     }
 
     /// Learns that a sleep ended `overrun_ns` too late.
@@ -195,8 +207,15 @@ mod tests {
             for _ in 0..200 {
                 margin.learn(overrun_ns);
             }
-            assert!(margin.ns().abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", margin.ns());
+            assert!(margin.ns.abs_diff(wanted_ns) <= 10, "{} after {overrun_ns}", margin.ns);
         }
+    }
+
+    #[test]
+    fn a_sleep_ends_before_the_send_is_due() {
+        let margin = WakeMargin { ns: 10_000 };
+        let pauses = [0, 10_000, 10_001, 1_000_000].map(|left_ns| margin.pause(left_ns));
+        assert_eq!(pauses, [Pause::None, Pause::None, Pause::Nanoseconds(1), Pause::Nanoseconds(990_000)]);
     }
 
     #[test]

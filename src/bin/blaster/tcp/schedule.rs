@@ -1,6 +1,6 @@
 //! When a worker sends its next message, or makes its next connection. No socket, no clock.
 
-use crate::model::pacer::{Pacer, WakeMargin};
+use crate::model::pacer::{Pacer, Pause, WakeMargin};
 use crate::tcp::plan::Plan;
 
 /// The schedule of one worker. Times are nanoseconds since the run's start.
@@ -25,14 +25,6 @@ pub(super) struct Schedule {
 struct Paced {
     pacer: Pacer,
     margin: WakeMargin,
-}
-
-/// How long the kernel may keep the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// Not at all: something is due, or will be very soon.
-    None,
-    Nanoseconds(u64),
 }
 
 impl Schedule {
@@ -89,10 +81,7 @@ impl Schedule {
             return Pause::Nanoseconds(longest_ns);
         };
         let left_ns = pacer.next_ns().saturating_sub(now_ns).min(longest_ns);
-        match left_ns.checked_sub(margin.ns()) {
-            None | Some(0) => Pause::None,
-            Some(sleep_ns) => Pause::Nanoseconds(sleep_ns),
-        }
+        margin.pause(left_ns)
     }
 
     /// Learns that a sleep lasted `overrun_ns` longer than asked.

@@ -18,6 +18,7 @@ use tubular_echo::kernel::ring::{
 };
 use tubular_echo::kernel::sys::{self, IntOption};
 
+use crate::model::pacer::Pause;
 use crate::model::results::{Results, ThreadTimes};
 use crate::tcp::account::Account;
 use crate::tcp::buffers::{BUFFER_BYTES, BUFFERS, Receiving, SLOT_BYTES, SLOTS, Sending};
@@ -26,8 +27,8 @@ use crate::tcp::connect::{Connected, FirstConnections};
 use crate::tcp::connection::{Connection, Stage};
 use crate::tcp::error::TcpError;
 use crate::tcp::plan::{Mode, Plan};
-use crate::tcp::schedule::{Pause, Schedule};
-use crate::workers::clock::{self, Clock};
+use crate::tcp::schedule::Schedule;
+use crate::workers::clock::{Clock, Usage};
 use crate::workers::live::Live;
 use crate::workers::stop::Stop;
 use crate::workers::threads::StartGate;
@@ -191,12 +192,9 @@ impl Worker {
 
     /// Sends until it is time to stop. The span of the times is not known yet.
     fn send_all(&mut self) -> Result<ThreadTimes, TcpError> {
-        let start_ns = self.clock.now_ns();
-        let cpu_at_start = sys::thread_cpu_time();
-        let waits_at_start = clock::cpu_waits();
-        let mut pacing_ns = 0;
+        let mut usage = Usage::begin(self.clock);
         for place in 0..self.connections.len() as u32 {
-            self.start(place, start_ns);
+            self.start(place, self.clock.now_ns());
         }
         loop {
             let now_ns = self.clock.now_ns();
@@ -215,17 +213,15 @@ impl Worker {
                     Pause::Nanoseconds(asked_ns) => {
                         self.schedule.learn_overrun(passed_ns.saturating_sub(asked_ns));
                     }
-                    Pause::None => pacing_ns += passed_ns,
+                    Pause::None => usage.note_pacing(passed_ns),
                 }
             }
         }
-        let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
-        let elapsed_ns = self.clock.now_ns() - start_ns;
+        let times = usage.end();
         if !self.stop.is_asked() {
             self.account.results.unsent += self.schedule.unsent();
         }
-        let waits = clock::cpu_waits() - waits_at_start;
-        Ok(ThreadTimes { elapsed_ns, span_ns: 0, cpu_ns, pacing_ns, waits })
+        Ok(times)
     }
 
     /// Whether it is time to stop sending.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::model::backoff::Backoff;
-use crate::model::pacer::WakeMargin;
+use crate::model::pacer::{Pause, WakeMargin};
 use crate::model::timetable::SendTimes;
 use crate::udp::plan::{Mode, Plan};
 
@@ -38,14 +38,6 @@ enum Order {
     },
     /// The flows take turns.
     Flood { next_flow: u32 },
-}
-
-/// How long the kernel may keep the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// Not at all: something is due, or will be very soon.
-    None,
-    Nanoseconds(u64),
 }
 
 impl Schedule {
@@ -174,10 +166,7 @@ impl Schedule {
         match &self.order {
             Order::Open { times, margin, .. } => {
                 let left_ns = times.next_ns().saturating_sub(now_ns).min(longest_ns);
-                match left_ns.checked_sub(margin.ns()) {
-                    None | Some(0) => Pause::None,
-                    Some(sleep_ns) => Pause::Nanoseconds(sleep_ns),
-                }
+                margin.pause(left_ns)
             }
             Order::Closed { queue, backoff, .. } if queue.is_empty() => {
                 let rested_ns = backoff.next_ns().map_or(u64::MAX, |end_ns| end_ns.saturating_sub(now_ns));

@@ -15,15 +15,16 @@ use tubular_echo::kernel::ring::{
 use tubular_echo::kernel::{addr, cmsg, sys};
 
 use crate::model::counts::Class;
+use crate::model::pacer::Pause;
 use crate::model::receive_clock::ReceiveClock;
 use crate::model::reply_headers::ReceivedHeaders;
 use crate::model::results::{IcmpReport, Results, ThreadTimes};
 use crate::udp::error::UdpError;
 use crate::udp::flow::{Flow, Train};
 use crate::udp::plan::{Plan, ReceiveTime};
-use crate::udp::schedule::{Pause, Schedule};
+use crate::udp::schedule::Schedule;
 use crate::udp::socket;
-use crate::workers::clock::{self, Clock};
+use crate::workers::clock::{self, Clock, Usage};
 use crate::workers::live::{Live, LiveCounts, Snapshot};
 use crate::workers::stop::Stop;
 
@@ -227,10 +228,7 @@ impl Worker {
     /// Sends until the schedule ends. The span of the times is not known yet.
     fn send_all(&mut self) -> Result<ThreadTimes, UdpError> {
         let warmup_ns = self.plan.extent.warmup.as_nanos() as u64;
-        let start_ns = self.clock.now_ns();
-        let cpu_at_start = sys::thread_cpu_time();
-        let waits_at_start = clock::cpu_waits();
-        let mut pacing_ns = 0;
+        let mut usage = Usage::begin(self.clock);
         loop {
             let now_ns = self.clock.now_ns();
             if self.is_over(now_ns) {
@@ -255,18 +253,16 @@ impl Worker {
                     Pause::Nanoseconds(asked_ns) => {
                         self.schedule.learn_overrun(passed_ns.saturating_sub(asked_ns));
                     }
-                    Pause::None => pacing_ns += passed_ns,
+                    Pause::None => usage.note_pacing(passed_ns),
                 }
             }
             self.handle()?;
         }
-        let cpu_ns = sys::thread_cpu_time().saturating_sub(cpu_at_start).as_nanos() as u64;
-        let elapsed_ns = self.clock.now_ns() - start_ns;
+        let times = usage.end();
         if !self.stop.is_asked() {
             self.results.unsent = self.schedule.unsent();
         }
-        let waits = clock::cpu_waits() - waits_at_start;
-        Ok(ThreadTimes { elapsed_ns, span_ns: 0, cpu_ns, pacing_ns, waits })
+        Ok(times)
     }
 
     /// Whether nothing more is to be sent.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use tubular_echo::kernel::sys;
+
 use crate::model::receive_clock::Reading;
-use crate::model::results::CpuWaits;
+use crate::model::results::{CpuWaits, ThreadTimes};
 
 /// A clock that counts from the start of a run; the start may be a moment ahead.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,38 @@ impl Clock {
     /// Sleeps until the start.
     pub(crate) fn wait_for_start(self) {
         std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// What a worker thread uses while it sends.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    clock: Clock,
+    start_ns: u64,
+    cpu_at_start: Duration,
+    waits_at_start: CpuWaits,
+    pacing_ns: u64,
+}
+
+impl Usage {
+    /// It counts from now on. Call this on the worker's own thread, and [`Usage::end`], too.
+    pub(crate) fn begin(clock: Clock) -> Self {
+        let start_ns = clock.now_ns();
+        let (cpu_at_start, waits_at_start) = (sys::thread_cpu_time(), cpu_waits());
+        Self { clock, start_ns, cpu_at_start, waits_at_start, pacing_ns: 0 }
+    }
+
+    /// The thread has watched the clock for so long.
+    pub(crate) fn note_pacing(&mut self, passed_ns: u64) {
+        self.pacing_ns += passed_ns;
+    }
+
+    /// The times until now; their span is not known yet.
+    pub(crate) fn end(self) -> ThreadTimes {
+        let cpu_ns = sys::thread_cpu_time().saturating_sub(self.cpu_at_start).as_nanos() as u64;
+        let elapsed_ns = self.clock.now_ns() - self.start_ns;
+        let waits = cpu_waits() - self.waits_at_start;
+        ThreadTimes { elapsed_ns, span_ns: 0, cpu_ns, pacing_ns: self.pacing_ns, waits }
     }
 }
 

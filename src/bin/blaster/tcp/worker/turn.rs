@@ -5,10 +5,10 @@ use std::time::Duration;
 use tubular_echo::kernel::ring::{Completion, Errno, File, Token, Wait};
 
 use super::{OP_POLL, OP_RECEIVE, OP_SEND, Worker};
+use crate::model::pacer::Pause;
 use crate::tcp::buffers::{SLOTS, SlotUse};
 use crate::tcp::connection::{Stage, Turn};
 use crate::tcp::error::TcpError;
-use crate::tcp::schedule::Pause;
 
 impl Worker {
     /// A connection may have something to send.
