@@ -16,6 +16,8 @@ pub(crate) const DESTINATIONS_MAX: u32 = 1 << 18;
 pub(crate) const SAMPLE: u32 = 1 << 16;
 /// The most sources of a run.
 pub(crate) const SOURCES_MAX: u32 = 4_096;
+/// The most visits of each destination.
+pub(crate) const TIMES_MAX: u32 = 10_000;
 
 /// The flow numbers of draws that belong to no flow.
 const DRAW_OF_SAMPLE: u32 = u32::MAX;
