@@ -19,6 +19,7 @@ mod report {
     pub(crate) mod replies;
     #[cfg(test)]
     pub(crate) mod sample;
+    #[allow(unused_imports)] // of its re-exports not all are used here
     pub(crate) mod schema;
 }
 #[path = "../../src/bin/blaster/model"]

@@ -17,7 +17,7 @@
 //! | a warning in a report | `judge::warnings`; `workers::clock` has one |
 //! | what blaster may have caused itself | `judge::blame` |
 //! | the reason for a verdict of `--find-max` | `judge::objective` |
-//! | a field of the JSON | `report::schema`; counts: `model::counts`; percentiles: `model::latency` |
+//! | a field of the JSON | the module of its part in `report::schema`; counts: `model::counts`; percentiles: `model::latency` |
 //! | the name of a count | `model::counts` |
 //! | the exit status | `outcome` here |
 
