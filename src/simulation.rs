@@ -7,13 +7,20 @@
 //!        ▼                     │
 //! uring.rs                   the door: to the kernel, or to here
 //!        │
-//! world.rs     io_uring_enter(2); what happens next; what must hold
-//! kernel.rs    queues, files, operations in flight      buffers.rs  who has which buffer
-//! udp.rs       sockets, and a book of who asked what    tcp.rs      connections, and what each is owed
+//! world.rs     what happens next
+//!   calls.rs     system calls                             enter.rs    io_uring_enter(2)
+//!   checks.rs    what must hold
+//! kernel.rs    objects, time, who has something to do
+//!   queues.rs    operations, from queue to completion     registered.rs  files and buffers
+//! udp.rs       sockets, and a book of who asked what
+//!   flow.rs      who asks                                 arrival.rs  what was asked
+//! tcp.rs       connections, and what each is owed
+//!   accept.rs    listeners                                operations.rs  on connections
+//!   bytes.rs     in both directions
 //! peer.rs      the other end of a connection            scene.rs    what a world is furnished with
 //! streams.rs   streams inside the process               pipes.rs    the worker's pipe
 //! chance.rs    dice, and how often what goes wrong      content.rs  bytes that say which they are
-//! ledger.rs    what each counter has to say
+//! buffers.rs   who has which buffer                     ledger.rs   what each counter has to say
 //! abi.rs       raw memory, read as the kernel does
 //! ```
 //!
