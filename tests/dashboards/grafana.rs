@@ -38,26 +38,32 @@ pub struct Panel {
 pub struct Query {
     pub name: &'static str,
     /// `{@}` stands for the chosen instances, `[@]` for the range.
-    text: &'static str,
+    text: String,
     /// Whether the load of the test makes it rise above 0. If not, it counts faults.
     pub moves: bool,
     /// Lines at 0 are hidden: of many causes few happen.
     pub hides_zeros: bool,
 }
 
+/// The sum of what counters grow by each second, by these labels.
+pub fn rate(by: &str, counter: &str) -> String {
+    let by = if by.is_empty() { String::new() } else { format!(" by ({by}) ") };
+    format!("sum{by}(rate({counter}[@]))")
+}
+
 /// A query that rises with traffic.
-pub fn query(name: &'static str, text: &'static str) -> Query {
-    Query { name, text, moves: true, hides_zeros: false }
+pub fn query(name: &'static str, text: impl Into<String>) -> Query {
+    Query { name, text: text.into(), moves: true, hides_zeros: false }
 }
 
 /// A query of faults: its lines are hidden while they are 0.
-pub fn fault(name: &'static str, text: &'static str) -> Query {
-    Query { name, text, moves: false, hides_zeros: true }
+pub fn fault(name: &'static str, text: impl Into<String>) -> Query {
+    Query { name, text: text.into(), moves: false, hides_zeros: true }
 }
 
 /// A query with a line for each cause that happens.
-pub fn causes(name: &'static str, text: &'static str) -> Query {
-    Query { name, text, moves: true, hides_zeros: true }
+pub fn causes(name: &'static str, text: impl Into<String>) -> Query {
+    Query { name, text: text.into(), moves: true, hides_zeros: true }
 }
 
 /// A panel with lines over time.

@@ -19,6 +19,7 @@ mod blaster;
 mod definition;
 mod grafana;
 mod picture;
+mod process;
 mod prometheus;
 mod rules;
 mod server;
@@ -52,22 +53,19 @@ fn server() -> Server {
 struct Program {
     dashboard: grafana::Dashboard,
     rules: Rules,
-    job: &'static str,
     metrics: &'static str,
 }
 
 fn programs() -> [Program; 2] {
     [
         Program {
-            dashboard: server::dashboard(),
-            rules: server::rules(),
-            job: "tubular-echo",
+            dashboard: server::panels::dashboard(),
+            rules: server::rules::rules(),
             metrics: "127.0.0.1:9469",
         },
         Program {
-            dashboard: blaster::dashboard(),
-            rules: blaster::rules(),
-            job: "blaster",
+            dashboard: blaster::panels::dashboard(),
+            rules: blaster::rules::rules(),
             metrics: "127.0.0.1:9470",
         },
     ]
@@ -150,7 +148,7 @@ fn no_query_names_anything_that_is_not_served() {
     private_network(|| {
         for (program, served) in definitions() {
             let queries = program.dashboard.queries().map(|(_, query)| query.filled(CHOSEN, "1m"));
-            let records = program.rules.records.iter().map(|record| record.query.to_owned());
+            let records = program.rules.records.iter().map(|record| record.query.clone());
             let alerts = program.rules.alerts.iter().map(|alert| alert.query.clone());
             let complaints: Vec<_> =
                 queries.chain(records).chain(alerts).flat_map(|query| served.complaints(&query)).collect();
@@ -198,7 +196,7 @@ fn every_family_has_a_panel_and_every_reason_one_group() {
                 })
             };
             let missing: Vec<_> = served.families().filter(|family| !is_shown(family)).collect();
-            assert!(missing.is_empty(), "no panel of {} shows {missing:?}", program.job);
+            assert!(missing.is_empty(), "no panel of {} shows {missing:?}", program.rules.name);
         }
         let reasons: Vec<_> = server::REASONS.iter().flat_map(|group| group.split('|')).collect();
         let grouped: BTreeSet<_> = reasons.iter().map(ToString::to_string).collect();
@@ -367,7 +365,7 @@ fn queries_of_document() -> Vec<String> {
 fn every_query_has_data_in_a_real_prometheus() {
     private_network(|| {
         let (server, silent, programs) = (server(), silent(), programs());
-        let jobs: Vec<_> = programs.iter().map(|program| (program.job, program.metrics)).collect();
+        let jobs: Vec<_> = programs.iter().map(|program| (program.rules.name, program.metrics)).collect();
         let files: Vec<_> =
             programs.iter().map(|program| format!("{ROOT}/{}", rules_path(&program.rules))).collect();
         let prometheus = Prometheus::start(&jobs, &files);
@@ -377,7 +375,7 @@ fn every_query_has_data_in_a_real_prometheus() {
         let panels = programs.iter().flat_map(|program| program.dashboard.queries());
         let panels = panels.map(|(panel, query)| (panel.title, of_test(query), query.moves));
         let records = programs.iter().flat_map(|program| &program.rules.records);
-        let records = records.map(|record| (record.name, record.name.to_owned(), record.moves));
+        let records = records.map(|record| (record.name, record.name.to_owned(), true));
         let document = queries_of_document().into_iter().map(|query| ("docs/metrics.md", query, false));
         let mut waiting: Vec<_> = panels.chain(records).chain(document).collect();
         let count = waiting.len();

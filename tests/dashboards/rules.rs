@@ -4,39 +4,74 @@ use std::fmt::Write;
 
 /// Rules of one program: one file.
 pub struct Rules {
-    /// The name of the file and of its group.
+    /// The name of the file, of its group, and of the job in promtool's tests.
     pub name: &'static str,
     pub records: Vec<Record>,
     pub alerts: Vec<Alert>,
 }
 
-/// A recording rule.
+/// A recording rule. The load of the test makes it rise above 0.
 pub struct Record {
     pub name: &'static str,
-    pub query: &'static str,
-    /// Whether the load of the test makes it rise above 0.
-    pub moves: bool,
+    pub query: String,
+}
+
+pub fn record(name: &'static str, query: impl Into<String>) -> Record {
+    Record { name, query: query.into() }
 }
 
 /// An alert, with a case in which it fires and one that is close but quiet.
+#[derive(Default)]
 pub struct Alert {
     pub name: &'static str,
     /// Something is broken now; if not, it can wait until the morning.
-    pub is_urgent: bool,
+    is_urgent: bool,
     pub query: String,
     pub wait: &'static str,
     /// What is wrong, with Prometheus's templates.
-    pub summary: &'static str,
+    summary: &'static str,
     /// The heading of docs/troubleshooting.md.
-    pub runbook: &'static str,
-    pub fires: Case,
-    /// The labels of the alert that fires, and its summary.
-    pub told: (&'static [(&'static str, &'static str)], &'static str),
-    pub quiet: Case,
+    runbook: &'static str,
+    fires: Case,
+    /// The labels of the alert that fires, beside its job and its instance, and its value as the summary writes it.
+    told: (Labels, &'static str),
+    quiet: Case,
 }
 
-/// Series of promtool, one value a minute, and when to look.
-pub struct Case(pub &'static [(&'static str, &'static str)], pub &'static str);
+type Labels = &'static [(&'static str, &'static str)];
+
+/// When to look, and the series until then: one value a minute. Each has the instance `a` of the program's job, unless it
+/// names another one.
+type Case = (&'static str, &'static [(&'static str, &'static str)]);
+
+/// An alert that somebody is woken for.
+pub fn urgent(name: &'static str, query: impl Into<String>) -> Alert {
+    Alert { is_urgent: true, ..warning(name, query) }
+}
+
+pub fn warning(name: &'static str, query: impl Into<String>) -> Alert {
+    Alert { name, query: query.into(), wait: "0m", ..Alert::default() }
+}
+
+impl Alert {
+    /// It fires once this has lasted.
+    pub fn lasts(self, wait: &'static str) -> Self {
+        Self { wait, ..self }
+    }
+
+    pub fn says(self, summary: &'static str, runbook: &'static str) -> Self {
+        Self { summary, runbook, ..self }
+    }
+
+    /// It fires in this case, with these labels and this value.
+    pub fn fires(self, case: Case, labels: Labels, value: &'static str) -> Self {
+        Self { fires: case, told: (labels, value), ..self }
+    }
+
+    pub fn is_quiet(self, case: Case) -> Self {
+        Self { quiet: case, ..self }
+    }
+}
 
 impl Rules {
     /// The file.
@@ -73,13 +108,13 @@ impl Rules {
         let mut text =
             format!("rule_files: [{path}]\nevaluation_interval: 1m\ntests:\n", path = yaml_string(path));
         for alert in &self.alerts {
-            for (Case(series, at), is_firing) in [(&alert.fires, true), (&alert.quiet, false)] {
+            for ((at, all), is_firing) in [(alert.fires, true), (alert.quiet, false)] {
                 writeln!(text, "  - interval: 1m\n    input_series:").unwrap();
-                for (series, values) in *series {
+                for (series, values) in all {
                     writeln!(
                         text,
                         "      - series: {}\n        values: {}",
-                        yaml_string(series),
+                        yaml_string(&self.at_a(series)),
                         yaml_string(values)
                     )
                     .unwrap();
@@ -92,11 +127,18 @@ impl Rules {
                 )
                 .unwrap();
                 if is_firing {
-                    text.push_str(&alert.expected());
+                    text.push_str(&alert.expected(self.name));
                 }
             }
         }
         text
+    }
+
+    /// A series of the instance `a`.
+    fn at_a(&self, series: &str) -> String {
+        let (family, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let job = if labels.contains("job=") { String::new() } else { format!("job=\"{}\",", self.name) };
+        format!("{family}{{{job}instance=\"a\",{labels}")
     }
 }
 
@@ -109,19 +151,38 @@ impl Alert {
         format!("docs/troubleshooting.md#{}", self.runbook)
     }
 
-    fn expected(&self) -> String {
-        let (labels, summary) = self.told;
+    fn expected(&self, job: &str) -> String {
+        let (labels, _) = self.told;
         let mut text = format!("          - exp_labels:\n              severity: {}\n", self.severity());
-        for (name, value) in labels {
+        for (name, value) in [("job", job), ("instance", "a")].iter().chain(labels) {
             writeln!(text, "              {name}: {}", yaml_string(value)).unwrap();
         }
         writeln!(
             text,
             "            exp_annotations:\n              summary: {}\n              runbook_url: {}",
-            yaml_string(summary),
+            yaml_string(&self.told_summary()),
             self.runbook_url()
         )
         .unwrap();
+        text
+    }
+
+    /// The summary with its templates filled in.
+    fn told_summary(&self) -> String {
+        let (labels, value) = self.told;
+        let mut parts = self.summary.split("{{ ");
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (template, rest) = part.split_once(" }}").expect("the end of a template");
+            let filled = match template.strip_prefix("$labels.") {
+                Some("instance") => "a",
+                Some(label) => {
+                    labels.iter().find(|(name, _)| *name == label).expect("a label that is told").1
+                }
+                None => value,
+            };
+            text.extend([filled, rest]);
+        }
         text
     }
 }
