@@ -68,7 +68,7 @@ impl Alert {
         Self { fires: case, told: (labels, value), ..self }
     }
 
-    pub fn is_quiet(self, case: Case) -> Self {
+    pub fn stays_quiet(self, case: Case) -> Self {
         Self { quiet: case, ..self }
     }
 }

@@ -1,5 +1,7 @@
 //! The rules of a blaster that runs all the time: a probe.
 
+#![allow(clippy::too_many_lines, reason = "lists")]
+
 use super::percentile;
 use crate::rules::{Alert, Record, Rules, record, urgent, warning};
 
@@ -36,7 +38,7 @@ fn replies() -> Vec<Alert> {
                 "blaster",
             )
             .fires(("5m", &[("up", "1 1 0 0 0 0 0")]), &[], "")
-            .is_quiet(("5m", &[("up", "1 1 0 0 1 1 1")])),
+            .stays_quiet(("5m", &[("up", "1 1 0 0 1 1 1")])),
         urgent("ProbeLoss", "instance_protocol:blaster_not_ok:ratio_rate5m > 0.01")
             .lasts("5m")
             .says(
@@ -54,7 +56,7 @@ fn replies() -> Vec<Alert> {
                 UDP,
                 "10%",
             )
-            .is_quiet((
+            .stays_quiet((
                 "20m",
                 &[
                     (r#"blaster_outcomes_total{protocol="udp",outcome="ok"}"#, "0+9990x30"),
@@ -81,7 +83,7 @@ fn replies() -> Vec<Alert> {
             &[("protocol", "udp"), ("destination", "192.0.2.1:7"), ("fault", "silent")],
             "5m 0s",
         )
-        .is_quiet((
+        .stays_quiet((
             "6m",
             &[(
                 r#"blaster_outage_seconds{protocol="udp",destination="192.0.2.1:7",fault="silent"}"#,
@@ -103,7 +105,7 @@ fn replies() -> Vec<Alert> {
             UDP,
             "",
         )
-        .is_quiet(("8m", &[(r#"blaster_outcomes_total{protocol="udp",outcome="lost"}"#, "0x5 1x5")])),
+        .stays_quiet(("8m", &[(r#"blaster_outcomes_total{protocol="udp",outcome="lost"}"#, "0x5 1x5")])),
     ]
 }
 
@@ -128,7 +130,7 @@ fn times() -> Vec<Alert> {
                 UDP,
                 "995ms",
             )
-            .is_quiet((
+            .stays_quiet((
                 "25m",
                 &[
                     (r#"blaster_latency_seconds_bucket{protocol="udp",le="0.125"}"#, "0+100x30"),
@@ -149,7 +151,7 @@ fn times() -> Vec<Alert> {
                 UDP,
                 "",
             )
-            .is_quiet((
+            .stays_quiet((
                 "25m",
                 &[
                     (r#"blaster_send_slip_seconds_bucket{protocol="udp",le="0.001"}"#, "0+100x30"),

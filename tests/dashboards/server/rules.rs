@@ -1,5 +1,7 @@
 //! The rules of the server.
 
+#![allow(clippy::too_many_lines, reason = "lists")]
+
 use super::{FAULTS, LIMITS, PROGRAM, RULES};
 use crate::process::processors;
 use crate::rules::{Alert, Record, Rules, record, urgent, warning};
@@ -48,7 +50,7 @@ fn is_it_there() -> Vec<Alert> {
             .lasts("1m")
             .says("{{ $labels.instance }} does not answer the scrape", "a-server-is-down")
             .fires(("4m", &[("up", "1 1 0 0 0 0")]), &[], "")
-            .is_quiet(("4m", &[("up", "1 1 0 1 1 1")])),
+            .stays_quiet(("4m", &[("up", "1 1 0 1 1 1")])),
         urgent("EchoWorkerStuck", "rate(tubular_echo_worker_turns_total[2m]) == 0")
             .lasts("1m")
             .says(
@@ -66,7 +68,7 @@ fn is_it_there() -> Vec<Alert> {
                 &[("worker", "1")],
                 "",
             )
-            .is_quiet(("12m", &[(r#"tubular_echo_worker_turns_total{worker="0"}"#, "0+120x20")])),
+            .stays_quiet(("12m", &[(r#"tubular_echo_worker_turns_total{worker="0"}"#, "0+120x20")])),
         warning(
             "EchoRestarts",
             "changes(process_start_time_seconds[15m]) > 2 and on (job, instance) tubular_echo_build_info",
@@ -83,7 +85,7 @@ fn is_it_there() -> Vec<Alert> {
             &[],
             "3",
         )
-        .is_quiet((
+        .stays_quiet((
             "5m",
             &[
                 ("process_start_time_seconds", "1 1 3 4 4 4"),
@@ -114,7 +116,7 @@ fn traffic() -> Vec<Alert> {
                 &[("reason", "send_bad_source")],
                 "2",
             )
-            .is_quiet((
+            .stays_quiet((
                 "20m",
                 &[
                     (r#"tubular_echo_dropped_datagrams_total{reason="send_bad_source"}"#, "0+30x30"),
@@ -132,7 +134,7 @@ fn traffic() -> Vec<Alert> {
                 &[("reason", "prefix_rate")],
                 "200",
             )
-            .is_quiet((
+            .stays_quiet((
                 "20m",
                 &[(r#"tubular_echo_dropped_datagrams_total{reason="prefix_rate"}"#, "0+3000x30")],
             )),
@@ -147,7 +149,7 @@ fn traffic() -> Vec<Alert> {
                 &[("reason", "own_port")],
                 "200",
             )
-            .is_quiet((
+            .stays_quiet((
                 "20m",
                 &[(r#"tubular_echo_dropped_datagrams_total{reason="own_port"}"#, "0+3000x30")],
             )),
@@ -161,7 +163,7 @@ fn traffic() -> Vec<Alert> {
             "replies-are-lost-under-load",
         )
         .fires(("20m", &[("tubular_echo_receive_buffer_drops_total", "0+120x30")]), &[], "2")
-        .is_quiet(("20m", &[("tubular_echo_receive_buffer_drops_total", "0+30x30")])),
+        .stays_quiet(("20m", &[("tubular_echo_receive_buffer_drops_total", "0+30x30")])),
         warning("EchoWorkersBusy", "instance:tubular_echo_worker_utilisation:ratio_rate5m > 0.9")
             .lasts("15m")
             .says(
@@ -181,7 +183,7 @@ fn traffic() -> Vec<Alert> {
                 &[],
                 "95%",
             )
-            .is_quiet((
+            .stays_quiet((
                 "30m",
                 &[
                     ("process_cpu_seconds_total", "0+60x40"),
@@ -200,7 +202,7 @@ fn traffic() -> Vec<Alert> {
             "connections-wait-or-are-closed",
         )
         .fires(("20m", &[("tubular_echo_limit_reached_total", "0+1x30")]), &[], "")
-        .is_quiet(("12m", &[("tubular_echo_limit_reached_total", "0x5 3x25")])),
+        .stays_quiet(("12m", &[("tubular_echo_limit_reached_total", "0x5 3x25")])),
     ]
 }
 
@@ -216,7 +218,7 @@ fn counted() -> Vec<Alert> {
             "connections-wait-or-are-closed",
         )
         .fires(("8m", &[("tubular_echo_accept_pauses_total", "0x5 1x5")]), &[], "")
-        .is_quiet(("8m", &[("tubular_echo_accept_pauses_total", "1x10")])),
+        .stays_quiet(("8m", &[("tubular_echo_accept_pauses_total", "1x10")])),
         warning(
             "EchoReceiveFails",
             "sum by (job, instance) (increase(tubular_echo_receive_pauses_total[10m])) > 0",
@@ -226,7 +228,7 @@ fn counted() -> Vec<Alert> {
             "replies-are-lost-under-load",
         )
         .fires(("8m", &[("tubular_echo_receive_pauses_total", "0x5 1x5")]), &[], "")
-        .is_quiet(("8m", &[("tubular_echo_receive_pauses_total", "1x10")])),
+        .stays_quiet(("8m", &[("tubular_echo_receive_pauses_total", "1x10")])),
         warning(
             "EchoUnheard",
             "increase(tubular_echo_log_lines_dropped_total[10m]) + \
@@ -247,7 +249,7 @@ fn counted() -> Vec<Alert> {
             &[],
             "",
         )
-        .is_quiet((
+        .stays_quiet((
             "8m",
             &[
                 ("tubular_echo_log_lines_dropped_total", "7x10"),
@@ -260,7 +262,7 @@ fn counted() -> Vec<Alert> {
                 "it-starts-but-warns",
             )
             .fires(("8m", &[("tubular_echo_exposed_total", "0x5 1x5")]), &[], "")
-            .is_quiet(("8m", &[("tubular_echo_exposed_total", "0x10")])),
+            .stays_quiet(("8m", &[("tubular_echo_exposed_total", "0x10")])),
         warning(
             "EchoLoop",
             "sum by (job, instance) \
@@ -275,6 +277,6 @@ fn counted() -> Vec<Alert> {
             &[],
             "",
         )
-        .is_quiet(("8m", &[(r#"tubular_echo_dropped_datagrams_total{reason="own_port"}"#, "0x5 1x5")])),
+        .stays_quiet(("8m", &[(r#"tubular_echo_dropped_datagrams_total{reason="own_port"}"#, "0x5 1x5")])),
     ]
 }
