@@ -15,6 +15,7 @@ mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 mod tcp;
+mod tcp_rates;
 mod unread;
 
 use std::net::UdpSocket;

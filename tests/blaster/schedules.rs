@@ -190,16 +190,16 @@ fn the_same_seed_has_the_same_gaps_with_any_number_of_threads() {
 }
 
 /// A file with these lines.
-struct TextFile(std::path::PathBuf);
+pub(crate) struct TextFile(std::path::PathBuf);
 
 impl TextFile {
-    fn new(name: &str, lines: &str) -> Self {
+    pub(crate) fn new(name: &str, lines: &str) -> Self {
         let path = std::env::temp_dir().join(format!("blaster-{name}-{}.txt", std::process::id()));
         std::fs::write(&path, lines).unwrap();
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }

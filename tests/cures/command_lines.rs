@@ -55,7 +55,7 @@ const VALUES: [(&str, &str, &str, &str); 32] = [
     ("--gro", "maybe", "possible values: on, off", "on"),
     ("--mode", "fast", "possible values: open, closed, flood", "flood"),
     ("--threads", "-1", "is not a number", "2"),
-    ("--burst", "20M/1s", "a burst has 16777216 datagrams at most", "16777216/1s"),
+    ("--burst", "20M/1s", "16777216 is the largest burst", "16777216/1s"),
     ("--burst", "10/10", "10 has no unit: say 10s or 10ms", "10/10ms"),
     ("--gaps", "random", "possible values: even, poisson", "poisson"),
 ];
@@ -242,13 +242,43 @@ fn schedules_of_blaster() {
 }
 
 #[test]
+fn schedules_of_tcp() {
+    bounded(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0"]);
+        let tcp = format!("tcp {}", server.tcp());
+        for (wrong, words, right) in [
+            (
+                "--mode stream --burst 5/10ms",
+                "--burst makes an open loop; --mode stream has",
+                "--burst 5/10ms -n 10",
+            ),
+            (
+                "--mode connect --gaps poisson",
+                "--gaps poisson needs a --rate",
+                "--gaps poisson --rate 1k -n 10",
+            ),
+            (
+                "--mode connect --find-max --duration 2s --linger 2s --search-time 5s",
+                "--search-time 5s is less than one run may take: say 6s or more",
+                "--mode connect --steps 100:100ms",
+            ),
+        ] {
+            let text = complaint(&format!("{tcp} {wrong}"));
+            assert!(text.contains(words), "{wrong}: {text}");
+            runs(&format!("{tcp} {right}"), words);
+        }
+        server.stop();
+    });
+}
+
+#[test]
 fn recordings_of_blaster() {
     bounded(|| {
         let server = Server::start(&["--listen", "127.0.0.1:0"]);
         let file = std::env::temp_dir().join(format!("blaster-recordings-{}", std::process::id()));
         let load = format!("udp {} --replay {}", server.udp(), file.display());
         for (wrong, words, right) in [
-            ("# nothing\n", "has no datagram: each line is a time and a size in bytes", "0.00125 64\n"),
+            ("# nothing\n", "has no line of a time and a size in bytes", "0.00125 64\n"),
             (
                 "0 64\n0.00125\n",
                 "line 2: 1 columns instead of a time and a size in bytes (example: 0.00125 64)",
@@ -265,7 +295,7 @@ fn recordings_of_blaster() {
                 "1.9 64\n2 64\n",
             ),
             ("0 64B\n", "line 1: \"64B\" is not a size in bytes (example: 64)", "0 64\n"),
-            ("0 70000\n", "line 1: 70000 bytes are more than one datagram carries: 65527", "0 65507\n"),
+            ("0 70000\n", "line 1: 70000 bytes are more than one message carries: 65527", "0 65507\n"),
         ] {
             std::fs::write(&file, wrong).expect("write the recording");
             let text = complaint(&load);

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-
 use crate::support::forge::forge;
 use crate::support::netns::setting;
 use crate::support::server::End;

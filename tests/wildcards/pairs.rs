@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Instant;
 
-
+use crate::support::private_network;
 use crate::support::random::{Random, payload};
 use crate::support::steered::Family::{V4, V6};
 use crate::support::steered::{PORT, Steered, User};
 use crate::support::udp::UdpClient;
-use crate::support::private_network;
 
 use crate::{bytes, nobody_alone};
 

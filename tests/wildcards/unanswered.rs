@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-
 use crate::support::random::Random;
 use crate::support::steered::Family::{V4, V6};
 use crate::support::steered::{PORT, Steered, User};

@@ -264,19 +264,18 @@ fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
     })?;
     // if a step fails, the steps before it are still reported
     outputs = outputs.beside_lines_on_stdout(load.common().has_lines_on_stdout());
-    let (mut document, failure) = match load {
-        LoadOptions::Udp(udp) if udp.has_steps() => {
-            let (series, failure) = if udp.find_max {
-                steps::find_max(&session, udp, &outputs)
-            } else {
-                steps::all(&session, udp, &outputs)
-            };
-            match failure {
-                Some(failure) if series.runs.is_empty() => return Err(failure.into()),
-                failure => (Document::Series(Box::new(series)), failure),
-            }
+    let (mut document, failure) = if load.rates().has_steps() {
+        let (series, failure) = if load.rates().find_max {
+            steps::find_max(&session, load, &outputs)
+        } else {
+            steps::all(&session, load, &outputs)
+        };
+        match failure {
+            Some(failure) if series.runs.is_empty() => return Err(failure.into()),
+            failure => (Document::Series(Box::new(series)), failure),
         }
-        _ => (Document::Run(Box::new(session.run(load, &targets(load))?)), None),
+    } else {
+        (Document::Run(Box::new(session.run(load, &targets(load))?)), None)
     };
     // a run that a signal ended before it had sent anything is left out
     let has_lost_a_run = matches!(document, Document::Series(_)) && signals::stop().is_asked();
@@ -382,7 +381,7 @@ fn outcome(document: &Document) -> Outcome {
         Outcome::ConditionHolds
     } else if sent > 0 && right == 0 {
         Outcome::Unanswered(nothing_right(&runs, sent))
-    } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)) {
+    } else if let Some(why) = runs.iter().find_map(|run| abandoned(run)).filter(|_| found.is_none()) {
         Outcome::Unanswered(why)
     } else if runs.iter().any(|run| run.ended_early) {
         Outcome::EndedEarly

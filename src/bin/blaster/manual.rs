@@ -29,9 +29,10 @@ MODES OF UDP
            get a sample of 65,536 (or --sample N): they are divided into as many equal
            parts, and --seed draws one destination of each. With a prefix as --source,
            the sources take turns, each is used, and those with faults are named, too.
-  TCP      with --rate an open loop: messages by its schedule, the connections in turns.
-           With --mode connect --rate, connections by its schedule. Otherwise a closed
-           loop: each message of a connection waits for those before it.
+  TCP      with a schedule (--rate) an open loop: messages by that, the connections in
+           turns. With --mode connect and a schedule, new connections by that; at most
+           --connections at a time, and the next ones wait. Otherwise a closed loop: each
+           message of a connection waits for those before it.
 
 SCHEDULES OF THE OPEN LOOP
   --rate 20k                  a constant rate, at even times
@@ -45,7 +46,8 @@ SCHEDULES OF THE OPEN LOOP
   --rate 20k --gaps poisson   gaps of random, exponentially distributed length, as those
                               of many independent clients; with --burst those between
                               the bursts. --seed repeats them
-  --replay FILE               the times and sizes of a text file, a datagram a line:
+  --replay FILE               the times and sizes of a text file, one datagram (TCP: one
+                              message, or connection with a message) a line:
                               \"0.00125 1400\" or \"1.25ms 1400\" is a time, in seconds if
                               it has no unit, and a size in bytes. A comma may stand
                               between both; # begins a comment. Times count from the
@@ -54,8 +56,8 @@ SCHEDULES OF THE OPEN LOOP
   Several --threads share a schedule, and together keep the times of one. The warmup
   has the first rate. If blaster is late, it sends all that is due at once; so nothing
   is left out. What is still due --timeout after the end is not sent any more: unsent.
-  The datagrams of a burst have one intended time, and leave one after the other: that
-  is slip as well.
+  What a burst sends has one intended time, and leaves one after the other: that is
+  slip as well. Here datagrams also stand for the messages and new connections of TCP.
 
 SEARCH
   --find-max doubles the rate until a run misses the objective, halves the bracket
@@ -69,6 +71,9 @@ SEARCH
   after four runs in which nothing came back. If blaster was the bottleneck in a run (it sent
   too little, or it may have caused the loss or the latency itself), the run never
   counts as the server's limit; if that decides the answer, the answer says so.
+  TCP: the rate is that of messages, with --mode connect that of new connections.
+  Connections that are refused or not established in time are misses of --loss. If the
+  rate is not kept because all --connections are taken, that is blaster's limit.
 
 OUTCOMES
   Each datagram (TCP: message) that was sent is in exactly one class:
@@ -176,4 +181,5 @@ EXAMPLES
   blaster udp 127.0.0.1:1234 --find-max --loss 0.1% --p99 500us
   blaster report --merge host-*.json --fail-if 'loss>0.1%'
   blaster tcp 127.0.0.1:1234 --connections 64 --size 16k
+  blaster tcp 127.0.0.1:1234 --mode connect --find-max --p99 20ms --connections 256
 ";

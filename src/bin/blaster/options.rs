@@ -3,6 +3,7 @@
 mod common;
 mod contradiction;
 mod outputs;
+mod rates; // --rate, --steps, --find-max
 mod schedule; // --gaps, --burst, --replay
 mod search;
 mod tcp;
@@ -15,9 +16,13 @@ use clap::{Parser, Subcommand};
 pub(crate) use self::common::CommonOptions;
 pub(crate) use self::contradiction::Contradiction;
 pub(crate) use self::outputs::{OutputOptions, ReportOptions};
+pub(crate) use self::rates::RateOptions;
 pub(crate) use self::tcp::TcpOptions;
 pub(crate) use self::udp::{Switch, UdpMode, UdpOptions};
 use crate::manual::MANUAL;
+use crate::model::quantity::{Length, Rate};
+use crate::model::rate_curve::RateCurve;
+use crate::tcp::plan::Mode;
 
 /// A load tester for UDP and TCP echo servers whose results can be trusted
 ///
@@ -58,12 +63,54 @@ impl LoadOptions {
         }
     }
 
+    pub(crate) fn rates(&self) -> &RateOptions {
+        match self {
+            Self::Udp(udp) => &udp.rates,
+            Self::Tcp(tcp) => &tcp.rates,
+        }
+    }
+
     /// How long to measure. `None`: until the count is reached.
     pub(crate) fn duration(&self) -> Option<Duration> {
+        self.rates().duration(self.common())
+    }
+
+    /// What a rate counts, as a noun.
+    pub(crate) fn due_unit(&self) -> &'static str {
         match self {
-            Self::Udp(udp) => udp.duration(),
-            Self::Tcp(tcp) => tcp.common.duration(),
+            Self::Udp(_) => "datagram",
+            Self::Tcp(tcp) if tcp.mode() == Mode::Connect => "connection",
+            Self::Tcp(_) => "message",
         }
+    }
+
+    /// The rate of the first run of a search.
+    pub(crate) fn first_rate(&self) -> Rate {
+        /// Without `--rate`. A new connection takes a server more time than a message.
+        const MESSAGES_PER_S: u64 = 10_000;
+        const CONNECTIONS_PER_S: u64 = 1_000;
+        let implied = if self.due_unit() == "connection" { CONNECTIONS_PER_S } else { MESSAGES_PER_S };
+        self.rates().rate.as_ref().and_then(RateCurve::constant).unwrap_or(Rate::whole(implied))
+    }
+
+    /// The longest that a run of a search takes.
+    pub(crate) fn longest_search_run(&self) -> Duration {
+        match self {
+            Self::Udp(udp) => udp.common.longest_search_run(),
+            Self::Tcp(tcp) => tcp.longest_search_run(),
+        }
+    }
+
+    /// The same load for a single run at this rate.
+    pub(crate) fn step(&self, rate: Rate, duration: Duration) -> Self {
+        let mut step = self.clone();
+        let (rates, common) = match &mut step {
+            Self::Udp(udp) => (&mut udp.rates, &mut udp.common),
+            Self::Tcp(tcp) => (&mut tcp.rates, &mut tcp.common),
+        };
+        *rates = rates.at(rate);
+        common.duration = Some(Length::For(duration));
+        step
     }
 }
 
@@ -98,6 +145,66 @@ mod tests {
         }
     }
 
+    fn tcp(flags: &str) -> Result<TcpOptions, String> {
+        let words = ["blaster", "tcp", "127.0.0.1:7"].into_iter().chain(flags.split_whitespace());
+        match Options::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Tcp(tcp) => tcp.check().map(|()| tcp).map_err(|error| error.to_string()),
+            Command::Udp(_) | Command::Report(_) => unreachable!("tcp was asked for"),
+        }
+    }
+
+    #[test]
+    fn a_schedule_makes_an_open_loop_of_tcp_unless_it_connects() {
+        for (flags, mode) in [
+            ("", Mode::PingPong),
+            ("--rate 1k", Mode::Open),
+            ("--rate 1k..2k:1s --gaps poisson --burst 5", Mode::Open),
+            ("--burst 10/10ms", Mode::Open),
+            ("--steps 1k:1s,2k:1s", Mode::Open),
+            ("--steps 1k:1s --mode open", Mode::Open),
+            ("--find-max --p99 1ms", Mode::Open),
+            ("--mode connect", Mode::Connect),
+            ("--mode connect --burst 10/10ms", Mode::Connect),
+            ("--mode connect --find-max --rate 50 --gaps poisson", Mode::Connect),
+            ("--mode connect --steps 1k:1s", Mode::Connect),
+            ("--each-once --gaps poisson", Mode::Connect),
+        ] {
+            assert_eq!(tcp(flags).unwrap().mode(), mode, "{flags:?}");
+        }
+        for (flags, words) in [
+            ("--mode open", "--mode open needs a --rate"),
+            ("--gaps poisson", "--gaps poisson needs a --rate"),
+            ("--mode connect --gaps poisson", "--gaps poisson needs a --rate"),
+            ("--mode ping-pong --rate 1k", "--rate makes an open loop; --mode ping-pong has no schedule"),
+            ("--mode stream --steps 1k:1s", "--steps makes an open loop; --mode stream has no schedule"),
+            ("--mode stream --find-max", "--find-max makes an open loop; --mode stream has no schedule"),
+            ("--mode ping-pong --burst 5/1s", "--burst makes an open loop; --mode ping-pong has"),
+            ("--find-max --duration forever", "need an end"),
+            ("--find-max --rate 1k..2k:1s", "--find-max starts with one rate"),
+            ("--find-max --search-time 3s", "--search-time 3s is less than one run may take"),
+            ("--burst 10/10ms --rate 1k", "leave out --rate"),
+        ] {
+            let text = tcp(flags).expect_err(flags);
+            assert!(text.contains(words) && !text.contains('\n'), "{flags:?}: {text}");
+        }
+        tcp("--steps 1k:1s --find-max").expect_err("one or the other");
+        tcp("--find-max --count 5").expect_err("a run of a search has a duration");
+    }
+
+    #[test]
+    fn a_search_of_connections_begins_slowly() {
+        for (load, per_s) in [
+            (LoadOptions::Udp(udp("--find-max").unwrap()), 10_000.0),
+            (LoadOptions::Tcp(tcp("--find-max").unwrap()), 10_000.0),
+            (LoadOptions::Tcp(tcp("--find-max --mode connect").unwrap()), 1_000.0),
+            (LoadOptions::Tcp(tcp("--find-max --mode connect --rate 7").unwrap()), 7.0),
+        ] {
+            assert_eq!(load.first_rate(), Rate { per_1000_s: (per_s * 1e3) as u64 }, "{load:?}");
+            let step = load.step(Rate::whole(5), Duration::from_secs(3));
+            assert!(!step.rates().has_steps() && step.duration() == Some(Duration::from_secs(3)));
+        }
+    }
+
     #[test]
     fn the_mode_follows_from_the_flags() {
         for (flags, mode) in [
@@ -121,6 +228,8 @@ mod tests {
             "--mode flood --rate 1k",
             "--rate 1k --in-flight 2",
             "--mode flood --in-flight 2",
+            "--mode closed --steps 1k:1s",
+            "--mode flood --find-max",
             "--gso 129",
             "--gso 64 --size 1400",
             "--size 65510",

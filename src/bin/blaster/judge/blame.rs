@@ -1,6 +1,6 @@
 //! The losses and the latency that blaster itself may have caused. The rest is the server's, or the path's.
 
-use crate::model::units::{count, duration};
+use crate::model::units::{count, counted, duration};
 use crate::report::schema::Report;
 
 /// A thread with this share of a core may have been the bottleneck.
@@ -9,6 +9,8 @@ pub(super) const BUSY: f64 = 0.95;
 const STARVED: f64 = 0.05;
 /// If one datagram in a hundred leaves this late or later, the schedule was not kept.
 const SLIP_P99_NS: u64 = 1_000_000;
+/// The share of the rate that a run must have tried.
+const RATE_KEPT: f64 = 0.98;
 /// A late worker sends its datagrams in a burst that exceeds the rate, and a burst may be lost. For each datagram that
 /// left late, so many lost ones may be blaster's: the datagrams behind it find full queues. In the same way a burst that
 /// waits in queues may add as much to the latency as the slip has added.
@@ -33,7 +35,7 @@ impl OwnLosses {
         // if nothing at all came back, bursts don't explain it: the datagrams that left in time were not answered either
         if let Some(slip_ns) = slipped(report).filter(|_| counts.answered() > 0) {
             own.most += BURST * sent_late(report);
-            own.causes.push(left_late(slip_ns));
+            own.causes.push(left_late(report, slip_ns));
         }
         for (number, before, after) in [
             (report.totals.own_drops, "its own sockets dropped ", ""),
@@ -45,8 +47,8 @@ impl OwnLosses {
                 own.causes.push(format!("{before}{}{after}", count(number)));
             }
         }
-        // no other outcome is a matter of time or of room
-        let possible = counts.lost + counts.late;
+        // no other outcome is a matter of time or of room; and a connection loses nothing in a burst
+        let possible = if report.load.protocol == "tcp" { counts.late } else { counts.lost + counts.late };
         if possible == 0 {
             return Self::default();
         }
@@ -62,8 +64,48 @@ impl OwnLosses {
 
 /// Whether the server, or the path, is at its limit: blaster can't have caused all losses.
 pub(super) fn is_lossy(report: &Report) -> bool {
-    let counts = &report.totals.counts;
-    OwnLosses::of(report).rest(report) * REST_MAX > counts.sent
+    let rest = OwnLosses::of(report).rest(report) + not_established(report);
+    rest * REST_MAX > tried(report)
+}
+
+/// New connections that the server did not establish. Each is as bad as a lost message.
+pub(super) fn not_established(report: &Report) -> u64 {
+    report.connections.filter(|_| report.load.connects()).map_or(0, |connections| connections.missed)
+}
+
+/// What was sent, and the new connections that the server did not establish.
+pub(super) fn tried(report: &Report) -> u64 {
+    report.totals.counts.sent + not_established(report)
+}
+
+/// If new connections had to wait because all of `--connections` were taken, their number.
+pub(super) fn waited(report: &Report) -> Option<u64> {
+    report.connections.map(|connections| connections.waited).filter(|waited| *waited > 0)
+}
+
+/// That all of `--connections` were taken.
+pub(super) fn all_taken(report: &Report) -> String {
+    format!("all {} were taken", counted(report.load.flows.into(), "connection"))
+}
+
+/// The rate of what was tried.
+pub(super) fn tried_per_s(report: &Report) -> f64 {
+    let seconds = (report.elapsed_ns as f64 / 1e9).max(1e-9);
+    report.totals.sent_per_s + not_established(report) as f64 / seconds
+}
+
+/// Whether what was tried is as much as the schedule asked for. Random gaps, and bursts at the end of the run, change it a
+/// little.
+pub(super) fn is_rate_kept(report: &Report) -> bool {
+    let Some(wanted_per_s) = report.load.rate_per_s else { return true };
+    let seconds = (report.elapsed_ns as f64 / 1e9).max(1e-9);
+    let together = report.load.together() as f64;
+    let by_chance = match report.load.gaps.as_deref() {
+        // four standard deviations
+        Some("poisson") => 4.0 * (wanted_per_s * seconds / together).sqrt() * together,
+        _ => 0.0,
+    };
+    tried_per_s(report) >= wanted_per_s * RATE_KEPT - by_chance / seconds
 }
 
 /// The share of the busiest thread, if it may have been too busy to read replies in time.
@@ -109,8 +151,13 @@ fn late_ns(report: &Report) -> u64 {
     SLIP_P99_NS + (before_the_last as f64 * report.generator.cpu_ns_per_datagram) as u64
 }
 
-pub(super) fn left_late(slip_ns: u64) -> String {
-    format!("one in a hundred left {} late or more", duration(slip_ns))
+pub(super) fn left_late(report: &Report, slip_ns: u64) -> String {
+    format!("one in a hundred {} {} late or more", left(report), duration(slip_ns))
+}
+
+/// What happens to a datagram, a message or a new connection at its time.
+pub(super) fn left(report: &Report) -> &'static str {
+    if report.load.connects() { "began" } else { "left" }
 }
 
 /// Whether blaster may have read replies late that had come in time.

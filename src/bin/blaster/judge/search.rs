@@ -32,7 +32,7 @@ const BETWEEN_MAX: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Plan {
-    /// The first rate to try, datagrams per second.
+    /// The first rate to try.
     pub(crate) first_per_s: u64,
     /// By how much the upper end of the bracket may exceed the lower one: 0.05 is 5 %.
     pub(crate) precision: f64,
@@ -41,8 +41,6 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The first rate without `--rate`.
-    pub(crate) const FIRST_PER_S: u64 = 10_000;
     /// The duration of a run without `--duration`.
     pub(crate) const DURATION: Duration = Duration::from_secs(2);
 

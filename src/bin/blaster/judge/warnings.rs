@@ -5,7 +5,7 @@ use crate::judge::causes;
 use crate::model::counts::Class;
 use crate::model::dscp::Dscp;
 use crate::model::local_limits::{LOCAL_PORTS_USED_UP, RECEIVE_BUFFER_BYTES};
-use crate::model::units::{count, counted, duration};
+use crate::model::units::{count, counted, duration, rate};
 use crate::report::schema::Report;
 
 /// All warnings that `report` needs, each one line. Losses come first; blaster is the bottleneck only where it can
@@ -44,7 +44,6 @@ fn losses(report: &Report) -> Option<String> {
     if bad == 0 {
         return None;
     }
-    let unit = if report.load.protocol == "tcp" { "message" } else { "datagram" };
     let kinds = counts.classes().filter(|(class, number)| *class != Class::Ok && *number > 0);
     let kinds: Vec<_> = kinds.map(|(class, number)| format!("{} {}", count(number), class.name())).collect();
     let own = OwnLosses::of(report);
@@ -58,7 +57,7 @@ fn losses(report: &Report) -> Option<String> {
     Some(format!(
         "{} of {} had no right reply in time: {}{blame}",
         count(bad),
-        counted(counts.sent, unit),
+        counted(counts.sent, report.load.unit()),
         kinds.join(", ")
     ))
 }
@@ -152,10 +151,13 @@ fn schedule(report: &Report, found: &mut Vec<String>) {
     } else {
         ""
     };
-    if generator.unsent > 0 {
+    if let Some(why) = others_kept_from_schedule(report) {
+        found.push(why);
+    } else if generator.unsent > 0 {
         found.push(format!(
-            "blaster was the bottleneck: it never sent {} of the schedule, {} is more than it can do here{elsewhere}",
-            counted(generator.unsent, "datagram"),
+            "blaster was the bottleneck: it never {} {} of the schedule, {} is more than it can do here{elsewhere}",
+            if report.load.connects() { "made" } else { "sent" },
+            counted(generator.unsent, report.load.due_unit()),
             match (report.load.rate_per_s, &report.load.rate_curve) {
                 (Some(per_s), None) => format!("{}/s", count(per_s as u64)),
                 (_, Some(curve)) => curve.clone(),
@@ -166,11 +168,47 @@ fn schedule(report: &Report, found: &mut Vec<String>) {
     let half_ns = report.latency.from_intended.as_ref().map(|latency| latency.p99_ns / 2);
     if let Some(slip_ns) = half_ns.and_then(|half_ns| blame::slip_that_explains(report, half_ns)) {
         found.push(format!(
-            "blaster was the bottleneck: one datagram in a hundred left {} late or more; latency from the \
+            "blaster was the bottleneck: one {} in a hundred {} {} late or more; latency from the \
              intended send time includes that{elsewhere}",
+            report.load.due_unit(),
+            blame::left(report),
             duration(slip_ns)
         ));
     }
+}
+
+/// Why the schedule of a TCP run was not kept, if blaster is not the reason: no connection was left, or all were taken.
+fn others_kept_from_schedule(report: &Report) -> Option<String> {
+    /// If one in so many waited, latency shows it.
+    const WAITED_MIN: u64 = 100;
+    let connections = report.connections?;
+    let unsent = report.generator.unsent;
+    let never = || format!("{} of the schedule", counted(unsent, report.load.due_unit()));
+    if report.load.connects() && connections.established == 0 && unsent > 0 {
+        return Some(format!("given up, since no connection was established: {} were never made", never()));
+    }
+    if !report.load.connects() && connections.missed == connections.attempted && unsent > 0 {
+        return Some(format!("no connection was left: {} were never sent", never()));
+    }
+    let waited = blame::waited(report)?;
+    if unsent == 0 && waited < report.totals.counts.sent / WAITED_MIN {
+        return None;
+    }
+    let unmade = if unsent > 0 { format!(", and {} were never made", never()) } else { String::new() };
+    let slower = match report.load.rate_per_s.filter(|_| !blame::is_rate_kept(report)) {
+        Some(wanted_per_s) => format!(
+            " The rate was {}/s instead of {}/s.",
+            rate(blame::tried_per_s(report)),
+            rate(wanted_per_s)
+        ),
+        None => String::new(),
+    };
+    Some(format!(
+        "{}: {} waited until one of them had ended{unmade}.{slower} Latency from the intended send time includes that wait \
+         (use more --connections, unless the server is to be held to that many)",
+        blame::all_taken(report),
+        counted(waited, "new connection")
+    ))
 }
 
 fn forgotten(report: &Report) -> Option<String> {
@@ -248,7 +286,7 @@ fn connections(report: &Report, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::counts::Counts;
+    use crate::model::counts::{Connections, Counts};
     use crate::model::latency::Latency;
     use crate::report::sample::report;
 
@@ -352,5 +390,78 @@ mod tests {
             assert_eq!(found.len(), 1 + usize::from(drops.is_some()), "{found:?}");
             assert!(drops.is_none_or(|drops| found[1].starts_with(drops)), "{found:?}");
         }
+    }
+
+    /// A run of TCP at 1,000/s.
+    fn tcp(mode: &str, connections: Connections) -> Report {
+        let mut report = report(Counts { sent: 1_000, ok: 1_000, ..Counts::default() });
+        report.load.protocol = "tcp".into();
+        report.load.mode = mode.into();
+        report.load.rate_per_s = Some(1_000.0);
+        report.load.flows = 16;
+        report.connections = Some(connections);
+        report
+    }
+
+    #[test]
+    fn warnings_of_tcp_speak_of_messages_and_connections() {
+        let slow = |mode: &str| {
+            let mut report =
+                tcp(mode, Connections { attempted: 9, established: 9, ..Connections::default() });
+            let mut slip = Latency::new();
+            slip.record(5_000_000);
+            report.generator.slip = slip.summary();
+            report.generator.unsent = 7;
+            warnings(&report)
+        };
+        let (open, connect) = (slow("open"), slow("connect"));
+        assert!(
+            open[0].contains("it never sent 7 messages of the schedule, 1,000/s is more than"),
+            "{open:?}"
+        );
+        assert!(open[1].contains("one message in a hundred left "), "{open:?}");
+        assert!(connect[0].contains("it never made 7 connections of the schedule"), "{connect:?}");
+        assert!(connect[1].contains("one connection in a hundred began "), "{connect:?}");
+        assert!([open, connect].concat().iter().all(|line| !line.contains("datagram")));
+        let mut late = tcp("open", Connections::default());
+        late.totals.counts = Counts { sent: 10, ok: 9, late: 1, ..Counts::default() };
+        assert!(warnings(&late)[0].contains("1 of 10 messages had no right reply"), "{:?}", warnings(&late));
+    }
+
+    #[test]
+    fn connections_that_are_taken_or_gone_are_no_bottleneck_of_blasters() {
+        let taken =
+            Connections { attempted: 1_000, established: 1_000, waited: 400, ..Connections::default() };
+        let mut report = tcp("connect", taken);
+        assert_eq!(
+            warnings(&report),
+            [
+                "all 16 connections were taken: 400 new connections waited until one of them had ended. Latency from the \
+              intended send time includes that wait (use more --connections, unless the server is to be held to that \
+              many)"
+            ]
+        );
+        (report.totals.sent_per_s, report.generator.unsent) = (500.0, 300);
+        let found = warnings(&report);
+        assert!(
+            found[0].contains(
+                "had ended, and 300 connections of the schedule were never made. The rate was 500/s instead of 1,000/s."
+            ),
+            "{found:?}"
+        );
+        let few = tcp("connect", Connections { waited: 9, ..taken });
+        assert_eq!(warnings(&few), Vec::<String>::new(), "nobody sees that in a latency");
+        let mut gone =
+            tcp("open", Connections { attempted: 16, established: 16, missed: 16, ..Connections::default() });
+        gone.generator.unsent = 2;
+        assert_eq!(warnings(&gone), ["no connection was left: 2 messages of the schedule were never sent"]);
+        let mut dead = tcp("connect", Connections { attempted: 100, ..Connections::default() });
+        dead.generator.unsent = 900;
+        assert_eq!(
+            warnings(&dead),
+            [
+                "given up, since no connection was established: 900 connections of the schedule were never made"
+            ]
+        );
     }
 }

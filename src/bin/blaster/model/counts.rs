@@ -214,6 +214,17 @@ summed! {
         /// Established, then ended by blaster: what was sent had no answer.
         #[serde(default)]
         stuck,
+        /// The misses of a search. New connections (`--mode connect`): those due in the measured time that the server did not
+        /// establish. Else: those that it did not establish, or ended before everything was sent.
+        #[serde(default)]
+        missed,
+        /// Of those that failed: this host had no local port, open file or memory for them in the measured time, or forbade
+        /// them.
+        #[serde(default)]
+        unmade,
+        /// New connections that were due in the measured time while all of `--connections` were taken.
+        #[serde(default)]
+        waited,
         /// Of the connections at a time, those without an error at the end of the run: none if the server is gone.
         #[serde(default)]
         in_order_at_end,

@@ -1,4 +1,4 @@
-//! Recorded traffic: a text file with the time and the size of each datagram, for `--replay`.
+//! Recorded traffic: a text file with the time and the size of each datagram (TCP: message), for `--replay`.
 //!
 //! ```text
 //! # time    size in bytes
@@ -19,8 +19,8 @@ use tubular_echo::values::duration;
 
 use crate::model::payload::{HEADER_BYTES, SIZE_MAX_BYTES};
 
-/// The most datagrams.
-const DATAGRAMS_MAX: usize = 1 << 24;
+/// The most datagrams, or messages.
+const LINES_MAX: usize = 1 << 24;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// Why a recording can't be used; each message is one line with the cure.
@@ -30,11 +30,9 @@ pub(crate) enum RecordingError {
     Read(PathBuf, io::Error),
     #[error("{0}, line {1}: {2}")]
     Line(PathBuf, usize, LineError),
-    #[error("{0} has no datagram: each line is a time and a size in bytes (example: 0.00125 64)")]
+    #[error("{0} has no line of a time and a size in bytes (example: 0.00125 64)")]
     Empty(PathBuf),
-    #[error(
-        "{0} has more datagrams than blaster remembers: {DATAGRAMS_MAX} (split it, and replay each part)"
-    )]
+    #[error("{0} has more lines than blaster remembers: {LINES_MAX} (split it, and replay each part)")]
     TooLong(PathBuf),
 }
 
@@ -53,7 +51,7 @@ pub(crate) enum LineError {
         "{0} bytes have no room for the header of {HEADER_BYTES} bytes (awk '$2<{HEADER_BYTES}{{$2={HEADER_BYTES}}}1' FILE makes them larger)"
     )]
     TooSmall(u32),
-    #[error("{0} bytes are more than one datagram carries: {SIZE_MAX_BYTES}")]
+    #[error("{0} bytes are more than one message carries: {SIZE_MAX_BYTES}")]
     TooLarge(u32),
 }
 
@@ -74,7 +72,7 @@ impl Recording {
         Self::read_lines(path, BufReader::new(File::open(path).map_err(failed)?))
     }
 
-    pub(super) fn read_lines(path: &Path, mut lines: impl BufRead) -> Result<Self, RecordingError> {
+    pub(crate) fn read_lines(path: &Path, mut lines: impl BufRead) -> Result<Self, RecordingError> {
         let (mut times_ns, mut sizes) = (Vec::new(), Vec::new());
         let (mut bytes, mut number) = (Vec::new(), 0);
         let mut first_ns = None;
@@ -92,7 +90,7 @@ impl Recording {
             let since_ns = since_ns.filter(|ns| times_ns.last().is_none_or(|last| last <= ns));
             times_ns.push(since_ns.ok_or(LineError::Backwards(time)).map_err(wrong)?);
             sizes.push(size_bytes(&size).map_err(wrong)?);
-            if times_ns.len() > DATAGRAMS_MAX {
+            if times_ns.len() > LINES_MAX {
                 return Err(RecordingError::TooLong(path.into()));
             }
         }
@@ -279,11 +277,8 @@ mod tests {
     #[test]
     fn what_is_wrong_names_the_line_and_the_cure() {
         for (text, wanted) in [
-            ("", "FILE has no datagram: each line is a time and a size in bytes (example: 0.00125 64)"),
-            (
-                "# nothing\n\n",
-                "FILE has no datagram: each line is a time and a size in bytes (example: 0.00125 64)",
-            ),
+            ("", "FILE has no line of a time and a size in bytes (example: 0.00125 64)"),
+            ("# nothing\n\n", "FILE has no line of a time and a size in bytes (example: 0.00125 64)"),
             (
                 "0 64\n1\n",
                 "FILE, line 2: 1 columns instead of a time and a size in bytes (example: 0.00125 64)",
@@ -329,7 +324,7 @@ mod tests {
                 "0 31\n",
                 "FILE, line 1: 31 bytes have no room for the header of 32 bytes (awk '$2<32{$2=32}1' FILE makes them larger)",
             ),
-            ("0 70000\n", "FILE, line 1: 70000 bytes are more than one datagram carries: 65527"),
+            ("0 70000\n", "FILE, line 1: 70000 bytes are more than one message carries: 65527"),
         ] {
             assert_eq!(read(text).unwrap_err(), wanted, "{text:?}");
         }

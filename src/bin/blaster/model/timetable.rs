@@ -147,6 +147,14 @@ impl SendTimes {
         }
     }
 
+    /// The size of the datagram that was taken last. `None`: it was not recorded.
+    pub(crate) fn recorded_bytes(&self) -> Option<u32> {
+        match self {
+            Self::Single(_) | Self::Bursts(_) => None,
+            Self::Recorded(Recorded { recording, last, .. }) => last.map(|last| recording.size_bytes(last)),
+        }
+    }
+
     /// The time that the trains taken so far cover: up to the next train of the schedule, of any worker.
     pub(crate) fn covered_ns(&self) -> u64 {
         match self {

@@ -12,7 +12,7 @@ use crate::model::rate_curve::RateCurve;
 use crate::model::recording::{self, Recording};
 use crate::model::timetable::{Gaps, Timetable};
 
-/// What comes between the datagrams (with --burst: the bursts) of a rate.
+/// The gaps between the datagrams, messages or connections (with --burst: the bursts) of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum GapsWish {
     /// Gaps of one length
@@ -21,7 +21,7 @@ pub(crate) enum GapsWish {
     Poisson,
 }
 
-/// The most datagrams of a burst: a flow remembers no more.
+/// The largest burst: a flow remembers no more datagrams.
 const BURST_MAX: u32 = 1 << 24;
 
 /// `100` or `100/10ms`.
@@ -41,7 +41,7 @@ impl FromStr for Burst {
         let every = every.map(|every| quantity::duration(every.trim())).transpose()?;
         let datagrams = quantity::positive(datagrams.trim())?;
         if datagrams > BURST_MAX {
-            return Err(QuantityError::OutOfRange(text.into(), "a burst has 16777216 datagrams at most"));
+            return Err(QuantityError::OutOfRange(text.into(), "16777216 is the largest burst"));
         }
         Ok(Self { datagrams, every })
     }
@@ -59,12 +59,12 @@ impl fmt::Display for Burst {
 /// The options of a schedule beside the rate.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ScheduleOptions {
-    /// The gaps between the datagrams of --rate: even, or of random length (exponentially distributed), as those of many
+    /// The gaps between what --rate sends: even, or of random length (exponentially distributed), as those of many
     /// independent clients. --seed repeats them [default: even]
     #[arg(long, value_enum, value_name = "GAPS", help_heading = "Load")]
     pub(crate) gaps: Option<GapsWish>,
 
-    /// Send N datagrams at once, then none until the next burst: as often as --rate needs (100), or after this time
+    /// Send N at once, then none until the next burst: as often as --rate needs (100), or after this time
     /// (100/10ms)
     #[arg(long, value_name = "N[/TIME]", help_heading = "Load")]
     pub(crate) burst: Option<Burst>,
@@ -99,7 +99,7 @@ pub(crate) enum ScheduleContradiction {
     )]
     ReplayOfTrains(u32),
     #[error(
-        "--replay {file} has one time only, so that it can't be repeated: --count {count} is more than its {datagrams} datagrams"
+        "--replay {file} has one time only, so that it can't be repeated: --count {count} is more than its {datagrams} lines"
     )]
     ReplayWithoutTime { file: String, count: u64, datagrams: u64 },
     #[error("--find-max starts with one rate; {0} changes")]

@@ -12,7 +12,7 @@ use crate::report::schema::Objective;
 /// What a search looks for, how exactly, and what it may take.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SearchOptions {
-    /// The largest share of datagrams without a right reply in time
+    /// The largest share of datagrams (TCP: of messages, or of connections) without a right reply in time
     #[arg(
         long,
         value_name = "PERCENT",
@@ -52,9 +52,9 @@ impl SearchOptions {
     }
 
     /// The plan of a search that begins with this rate.
-    pub(crate) fn plan(&self, first: Option<Rate>) -> Plan {
+    pub(crate) fn plan(&self, first: Rate) -> Plan {
         Plan {
-            first_per_s: first.map_or(Plan::FIRST_PER_S, |rate| (rate.per_s() as u64).max(1)),
+            first_per_s: (first.per_s() as u64).max(1),
             precision: self.precision.0 / 100.0,
             repeat: self.repeat,
         }

@@ -92,6 +92,7 @@ mod tests {
         let found = SearchResult {
             objective: Objective { loss_percent: 1.0, p99_ns: None },
             duration_ns: 1,
+            unit: None,
             answer,
             precision_percent: Some(5.0),
             bound: None,

@@ -1,6 +1,6 @@
 //! One run: from its options to its report.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,16 +16,19 @@ use crate::model::dscp::Dscp;
 use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
-use crate::model::quantity::{Rate, Sizes};
+use crate::model::quantity::Sizes;
 use crate::model::recording::Recording;
 use crate::model::results::Results;
 use crate::model::server_counts::Sockets;
 use crate::model::source::Source;
 use crate::model::target::{Target, TargetError};
 use crate::model::targets::Targets;
+use crate::model::timetable::Timetable;
 use crate::model::visits::{Visits, Wish};
 use crate::model::watchlist::Watchlist;
-use crate::options::{CommonOptions, Contradiction, LoadOptions, Switch, TcpOptions, UdpMode, UdpOptions};
+use crate::options::{
+    CommonOptions, Contradiction, LoadOptions, RateOptions, Switch, TcpOptions, UdpMode, UdpOptions,
+};
 use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{self, BurstLoad, FAULTS_MAX, Host, Load, Outage, Outages, ReplayLoad, Report};
 use crate::run::monitor::{Monitor, MonitorError, ObservedRun};
@@ -66,6 +69,8 @@ pub(crate) enum LoadError {
 /// What the runs of one call have in common.
 pub(crate) struct Session {
     quiet: bool,
+    /// Whether a run had a right reply.
+    has_reached_server: Cell<bool>,
     /// What others see while runs last, if somebody asked for it.
     monitor: RefCell<Option<Monitor>>,
 }
@@ -96,7 +101,8 @@ impl Session {
             // the signal ended the wait for a reader of a FIFO
             if signals::stop().is_asked() { LoadError::Stopped } else { error.into() }
         })?;
-        Ok(Self { quiet: common.outputs.quiet, monitor: RefCell::new(monitor) })
+        let quiet = common.outputs.quiet;
+        Ok(Self { quiet, has_reached_server: Cell::new(false), monitor: RefCell::new(monitor) })
     }
 
     /// Waits until all lines of intervals are written. Prints the errors, and returns whether there was none.
@@ -154,10 +160,11 @@ impl Session {
                 true
             }
         };
+        let follows_others = self.has_reached_server.get();
         let server = watch_server(load)?;
         let done = match load {
             LoadOptions::Udp(udp) => run_udp(udp, identity, stop, &wanted, &mut watch),
-            LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, stop, &wanted, &mut watch),
+            LoadOptions::Tcp(tcp) => run_tcp(tcp, identity, follows_others, stop, &wanted, &mut watch),
         };
         // the signal comes first, whatever error the interrupted preparation had
         if !has_begun && stop.is_asked() {
@@ -176,7 +183,8 @@ impl Session {
             report.outages = wanted.made.get().map(|watchlist| outages(watchlist, &report));
         }
         report.server = server.map(|server| server.end(&report, common.linger(), stop));
-        finish(report)
+        self.has_reached_server.set(follows_others || report.right() > 0);
+        finish(report, follows_others)
     }
 }
 
@@ -243,9 +251,9 @@ fn watch_server(load: &LoadOptions) -> Result<Option<WatchedServer<'_>>, LoadErr
     Ok(Some(WatchedServer::begin(url, sockets)?))
 }
 
-/// Adds the warnings. A run that sent nothing is an error if the kernel says why.
-fn finish(mut report: Report) -> Result<Report, LoadError> {
-    if report.sent() == 0 && !report.refusals.is_empty() {
+/// Adds the warnings. A run that sent nothing is an error if the kernel says why, unless it follows others.
+fn finish(mut report: Report, follows_others: bool) -> Result<Report, LoadError> {
+    if report.sent() == 0 && !report.refusals.is_empty() && !follows_others {
         let reasons = match report.connections {
             Some(_) => causes::causes(&report),
             None => report.refusals.iter().map(|refusals| refusals.message.clone()).collect(),
@@ -266,42 +274,30 @@ fn run_udp(
 ) -> Result<(Load, Scope, Results), LoadError> {
     use udp::plan::{Mode, Plan};
     let common = &udp.common;
-    let timetable = udp.schedule.timetable(udp.rate(), common.warmup, identity.seed);
+    let timetable = udp.rates.timetable(common, identity.seed);
     let mode = match (udp.mode(), timetable) {
         (UdpMode::Open, Some(timetable)) => Mode::Open(timetable),
         (UdpMode::Open, None) => return Err(Contradiction::OpenWithoutRate.into()),
         (UdpMode::Closed, _) => Mode::Closed { in_flight: udp.in_flight.unwrap_or(1) },
         (UdpMode::Flood, _) => Mode::Flood,
     };
-    let (rate_per_s, in_flight) = match &mode {
-        Mode::Open(timetable) => (timetable.mean_per_s(common.warmup, udp.duration()), None),
+    let (timetable, in_flight) = match &mode {
+        Mode::Open(timetable) => (Some(timetable), None),
         Mode::Closed { in_flight } => (None, Some(*in_flight)),
         Mode::Flood => (None, None),
     };
     let mut traffic = traffic(common, identity, udp.sizes(), Some(udp))?;
-    let extent = Extent {
-        duration: udp.duration(),
-        count: udp.count().or(visits(&traffic)),
-        ..extent(common, udp.flows(traffic.counted_sources()), &traffic)
-    };
+    let extent = extent(common, &udp.rates, udp.flows(traffic.counted_sources()), &traffic);
     traffic.watchlist = wanted.watchlist(&traffic, &extent);
     let load = Load {
         protocol: "udp".into(),
         mode: name(udp.mode()),
-        rate_per_s,
-        rate_curve: udp.rate.as_ref().filter(|curve| curve.constant().is_none()).map(ToString::to_string),
-        gaps: udp.schedule.gaps.filter(|_| matches!(mode, Mode::Open(_))).map(name),
-        burst: udp.schedule.burst.map(|burst| BurstLoad {
-            datagrams: burst.datagrams,
-            every_ns: burst.every.map(|every| every.as_nanos() as u64),
-        }),
-        replay: udp.schedule.replay.as_deref().map(replay_load),
         in_flight,
         gso: Some(udp.gso),
         gro: Some(udp.gro == Switch::On),
         spray: Some(udp.spray),
         receive_time: Some(name(udp.receive_time())),
-        ..load_header(common, identity, &udp.sizes(), &extent)
+        ..load_header(common, &udp.rates, timetable, identity, &udp.sizes(), &extent)
     };
     let scope = scope(common, &traffic);
     let (gro, receive_time) = (udp.gro == Switch::On, udp.receive_time());
@@ -321,6 +317,7 @@ fn replay_load(recording: &Recording) -> ReplayLoad {
 fn run_tcp(
     tcp: &TcpOptions,
     identity: Identity,
+    follows_others: bool,
     stop: &Arc<Stop>,
     wanted: &Wanted,
     watch: &mut Watch<'_>,
@@ -328,16 +325,16 @@ fn run_tcp(
     let common = &tcp.common;
     let mut traffic = traffic(common, identity, tcp.sizes(), None)?;
     let visits = traffic.visits.as_ref().map(Visits::total);
-    let extent = extent(common, tcp.connections(visits), &traffic);
+    let extent = extent(common, &tcp.rates, tcp.connections(visits), &traffic);
+    let timetable = tcp.rates.timetable(common, identity.seed);
     traffic.watchlist = wanted.watchlist(&traffic, &extent);
     let load = Load {
         protocol: "tcp".into(),
         mode: name(tcp.mode()),
-        rate_per_s: tcp.rate().map(Rate::per_s),
-        ..load_header(common, identity, &tcp.sizes(), &extent)
+        ..load_header(common, &tcp.rates, timetable.as_ref(), identity, &tcp.sizes(), &extent)
     };
     let scope = scope(common, &traffic);
-    let plan = tcp::plan::Plan { traffic, extent, mode: tcp.mode(), rate: tcp.rate() };
+    let plan = tcp::plan::Plan { traffic, extent, mode: tcp.mode(), timetable, follows_others };
     Ok((load, scope, tcp::run(plan, stop, watch)?))
 }
 
@@ -393,20 +390,36 @@ fn visits(traffic: &Traffic) -> Option<u64> {
     traffic.visits.as_ref().map(Visits::total).filter(|total| *total < u64::MAX)
 }
 
-fn extent(common: &CommonOptions, flows: u32, traffic: &Traffic) -> Extent {
+fn extent(common: &CommonOptions, rates: &RateOptions, flows: u32, traffic: &Traffic) -> Extent {
     Extent {
         flows,
         workers: common.threads.min(flows),
         warmup: common.warmup,
-        duration: common.duration(),
-        count: common.count.or(visits(traffic)),
+        duration: rates.duration(common),
+        count: rates.count(common).or(visits(traffic)),
         linger: common.linger(),
     }
 }
 
 /// The fields of a report's load that both protocols have.
-fn load_header(common: &CommonOptions, identity: Identity, sizes: &Sizes, extent: &Extent) -> Load {
+fn load_header(
+    common: &CommonOptions,
+    rates: &RateOptions,
+    timetable: Option<&Timetable>,
+    identity: Identity,
+    sizes: &Sizes,
+    extent: &Extent,
+) -> Load {
+    let RateOptions { rate, schedule, .. } = rates;
     Load {
+        rate_per_s: timetable.and_then(|timetable| timetable.mean_per_s(common.warmup, extent.duration)),
+        rate_curve: rate.as_ref().filter(|curve| curve.constant().is_none()).map(ToString::to_string),
+        gaps: schedule.gaps.filter(|_| timetable.is_some()).map(name),
+        burst: schedule.burst.map(|burst| BurstLoad {
+            datagrams: burst.datagrams,
+            every_ns: burst.every.map(|every| every.as_nanos() as u64),
+        }),
+        replay: schedule.replay.as_deref().map(replay_load),
         targets: common.targets.iter().map(ToString::to_string).collect(),
         source: common.source.as_ref().map(ToString::to_string),
         run_ids: vec![format!("{:016x}", identity.run_id)],

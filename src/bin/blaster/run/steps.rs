@@ -5,10 +5,9 @@
 use std::time::{Duration, Instant};
 
 use crate::judge::search::Search;
-use crate::model::quantity::{Length, Rate};
-use crate::model::rate_curve::RateCurve;
+use crate::model::quantity::Rate;
 use crate::model::units;
-use crate::options::{CommonOptions, Contradiction, LoadOptions, UdpOptions};
+use crate::options::{Contradiction, LoadOptions};
 use crate::report::schema::{NamedRun, SearchEnd, SearchResult, Series};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
@@ -26,13 +25,14 @@ fn unless_stopped(error: LoadError) -> Option<LoadError> {
 }
 
 /// Runs --steps.
-pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
+pub(crate) fn all(session: &Session, load: &LoadOptions, outputs: &Outputs) -> Steps {
     let paint = outputs.paint();
     outputs.print(&compare::heading(NAME_WIDTH, &paint));
     let mut runs = Vec::new();
-    for (nth, step) in (1..).zip(&udp.steps) {
-        let header = format!("step {nth} of {}: {}", udp.steps.len(), name(step.rate));
-        let run = match one(session, udp, step.rate, step.duration, &header) {
+    let steps = &load.rates().steps;
+    for (nth, step) in (1..).zip(steps) {
+        let header = format!("step {nth} of {}: {}", steps.len(), name(step.rate));
+        let run = match one(session, load, step.rate, step.duration, &header) {
             Ok(run) => run,
             Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
             Err(error) => return (Series::new(runs), unless_stopped(error)),
@@ -48,17 +48,16 @@ pub(crate) fn all(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Ste
 }
 
 /// Runs --find-max.
-pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -> Steps {
-    let options = &udp.search;
-    let (objective, plan) =
-        (options.objective(), options.plan(udp.rate.as_ref().and_then(RateCurve::constant)));
-    let mut budget = match options.budget(&plan, udp.common.longest_search_run()) {
+pub(crate) fn find_max(session: &Session, load: &LoadOptions, outputs: &Outputs) -> Steps {
+    let (options, common) = (&load.rates().search, load.common());
+    let (objective, plan) = (options.objective(), options.plan(load.first_rate()));
+    let mut budget = match options.budget(&plan, load.longest_search_run()) {
         Ok(budget) => budget,
         Err(error) => return (Series::new(Vec::new()), Some(Contradiction::from(error).into())),
     };
-    let duration = udp.common.search_duration();
+    let (unit, duration) = (load.due_unit(), common.search_duration());
     let paint = outputs.paint();
-    let bounds = paint.wrap(&answer::announcement(&objective, duration, budget.bound()));
+    let bounds = paint.wrap(&answer::announcement(unit, &objective, duration, budget.bound()));
     outputs.print(&format!("{bounds}\n\n{}", compare::heading(NAME_WIDTH, &paint)));
     let start = Instant::now();
     let mut search = Search::new(plan);
@@ -73,7 +72,7 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
         let at_most = format!("≤{}", budget.bound().runs);
         let header = format!("run {} of {at_most}: {}", runs.len() + 1, name(rate));
         let begun = Instant::now();
-        let mut run = match one(session, udp, rate, duration, &header) {
+        let mut run = match one(session, load, rate, duration, &header) {
             Ok(run) => run,
             Err(error) if runs.is_empty() => return (Series::new(runs), Some(error)),
             Err(error) => {
@@ -98,6 +97,7 @@ pub(crate) fn find_max(session: &Session, udp: &UdpOptions, outputs: &Outputs) -
     let found = SearchResult {
         objective,
         duration_ns: duration.as_nanos() as u64,
+        unit: Some(unit.into()),
         answer: search.answer(),
         precision_percent: Some(options.precision.0),
         bound: Some(budget.bound()),
@@ -113,14 +113,11 @@ fn name(rate: Rate) -> String {
 
 fn one(
     session: &Session,
-    udp: &UdpOptions,
+    load: &LoadOptions,
     rate: Rate,
     duration: Duration,
     header: &str,
 ) -> Result<NamedRun, LoadError> {
-    let common = CommonOptions { duration: Some(Length::For(duration)), ..udp.common.clone() };
-    let step =
-        UdpOptions { rate: Some(rate.into()), steps: Vec::new(), find_max: false, common, ..udp.clone() };
-    let report = session.run(&LoadOptions::Udp(step), header)?;
+    let report = session.run(&load.step(rate, duration), header)?;
     Ok(NamedRun::new(name(rate), report))
 }

@@ -41,13 +41,23 @@ impl fmt::Display for Objective {
 }
 
 /// What a search is about to do.
-pub(crate) fn announcement(objective: &Objective, duration: Duration, bound: Bound) -> String {
+pub(crate) fn announcement(unit: &str, objective: &Objective, duration: Duration, bound: Bound) -> String {
     format!(
-        "search for the highest rate with {objective}: at most {} of {}, {} in all",
+        "search for {} with {objective}: at most {} of {}, {} in all",
+        highest_rate(unit),
         counted(bound.runs.into(), "run"),
         units::duration(duration.as_nanos() as u64),
         units::duration(bound.time_ns)
     )
+}
+
+/// What a search looks for.
+fn highest_rate(unit: &str) -> &'static str {
+    match unit {
+        "connection" => "the highest rate of new connections",
+        "message" => "the highest rate of messages",
+        _ => "the highest rate",
+    }
 }
 
 /// A probability; rounded down, so that it claims no more than is known.
@@ -70,6 +80,16 @@ impl SearchResult {
         text + &self.between()
     }
 
+    /// What was looked for.
+    fn wanted(&self) -> String {
+        format!("{} with {}", highest_rate(self.unit.as_deref().unwrap_or_default()), self.objective)
+    }
+
+    /// What blaster lacked to do more.
+    fn more_blaster(&self) -> &'static str {
+        if self.unit.as_deref() == Some("connection") { MORE_CONNECTIONS } else { OTHER_BLASTERS }
+    }
+
     /// A number of runs at an end: 5 of 5 runs of 2.00 s.
     fn runs(&self, end: &BracketEnd, many: u32) -> String {
         format!(
@@ -80,7 +100,7 @@ impl SearchResult {
     }
 
     fn confirmed(&self) -> String {
-        let (objective, answer) = (&self.objective, &self.answer);
+        let (wanted, objective, answer) = (self.wanted(), &self.objective, &self.answer);
         let sure = sure(answer.confidence);
         let below = answer.met.as_ref().map(|met| {
             let held = format!("{} ({} met it)", per_s(met), self.runs(met, met.runs.met));
@@ -89,19 +109,20 @@ impl SearchResult {
         });
         let text = match (below, &answer.not_met, answer.limit) {
             (Some((held, _)), Some(above), Limit::Server) => format!(
-                "The highest rate with {objective} is at least {held} and less than {} ({} missed it): {sure} sure \
+                "{wanted} is at least {held} and less than {} ({} missed it): {sure} sure \
                  that most runs meet it at the one rate and miss it at the other.",
                 per_s(above),
                 self.runs(above, above.runs.missed)
             ),
             (Some((held, most)), Some(above), _) => format!(
-                "The highest rate with {objective} is at least {held}: {most}. At {} blaster itself was the \
-                 bottleneck in {}, so the server may carry more ({OTHER_BLASTERS}).",
+                "{wanted} is at least {held}: {most}. At {} blaster itself was the \
+                 bottleneck in {}, so the server may carry more ({}).",
                 per_s(above),
-                self.runs(above, above.runs.generator)
+                self.runs(above, above.runs.generator),
+                self.more_blaster()
             ),
             (Some((held, most)), None, _) => {
-                format!("The highest rate with {objective} is at least {held}: {most}. No limit was met.")
+                format!("{wanted} is at least {held}: {most}. No limit was met.")
             }
             (None, Some(above), Limit::Server) => {
                 format!("No rate was found with {objective}: even {} missed it.", per_s(above))
@@ -111,7 +132,7 @@ impl SearchResult {
                 above.as_ref().map_or(String::new(), per_s)
             ),
         };
-        text + &self.wide()
+        capitalized(&text) + &self.wide()
     }
 
     /// How the bracket differs from what `--precision` asked for.
@@ -168,8 +189,8 @@ impl SearchResult {
         let none = if met.is_none() { " No rate is known to meet it." } else { "" };
         let no_limit = if not_met.is_none() { " No limit was met." } else { "" };
         format!(
-            "Not confirmed is the highest rate with {}: {ended}.{none}{}{}{no_limit}{}",
-            self.objective,
+            "Not confirmed is {}: {ended}.{none}{}{}{no_limit}{}",
+            self.wanted(),
             met.unwrap_or_default(),
             not_met.unwrap_or_default(),
             self.cure()
@@ -203,7 +224,15 @@ impl SearchResult {
     }
 }
 
+/// With a capital letter at its beginning.
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// What to do when blaster is the bottleneck.
+const MORE_CONNECTIONS: &str =
+    "use more --connections or --threads, other processors than the server's, or several machines";
 const OTHER_BLASTERS: &str = "use more --threads, other processors than the server's, or several machines";
 
 fn taken(took: &Bound) -> String {

@@ -40,6 +40,7 @@ pub(crate) fn mode(load: &Load) -> String {
         Some(1) => format!("each destination once {schedule}"),
         Some(times) => format!("each destination {times} times {schedule}"),
         None if schedule.is_empty() => load.mode.clone(),
+        None if load.mode == "connect" => format!("new connections {schedule}"),
         None => format!("{} loop {schedule}", load.mode),
     }
 }

@@ -230,7 +230,7 @@ fn generator(report: &Report, paint: &Paint, out: &mut String) {
     let shares = |shares: &[f64]| {
         shares.iter().map(|share| format!("{:.0}%", share * 100.0)).collect::<Vec<_>>().join(" ")
     };
-    let unit = if report.load.protocol == "tcp" { "message" } else { "datagram" };
+    let unit = report.load.unit();
     let mut line = format!(
         "{NAME} {} of its own CPU per {unit}, {} of a core",
         duration(generator.cpu_ns_per_datagram as u64),

@@ -66,6 +66,11 @@ impl Account {
         }
     }
 
+    /// Notes whether a connection had to wait until another one had ended.
+    pub(super) fn note_wait(&mut self, intended_ns: u64, has_waited: bool) {
+        self.results.connections.waited += u64::from(has_waited && self.is_measured(intended_ns));
+    }
+
     /// The class of a message whose echo is complete at `now_ns`, and differs or not. Notes how long it took.
     pub(super) fn note_echo(&mut self, expected: &Expected, differs: bool, now_ns: u64) -> Class {
         let Expected { intended_ns, sent_ns, .. } = *expected;

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::source::SourceNotLocal;
 use crate::tcp::error::TcpError;
-use crate::tcp::local_end::{self, LocalEndError};
+use crate::tcp::local_end::{self, LocalEndError, is_used_up};
 use crate::tcp::plan::{Mode, Plan};
 use crate::workers::stop::Stop;
 
@@ -82,28 +82,26 @@ impl FirstConnections {
 
     fn note_failure(&self, peer: SocketAddr, error: &io::Error) {
         let mut first = self.first_failure.lock().expect("a panic ends the process");
-        if first.as_ref().is_none_or(|(_, known)| is_ours(error) && !is_ours(known)) {
+        if first.as_ref().is_none_or(|(_, known)| is_used_up(error) && !is_used_up(known)) {
             *first = Some((peer, copy(error)));
         }
     }
 
-    /// The error, if no worker has a connection, or if this host has no more of them. All must have tried.
-    pub(super) fn check(&self) -> Result<(), TcpError> {
+    /// The error, if no worker has a connection, or if this host has no more of them. All must have tried. In a run that
+    /// follows others, that is a result, not an error.
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), TcpError> {
+        if plan.follows_others {
+            return Ok(());
+        }
         let mut first = self.first_failure.lock().expect("a panic ends the process");
         match first.take() {
-            Some((peer, error)) if is_ours(&error) || !self.is_any_established.load(Ordering::Relaxed) => {
+            Some((peer, error)) if is_used_up(&error) || !self.is_any_established.load(Ordering::Relaxed) => {
                 *first = Some((peer, copy(&error)));
                 Err(TcpError::Connect { peer, error })
             }
             _ => Ok(()),
         }
     }
-}
-
-/// The error is this host's: local ports, open files or memory are used up. The server was not asked.
-fn is_ours(error: &io::Error) -> bool {
-    let used_up = [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|errno| used_up.contains(&errno))
 }
 
 /// The same error once more.

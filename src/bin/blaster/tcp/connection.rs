@@ -15,6 +15,7 @@ use crate::tcp::account::Account;
 use crate::tcp::echo::{Difference, Echo, Echoed, Expected};
 use crate::tcp::local_end;
 use crate::tcp::plan::{Mode, Plan};
+use crate::tcp::schedule::Due;
 
 /// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,15 @@ pub(super) struct Link {
     pub(super) send_error: Option<Errno>,
 }
 
+/// A connection that is made while the clock runs.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    /// When it was to be made, and the message that it sends.
+    pub(super) due: Due,
+    /// When it was begun.
+    pub(super) at_ns: u64,
+}
+
 /// Connection number `id`; in the mode `connect` also the connections that follow it. With --each-once: visit number `id`.
 pub(super) struct Connection {
     pub(super) id: u32,
@@ -65,8 +75,8 @@ pub(super) struct Connection {
     pub(super) link: Link,
     sequence: u64,
     echo: Echo,
-    /// When it was intended to connect, and when it began to; in the mode `connect`.
-    pub(super) begun: (u64, u64),
+    /// The connection that is there, or is being made, in the mode `connect`.
+    pub(super) begun: Begun,
     /// Blaster has shut it down: it did not answer in time.
     was_shut_down: bool,
     /// It ended without an error; in the mode `connect`, the last one did.
@@ -93,7 +103,7 @@ impl Connection {
             link,
             sequence: 0,
             echo: Echo::default(),
-            begun: (0, 0),
+            begun: Begun { due: Due::at(0), at_ns: 0 },
             was_shut_down: false,
             is_in_order: false,
         }
@@ -107,8 +117,8 @@ impl Connection {
     }
 
     /// Begins the next connection of this place.
-    pub(super) fn begin(&mut self, intended_ns: u64, now_ns: u64) {
-        self.begun = (intended_ns, now_ns);
+    pub(super) fn begin(&mut self, due: Due, now_ns: u64) {
+        self.begun = Begun { due, at_ns: now_ns };
         self.was_shut_down = false;
         self.link.life = self.link.life.wrapping_add(1);
         self.link.send_error = None;
@@ -143,12 +153,14 @@ impl Connection {
     }
 
     /// Adds the next message, which is to be sent from `now_ns` on. Returns its size.
-    pub(super) fn add_message(&mut self, account: &mut Account, intended_ns: u64, now_ns: u64) -> usize {
+    pub(super) fn add_message(&mut self, account: &mut Account, due: Due, now_ns: u64) -> usize {
+        let Due { intended_ns, recorded_bytes } = due;
         let traffic = &account.plan.traffic;
         let sequence = self.sequence;
         self.sequence += 1;
         let header = traffic.header(self.id, sequence, intended_ns);
-        let bytes = traffic.message_bytes(self.id, sequence) as usize;
+        let drawn_bytes = || traffic.message_bytes(self.id, sequence);
+        let bytes = recorded_bytes.unwrap_or_else(drawn_bytes) as usize;
         self.echo.add(&header, now_ns, bytes);
         account.note_sent(intended_ns, bytes);
         if account.is_measured(intended_ns) {
@@ -257,15 +269,17 @@ impl Connection {
 
     /// Counts a connection that was not established.
     pub(super) fn note_failure(&mut self, account: &mut Account, error: &io::Error, is_measured: bool) {
-        // without a local port blaster did not reach the server: it may still be there
-        let is_ours = error.kind() == io::ErrorKind::AddrNotAvailable;
+        // blaster did not reach the server: it may still be there
+        let is_ours = local_end::is_ours(error);
         self.is_in_order &= is_ours;
         let connections = &mut account.results.connections;
         connections.failed += 1;
         connections.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
         connections.timed_out += u64::from(error.kind() == io::ErrorKind::TimedOut);
+        connections.missed += u64::from(is_measured && !is_ours);
+        connections.unmade += u64::from(is_measured && is_ours);
         if !is_ours {
-            account.plan.note_latest(self.id, Class::Lost, self.begun.1);
+            account.plan.note_latest(self.id, Class::Lost, self.begun.at_ns);
         }
         let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
         account.results.note_local_error(errno);
@@ -309,11 +323,13 @@ impl Connection {
     /// Counts the end of a connection.
     pub(super) fn note_end(&mut self, account: &mut Account, ended: io::Result<()>) {
         self.is_in_order = ended.is_ok();
+        let is_early = self.link.stage == Stage::Open && account.plan.mode != Mode::Connect;
         let connections = &mut account.results.connections;
         if ended.is_err() && self.was_shut_down {
             connections.stuck += 1;
         } else if let Err(error) = ended {
             connections.broken += 1;
+            connections.missed += u64::from(is_early);
             connections.closed += u64::from(error.kind() == io::ErrorKind::UnexpectedEof);
             let is_reset = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
             connections.reset += u64::from(is_reset);

@@ -81,6 +81,18 @@ fn refuse_itself(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
     if is_itself { Err(Errno::CONNREFUSED.into()) } else { Ok(()) }
 }
 
+/// Whether a failure to connect is this host's: its local ports, open files or memory are used up, or it forbids the
+/// connection. The server was not asked.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    is_used_up(error) || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+/// Whether local ports, open files or memory of this host are used up.
+pub(super) fn is_used_up(error: &io::Error) -> bool {
+    let used_up = [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| used_up.contains(&errno))
+}
+
 /// Ends both directions. What waits on the socket ends, too. An error means that the connection has ended already.
 pub(super) fn shut_down(socket: BorrowedFd<'_>) {
     let _ = net::shutdown(socket, Shutdown::Both);

@@ -1,10 +1,14 @@
 //! The plan of a TCP run.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::model::counts::Class;
 use crate::model::plan::{Extent, Traffic};
-use crate::model::quantity::Rate;
+use crate::model::timetable::Timetable;
+
+/// How long connections may take to end after blaster has shut them down.
+pub(crate) const SHUTDOWN_LONGEST: Duration = Duration::from_secs(1);
 
 /// What each connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,9 +17,9 @@ pub(crate) enum Mode {
     PingPong,
     /// Send without waiting, and read at the same time
     Stream,
-    /// Send by the schedule of --rate without waiting, the connections in turns, and read at the same time
+    /// Send by a schedule (--rate) without waiting, the connections in turns, and read at the same time
     Open,
-    /// Connect, send one message, read its echo, close, and start again; with --rate by its schedule
+    /// Connect, send one message, read its echo, close, and start again; with --rate by a schedule
     Connect,
 }
 
@@ -24,14 +28,16 @@ pub(crate) struct Plan {
     pub(crate) traffic: Traffic,
     pub(crate) extent: Extent,
     pub(crate) mode: Mode,
-    /// Messages per second; in the mode `connect` connections per second. `None`: there is no schedule.
-    pub(crate) rate: Option<Rate>,
+    /// When messages are due; in the mode `connect`, when connections are. `None`: there is no schedule.
+    pub(crate) timetable: Option<Timetable>,
+    /// Whether an earlier run of the same call has reached the server.
+    pub(crate) follows_others: bool,
 }
 
 impl Plan {
     /// Whether messages have intended send times of their own.
     pub(crate) fn is_scheduled(&self) -> bool {
-        self.rate.is_some()
+        self.timetable.is_some()
     }
 
     /// The destination of connection `id`, and its local address if `--source` sets one. With --each-once, `id` is the

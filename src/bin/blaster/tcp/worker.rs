@@ -26,8 +26,8 @@ use crate::tcp::calls::Calls;
 use crate::tcp::connect::{Connected, FirstConnections};
 use crate::tcp::connection::{Connection, Stage};
 use crate::tcp::error::TcpError;
-use crate::tcp::plan::{Mode, Plan};
-use crate::tcp::schedule::Schedule;
+use crate::tcp::plan::{Mode, Plan, SHUTDOWN_LONGEST};
+use crate::tcp::schedule::{Due, Schedule};
 use crate::workers::clock::{Clock, Usage};
 use crate::workers::live::Live;
 use crate::workers::stop::Stop;
@@ -35,8 +35,6 @@ use crate::workers::threads::StartGate;
 
 /// How often a worker looks whether it is time to end.
 const LOOK_EVERY_NS: u64 = 10_000_000;
-/// How long connections may take to end after blaster has shut them down.
-const SHUTDOWN_NS: u64 = 1_000_000_000;
 /// So many failed connections, and none established, end the run.
 const FAILURES_MAX: u64 = 100;
 /// So many messages of a worker may be without an echo by the schedule. Each takes 64 bytes of memory.
@@ -81,7 +79,7 @@ pub(super) fn run(
     let has_load = connected.is_empty() || connected.iter().any(Result::is_ok);
     worker.take_in(connected)?;
     let Some(clock) = start_gate.ready() else { return Ok(None) };
-    first.check()?;
+    first.check(plan)?;
     let mut results = worker.run(clock, has_load)?;
     results.destinations.name(|place| match &plan.traffic.visits {
         Some(visits) => visits.destination(place),
@@ -262,8 +260,8 @@ impl Worker {
         match plan.mode {
             Mode::Connect => self.call(now_ns),
             Mode::Open => {
-                while let Some(intended_ns) = self.schedule.next(now_ns) {
-                    self.send_by_schedule(intended_ns, now_ns);
+                while let Some(due) = self.schedule.next(now_ns) {
+                    self.send_by_schedule(due, now_ns);
                 }
             }
             Mode::PingPong | Mode::Stream => {}
@@ -271,7 +269,8 @@ impl Worker {
     }
 
     /// Gives a message to the next connection.
-    fn send_by_schedule(&mut self, intended_ns: u64, now_ns: u64) {
+    fn send_by_schedule(&mut self, due: Due, now_ns: u64) {
+        let intended_ns = due.intended_ns;
         let all = self.connections.len();
         let mut places = (0..all).map(|nth| (self.next_place + nth) % all);
         let place = places.find(|place| self.connections[*place].link.stage == Stage::Open);
@@ -284,16 +283,16 @@ impl Worker {
         };
         self.next_place = (place + 1) % all;
         self.account.note_slip(intended_ns, now_ns - intended_ns);
-        self.add_message(place as u32, intended_ns, now_ns);
+        self.add_message(place as u32, due, now_ns);
     }
 
     /// Gives a message to a connection, to send it from `now_ns` on. Returns its size.
-    fn add_message(&mut self, place: u32, intended_ns: u64, now_ns: u64) -> usize {
-        if self.account.is_measured(intended_ns) && self.account.plan.mode != Mode::Connect {
+    fn add_message(&mut self, place: u32, due: Due, now_ns: u64) -> usize {
+        if self.account.is_measured(due.intended_ns) && self.account.plan.mode != Mode::Connect {
             self.schedule.count_measured();
         }
         self.account.last_sent_ns = now_ns;
-        let bytes = self.connections[place as usize].add_message(&mut self.account, intended_ns, now_ns);
+        let bytes = self.connections[place as usize].add_message(&mut self.account, due, now_ns);
         self.make_ready(place);
         bytes
     }
@@ -317,8 +316,8 @@ impl Worker {
         let (is_complete, has_unsent) = (connection.is_complete(), connection.has_unsent());
         match self.account.plan.mode {
             Mode::PingPong if is_complete => {
-                if let Some(now_ns) = self.schedule.next(now_ns) {
-                    self.add_message(place, now_ns, now_ns);
+                if let Some(due) = self.schedule.next(now_ns) {
+                    self.add_message(place, due, now_ns);
                 } else {
                     let ended = self.finish(place);
                     self.end(place, ended);
@@ -327,9 +326,9 @@ impl Worker {
             Mode::Stream if !has_unsent => {
                 let mut bytes = 0;
                 while bytes < STREAM_BYTES
-                    && let Some(now_ns) = self.schedule.next(now_ns)
+                    && let Some(due) = self.schedule.next(now_ns)
                 {
-                    bytes += self.add_message(place, now_ns, now_ns);
+                    bytes += self.add_message(place, due, now_ns);
                 }
                 if bytes == 0 {
                     self.finish_or_end(place);
@@ -412,7 +411,7 @@ impl Worker {
                 self.running -= 1;
             }
         }
-        self.wait_for_ends(SHUTDOWN_NS)?;
+        self.wait_for_ends(SHUTDOWN_LONGEST.as_nanos() as u64)?;
         for place in 0..self.connections.len() as u32 {
             let connection = &self.connections[place as usize];
             match connection.link.stage {

@@ -33,7 +33,7 @@ pub(crate) struct Generator {
     /// short to matter.
     #[serde(default)]
     pub(crate) starved_share: Vec<f64>,
-    /// Datagrams of the schedule that were not sent before the time was up.
+    /// Datagrams (TCP: messages, or new connections) of the schedule that were not sent, or made, before the time was up.
     pub(crate) unsent: u64,
     /// Datagrams that were given up before their timeout: blaster could not remember more.
     pub(crate) forgotten: u64,

@@ -27,8 +27,8 @@ pub(crate) struct Load {
     /// Flows (UDP) or connections (TCP).
     pub(crate) flows: u32,
     pub(crate) threads: u32,
-    /// Datagrams per second, open loop only: the mean rate of the schedule. `null`: all were due at once. TCP: connections
-    /// per second, with `--each-once` only.
+    /// The mean rate of the schedule, in datagrams per second. TCP: in messages per second; in the mode `connect`, in new
+    /// connections per second. `null`: there is no schedule, or all was due at once.
     pub(crate) rate_per_s: Option<f64>,
     /// As in `--rate`, if the rate changes.
     #[serde(default)]
@@ -88,9 +88,24 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Whether each datagram (TCP: each message) had an intended send time.
+    /// Whether each datagram (TCP: each message, or new connection) had an intended send time.
     pub(crate) fn is_scheduled(&self) -> bool {
-        self.mode == "open" || self.rate_per_s.is_some()
+        self.mode == "open" || self.rate_per_s.is_some() || self.replay.is_some()
+    }
+
+    /// Whether the load is new connections.
+    pub(crate) fn connects(&self) -> bool {
+        self.mode == "connect"
+    }
+
+    /// What is sent, as a noun.
+    pub(crate) fn unit(&self) -> &'static str {
+        if self.protocol == "tcp" { "message" } else { "datagram" }
+    }
+
+    /// What a schedule or a rate counts, as a noun.
+    pub(crate) fn due_unit(&self) -> &'static str {
+        if self.connects() { "connection" } else { self.unit() }
     }
 
     /// The most datagrams that were due at one time, if these were meant to be many.
@@ -105,7 +120,7 @@ impl Load {
     }
 }
 
-/// Datagrams that are due together, as in `--burst`.
+/// Datagrams (TCP: messages, or new connections) that are due together, as in `--burst`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BurstLoad {

@@ -11,6 +11,9 @@ pub(crate) struct SearchResult {
     pub(crate) objective: Objective,
     /// The duration of each run.
     pub(crate) duration_ns: u64,
+    /// What the rates count: `datagram`, `message` or `connection`. `null`: an older blaster, which counted datagrams.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
     #[serde(flatten)]
     pub(crate) answer: Answer,
     /// As in `--precision`, which a confirmed bracket may not reach. `null`, as the fields below: an older blaster.
@@ -56,7 +59,7 @@ pub(crate) enum SearchEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Objective {
-    /// The largest share of datagrams without a right reply in time, in percent of what was sent.
+    /// The largest share of datagrams (TCP: of messages, or of new connections) without a right reply in time, in percent.
     pub(crate) loss_percent: f64,
     /// The longest p99 from the intended send time.
     pub(crate) p99_ns: Option<u64>,

@@ -18,9 +18,14 @@ fn answer() -> Answer {
 }
 
 fn said(answer: Answer, ended_by: SearchEnd) -> String {
+    said_of(None, answer, ended_by)
+}
+
+fn said_of(unit: Option<&str>, answer: Answer, ended_by: SearchEnd) -> String {
     let found = SearchResult {
         objective: Objective { loss_percent: 0.1, p99_ns: Some(500_000) },
         duration_ns: 2_000_000_000,
+        unit: unit.map(String::from),
         answer,
         precision_percent: Some(5.0),
         bound: Some(Bound { runs: 48, time_ns: 192_000_000_000 }),
@@ -96,7 +101,30 @@ fn what_is_not_confirmed_is_said_with_what_is_known() {
 fn the_bounds_are_told_at_the_start() {
     let objective = Objective { loss_percent: 0.1, p99_ns: None };
     assert_eq!(
-        announcement(&objective, Duration::from_secs(2), Bound { runs: 48, time_ns: 192_000_000_000 }),
+        announcement(
+            "datagram",
+            &objective,
+            Duration::from_secs(2),
+            Bound { runs: 48, time_ns: 192_000_000_000 }
+        ),
         "search for the highest rate with loss at most 0.1%: at most 48 runs of 2.00 s, 192 s in all"
     );
+}
+
+#[test]
+fn a_search_of_tcp_says_what_its_rate_counts() {
+    let objective = Objective { loss_percent: 0.1, p99_ns: None };
+    let own = Answer { not_met: Some(end(123_000, 0, 1, 4)), limit: Limit::Generator, ..answer() };
+    for (unit, wanted, cure) in [
+        ("datagram", "the highest rate with ", "use more --threads"),
+        ("message", "the highest rate of messages with ", "use more --threads"),
+        ("connection", "the highest rate of new connections with ", "use more --connections or"),
+    ] {
+        let bound = Bound { runs: 48, time_ns: 192_000_000_000 };
+        assert!(announcement(unit, &objective, Duration::from_secs(2), bound).contains(wanted));
+        let text = said_of(Some(unit), own.clone(), SearchEnd::Done);
+        assert!(text.starts_with(&wanted.replacen('t', "T", 1)) && text.contains(cure), "{text}");
+        let open = Answer { settled: false, ..answer() };
+        assert!(said_of(Some(unit), open, SearchEnd::Runs).contains(wanted));
+    }
 }

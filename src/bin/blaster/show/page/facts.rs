@@ -164,7 +164,7 @@ pub(super) fn details(report: &Report) -> Markup {
         format!(
             "{} of its own CPU per {}, {} of a core, and {} watching the clock",
             duration(generator.cpu_ns_per_datagram as u64),
-            if load.protocol == "tcp" { "message" } else { "datagram" },
+            load.unit(),
             shares(&generator.cpu_share),
             shares(&generator.pacing_share)
         ),

@@ -239,7 +239,7 @@ pub(super) fn not_ok(report: &Report) -> Plot {
         let share = percent(number, counts.sent);
         (number > 0).then(|| format!("{} {} ({share})", class.name(), count(number)))
     };
-    let sent = || counted(totals.sent, if report.load.protocol == "tcp" { "message" } else { "datagram" });
+    let sent = || counted(totals.sent, report.load.unit());
     let all_ok = || {
         (totals.not_ok() == 0).then(|| format!("All ok: {} sent, each came back right and in time.", sent()))
     };

@@ -135,6 +135,7 @@ fn search() -> Series {
     let found = SearchResult {
         objective,
         duration_ns: 2_000_000_000,
+        unit: None,
         answer,
         precision_percent: Some(5.0),
         bound: Some(Bound { runs: 48, time_ns: 192_000_000_000 }),

@@ -8,9 +8,10 @@ use tubular_echo::kernel::ring::{File, Token};
 
 use super::{OP_POLL, Worker};
 use crate::tcp::calls::{Deadline, take_over};
-use crate::tcp::connection::Stage;
+use crate::tcp::connection::{Begun, Stage};
 use crate::tcp::local_end;
 use crate::tcp::plan::Mode;
+use crate::tcp::schedule::Due;
 
 /// Pause after a failed connection, so that blaster does not flood a server that is gone.
 const PAUSE_AFTER_FAILURE_NS: u64 = 10_000_000;
@@ -22,7 +23,7 @@ impl Worker {
             return;
         }
         while self.calls.has_room()
-            && let Some(intended_ns) = self.schedule.next(now_ns)
+            && let Some(due) = self.schedule.next(now_ns)
             && let Some(place) = self.calls.free.pop_front()
         {
             if self.account.plan.traffic.visits.is_some() {
@@ -30,27 +31,28 @@ impl Worker {
                 self.connections[place as usize].visit(&self.account.plan, visit as u32);
             }
             // a wait for a place is the server's: it still holds all of them
-            let slip_ns = now_ns - intended_ns.max(self.calls.room_since_ns).min(now_ns);
-            self.account.note_slip(intended_ns, slip_ns);
-            self.begin_call(place, intended_ns, now_ns);
+            self.account.note_wait(due.intended_ns, due.intended_ns < self.calls.room_since_ns);
+            let slip_ns = now_ns - due.intended_ns.max(self.calls.room_since_ns).min(now_ns);
+            self.account.note_slip(due.intended_ns, slip_ns);
+            self.begin_call(place, due, now_ns);
         }
     }
 
     /// Makes the next connection of a place, when the one before is over.
     pub(super) fn call_again(&mut self, place: u32, now_ns: u64) {
-        if let Some(intended_ns) = self.schedule.next(now_ns) {
-            self.begin_call(place, intended_ns, now_ns);
+        if let Some(due) = self.schedule.next(now_ns) {
+            self.begin_call(place, due, now_ns);
         }
     }
 
-    fn begin_call(&mut self, place: u32, intended_ns: u64, now_ns: u64) {
-        if self.account.is_measured(intended_ns) {
+    fn begin_call(&mut self, place: u32, due: Due, now_ns: u64) {
+        if self.account.is_measured(due.intended_ns) {
             self.schedule.count_measured();
         }
         self.account.last_sent_ns = now_ns;
         self.account.results.connections.attempted += 1;
         self.running += 1;
-        self.connections[place as usize].begin(intended_ns, now_ns);
+        self.connections[place as usize].begin(due, now_ns);
         match self.dial(place) {
             Ok(true) => self.established(place, now_ns),
             Ok(false) => {
@@ -110,8 +112,8 @@ impl Worker {
         self.open(place);
         let connection = &self.connections[place as usize];
         if connection.is_running() {
-            let (intended_ns, begun_ns) = connection.begun;
-            self.add_message(place, intended_ns, begun_ns);
+            let Begun { due, at_ns } = connection.begun;
+            self.add_message(place, due, at_ns);
             let linger_ns = self.account.plan.extent.linger.as_nanos() as u64;
             let deadline = self.deadline(place, now_ns + linger_ns);
             self.calls.echoing.push_back(deadline);
@@ -123,7 +125,7 @@ impl Worker {
     /// A connection was not established.
     fn fail(&mut self, place: u32, error: &io::Error, now_ns: u64) {
         let connection = &mut self.connections[place as usize];
-        let is_measured = self.account.is_measured(connection.begun.0);
+        let is_measured = self.account.is_measured(connection.begun.due.intended_ns);
         connection.note_failure(&mut self.account, error, is_measured);
         connection.abandon();
         connection.link.stage = Stage::Ended;
