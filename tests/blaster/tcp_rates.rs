@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::misbehaving::{TcpConduct, tcp_server};
 use crate::schedules::TextFile;
 use crate::support::blaster::expect_documented;
+use crate::support::netns::setting;
+use crate::support::private_network;
 use crate::{assert_balanced, blaster, counts, number, report, stderr};
 
 const MS: u64 = 1_000_000;
@@ -390,4 +392,27 @@ fn connections_that_break_are_misses_of_a_search() {
         "{warnings}"
     );
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+}
+
+/// A closed connection keeps its local port for a minute: further runs would say nothing of the server.
+#[test]
+#[ignore = "needs root"]
+fn a_search_ends_when_local_ports_are_used_up() {
+    private_network(|| {
+        setting("ipv4/ip_local_port_range", "50000 50099");
+        setting("ipv4/tcp_tw_reuse", "0");
+        let addr = tcp_server("127.0.0.1:0", TcpConduct::Good);
+        let flags =
+            format!("tcp {addr} --mode connect --find-max --rate 150 --duration 200ms --timeout 1s --json -");
+        let output = blaster(&flags);
+        let (found, table) = (series(&output), stderr(&output));
+        assert_eq!(output.status.code(), Some(1), "{table}");
+        assert!(table.contains("the search can't go on; local ports are used up: "), "{table}");
+        // 30 connections, then 60, then not even 120
+        assert!((1..=4).contains(&runs(&found).len()), "{table}");
+        assert_eq!(found["found"]["ended_by"], "failure", "{table}");
+        // follow the advice
+        let output = blaster(&format!("{flags} --source 127.9.0.0/16 --search-runs 4"));
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    });
 }

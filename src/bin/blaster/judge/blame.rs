@@ -85,7 +85,10 @@ pub(super) fn waited(report: &Report) -> Option<u64> {
 
 /// That all of `--connections` were taken.
 pub(super) fn all_taken(report: &Report) -> String {
-    format!("all {} were taken", counted(report.load.flows.into(), "connection"))
+    match report.load.flows {
+        1 => "the only connection was taken".into(),
+        many => format!("all {} were taken", counted(many.into(), "connection")),
+    }
 }
 
 /// The rate of what was tried.

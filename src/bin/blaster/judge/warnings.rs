@@ -204,7 +204,7 @@ fn others_kept_from_schedule(report: &Report) -> Option<String> {
         None => String::new(),
     };
     Some(format!(
-        "{}: {} waited until one of them had ended{unmade}.{slower} Latency from the intended send time includes that wait \
+        "{}: {} waited until one had ended{unmade}.{slower} Latency from the intended send time includes that wait \
          (use more --connections, unless the server is to be held to that many)",
         blame::all_taken(report),
         counted(waited, "new connection")
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(
             warnings(&report),
             [
-                "all 16 connections were taken: 400 new connections waited until one of them had ended. Latency from the \
+                "all 16 connections were taken: 400 new connections waited until one had ended. Latency from the \
               intended send time includes that wait (use more --connections, unless the server is to be held to that \
               many)"
             ]

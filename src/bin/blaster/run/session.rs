@@ -13,6 +13,7 @@ use crate::console::signals;
 use crate::console::streams::message;
 use crate::judge::{causes, warnings};
 use crate::model::dscp::Dscp;
+use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::no_hosts::NoHostAddresses;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
@@ -62,6 +63,8 @@ pub(crate) enum LoadError {
     Signals(io::Error),
     #[error("ended by a signal before anything was sent")]
     Stopped,
+    #[error("the search can't go on{LOCAL_PORTS_USED_UP}")]
+    LocalPorts,
     #[error("nothing could be sent: {0}")]
     NothingSent(String),
 }

@@ -8,7 +8,7 @@ use crate::judge::search::Search;
 use crate::model::quantity::Rate;
 use crate::model::units;
 use crate::options::{Contradiction, LoadOptions};
-use crate::report::schema::{NamedRun, SearchEnd, SearchResult, Series};
+use crate::report::schema::{NamedRun, SearchEnd, SearchResult, Series, Verdict};
 use crate::run::outputs::Outputs;
 use crate::run::session::{LoadError, Session};
 use crate::show::{answer, compare};
@@ -87,11 +87,16 @@ pub(crate) fn find_max(session: &Session, load: &LoadOptions, outputs: &Outputs)
             search.note(rate_per_s, &verdict, run.report.totals.ok_per_s);
             run.verdict = Some(verdict);
         }
+        let has_no_port = lacks_local_ports(&run);
         outputs.print(&compare::line(&run, NAME_WIDTH, &paint));
         let is_over = run.report.ended_early;
         runs.push(run);
         if is_over {
             break SearchEnd::Signal;
+        }
+        if has_no_port {
+            failure = Some(LoadError::LocalPorts);
+            break SearchEnd::Failure;
         }
     };
     let found = SearchResult {
@@ -105,6 +110,13 @@ pub(crate) fn find_max(session: &Session, load: &LoadOptions, outputs: &Outputs)
         ended_by: Some(ended_by),
     };
     (Series { found: Some(found), ..Series::new(runs) }, failure)
+}
+
+/// Whether a run could not make its connections because local ports are used up. They stay so for a minute, and further runs
+/// would say nothing.
+fn lacks_local_ports(run: &NamedRun) -> bool {
+    let is_kept_from_rate = matches!(run.verdict, Some(Verdict::Missed(_) | Verdict::Generator(_)));
+    is_kept_from_rate && run.report.refusals.iter().any(|refusals| refusals.errno == libc::EADDRNOTAVAIL)
 }
 
 fn name(rate: Rate) -> String {
