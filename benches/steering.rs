@@ -1,7 +1,7 @@
 //! Steering for the rows that need it: the tests' dispatcher in a network namespace of its own.
 
 /// The tests' own modules, of which a few calls are needed here.
-#[allow(dead_code, unreachable_pub, reason = "written for the tests, which use the rest")]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "written for the tests, which use the rest")]
 #[path = "../tests/support"]
 mod support {
     pub mod netns;
