@@ -171,6 +171,27 @@ fn without_io_uring_the_error_names_the_profile() {
     });
 }
 
+/// Modules of /etc/nsswitch.conf belong to another C library.
+#[test]
+#[ignore = "needs root"]
+fn the_static_blaster_says_that_it_looks_up_no_names() {
+    private_network(|| {
+        let Some(root) = Root::new("names") else { return };
+        let url = "http://localhost:9469";
+        for arguments in [
+            ["udp", "localhost:7", "--count", "1"].as_slice(),
+            &["tcp", "127.0.0.1:7", "--count", "1", "--server-metrics", url],
+        ] {
+            let mut command = root.command("blaster", &[], libc::SECCOMP_RET_KILL_PROCESS);
+            let output = command.args(arguments).output().expect("run blaster");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+            let words = "localhost is not looked up, because this blaster is a static program: `getent ahosts localhost`";
+            assert!(text.contains(words), "{arguments:?}: {text}");
+        }
+    });
+}
+
 #[test]
 fn the_profile_names_system_calls_that_exist_each_once() {
     let (numbers, mut calls) = (container::numbers(), allowed());

@@ -13,6 +13,7 @@ mod group;
 mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
+    pub(crate) mod host_name;
     pub(crate) mod no_hosts;
     pub(crate) mod pacer;
     pub(crate) mod payload;

@@ -5,6 +5,7 @@ mod draws;
 mod each_once;
 mod misbehaving;
 mod monitor;
+mod names;
 mod other_servers;
 mod packets;
 mod receive_times;
@@ -567,7 +568,7 @@ fn exit_status_of_conditions() {
 fn bad_command_lines_get_one_clear_line() {
     let table = [
         ("udp", "<TARGET>"),
-        ("udp localhost:7", "names are not looked up"),
+        ("udp localhost", "say localhost:1234"),
         ("udp ::1:7", "brackets"),
         ("udp 127.0.0.1", "say 127.0.0.1:1234"),
         ("udp 127.0.0.1:0", "not a port"),

@@ -297,8 +297,8 @@ fn a_server_that_is_not_ours_is_told_in_one_line() {
         (format!("http://{}", other_server(b"SSH-2.0-OpenSSH_9.2\r\n", false)), 1, "does not answer by HTTP"),
         (format!("http://{}", other_server(b"", true)), 1, "no answer from"),
         ("http://8.8.8.8:9469/metrics".into(), 2, "is public"),
-        ("http://localhost:9469/metrics".into(), 2, "say 127.0.0.1:9469"),
-        ("https://127.0.0.1:9469/metrics".into(), 2, "is not http://ADDR:PORT/metrics"),
+        ("http://localhost/metrics".into(), 2, "say localhost:1234"),
+        ("https://127.0.0.1:9469/metrics".into(), 2, "is not http://HOST:PORT/metrics"),
     ];
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     for (url, status, words) in cases {

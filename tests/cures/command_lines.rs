@@ -344,7 +344,8 @@ fn targets_of_blaster() {
             "[::1]",
             "::1:1234",
             "[127.0.0.1]:1234",
-            "localhost:1234",
+            "localhost",
+            "localhost/8:1234",
             "udp://127.0.0.1:1234",
         ] {
             let text = complaint(&format!("udp {wrong} --count 1"));
@@ -366,8 +367,8 @@ fn targets_of_blaster() {
             ),
             ("udp 127.0.0.1:9-8 --count 1", "a range LOW-HIGH", "udp 127.0.0.1:1234-1234 --count 1"),
             (
-                "udp example.net/24:7 --count 1",
-                "is neither an IP address nor a prefix",
+                "udp 127.1:1234 --count 1",
+                "is neither an IP address, nor a prefix, nor a name",
                 "udp 127.0.0.1/32:1234 --count 1",
             ),
             ("udp 127.0.0.1:7:8 --count 1", "IPv6 goes in brackets, as in", "udp 127.0.0.1:1234 --count 1"),
@@ -389,7 +390,7 @@ fn targets_of_blaster() {
             ),
             (
                 "udp nonsense? --count 1",
-                "is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any",
+                "is not ADDR:PORT, NAME:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any",
                 "udp 127.0.0.1:1234 --count 1",
             ),
         ] {

@@ -16,6 +16,7 @@ mod judge {
 #[path = "../../src/bin/blaster/report"]
 mod report {
     pub(crate) mod compile;
+    pub(crate) mod names;
     pub(crate) mod replies;
     #[cfg(test)]
     pub(crate) mod sample;
@@ -27,6 +28,7 @@ mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod dscp;
+    pub(crate) mod host_name;
     pub(crate) mod icmp;
     pub(crate) mod latency;
     pub(crate) mod no_hosts;

@@ -17,7 +17,7 @@
 //! metrics  scrapes, and a strict reader of them
 //! relay    a cable that loses, doubles, swaps and corrupts in exact counts
 //! blaster  the load tester beside a test, and its report
-//! capture  the headers of all packets that pass
+//! capture  the headers of all packets that pass           names  names of hosts, and a name server
 //! sys      every unsafe system call of the tests
 //! ```
 #![allow(dead_code, unused_imports, reason = "each test program uses the part that it needs")]
@@ -31,6 +31,7 @@ pub mod holder;
 pub mod launch;
 pub mod lines;
 pub mod metrics;
+pub mod names;
 pub mod netns;
 pub mod random;
 pub mod registry;

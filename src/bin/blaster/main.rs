@@ -29,6 +29,7 @@ mod pages;
 mod run {
     pub(crate) mod destination; // one file, so that no older report is lost
     mod lines; // files that grow while a run lasts
+    pub(crate) mod lookup; // names → addresses
     pub(crate) mod monitor; // --jsonl, --csv, --metrics
     pub(crate) mod outputs; // the table and all files
     mod server_metrics; // the server's counters, over HTTP
@@ -85,6 +86,7 @@ mod report {
     mod json_schema; // docs/blaster-report.schema.json
     pub(crate) mod merge; // reports → report
     pub(crate) mod metrics; // --metrics
+    pub(crate) mod names; // the names among the targets
     pub(crate) mod replies; // the headers of replies
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
@@ -105,6 +107,7 @@ mod workers {
     pub(crate) mod clock; // time since the start
     pub(crate) mod live; // counts while a run lasts
     pub(crate) mod observed; // all counts while a run lasts
+    pub(crate) mod route; // what the routing table says
     pub(crate) mod socket_options; // --dscp, --ttl, --dont-fragment, --interface, --mark
     pub(crate) mod stop; // the request to end early
     pub(crate) mod threads; // start together, add up
@@ -116,6 +119,8 @@ mod model {
     pub(crate) mod counts; // the list of all counts
     pub(crate) mod draw; // random choices that can be repeated
     pub(crate) mod dscp; // --dscp
+    pub(crate) mod given_target; // a target of the command line: addresses, or a name
+    pub(crate) mod host_name; // a name to look up
     pub(crate) mod icmp; // words for ICMP errors
     pub(crate) mod latency; // histograms and percentiles
     pub(crate) mod local_limits; // limits of this host
@@ -162,6 +167,7 @@ use crate::options::{Command, LoadOptions, Options, ReportOptions};
 use crate::report::merge::MergeError;
 use crate::report::schema::{Document, NamedRun, Report, Series};
 use crate::report::{merge, schema};
+use crate::run::lookup::LookupError;
 use crate::run::outputs::{OutputError, Outputs};
 use crate::run::session::{LoadError, Session};
 use crate::run::steps;
@@ -208,8 +214,8 @@ fn run() -> ExitCode {
         Err(error) => return misused(&one_line(&error)),
     };
     let outcome = match options.command {
-        Command::Udp(udp) => measure(&LoadOptions::Udp(udp)),
-        Command::Tcp(tcp) => measure(&LoadOptions::Tcp(tcp)),
+        Command::Udp(udp) => measure(LoadOptions::Udp(udp)),
+        Command::Tcp(tcp) => measure(LoadOptions::Tcp(tcp)),
         Command::Report(options) => show(&options),
     };
     match outcome {
@@ -223,7 +229,10 @@ fn run() -> ExitCode {
         Ok(Outcome::EndedEarly) => ExitCode::from(4),
         Ok(Outcome::Unconfirmed) => ExitCode::from(5),
         Err(Failure::Load(
-            failure @ (LoadError::Contradiction(_) | LoadError::Target(_) | LoadError::MetricsTarget(_)),
+            failure @ (LoadError::Contradiction(_)
+            | LoadError::Target(_)
+            | LoadError::MetricsTarget(_)
+            | LoadError::Lookup(LookupError::Static(_))),
         )) => misused(&failure.to_string()),
         Err(failure @ Failure::Load(LoadError::Stopped)) => {
             message(&failure.to_string());
@@ -256,8 +265,9 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 /// `blaster udp` and `blaster tcp`.
-fn measure(load: &LoadOptions) -> Result<Outcome, Failure> {
-    let session = Session::new(load)?;
+fn measure(mut load: LoadOptions) -> Result<Outcome, Failure> {
+    let session = Session::new(&mut load)?;
+    let load = &load;
     let mut outputs = Outputs::open(&load.common().outputs).map_err(|error| {
         // the signal ended the wait for a reader of a FIFO
         if signals::stop().is_asked() { LoadError::Stopped.into() } else { Failure::from(error) }

@@ -7,10 +7,14 @@ TARGETS
   PREFIX:PORT       192.0.2.0/24:1234, [2001:db8::/64]:1234
   PREFIX:LOW-HIGH   192.0.2.0/24:5000-5999
   PREFIX:any        192.0.2.0/24:any (ports 1024-65535)
+  NAME:PORT         localhost:1234, echo.example.net:1234-1237
   Several targets take turns. Each flow or connection draws its own address and
   port; with --spray each datagram does. The draws depend only on --seed. A flow
   never draws an address that means a whole network of this host (broadcast), nor
-  its own port. Host names are not resolved.
+  its own port. A name is looked up once, before anything is sent, and stands for
+  all its addresses: they take turns as several targets do. Standard error and the
+  report tell them. -4 and -6 take those of one family. Left out are those that
+  --source can't reach, and those that this host has no route to.
 
 MODES OF UDP
   open     sends by a schedule (--rate), whether replies come or not. Latency

@@ -70,6 +70,21 @@ impl LoadOptions {
         }
     }
 
+    pub(crate) fn common_mut(&mut self) -> &mut CommonOptions {
+        match self {
+            Self::Udp(udp) => &mut udp.common,
+            Self::Tcp(tcp) => &mut tcp.common,
+        }
+    }
+
+    /// Checks that the options go together.
+    pub(crate) fn check(&self) -> Result<(), Contradiction> {
+        match self {
+            Self::Udp(udp) => udp.check(),
+            Self::Tcp(tcp) => tcp.check(),
+        }
+    }
+
     /// How long to measure. `None`: until the count is reached.
     pub(crate) fn duration(&self) -> Option<Duration> {
         self.rates().duration(self.common())

@@ -1,4 +1,4 @@
-//! Waits that a signal can end: for a FIFO that nobody opens, for a pipe or a terminal that nobody reads. Other threads
+//! Waits that a signal can end: for a FIFO that nobody opens, for name servers, for a pipe or a terminal that nobody reads. Other threads
 //! do the work, so that the main thread notices signals.
 //!
 //! | signals | the wait |
@@ -54,23 +54,42 @@ pub(crate) fn wait(progress: impl Fn() -> u64, is_done: impl Fn(Duration) -> boo
     true
 }
 
-/// Opens a file; the first signal ends the wait.
-pub(crate) fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
+/// Does `work` on a thread of its own. `None`: the first signal ended the wait, and the thread goes on. `at_length` is
+/// called once, when it has taken longer than `patience`. An error: there is no such thread.
+pub(crate) fn run<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+    patience: Duration,
+    at_length: impl FnOnce(),
+) -> io::Result<Option<T>> {
     let (done, is_done) = mpsc::channel();
-    let (own_options, own_path) = (options.clone(), path.to_owned());
-    let open = move || {
+    let work = move || {
         // the receiver is gone only when the process ends
-        let _ = done.send(own_options.open(own_path));
+        let _ = done.send(work());
     };
-    if thread::Builder::new().name("open".into()).spawn(open).is_err() {
-        return options.open(path);
-    }
+    let begun = Instant::now();
+    let mut at_length = Some(at_length);
+    thread::Builder::new().name(name.into()).spawn(work)?;
     loop {
         match is_done.recv_timeout(LOOK_EVERY) {
-            Ok(outcome) => return outcome,
+            Ok(outcome) => return Ok(Some(outcome)),
             Err(RecvTimeoutError::Timeout) if !signals::stop().is_asked() => {}
-            Err(_) => return Err(given_up()),
+            Err(_) => return Ok(None),
         }
+        if begun.elapsed() > patience
+            && let Some(at_length) = at_length.take()
+        {
+            at_length();
+        }
+    }
+}
+
+/// Opens a file; the first signal ends the wait.
+pub(crate) fn open(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let (own_options, own_path) = (options.clone(), path.to_owned());
+    match run("open", move || own_options.open(own_path), Duration::MAX, || ()) {
+        Ok(outcome) => outcome.unwrap_or_else(|| Err(given_up())),
+        Err(_) => options.open(path),
     }
 }
 

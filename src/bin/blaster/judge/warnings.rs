@@ -17,6 +17,7 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             "the outcomes do not add up: this is a defect of blaster, trust none of its numbers".into(),
         );
     }
+    found.extend(targets_without_flow(report));
     found.extend(losses(report));
     found.extend(causes::causes(report));
     found.extend(server(report));
@@ -35,6 +36,29 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         found.push("ended early by a signal: the report covers the time until then".into());
     }
     found
+}
+
+/// Targets that nothing was sent to: each flow has one, and they take turns.
+fn targets_without_flow(report: &Report) -> Option<String> {
+    let load = &report.load;
+    let addresses = |target: &String| {
+        let host = target.rsplit_once(':').map_or(target.as_str(), |(host, _)| host);
+        load.names.iter().find(|named| named.name == host).map_or(1, |named| named.addresses.len() as u64)
+    };
+    let targets: u64 = load.targets.iter().map(addresses).sum();
+    let flows = u64::from(load.flows);
+    // of each host of a fleet, only the sum of the flows is known
+    let has_turns = load.spray != Some(true) && load.each_once.is_none() && load.run_ids.len() == 1;
+    (has_turns && flows < targets).then(|| {
+        format!(
+            "only the first {} of {} are loaded, since there {} {} (use more {})",
+            count(flows),
+            counted(targets, "target"),
+            if flows == 1 { "is" } else { "are" },
+            load.counted_flows(),
+            if load.protocol == "tcp" { "--connections" } else { "--flows" }
+        )
+    })
 }
 
 /// What is wrong, and how much of it blaster may have caused.

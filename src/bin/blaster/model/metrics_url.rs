@@ -1,14 +1,15 @@
-//! The address of a server's metrics: `http://ADDR:PORT/metrics`.
+//! The address of a server's metrics: `http://HOST:PORT/metrics`.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use crate::model::given_target::GivenTarget;
 use crate::model::target::{Target, TargetError};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MetricsUrlError {
-    #[error("{0:?} is not http://ADDR:PORT/metrics, which the server's --metrics ADDR:PORT serves")]
+    #[error("{0:?} is not http://HOST:PORT/metrics, which the server's --metrics ADDR:PORT serves")]
     Shape(String),
     #[error(transparent)]
     Address(#[from] TargetError),
@@ -16,14 +17,24 @@ pub(crate) enum MetricsUrlError {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetricsUrl {
-    target: Target,
-    addr: SocketAddr,
+    /// One port of one host.
+    target: GivenTarget,
     path: String,
 }
 
 impl MetricsUrl {
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+    pub(crate) fn target(&self) -> &GivenTarget {
+        &self.target
+    }
+
+    /// The addresses of the host; none if it has a name that was not looked up yet.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        self.target.targets().iter().filter_map(Target::single).collect()
+    }
+
+    /// Notes the addresses of its name.
+    pub(crate) fn find(&mut self, addresses: &[SocketAddr]) {
+        self.target.find(addresses);
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -47,9 +58,8 @@ impl FromStr for MetricsUrl {
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(shape());
         }
-        let target: Target = host.parse()?;
-        let addr = target.single().ok_or_else(shape)?;
-        Ok(Self { target, addr, path: path.into() })
+        let target: GivenTarget = host.parse()?;
+        if target.has_one_port() { Ok(Self { target, path: path.into() }) } else { Err(shape()) }
     }
 }
 
@@ -69,6 +79,7 @@ mod tests {
             ("http://127.0.0.1:9469/metrics", "http://127.0.0.1:9469/metrics"),
             ("http://127.0.0.1:9469", "http://127.0.0.1:9469/metrics"),
             ("http://127.0.0.1:9469/", "http://127.0.0.1:9469/metrics"),
+            ("http://localhost:9469", "http://localhost:9469/metrics"),
             ("http://[::1]:9469/elsewhere?a=b", "http://[::1]:9469/elsewhere?a=b"),
         ] {
             let url: MetricsUrl = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -78,7 +89,9 @@ mod tests {
             "",
             "127.0.0.1:9469",
             "https://127.0.0.1:9469/metrics",
-            "http://localhost:9469/metrics",
+            "http://localhost/metrics",
+            "http://localhost:any/metrics",
+            "http://[localhost]:9469/metrics",
             "http://127.0.0.1/metrics",
             "http://127.0.0.0/8:9469/metrics",
             "http://127.0.0.1:any/metrics",

@@ -10,14 +10,24 @@ use rand::rngs::SmallRng;
 use tubular_echo::policy::address_blocks::{self, Reach};
 use tubular_echo::sockets::listen_addr::{self, Interface, ListenAddrError};
 
+use crate::model::host_name::{HostName, HostNameError};
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
-    #[error("target {0:?} is not ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any")]
+    #[error("target {0:?} is not ADDR:PORT, NAME:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any")]
     Shape(String),
     #[error("target {0:?}: IPv6 goes in brackets, as in [2001:db8::1]:1234 or [2001:db8::/64]:1234")]
     Brackets(String),
-    #[error("target {0:?}: {1:?} is neither an IP address nor a prefix (names are not looked up)")]
+    #[error("target {0:?}: {1:?} is neither an IP address, nor a prefix, nor a name")]
     Address(String, String),
+    #[error("target {0:?}: {1}")]
+    Name(String, HostNameError),
+    #[error("target {0:?}: the port is missing: say {1}:1234")]
+    NameWithoutPort(String, HostName),
+    #[error("target {0:?}: a name stands alone, without prefix, interface, brackets or quotes: say {1}")]
+    BesideName(String, String),
+    #[error("{host} is {ip}: {error}")]
+    OfName { host: HostName, ip: IpAddr, error: Box<TargetError> },
     #[error("target {0:?}: {1}")]
     Misspelt(String, ListenAddrError),
     #[error(
@@ -41,7 +51,8 @@ pub(crate) enum TargetError {
     #[error("target {target} covers {kind} addresses ({net}), which are never loaded")]
     Forbidden { target: String, kind: &'static str, net: String },
     #[error(
-        "target {target}: with several targets, --spray and --each-once of UDP need targets of one address family"
+        "target {target}: with several targets, --spray and --each-once of UDP need targets of one address family; -4 or \
+         -6 takes one family of a name"
     )]
     MixedSpray { target: String },
 }
@@ -51,19 +62,63 @@ pub(crate) enum TargetError {
 pub(crate) struct Target {
     net: IpNet,
     scope_id: u32,
-    port_min: u16,
-    port_max: u16,
+    ports: Ports,
+}
+
+/// A range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    min: u16,
+    max: u16,
+}
+
+impl Ports {
+    /// `None`: `text` is no port, no range and not `any`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let one = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+        if text == "any" {
+            return Some(Self { min: 1024, max: 65_535 });
+        }
+        match text.split_once('-') {
+            Some((low, high)) => {
+                let (min, max) = (one(low)?, one(high)?);
+                (min <= max).then_some(Self { min, max })
+            }
+            None => one(text).map(|port| Self { min: port, max: port }),
+        }
+    }
+
+    pub(crate) fn is_single(self) -> bool {
+        self.min == self.max
+    }
+}
+
+/// With the colon before them.
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.min, self.max) {
+            (min, max) if min == max => write!(f, ":{min}"),
+            (1024, 65_535) => write!(f, ":any"),
+            (min, max) => write!(f, ":{min}-{max}"),
+        }
+    }
 }
 
 impl Target {
+    /// These ports of the host with the address of `addr`.
+    pub(crate) fn of_host(addr: SocketAddr, ports: Ports) -> Self {
+        let scope_id = if let SocketAddr::V6(addr) = addr { addr.scope_id() } else { 0 };
+        Self { net: addr.ip().into(), scope_id, ports }
+    }
+
     /// Whether it is one address and one port.
     pub(crate) fn is_single(&self) -> bool {
-        self.net.prefix_len() == self.net.max_prefix_len() && self.port_min == self.port_max
+        self.net.prefix_len() == self.net.max_prefix_len() && self.ports.is_single()
     }
 
     /// Its address and port, if it is one of each.
     pub(crate) fn single(&self) -> Option<SocketAddr> {
-        self.is_single().then(|| self.at(self.net.addr(), self.port_min))
+        self.is_single().then(|| self.at(self.net.addr(), self.ports.min))
     }
 
     pub(crate) fn is_ipv4(&self) -> bool {
@@ -72,7 +127,7 @@ impl Target {
 
     /// All addresses of `net` with port 0, on the interface of `scope_id`.
     pub(crate) fn addresses_of(net: IpNet, scope_id: u32) -> Self {
-        Self { net, scope_id, port_min: 0, port_max: 0 }
+        Self { net, scope_id, ports: Ports { min: 0, max: 0 } }
     }
 
     pub(crate) fn net(&self) -> IpNet {
@@ -80,12 +135,12 @@ impl Target {
     }
 
     pub(crate) fn has_port(&self, port: u16) -> bool {
-        (self.port_min..=self.port_max).contains(&port)
+        (self.ports.min..=self.ports.max).contains(&port)
     }
 
     /// Whether `port` is its only port.
     pub(crate) fn has_only_port(&self, port: u16) -> bool {
-        self.port_min == port && self.port_max == port
+        self.ports.min == port && self.ports.max == port
     }
 
     /// Draws again while `is_unwanted`, at most a thousand times.
@@ -108,9 +163,9 @@ impl Target {
     /// Draws an address and a port; all are equally likely.
     pub(crate) fn draw(&self, rng: &mut SmallRng) -> SocketAddr {
         if self.is_single() {
-            return self.at(self.net.addr(), self.port_min);
+            return self.at(self.net.addr(), self.ports.min);
         }
-        let port = rng.random_range(self.port_min..=self.port_max);
+        let port = rng.random_range(self.ports.min..=self.ports.max);
         let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
         let ip = match self.net.addr() {
             IpAddr::V4(base) => {
@@ -133,7 +188,7 @@ impl Target {
 
     /// The number of its ports.
     pub(crate) fn ports(&self) -> u32 {
-        u32::from(self.port_max) - u32::from(self.port_min) + 1
+        u32::from(self.ports.max) - u32::from(self.ports.min) + 1
     }
 
     /// Its nth address with its nth port, both from 0.
@@ -142,7 +197,7 @@ impl Target {
             IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | address as u32)),
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | address)),
         };
-        self.at(ip, self.port_min + port as u16)
+        self.at(ip, self.ports.min + port as u16)
     }
 
     /// The number of its addresses and ports. `None`: more than 2^128.
@@ -152,7 +207,7 @@ impl Target {
 
     /// The number of `addr` among its addresses and ports, in the order of [`Target::nth`].
     pub(crate) fn position(&self, addr: SocketAddr) -> Option<u128> {
-        let port = addr.port().checked_sub(self.port_min).filter(|_| addr.port() <= self.port_max)?;
+        let port = addr.port().checked_sub(self.ports.min).filter(|_| addr.port() <= self.ports.max)?;
         let address = match (self.net, addr.ip()) {
             (IpNet::V4(net), IpAddr::V4(ip)) if net.contains(&ip) => {
                 u128::from(ip.to_bits() - net.network().to_bits())
@@ -203,8 +258,6 @@ impl FromStr for Target {
                     advice @ (ListenAddrError::NoPort(_)
                     | ListenAddrError::Brackets(_)
                     | ListenAddrError::BracketsAroundV4(_)
-                    | ListenAddrError::Localhost(_)
-                    | ListenAddrError::Name(..)
                     | ListenAddrError::Decorated(_)),
                 ),
             ) => TargetError::Misspelt(text.into(), advice),
@@ -246,8 +299,8 @@ impl Target {
             Some(zone) if net.addr().is_ipv4() => return Err(TargetError::Zone(text.into(), zone.into())),
             Some(zone) => zone_index(zone).ok_or_else(|| TargetError::Zone(text.into(), zone.into()))?,
         };
-        let (port_min, port_max) = ports(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
-        let target = Self { net: net.trunc(), scope_id, port_min, port_max };
+        let ports = Ports::parse(port).ok_or_else(|| TargetError::Port(text.into(), port.into()))?;
+        let target = Self { net: net.trunc(), scope_id, ports };
         if target.net == net { Ok(target) } else { Err(TargetError::HostBits(text.into(), Box::new(target))) }
     }
 }
@@ -255,20 +308,6 @@ impl Target {
 /// The interface of a zone: a number, or a name that the kernel looks up in this network namespace.
 fn zone_index(zone: &str) -> Option<u32> {
     zone.parse().ok().or_else(|| Interface::new(zone)?.index().ok())
-}
-
-fn ports(text: &str) -> Option<(u16, u16)> {
-    let one = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
-    if text == "any" {
-        return Some((1024, 65_535));
-    }
-    match text.split_once('-') {
-        Some((low, high)) => {
-            let (low, high) = (one(low)?, one(high)?);
-            (low <= high).then_some((low, high))
-        }
-        None => one(text).map(|port| (port, port)),
-    }
 }
 
 impl fmt::Display for Target {
@@ -285,11 +324,7 @@ impl fmt::Display for Target {
         } else {
             write!(f, "[{ip}{zone}{len}]")?;
         }
-        match (self.port_min, self.port_max) {
-            (low, high) if low == high => write!(f, ":{low}"),
-            (1024, 65_535) => write!(f, ":any"),
-            (low, high) => write!(f, ":{low}-{high}"),
-        }
+        self.ports.fmt(f)
     }
 }
 
@@ -299,7 +334,7 @@ mod tests {
 
     impl Target {
         pub(crate) fn contains(&self, addr: SocketAddr) -> bool {
-            self.net.contains(&addr.ip()) && (self.port_min..=self.port_max).contains(&addr.port())
+            self.net.contains(&addr.ip()) && (self.ports.min..=self.ports.max).contains(&addr.port())
         }
     }
 
@@ -358,7 +393,6 @@ mod tests {
             ("::1:7", "[::1]:7"),
             ("[::1]", "[::1]:1234"),
             ("[127.0.0.1]:7", "127.0.0.1:7"),
-            ("localhost:7", "127.0.0.1:7"),
             ("udp://127.0.0.1:7", "127.0.0.1:7"),
             ("192.0.2.1/24:7", "192.0.2.0/24:7"),
             ("[2001:db8::1/64]:7-9", "[2001:db8::/64]:7-9"),

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use clap::Args;
 
+use tubular_echo::kernel::addr::Domain;
 use tubular_echo::sockets::listen_addr::ListenAddr;
 
 use super::contradiction::Contradiction;
 use super::outputs::OutputOptions;
 use crate::judge::search::Plan;
+use crate::model::given_target::GivenTarget;
 use crate::model::metrics_url::MetricsUrl;
 use crate::model::packet_options::PacketOptions;
 use crate::model::quantity::{self, Length, Sizes};
 use crate::model::source::Source;
 use crate::model::target::Target;
 use crate::model::visits;
+use crate::report::names::NamedHost;
 
 /// The rate of --each-once, unless --rate sets one.
 pub(super) const EACH_ONCE_PER_S: u64 = 1_000;
@@ -24,9 +27,22 @@ pub(super) const EACH_ONCE_PER_S: u64 = 1_000;
 // one field for each option
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonOptions {
-    /// The destination: ADDR:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any
+    /// The destination: ADDR:PORT, NAME:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any. A name stands for all its
+    /// addresses
     #[arg(required = true, value_name = "TARGET")]
-    pub(crate) targets: Vec<Target>,
+    pub(crate) targets: Vec<GivenTarget>,
+
+    /// The names among the targets, when they have been looked up.
+    #[arg(skip)]
+    pub(crate) names: Vec<NamedHost>,
+
+    /// Take only the IPv4 addresses of names
+    #[arg(long, short = '4', help_heading = "Load")]
+    pub(crate) ipv4: bool,
+
+    /// Take only the IPv6 addresses of names
+    #[arg(long, short = '6', help_heading = "Load", conflicts_with = "ipv4")]
+    pub(crate) ipv6: bool,
 
     /// Visit each address and port of the targets once (or N times, as in --each-once=3), in an order that spreads over
     /// all of them, at --rate. The report names those that are silent or wrong. Of more than 262,144, a sample of 65,536
@@ -89,7 +105,7 @@ pub(crate) struct CommonOptions {
 
     /// Read the counters of the server, tubular-echo, before and after the run, from where its --metrics serves them. Then
     /// the report tells on which way datagrams were lost, what the server refused, and its CPU per echo
-    #[arg(long, value_name = "http://ADDR:PORT/metrics", help_heading = "Report")]
+    #[arg(long, value_name = "http://HOST:PORT/metrics", help_heading = "Report")]
     pub(crate) server_metrics: Option<MetricsUrl>,
 
     /// Load public addresses too. Do this only to hosts that are yours
@@ -134,6 +150,20 @@ impl CommonOptions {
         self.warmup + self.search_duration() + self.linger() * waits
     }
 
+    /// All targets but names that were not looked up yet.
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().flat_map(GivenTarget::targets)
+    }
+
+    /// The only family that names are looked up for.
+    pub(crate) fn family(&self) -> Option<Domain> {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Domain::Ipv4),
+            (_, true) => Some(Domain::Ipv6),
+            _ => None,
+        }
+    }
+
     /// Whether only a signal ends the run.
     pub(crate) fn is_endless(&self) -> bool {
         self.duration == Some(Length::Forever) && self.count.is_none()
@@ -161,9 +191,19 @@ impl CommonOptions {
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         if let Some(source) = &self.source
-            && let Some(other) = self.targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
+            && let Some(other) = self.destinations().find(|target| target.is_ipv4() != source.is_ipv4())
         {
             return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
+        }
+        if let Some(family) = self.family() {
+            let is_other = |is_ipv4| is_ipv4 != (family == Domain::Ipv4);
+            let source = self.source.as_ref().filter(|source| is_other(source.is_ipv4()));
+            let target = self.destinations().find(|target| is_other(target.is_ipv4()));
+            let other = source.map(|source| format!("--source {source}")).or(target.map(ToString::to_string));
+            if let Some(other) = other {
+                let option = if self.ipv4 { "-4" } else { "-6" };
+                return Err(Contradiction::AddressOfOtherFamily(option, other));
+            }
         }
         if self.each_once.is_some() && matches!(self.duration, Some(Length::For(_))) {
             return Err(Contradiction::RoundsForATime);

@@ -26,6 +26,8 @@ pub(crate) enum Contradiction {
     TooManyInFlight(u64),
     #[error("--source {0} can't reach {1}, which is of the other address family")]
     SourceOfOtherFamily(String, String),
+    #[error("{0} is for names, and {1} is of the other address family; leave one of them out")]
+    AddressOfOtherFamily(&'static str, String),
     #[error("--each-once ends when each destination was visited; --duration can only be forever")]
     RoundsForATime,
     #[error("--find-max and --steps need an end; --duration can't be forever")]

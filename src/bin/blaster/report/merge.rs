@@ -11,6 +11,7 @@ use crate::model::latency::{Latency, Percentiles};
 use crate::model::results::{Example, keep_example};
 use crate::model::spans::Span as Seconds;
 use crate::model::units::duration;
+use crate::report::names::NamedHost;
 use crate::report::replies::Replies;
 use crate::report::schema::{
     self, FAULTS_MAX, FaultyPlaces, Generator, IcmpErrors, Interval, Latencies, Load, LocalErrors, NamedRun,
@@ -203,6 +204,7 @@ fn load(reports: &[&Report]) -> Load {
     }
     Load {
         targets,
+        names: NamedHost::merged(loads().flat_map(|load| &load.names)),
         run_ids: loads().flat_map(|load| load.run_ids.clone()).collect(),
         seed: first.seed.filter(|seed| loads().all(|load| load.seed == Some(*seed))),
         source: first

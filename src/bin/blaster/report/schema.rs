@@ -5,8 +5,8 @@
 //! the measured time without the warmup, and balances: sent = ok + corrupted + truncated + misdirected + late + lost +
 //! unreachable. Each of the `intervals` balances as well: a datagram counts in the interval of its intended send time.
 //!
-//! Each part of the JSON is a module with its name, or one of these. The types of `replies` and `examples` are in
-//! `report::replies` and `model::results`.
+//! Each part of the JSON is a module with its name, or one of these. The types of `replies`, `examples` and of
+//! names are in `report::replies`, `model::results` and `report::names`.
 
 mod document; // the content of a file
 mod errors; // icmp_errors, refusals

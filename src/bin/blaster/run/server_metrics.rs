@@ -47,6 +47,8 @@ pub(crate) enum ServerMetricsError {
 /// The server of a run, whose counters were read before it.
 pub(super) struct WatchedServer<'a> {
     url: &'a MetricsUrl,
+    /// The address that answered: a name may stand for several servers.
+    addr: SocketAddr,
     sockets: Sockets<'a>,
     before: ServerSample,
 }
@@ -54,7 +56,8 @@ pub(super) struct WatchedServer<'a> {
 impl<'a> WatchedServer<'a> {
     /// Reads the counters before the run.
     pub(super) fn begin(url: &'a MetricsUrl, sockets: Sockets<'a>) -> Result<Self, ServerMetricsError> {
-        Ok(Self { url, sockets, before: read(url, sockets)? })
+        let (addr, before) = read(url, &url.addrs(), sockets)?;
+        Ok(Self { url, addr, sockets, before })
     }
 
     /// Reads them after the run. `listened`: how long blaster has waited for missing replies.
@@ -64,29 +67,51 @@ impl<'a> WatchedServer<'a> {
         if is_lossy && !stop.is_urgent() && report.load.protocol == "udp" {
             std::thread::sleep(wait);
         }
-        let after = read(self.url, self.sockets).map_err(|error| error.to_string());
+        let after = read(self.url, &[self.addr], self.sockets);
+        let after = after.map(|(_, sample)| sample).map_err(|error| error.to_string());
         Server::new(self.url.to_string(), &self.before, after, report)
     }
 }
 
-fn read(url: &MetricsUrl, sockets: Sockets<'_>) -> Result<ServerSample, ServerMetricsError> {
+/// Reads the counters from the first of these addresses that takes a connection.
+fn read(
+    url: &MetricsUrl,
+    addrs: &[SocketAddr],
+    sockets: Sockets<'_>,
+) -> Result<(SocketAddr, ServerSample), ServerMetricsError> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(ServerMetricsError::Runtime)?;
-    let answer = runtime.block_on(async { time::timeout(TIMEOUT, get(url)).await });
-    let text = answer.map_err(|_| ServerMetricsError::TimedOut { url: url.to_string() })??;
-    ServerSample::read(&text, sockets).map_err(|_| ServerMetricsError::NotOurs { url: url.to_string() })
+    let answer = runtime.block_on(async { time::timeout(TIMEOUT, get(url, addrs)).await });
+    let (addr, text) = answer.map_err(|_| ServerMetricsError::TimedOut { url: url.to_string() })??;
+    let sample = ServerSample::read(&text, sockets);
+    Ok((addr, sample.map_err(|_| ServerMetricsError::NotOurs { url: url.to_string() })?))
 }
 
-async fn get(url: &MetricsUrl) -> Result<String, ServerMetricsError> {
-    let addr = url.addr();
+async fn connect(
+    url: &MetricsUrl,
+    addrs: &[SocketAddr],
+) -> Result<(SocketAddr, TcpStream), ServerMetricsError> {
+    let timed_out = || ServerMetricsError::TimedOut { url: url.to_string() };
+    let mut failure = None;
+    for addr in addrs {
+        // an address that does not answer leaves time for the others
+        match time::timeout(TIMEOUT / addrs.len() as u32, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => return Ok((*addr, stream)),
+            Ok(Err(error)) => failure = failure.or(Some(ServerMetricsError::Connect { addr: *addr, error })),
+            Err(_) => {}
+        }
+    }
+    Err(failure.unwrap_or_else(timed_out))
+}
+
+async fn get(url: &MetricsUrl, addrs: &[SocketAddr]) -> Result<(SocketAddr, String), ServerMetricsError> {
     let http = |why: String| ServerMetricsError::Http { url: url.to_string(), why };
-    let stream = TcpStream::connect(addr).await;
-    let stream = stream.map_err(|error| ServerMetricsError::Connect { addr, error })?;
+    let (addr, stream) = connect(url, addrs).await?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(error.to_string()))?;
     // it ends with the runtime at the latest
     tokio::spawn(connection);
-    let request = Request::get(url.path()).header(HOST, addr.to_string()).header(CONNECTION, "close");
+    let request = Request::get(url.path()).header(HOST, url.target().to_string()).header(CONNECTION, "close");
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| http(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(|error| http(error.to_string()))?;
     if response.status() != StatusCode::OK {
@@ -94,5 +119,5 @@ async fn get(url: &MetricsUrl) -> Result<String, ServerMetricsError> {
     }
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| http(error.to_string()))?.to_bytes();
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    Ok((addr, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -32,6 +32,7 @@ use crate::options::{
 };
 use crate::report::compile::{RunFacts, Scope};
 use crate::report::schema::{self, BurstLoad, FAULTS_MAX, Host, Load, Outage, Outages, ReplayLoad, Report};
+use crate::run::lookup::{self, LookupError};
 use crate::run::monitor::{Monitor, MonitorError, ObservedRun};
 use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
 use crate::show::progress::{self, Watched};
@@ -53,6 +54,8 @@ pub(crate) enum LoadError {
     Udp(#[from] UdpError),
     #[error(transparent)]
     Tcp(#[from] TcpError),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("--server-metrics: {0}")]
     MetricsTarget(TargetError),
     #[error(transparent)]
@@ -86,20 +89,14 @@ struct Identity {
 }
 
 impl Session {
-    /// Checks `load`, and listens to signals: from now on they end runs.
-    pub(crate) fn new(load: &LoadOptions) -> Result<Self, LoadError> {
-        let common = load.common();
-        match load {
-            LoadOptions::Udp(udp) => udp.check()?,
-            LoadOptions::Tcp(tcp) => tcp.check()?,
-        }
-        for target in &common.targets {
-            target.check_allowed(common.allow_public)?;
-        }
-        if let Some(url) = &common.server_metrics {
-            url.check_allowed(common.allow_public).map_err(LoadError::MetricsTarget)?;
-        }
+    /// Checks `load`, looks up its names, and listens to signals: from now on they end runs.
+    pub(crate) fn new(load: &mut LoadOptions) -> Result<Self, LoadError> {
+        check(load)?;
         signals::listen().map_err(LoadError::Signals)?;
+        if lookup::look_up(load).map_err(not_found)? {
+            check(load)?;
+        }
+        let common = load.common();
         let monitor = Monitor::open(protocol(load), common).map_err(|error| {
             // the signal ended the wait for a reader of a FIFO
             if signals::stop().is_asked() { LoadError::Stopped } else { error.into() }
@@ -191,6 +188,25 @@ impl Session {
     }
 }
 
+/// Checks the options, and the addresses that are known.
+fn check(load: &LoadOptions) -> Result<(), LoadError> {
+    load.check()?;
+    let common = load.common();
+    for target in &common.targets {
+        target.check_allowed(common.allow_public)?;
+    }
+    let allowed = common.server_metrics.as_ref().map(|url| url.check_allowed(common.allow_public));
+    allowed.transpose().map(drop).map_err(LoadError::MetricsTarget)
+}
+
+fn not_found(error: LookupError) -> LoadError {
+    match error {
+        LookupError::Stopped => LoadError::Stopped,
+        LookupError::Target(error) => error.into(),
+        error => error.into(),
+    }
+}
+
 /// The destinations that had no right reply to their last message.
 fn outages(watchlist: &Watchlist, report: &Report) -> Outages {
     let end_ns = report.load.warmup_ns + report.elapsed_ns;
@@ -248,8 +264,8 @@ fn watch_server(load: &LoadOptions) -> Result<Option<WatchedServer<'_>>, LoadErr
     let Some(url) = &common.server_metrics else { return Ok(None) };
     let sockets = Sockets {
         protocol: protocol(load),
-        ipv4: common.targets.iter().any(Target::is_ipv4),
-        ipv6: !common.targets.iter().all(Target::is_ipv4),
+        ipv4: common.destinations().any(Target::is_ipv4),
+        ipv6: !common.destinations().all(Target::is_ipv4),
     };
     Ok(Some(WatchedServer::begin(url, sockets)?))
 }
@@ -349,8 +365,8 @@ fn traffic(
 ) -> Result<Traffic, TargetError> {
     let no_hosts = no_host_addresses();
     let spray = udp.is_some_and(|udp| udp.spray);
-    let mut targets =
-        Targets::new(common.targets.clone(), identity.seed, spray)?.without(no_hosts.clone())?;
+    let all: Vec<Target> = common.destinations().cloned().collect();
+    let mut targets = Targets::new(all.clone(), identity.seed, spray)?.without(no_hosts.clone())?;
     if udp.is_some() && common.each_once.is_some() {
         targets = targets.of_one_family()?;
     }
@@ -362,8 +378,7 @@ fn traffic(
         sources: udp.and_then(|udp| udp.flows).map(|_| udp.map_or(0, |udp| udp.flows(1))),
         seed: identity.seed,
     });
-    let visits =
-        wish.map(|wish| Visits::new(&common.targets, common.source.as_ref(), &no_hosts, wish)).transpose()?;
+    let visits = wish.map(|wish| Visits::new(&all, common.source.as_ref(), &no_hosts, wish)).transpose()?;
     Ok(Traffic {
         run_id: identity.run_id,
         seed: identity.seed,
@@ -381,7 +396,7 @@ fn traffic(
 /// What the report needs to know of the destinations and sources.
 fn scope(common: &CommonOptions, traffic: &Traffic) -> Scope {
     Scope {
-        nets: common.targets.iter().map(Target::net).collect(),
+        nets: common.destinations().map(Target::net).collect(),
         source: common.source.as_ref().map(Source::net),
         planned: traffic.visits.as_ref().map(|visits| visits.destinations().len() as u64),
         sample: traffic.visits.as_ref().and_then(|visits| Some(visits.sample()?.words(visits))),
@@ -424,6 +439,7 @@ fn load_header(
         }),
         replay: schedule.replay.as_deref().map(replay_load),
         targets: common.targets.iter().map(ToString::to_string).collect(),
+        names: common.names.clone(),
         source: common.source.as_ref().map(ToString::to_string),
         run_ids: vec![format!("{:016x}", identity.run_id)],
         seed: Some(identity.seed),

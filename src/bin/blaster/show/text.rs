@@ -68,6 +68,9 @@ fn heading(report: &Report, paint: &Paint, out: &mut String) {
     words.extend(report.counted_runs());
     words.extend(load.seed.map(|seed| format!("seed {seed}")));
     let _ = writeln!(out, "{}", paint.head(&paint.wrap(&words.join(", "))));
+    for name in &load.names {
+        let _ = writeln!(out, "{}", paint.wrap(&name.words()));
+    }
 }
 
 /// The line of a count, red if it should be 0 and is not.

@@ -2,7 +2,7 @@
 //! would count as lost.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
@@ -12,6 +12,7 @@ use crate::model::source::SourceNotLocal;
 use crate::udp::error::UdpError;
 use crate::udp::flow::Flow;
 use crate::udp::plan::Plan;
+use crate::workers::route::{self, RouteError, any};
 use crate::workers::socket_options;
 
 pub(super) struct OpenSocket {
@@ -95,21 +96,15 @@ fn local_addr(peer: SocketAddr, plan: &Plan) -> Result<SocketAddr, UdpError> {
         Some(libc::EACCES) => UdpError::Broadcast { peer, error },
         _ => UdpError::NoRoute { peer, error, by: packets.route_words() },
     };
-    let socket = UdpSocket::bind(any(peer)).map_err(refused)?;
-    socket_options::set_route(socket.as_fd(), packets)?;
-    let mut local = socket.connect(peer).and_then(|()| socket.local_addr()).map_err(refused)?;
-    local.set_port(0);
-    Ok(local)
+    route::local_addr(peer, packets).map_err(|error| match error {
+        RouteError::Option(error) => error.into(),
+        RouteError::Refused(error) => refused(error),
+    })
 }
 
 /// Whether the kernel has no free port: bind(2) and connect(2) report that differently.
 fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EAGAIN))
-}
-
-/// The wildcard address of the family of `peer`, with port 0.
-fn any(peer: SocketAddr) -> SocketAddr {
-    if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
 /// Asks for a large receive buffer, above the host's limit if blaster has the privilege. Returns its real size.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::units::counted;
+use crate::report::names::NamedHost;
 
 /// The load of a run.
 // one field for each part of the JSON
@@ -15,6 +16,9 @@ pub(crate) struct Load {
     pub(crate) mode: String,
     /// As in the command line.
     pub(crate) targets: Vec<String>,
+    /// The names among the targets, with their addresses.
+    #[serde(default)]
+    pub(crate) names: Vec<NamedHost>,
     /// The number that marks the datagrams of the run; after a merge, those of all runs.
     pub(crate) run_ids: Vec<String>,
     /// The seed of random choices: a number, or from 2^53 on a string of its digits, since many readers of JSON do not

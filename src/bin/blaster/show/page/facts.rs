@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use crate::model::latency::{NamedFigure, Percentiles};
 use crate::model::units::{count, duration, percent};
+use crate::report::names::NamedHost;
 use crate::report::schema::Report;
 use crate::show::page::plot::Ink;
 use crate::show::page::plots::NOT_OK;
@@ -25,6 +26,7 @@ pub(super) fn load(report: &Report) -> String {
     words.extend(load.gso.filter(|gso| *gso > 1).map(|gso| format!("trains of {gso}")));
     words.extend(places::packets(load));
     words.extend(report.counted_runs());
+    words.extend(load.names.iter().map(NamedHost::words));
     words.push(format!("{} from {}", duration(report.elapsed_ns), report.started_at));
     words.join(" · ")
 }
