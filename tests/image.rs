@@ -1,6 +1,6 @@
-//! The image of dist/Containerfile, built and run by podman and runc: what an engine makes of it. `ci/image` builds the
-//! programs and calls this with `--engine`. Everything runs on loopback, in a network namespace of the test, and in a
-//! storage of its own.
+//! The image of dist/Containerfile, built by podman and run by runc or crun: what an engine makes of it. `ci/image`
+//! builds the programs and calls this with `--engine`. Everything runs on loopback, in a network namespace of the test,
+//! and in a storage of its own.
 
 mod support;
 
