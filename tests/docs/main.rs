@@ -45,6 +45,7 @@ fn main() -> ExitCode {
 
     let mut complaints: Vec<String> = documents.iter().flat_map(Document::complaints).collect();
     complaints.extend(too_long(&documents));
+    complaints.extend(documents.iter().filter_map(Document::wrong_contents));
     complaints.extend(names::complaints(&documents));
     complaints.extend(names::runbooks());
     complaints.extend(messages::complaints());

@@ -196,6 +196,23 @@ impl Document {
         anchors
     }
 
+    /// A list of contents at the top that is not the list of the sections below.
+    pub fn wrong_contents(&self) -> Option<String> {
+        let top = self.prose.iter().take_while(|line| !line.starts_with("## "));
+        let target = |line: &String| {
+            Some(line.strip_prefix("* [")?.split_once("](#")?.1.strip_suffix(')')?.to_owned())
+        };
+        let listed: Vec<_> = top.filter_map(target).collect();
+        let headings = self.prose.iter().filter(|line| line.starts_with('#'));
+        let sections = headings.zip(self.anchors()).filter(|(heading, _)| heading.starts_with("## "));
+        let sections: Vec<_> = sections.map(|(_, anchor)| anchor).collect();
+        let differs = listed.iter().zip(&sections).position(|(listed, section)| listed != section);
+        let at = differs.unwrap_or(listed.len().min(sections.len()));
+        (!listed.is_empty() && listed != sections).then(|| {
+            format!("{}: the list at the top differs from the sections at {:?}", self.path, sections.get(at))
+        })
+    }
+
     /// The paragraphs, each joined into one line, with the number of its first line, counted from 1.
     fn paragraphs(&self) -> Vec<(usize, String)> {
         let mut paragraphs: Vec<(usize, String)> = Vec::new();
