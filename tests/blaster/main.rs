@@ -12,11 +12,15 @@ mod receive_times;
 mod reports;
 mod schedules;
 mod server_metrics;
+mod signals;
+mod stalls;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 mod tcp;
 mod tcp_rates;
+mod tcp_replies;
+mod terminal;
 mod unread;
 
 use std::net::UdpSocket;
@@ -26,7 +30,7 @@ use std::time::Duration;
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
 use support::blaster::{CLASSES, counts_beside_sent, expect_documented};
-use support::sys::{Confinement, Denied, Pidfd, confine};
+use support::sys::{Confinement, Denied, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
@@ -245,160 +249,8 @@ fn an_icmp_error_that_a_send_returns_is_no_failed_send() {
     }
 }
 
-/// Coordinated omission: a stall of the server must show in the percentiles of all datagrams that were due during it,
-/// not only of the one that met it.
-#[test]
-fn a_stalled_server_can_not_hide_it() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_millis(200)));
-    let found = report(&format!("udp {} --rate 1000 --duration 5s --timeout 5s", server.addr));
-    assert_eq!(counts(&found), [("sent", 5_000), ("ok", 5_000)]);
-    let latency = &found["latency"]["from_intended"];
-    assert!(number(&latency["max_ns"]) >= 199_000_000, "{latency}");
-    assert!(number(&latency["p99_ns"]) >= 140_000_000, "{latency}");
-}
-
-/// The same if blaster itself is stopped: the intended send times do not move, and blaster reports the stall.
-#[test]
-fn a_stalled_blaster_can_not_hide_it_either() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let child = Command::new(BLASTER)
-        .args(
-            format!("udp {} --rate 1000 --duration 5s --timeout 5s --json - --quiet", server.addr)
-                .split_whitespace(),
-        )
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    server.wait_for(1_000);
-    signal("STOP", child.id());
-    std::thread::sleep(Duration::from_millis(200)); // the stall itself
-    signal("CONT", child.id());
-    let found = parse(&child.wait_with_output().unwrap());
-    assert_eq!(counts(&found), [("sent", 5_000), ("ok", 5_000)]);
-    assert!(number(&found["latency"]["from_intended"]["p99_ns"]) >= 140_000_000, "{}", found["latency"]);
-    assert!(number(&found["generator"]["slip"]["max_ns"]) >= 199_000_000, "{}", found["generator"]);
-    assert!(found["warnings"][0].as_str().unwrap().contains("blaster was the bottleneck"), "{found}");
-}
-
-/// A blaster that left some datagrams late is no headline over a server that did not answer at all, or that stalled for
-/// longer.
-#[test]
-fn a_late_blaster_does_not_excuse_the_server() {
-    let late = |flags: &str, has_begun: &dyn Fn()| {
-        let mut command = Command::new(BLASTER);
-        command.args(flags.split_whitespace()).args(["--json=-", "--quiet"]).stdout(Stdio::piped());
-        let child = command.spawn().unwrap();
-        has_begun();
-        signal("STOP", child.id());
-        std::thread::sleep(Duration::from_millis(80)); // the delay itself
-        signal("CONT", child.id());
-        let found = parse(&child.wait_with_output().unwrap());
-        assert!(number(&found["generator"]["slip"]["p99_ns"]) >= 1_000_000, "{}", found["generator"]["slip"]);
-        let told: Vec<_> = found["warnings"].as_array().unwrap().clone();
-        told.iter().map(|told| told.as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let flags = format!("udp {} --rate 1000 --duration 2s --timeout 100ms", silent.local_addr().unwrap());
-    let told = late(&flags, &|| assert!(silent.recv_from(&mut [0; 100]).is_ok()));
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[0], "2,000 of 2,000 datagrams had no right reply in time: 2,000 lost");
-    assert!(told[1].starts_with("no reply came and no ICMP error"), "{told:?}");
-
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Stalls(Duration::from_secs(1)));
-    let flags = format!("udp {} --rate 1000 --duration 5s --timeout 5s", server.addr);
-    let told = late(&flags, &|| server.wait_for(100));
-    assert!(told.iter().all(|told| !told.contains("one datagram in a hundred left")), "{told:?}");
-}
-
 fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
-}
-
-#[test]
-fn a_signal_ends_it_early_with_a_full_report() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let child = Command::new(BLASTER)
-        .args(
-            format!("udp {} --rate 2k --duration 1h --timeout 5s --json - --quiet", server.addr)
-                .split_whitespace(),
-        )
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    server.wait_for(500);
-    signal("INT", child.id());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(4));
-    let found = parse(&output);
-    assert_eq!(found["ended_early"], true);
-    let totals = &found["totals"];
-    assert!(number(&totals["sent"]) >= 500 && totals["sent"] == totals["ok"], "{totals}");
-}
-
-/// Opening many sockets takes a while, and blaster must react to signals during it.
-#[test]
-fn a_signal_ends_it_while_it_opens_sockets() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let flags = format!("udp {} --flows 15000 --duration 1h --rate 1 --json - --quiet", server.addr);
-    let child = Command::new(BLASTER)
-        .args(flags.split_whitespace())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pidfd = Pidfd::open(child.id()).unwrap();
-    let opened = || std::fs::read_dir(format!("/proc/{}/fd", child.id())).map_or(0, Iterator::count);
-    while opened() < 200 {
-        std::thread::yield_now();
-    }
-    pidfd.signal(libc::SIGTERM).unwrap();
-    let mut most = 0;
-    while !pidfd.ends_within(Duration::from_millis(1)) {
-        most = most.max(opened());
-    }
-    let output = child.wait_with_output().unwrap();
-    assert!(most < 15_000, "it went on to open {most}");
-    assert_eq!(stderr(&output), "blaster: ended by a signal before anything was sent\n");
-    assert_eq!(output.status.code(), Some(4));
-}
-
-/// The output of a terminal while blaster runs; `redirect` is the target of standard error.
-fn on_a_terminal(server: &UdpServer, flags: &str, redirect: &str) -> String {
-    let command = format!(
-        "stty cols 120 rows 30; {BLASTER} udp {} --rate 500 --duration 2500ms --timeout 5s {flags} >/dev/null {redirect}",
-        server.addr
-    );
-    let output =
-        Command::new("script").args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-#[test]
-fn a_terminal_shows_rate_loss_latency_and_slip() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let shown = on_a_terminal(&server, "", "");
-    for words in ["rate", "/s", "not ok", "latency p99", "slip p99", "█", &server.addr.to_string()] {
-        assert!(shown.contains(words), "{words:?}: {shown}");
-    }
-    assert_eq!(on_a_terminal(&server, "--quiet", ""), "");
-    assert_eq!(on_a_terminal(&server, "", "2>/dev/null"), "");
-}
-
-/// A log file is no terminal, but its reader still wants the progress of a long run.
-#[test]
-fn a_log_gets_a_line_now_and_then() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let tcp = tcp_server("127.0.0.1:0", TcpConduct::Good);
-    for load in [format!("udp {} --rate 500", server.addr), format!("tcp {tcp} --connections 1")] {
-        let output = blaster(&format!("{load} --duration 1s --timeout 5s --every 250ms --json - --quiet"));
-        let text = stderr(&output);
-        assert!((1..=4).contains(&text.lines().count()), "{text}");
-        let is_right = |line: &str| ["sent ", "ok ", "p50 ", "p99 "].iter().all(|word| line.contains(word));
-        assert!(text.lines().all(is_right), "{text}");
-        parse(&output);
-    }
 }
 
 #[test]
@@ -469,62 +321,6 @@ fn a_counted_loop_takes_as_long_as_its_round_trips() {
             );
         }
     }
-}
-
-/// If other programs use its processor, a closed loop has no late sends that would show it.
-#[test]
-fn a_blaster_without_a_processor_says_so() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Good);
-    let tcp = tcp_server("127.0.0.1:0", TcpConduct::Good);
-    let mut hog =
-        Command::new("taskset").args(["-c", "0", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
-    let outputs = [format!("udp {}", server.addr), format!("tcp {tcp}")].map(|load| {
-        let flags = format!("{load} --duration 2s --timeout 5s --json - --quiet");
-        let mut command = Command::new("nice");
-        command.args(["-n", "19", "taskset", "-c", "0", BLASTER]).args(flags.split_whitespace());
-        command.output().unwrap()
-    });
-    hog.kill().unwrap();
-    hog.wait().unwrap();
-    for output in outputs {
-        let found = parse(&output);
-        let warnings = found["warnings"].to_string();
-        assert!(warnings.contains("for a processor that others used"), "{warnings} {}", found["generator"]);
-    }
-}
-
-/// Drops of its sockets during the warmup do not count, because the warmup does not count.
-#[test]
-fn drops_of_the_warmup_are_left_out() {
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let addr = server.local_addr().unwrap();
-    let flags = "--flows 1 --rate 50 --warmup 3s --duration 200ms --linger 1ms --json - --quiet";
-    let child = Command::new(BLASTER)
-        .args(format!("udp {addr} {flags}").split_whitespace())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (len, peer) = server.recv_from(&mut [0; 2048]).unwrap();
-    signal("STOP", child.id());
-    let table = || std::fs::read_to_string("/proc/net/udp").unwrap();
-    let drops = || -> u64 {
-        let port = format!(":{:04X} ", peer.port());
-        let table = table();
-        let line = table.lines().find(|line| line.contains(&port)).expect("its socket is open");
-        line.split_whitespace().last().unwrap().parse().unwrap()
-    };
-    // more replies than its receive buffer holds
-    while drops() == 0 {
-        for _ in 0..1_000 {
-            server.send_to(&[0; 1_400], peer).unwrap();
-        }
-    }
-    signal("CONT", child.id());
-    let found = parse(&child.wait_with_output().unwrap());
-    assert!(len >= 32 && number(&found["warmup"]["unattributed"]) > 0, "{}", found["warmup"]);
-    assert_eq!(found["totals"]["own_drops"], 0, "{}", found["warnings"]);
 }
 
 #[test]
@@ -665,23 +461,6 @@ fn no_route_is_said_in_one_line() {
     }
 }
 
-#[test]
-fn tcp_in_each_mode() {
-    for bind in ["127.0.0.1:0", "[::1]:0"] {
-        let addr = tcp_server(bind, TcpConduct::Good);
-        for mode in ["ping-pong", "stream", "connect"] {
-            let flags =
-                format!("tcp {addr} --mode {mode} --connections 5 --threads 2 --size 32-3000 --count 500");
-            let found = report(&flags);
-            assert_eq!(counts(&found), [("sent", 500), ("ok", 500)], "{flags}");
-            let connections = if mode == "connect" { 500 } else { 5 };
-            assert_eq!(number(&found["connections"]["established"]), connections, "{flags}");
-            assert_eq!(number(&found["totals"]["bytes_sent"]), number(&found["totals"]["bytes_received"]));
-            assert!(number(&found["latency"]["from_intended"]["p50_ns"]) > 0);
-        }
-    }
-}
-
 /// The parts of an example: kind, received bytes, number of the message, first byte that differs.
 fn which(example: &Value) -> (&str, u64, u64, Option<u64>) {
     let answers = &example["answers"];
@@ -693,43 +472,4 @@ fn which(example: &Value) -> (&str, u64, u64, Option<u64>) {
         number(&answers["sequence"]),
         answers["differs_at"].as_u64(),
     )
-}
-
-#[test]
-fn tcp_sees_each_flipped_bit() {
-    let addr = tcp_server("127.0.0.1:0", TcpConduct::Flips(100));
-    for mode in ["ping-pong", "stream"] {
-        let found = report(&format!("tcp {addr} --mode {mode} --connections 1 --size 100 --count 500"));
-        assert_eq!(counts(&found), [("sent", 500), ("ok", 450), ("corrupted", 50)], "{mode}");
-        let shown: Vec<_> = found["examples"].as_array().unwrap().iter().map(which).collect();
-        assert_eq!(
-            shown,
-            [
-                ("corrupted", 100, 9, Some(1)),
-                ("corrupted", 100, 19, Some(2)),
-                ("corrupted", 100, 29, Some(3))
-            ]
-        );
-    }
-}
-
-#[test]
-fn tcp_sees_bytes_that_nobody_has_asked_for() {
-    let addr = tcp_server("127.0.0.1:0", TcpConduct::Babbles(100));
-    let found = report(&format!("tcp {addr} --mode connect --connections 1 --size 100 --count 20"));
-    assert_eq!(counts(&found), [("sent", 20), ("ok", 20), ("unattributed", 20)]);
-    let shown: Vec<_> =
-        found["examples"].as_array().unwrap().iter().map(|example| number(&example["came_bytes"])).collect();
-    assert_eq!(shown, [8; 3]);
-}
-
-#[test]
-fn tcp_tells_a_cut_message_from_a_whole_one() {
-    let addr = tcp_server("127.0.0.1:0", TcpConduct::HangsUp(100));
-    let found = report(&format!("tcp {addr} --connections 3 --size 100 --count 500"));
-    assert_eq!(counts(&found), [("sent", 30), ("ok", 27), ("truncated", 3)]);
-    let shown: Vec<_> = found["examples"].as_array().unwrap().iter().map(which).collect();
-    assert_eq!(shown, [("truncated", 50, 9, None); 3]);
-    assert_eq!(number(&found["connections"]["broken"]), 3);
-    assert!(found["warnings"].to_string().contains("3 broke"), "{}", found["warnings"]);
 }

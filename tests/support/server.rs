@@ -114,17 +114,6 @@ impl Server {
         }
     }
 
-    /// Takes the addresses from the messages to the service manager, for a test that does not read the log.
-    pub fn read_addresses_from_status(&mut self) {
-        let messages = self.notify.as_ref().expect("a service manager").messages.all();
-        let status = messages.iter().find_map(|line| line.strip_prefix("STATUS=serving "));
-        for pair in status.expect("the status of a server that is ready").split(", ") {
-            let (protocol, address) = pair.split_once(' ').expect("a protocol and an address");
-            let protocol = if protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp };
-            self.addresses.push((protocol, address.parse().expect("an address")));
-        }
-    }
-
     /// The addresses that the server listens on, in the order of its log.
     pub fn addresses(&self) -> &[(Protocol, SocketAddr)] {
         &self.addresses
