@@ -237,6 +237,8 @@ impl fmt::Display for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use std::ptr;
+
     use super::*;
 
     #[test]
@@ -251,6 +253,22 @@ mod tests {
         assert_eq!((sum.udp_datagrams_in, sum.tcp_open), (7, 1));
         let text = sum.to_string();
         assert!(text.starts_with("turns=9 ") && text.contains(" udp_datagrams_in=7 "), "{text}");
+    }
+
+    /// Processors fetch cache lines of 64 bytes in pairs.
+    #[test]
+    fn no_two_workers_share_a_cache_line() {
+        let workers: Vec<Arc<Counters>> = (0..8).map(|_| Arc::default()).collect();
+        let mut lines: Vec<usize> = Vec::new();
+        for counters in &workers {
+            let first = ptr::from_ref(&**counters).addr();
+            // the one before has the count of references
+            lines.extend(first / 128 - 1..=(first + size_of::<Counters>() - 1) / 128);
+        }
+        let count = lines.len();
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len(), count);
     }
 
     #[test]

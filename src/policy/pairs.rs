@@ -54,6 +54,12 @@ struct Users {
     used: u32,
 }
 
+/// The lock and what it guards change with every pair. Workers that look at the rest keep their cache lines: processors
+/// fetch lines of 64 bytes in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct OwnLines<T>(T);
+
 /// A set of pairs. A pair stays until the last worker that uses it has removed it.
 #[derive(Debug)]
 pub struct Pairs {
@@ -61,7 +67,7 @@ pub struct Pairs {
     /// The pairs themselves, from number 1 on.
     entries: Box<[SharedAddress]>,
     key: HashKey,
-    users: Mutex<Users>,
+    users: OwnLines<Mutex<Users>>,
 }
 
 impl Pairs {
@@ -72,7 +78,7 @@ impl Pairs {
             buckets: iter::repeat_with(Bucket::default).take(buckets).collect(),
             entries: iter::repeat_with(SharedAddress::none).take(1 + count).collect(),
             key: HashKey::draw(),
-            users: Mutex::default(),
+            users: OwnLines::default(),
         }
     }
 
@@ -135,7 +141,7 @@ impl Pairs {
 
     fn users(&self) -> MutexGuard<'_, Users> {
         // no code panics while holding the lock, so nothing in it is half done
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tag and number of the place with this number in the hash's bucket, if there is one. The caller holds the lock.
@@ -148,6 +154,8 @@ impl Pairs {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::ops::RangeInclusive;
+    use std::ptr;
 
     use super::*;
     use crate::policy::flow::tests::alike;
@@ -163,6 +171,19 @@ mod tests {
         pairs.remove(pair);
         assert!(!pairs.contains(pair));
         pairs.remove(pair);
+    }
+
+    #[test]
+    fn a_change_takes_no_cache_line_from_those_who_look() {
+        fn lines<T>(of: &T) -> RangeInclusive<usize> {
+            let first = ptr::from_ref(of).addr();
+            first / 128..=(first + size_of::<T>() - 1) / 128
+        }
+        let pairs = Pairs::new(4);
+        let lock = lines(&pairs.users);
+        for read in [lines(&pairs.buckets), lines(&pairs.entries), lines(&pairs.key)] {
+            assert!(read.end() < lock.start() || lock.end() < read.start(), "{read:?} and {lock:?}");
+        }
     }
 
     #[test]
