@@ -3,13 +3,18 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use support::lines::Stored;
+use support::netns::{Netns, ip, receive_on};
 use support::random::Random;
 use support::server::Protocol::{Tcp, Udp};
 use support::steered::{Family, Steered, User};
@@ -137,6 +142,36 @@ fn without_it_the_hash_chooses() {
     });
 }
 
+/// Two datagrams of a flow, sent one after the other: the first one from the first processor, on which nothing else runs then
+/// until a reply has come or `patience` is over; the second one from the other processor. The order of their replies.
+fn order_of_replies(target: SocketAddr, patience: Duration) -> [u8; 2] {
+    let client = UdpClient::beside(target);
+    let (sent, answered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let [first, second] = processors();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            on(first, || {
+                support::sys::run_first().expect("SCHED_FIFO, which needs root");
+                client.send(target, &[1]);
+                let begun = Instant::now();
+                sent.store(true, Ordering::Release);
+                while !answered.load(Ordering::Acquire) && begun.elapsed() < patience {
+                    std::hint::spin_loop();
+                }
+            });
+        });
+        on(second, || {
+            while !sent.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            client.send(target, &[2]);
+            let earlier = client.receive();
+            answered.store(true, Ordering::Release);
+            [earlier, client.receive()].map(|arrival| arrival.payload[0])
+        })
+    })
+}
+
 /// Behind a dispatcher only one socket of the group is registered, and all ports lead to it. The reply sockets belong to
 /// other groups.
 #[test]
@@ -156,6 +191,78 @@ fn behind_a_dispatcher_the_processor_chooses_too() {
             assert_steered(&steered.server, &bound);
         }
         assert!(steered.stop(&[]).counter("udp_reply_sockets_made") > 0);
+    });
+}
+
+/// The worker of the first processor can't run, so that of the second one answers before it.
+#[test]
+#[ignore = "needs root"]
+fn a_flow_that_changes_its_processor_may_be_answered_in_another_order() {
+    private_network(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2", "--steer", "cpu"]);
+        assert_eq!(order_of_replies(server.udp(), Duration::from_millis(900)), [2, 1]);
+        server.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn by_the_hash_a_flow_keeps_its_order_on_all_processors() {
+    private_network(|| {
+        let server = Server::start(&["--listen", "127.0.0.1:0", "--workers", "2", "--pin"]);
+        for _ in 0..8 {
+            assert_eq!(order_of_replies(server.udp(), Duration::from_millis(20)), [1, 2]);
+        }
+        server.stop();
+    });
+}
+
+/// Datagrams of one flow, 64 of them in flight. Each comes back once.
+fn one_flow(target: SocketAddr, count: u32) {
+    let client = UdpClient::at([10, 9, 0, 1]);
+    let mut outstanding = HashSet::new();
+    for number in 0..count + 64 {
+        if number < count {
+            client.send(target, &number.to_be_bytes());
+            outstanding.insert(number.to_be_bytes().to_vec());
+        }
+        if number >= 64 {
+            let arrival = client.receive();
+            assert_eq!(arrival.from, target);
+            assert!(outstanding.remove(&arrival.payload), "{:?} is no reply, or came twice", arrival.payload);
+        }
+    }
+    assert!(outstanding.is_empty());
+}
+
+/// As when `ethtool -X` or irqbalance moves queues: the kernel receives one flow on the one processor, then on the other.
+#[test]
+#[ignore = "needs root"]
+fn while_a_flow_changes_its_processor_nothing_is_lost() {
+    private_network(|| {
+        let clients = Netns::new();
+        Netns::cable_with_queues("near", "far", &clients, 2);
+        ip("address add 10.9.0.2/24 dev near");
+        ip("link set near up");
+        clients.run(|| {
+            ip("address add 10.9.0.1/24 dev far");
+            ip("link set far up");
+        });
+        let listen = ["--listen", "10.9.0.2:0", "--metrics", "127.0.0.1:0", "--workers", "2"];
+        let server = Server::start(&[&listen[..], &["--steer", "cpu"]].concat());
+        let target = server.udp();
+        let (before, mut changes) = (turns(&server), 0);
+        thread::scope(|scope| {
+            let load = scope.spawn(|| clients.run(|| one_flow(target, 20_000)));
+            while !load.is_finished() {
+                receive_on("near", &[processors()[changes % 2]]);
+                changes += 1;
+            }
+        });
+        let made: Vec<f64> =
+            iter::zip(turns(&server), before).map(|(after, before)| after - before).collect();
+        assert!(changes > 4 && made.iter().all(|&turns| turns > 20.0), "{changes} changes, turns: {made:?}");
+        assert_eq!(server.stop().counter("udp_datagrams_in"), 20_000);
     });
 }
 

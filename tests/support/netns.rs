@@ -49,6 +49,13 @@ impl Netns {
         ip(&format!("link add {near} type veth peer name {far} netns {other}"));
     }
 
+    /// The same with several queues in each direction.
+    pub fn cable_with_queues(near: &str, far: &str, other: &Self, queues: usize) {
+        let other = format!("/proc/{}/fd/{}", process::id(), std::os::fd::AsRawFd::as_raw_fd(&other.0));
+        let queues = format!("numtxqueues {queues} numrxqueues {queues}");
+        ip(&format!("link add {near} {queues} type veth peer name {far} netns {other} {queues}"));
+    }
+
     fn join(&self) {
         sys::join_network(&self.0).expect("setns, which needs root");
     }
@@ -82,6 +89,20 @@ pub fn set_offloads(device: &str, are_on: bool) {
         sys::set_offload(device, command, are_on)
             .unwrap_or_else(|error| panic!("ethtool's {command:#x} of {device}: {error}"));
     }
+}
+
+/// Makes these processors, and no other, receive what comes on a device of the calling thread's namespace (RPS). The kernel
+/// spreads flows over them by a hash, as a NIC does over its queues.
+pub fn receive_on(device: &str, processors: &[usize]) {
+    let mask = processors.iter().fold(0_u64, |mask, processor| mask | 1 << processor);
+    // /sys shows the devices of the namespace in which it was mounted
+    let script = format!(
+        "mount -t sysfs sysfs /sys && for queue in /sys/class/net/{device}/queues/rx-*; do \
+         echo {mask:x} >$queue/rps_cpus || exit; done"
+    );
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output();
+    let output = output.unwrap_or_else(|error| panic!("run unshare (Debian package util-linux): {error}"));
+    assert!(output.status.success(), "rps_cpus of {device}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Writes a setting below /proc/sys/net. It belongs to the namespace of the thread that opens the file.
