@@ -5,6 +5,7 @@
 //! load    the bare client: closed loop, every reply verified, as fast as its core allows
 //! serve   the peers: echo servers as small and as good as they can be written
 //! senders blaster beside other programs that send datagrams
+//! spread  how load spreads over processors: `steer`, `mice`, `threads`
 //! kernel  the system calls beneath all of them; the only file with `unsafe`
 //! steering  the tests' dispatcher, for rows about wildcard ports
 //! ```
@@ -15,6 +16,7 @@ mod kernel;
 mod load;
 mod peers;
 mod senders;
+mod spread;
 mod steering;
 mod table;
 
@@ -55,6 +57,12 @@ enum Command {
     },
     /// Measure blaster beside other programs that send datagrams
     Senders(senders::Options),
+    /// Measure the worker by the processor (`--steer cpu`) beside the worker by the hash, over a cable with RPS
+    Steer(spread::Options),
+    /// Measure the times of a thousand light flows beside a heavy one, with 1, 2 and 4 workers
+    Mice(spread::Options),
+    /// Measure blaster's own threads
+    Threads(spread::Options),
     /// Run the bare client against a server and print what came back
     #[command(subcommand)]
     Load(Box<load::Load>),
@@ -67,6 +75,9 @@ fn main() -> ExitCode {
             serve(peer, listen, workers, end_with_parent).map(|()| true).map_err(Into::into)
         }
         Some(Command::Senders(options)) => senders::command(&options),
+        Some(Command::Steer(options)) => spread::command(spread::Part::Steer, &options),
+        Some(Command::Mice(options)) => spread::command(spread::Part::Mice, &options),
+        Some(Command::Threads(options)) => spread::command(spread::Part::Threads, &options),
         Some(Command::Load(load)) => load::command(&load),
         // `cargo test --benches` passes nothing: then nothing is judged but correctness.
         None => {

@@ -12,7 +12,7 @@ mod support {
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use support::netns::Netns;
+use support::netns::{Netns, ip, receive_on};
 use support::registry::register_pid;
 use support::steer::{Binding, Dispatcher};
 use tubular_echo::kernel::sys::Protocol;
@@ -26,6 +26,38 @@ const PREFIX: &str = "127.0.0.128/25";
 /// Does something in a network namespace that is left again.
 pub(crate) fn elsewhere<T>(action: impl FnOnce() -> T) -> T {
     Netns::new().run(action)
+}
+
+/// Two namespaces with a cable between them: 10.9.0.1 at the near end, 10.9.0.2 at the far end.
+pub(crate) struct Cable {
+    near: Netns,
+    far: Netns,
+}
+
+impl Cable {
+    /// A cable with so many queues; these processors receive what comes out of the far end.
+    pub(crate) fn new(queues: usize, receivers: &[usize]) -> Self {
+        let (near, far) = (Netns::new(), Netns::new());
+        near.run(|| {
+            Netns::cable_with_queues("near", "far", &far, queues);
+            ip("address add 10.9.0.1/24 dev near");
+            ip("link set near up");
+        });
+        far.run(|| {
+            ip("address add 10.9.0.2/24 dev far");
+            ip("link set far up");
+            receive_on("far", receivers);
+        });
+        Self { near, far }
+    }
+
+    pub(crate) fn at_near_end<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.near.run(action)
+    }
+
+    pub(crate) fn at_far_end<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.far.run(action)
+    }
 }
 
 /// Keeps the addresses steered.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Result;
+use super::{Result, machine};
 use crate::kernel;
 
 /// The clocks start after so long, and so many turns, under load.
@@ -215,7 +215,7 @@ impl Mark {
             at: Instant::now(),
             server: server.map(kernel::cpu_time).transpose()?,
             client: kernel::cpu_time(0)?,
-            machine: machine_cpu_time()?,
+            machine: machine::cpu_time()?,
         })
     }
 
@@ -231,17 +231,6 @@ impl Mark {
         sample.others_cpu_s = machine.saturating_sub(client + server.unwrap_or_default()).as_secs_f64();
         Ok(())
     }
-}
-
-/// CPU time that all processes together have used, interrupts and the hypervisor's theft included: proc(5),
-/// `cpu` of `stat`, in hundredths of a second.
-fn machine_cpu_time() -> Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let ticks = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    // user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user
-    let busy =
-        |(i, ticks): (usize, &str)| if i == 3 || i == 4 || i > 7 { 0 } else { ticks.parse().unwrap_or(0) };
-    Ok(Duration::from_millis(10 * ticks.enumerate().map(busy).sum::<u64>()))
 }
 
 /// Waits until every thread of a process stands still.

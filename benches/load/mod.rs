@@ -2,6 +2,7 @@
 //!
 //! Every reply is verified: bytes, length, order, source. Damage of any kind is `bad`, which must be zero.
 
+pub(crate) mod machine;
 mod measure;
 mod pattern;
 mod tcp;

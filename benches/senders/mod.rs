@@ -13,7 +13,7 @@ use crate::kernel;
 use crate::load::Result;
 use crate::steering;
 use program::{PROGRAMS, Program};
-use sink::{Arrivals, Sink};
+use sink::Sink;
 
 /// How the senders are measured
 #[derive(Clone, clap::Args)]
@@ -113,15 +113,14 @@ fn run(program: &Program, work: Work, seconds: u32, sink_core: usize, core: usiz
         cpu,
         seconds: f64::from(seconds),
         start: first.and_then(|first| first.checked_sub(began)),
-        error_ns: matches!(work, Work::Rate(_)).then(|| schedule_error(&arrivals)).flatten(),
+        error_ns: matches!(work, Work::Rate(_)).then(|| schedule_error(&arrivals.times_ns)).flatten(),
     })
 }
 
 /// p50 and p99 of the distance from the schedule that the program kept: the straight line through the medians of the
 /// first and of the last third, so that a few late datagrams don't turn it. Its rate may be another than the wanted one;
 /// `sent/s` shows that.
-fn schedule_error(arrivals: &Arrivals) -> Option<(u64, u64)> {
-    let times = &arrivals.times_ns;
+pub(crate) fn schedule_error(times: &[u64]) -> Option<(u64, u64)> {
     let (first, last) = (*times.first()?, *times.last()?);
     let third = times.len() / 3;
     let spacing_ns = (last - first) as f64 / (times.len() - 1) as f64;
@@ -167,7 +166,7 @@ fn print(name: &str, work: Work, runs: &[Run]) {
 }
 
 /// Datagrams sent in this thread's network namespace (`OutDatagrams` of proc_net_snmp, RFC 4113).
-fn datagrams_sent() -> Result<u64> {
+pub(crate) fn datagrams_sent() -> Result<u64> {
     let table = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut lines = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else {
@@ -179,7 +178,7 @@ fn datagrams_sent() -> Result<u64> {
 }
 
 /// The CPU time of all children that were waited for.
-fn cpu_of_children() -> Result<Duration> {
+pub(crate) fn cpu_of_children() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let of = |time: nix::sys::time::TimeVal| {
         Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec() as u32 * 1_000)

@@ -3,11 +3,11 @@
 //! Absolute times belong to one machine and one minute; ratios of neighbours do not.
 
 mod plot;
-mod report;
+pub(crate) mod report;
 mod rows;
 mod run;
 mod scale;
-mod server;
+pub(crate) mod server;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::kernel;
 use crate::load::{Result, Sample};
+use crate::spread;
 use rows::{Bar, Metric, ROWS, Row, Side};
 use run::Cores;
 use server::Available;
@@ -94,10 +95,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if options.scale {
         return scale::run(options);
     }
+    // the table binds this thread to a part of them
+    let processors = kernel::cores()?;
     let passed = run_table(options)?;
     if options.short && options.rows.is_empty() && options.compare.is_none() && !options.list {
         println!();
-        return Ok(scale::run(options)? && passed);
+        return Ok(scale::run(options)? && spread::short(&processors)? && passed);
     }
     Ok(passed)
 }
@@ -222,7 +225,7 @@ fn quiet(pair: &Pair) -> bool {
     disturbance(pair) < QUIET
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match (sorted.len(), sorted.len() / 2) {

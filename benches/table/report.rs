@@ -112,18 +112,18 @@ impl Metric {
 
 /// Where, when and how it was measured.
 #[derive(Serialize)]
-pub(super) struct Machine {
-    pub(super) date: String,
+pub(crate) struct Machine {
+    pub(crate) date: String,
     commit: String,
     kernel: String,
     processor: String,
     cores: usize,
     congestion_control: String,
-    pub(super) command: String,
+    pub(crate) command: String,
 }
 
 impl Machine {
-    pub(super) fn look() -> Result<Self> {
+    pub(crate) fn look() -> Result<Self> {
         // BBR paces on loopback too: a stream under it is another load.
         let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
         let processors = fs::read_to_string("/proc/cpuinfo")?;
@@ -146,13 +146,13 @@ impl Machine {
     }
 
     /// As a part of a sentence.
-    pub(super) fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let Self { commit, kernel, processor, cores, congestion_control, .. } = self;
         format!("Commit {commit}, {kernel}, {processor}, {cores} cores, TCP by {congestion_control}")
     }
 
     /// `DATE-COMMIT.md` in this directory, which is made if need be.
-    pub(super) fn file(&self, directory: &Path, suffix: &str) -> Result<PathBuf> {
+    pub(crate) fn file(&self, directory: &Path, suffix: &str) -> Result<PathBuf> {
         fs::create_dir_all(directory)?;
         Ok(directory.join(format!("{}-{}{suffix}.md", self.date, self.commit)))
     }

@@ -16,7 +16,7 @@ const OURS: &str = env!("CARGO_BIN_EXE_tubular-echo");
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What this machine has.
-pub(super) struct Available {
+pub(crate) struct Available {
     /// The help text of our server: it lists the flags that exist.
     help: String,
     /// The Go peer, built
@@ -24,7 +24,7 @@ pub(super) struct Available {
 }
 
 impl Available {
-    pub(super) fn look() -> Result<Self> {
+    pub(crate) fn look() -> Result<Self> {
         let help = Command::new(OURS).arg("--help").output()?;
         Ok(Self { help: String::from_utf8_lossy(&help.stdout).into_owned(), go: build_go() })
     }
@@ -67,15 +67,15 @@ fn build_go() -> std::result::Result<PathBuf, String> {
 }
 
 /// A running server; killed when dropped.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     log: Receiver<String>,
 }
 
 impl Server {
     /// Starts it on an address of its own and waits until it is ready.
-    pub(super) fn start(line: &str, ip: IpAddr, available: &Available) -> Result<Self> {
+    pub(crate) fn start(line: &str, ip: IpAddr, available: &Available) -> Result<Self> {
         let address = free_address(ip)?;
         let (name, flags) = line.split_once(' ').unwrap_or((line, ""));
         let mut command = match name {
@@ -101,7 +101,7 @@ impl Server {
         Ok(server)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -121,7 +121,7 @@ impl Server {
     }
 
     /// What the server has logged since it was ready.
-    pub(super) fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         self.log.try_iter().fold(String::new(), |words, line| words + "\n    " + &line)
     }
 }
