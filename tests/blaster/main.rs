@@ -3,6 +3,7 @@
 mod destinations;
 mod draws;
 mod each_once;
+mod flow_labels;
 mod misbehaving;
 mod monitor;
 mod names;

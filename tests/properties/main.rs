@@ -28,6 +28,7 @@ mod model {
     pub(crate) mod counts;
     pub(crate) mod draw;
     pub(crate) mod dscp;
+    pub(crate) mod flow_label;
     pub(crate) mod host_name;
     pub(crate) mod icmp;
     pub(crate) mod latency;

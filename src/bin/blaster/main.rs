@@ -119,6 +119,7 @@ mod model {
     pub(crate) mod counts; // the list of all counts
     pub(crate) mod draw; // random choices that can be repeated
     pub(crate) mod dscp; // --dscp
+    pub(crate) mod flow_label; // --flow-label
     pub(crate) mod given_target; // a target of the command line: addresses, or a name
     pub(crate) mod host_name; // a name to look up
     pub(crate) mod icmp; // words for ICMP errors

@@ -21,6 +21,7 @@ use self::connect::FirstConnections;
 pub(crate) use self::error::TcpError;
 use self::plan::Plan;
 use crate::model::results::Results;
+use crate::workers::socket_options;
 use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
@@ -32,6 +33,7 @@ pub(crate) fn run(plan: Plan, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
     if needed > limit {
         return Err(TcpError::OpenFiles { connections: extent.flows, needed, limit });
     }
+    socket_options::check_flow_label(&plan.traffic.packets)?;
     let (plan, stop) = (Arc::new(plan), Arc::clone(stop));
     let first = FirstConnections::default();
     threads::run(extent.workers, extent.warmup, watch, move |number, live, start_gate| {

@@ -15,6 +15,7 @@ pub(crate) use self::error::UdpError;
 use self::plan::Plan;
 use self::worker::Worker;
 use crate::model::results::Results;
+use crate::workers::socket_options;
 use crate::workers::stop::Stop;
 use crate::workers::threads::{self, Watch};
 
@@ -27,6 +28,7 @@ pub(crate) fn run(plan: Plan, stop: &Arc<Stop>, watch: &mut Watch<'_>) -> Result
     if needed > limit {
         return Err(UdpError::OpenFiles { flows: extent.flows, needed, limit });
     }
+    socket_options::check_flow_label(&plan.traffic.packets)?;
     let (plan, stop) = (Arc::new(plan), Arc::clone(stop));
     threads::run(extent.workers, extent.warmup, watch, move |number, live, start_gate| {
         let worker = Worker::new(number, Arc::clone(&plan), Arc::clone(&stop), live)?;

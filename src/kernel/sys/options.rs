@@ -83,6 +83,10 @@ impl IntOption {
     pub const HOPS_V4: Self = Self(libc::SOL_IP, libc::IP_TTL);
     /// The same, IPv6.
     pub const HOPS_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS);
+    /// Send with the flow label of the address that is sent to, or connected to.
+    pub const FLOW_LABEL_OF_ADDRESS: Self = Self(libc::SOL_IPV6, libc::IPV6_FLOWINFO_SEND);
+    /// Send with a flow label of the kernel's choice, if the address has none.
+    pub const AUTO_FLOW_LABEL: Self = Self(libc::SOL_IPV6, libc::IPV6_AUTOFLOWLABEL);
     /// Use addresses that are not this host's, IPv4; `CAP_NET_ADMIN` or `CAP_NET_RAW` to set it.
     pub const TRANSPARENT_V4: Self = Self(libc::SOL_IP, libc::IP_TRANSPARENT);
     /// The same, IPv6.

@@ -1,4 +1,4 @@
-//! The options that set headers and ways of what a run sends: `--dscp`, `--ttl`, `--dont-fragment`, `--interface`, `--mark`.
+//! The options that set headers and ways of what a run sends: `--dscp`, `--ttl`, `--flow-label`, `--dont-fragment`, `--interface`, `--mark`.
 
 use std::str::FromStr;
 
@@ -6,6 +6,7 @@ use clap::Args;
 use tubular_echo::sockets::listen_addr::Interface;
 
 use crate::model::dscp::Dscp;
+use crate::model::flow_label::FlowLabel;
 
 /// What the sockets of a run ask for.
 // one field for each option
@@ -19,6 +20,11 @@ pub(crate) struct PacketOptions {
     /// Send with this TTL (IPv6: hop limit). UDP: the report counts the TTL that replies came with
     #[arg(long, value_name = "HOPS", value_parser = clap::value_parser!(u8).range(1..), help_heading = "Packets")]
     pub(crate) ttl: Option<u8>,
+
+    /// Send with flow labels, IPv6: random (a label of its own for each flow or connection, by --seed), one number for all,
+    /// or 0 for none [default: as net.ipv6.auto_flowlabels says]
+    #[arg(long, value_name = "random|LABEL", help_heading = "Packets")]
+    pub(crate) flow_label: Option<FlowLabel>,
 
     /// Send nothing in fragments: no router may fragment it, and this host refuses what is larger than the path MTU
     #[arg(long, help_heading = "Packets")]

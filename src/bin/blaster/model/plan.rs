@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::flow_label::FlowLabels;
 use crate::model::packet_options::PacketOptions;
 use crate::model::payload::{Bodies, Header};
 use crate::model::quantity::Sizes;
@@ -32,6 +33,8 @@ pub(crate) struct Traffic {
     pub(crate) watchlist: Option<Arc<Watchlist>>,
     /// The headers and the way of what is sent.
     pub(crate) packets: PacketOptions,
+    /// The flow labels of IPv6. `None`: the kernel chooses them, or there are none.
+    pub(crate) labels: Option<FlowLabels>,
     pub(crate) sizes: Sizes,
     pub(crate) bodies: Bodies,
     /// A reply that takes longer is late; a TCP connection that takes longer has failed.
@@ -69,6 +72,11 @@ impl Traffic {
     /// The number of sources whose losses are counted.
     pub(crate) fn counted_sources(&self) -> usize {
         self.visits.as_ref().map_or(0, |visits| visits.sources().len())
+    }
+
+    /// Where flow or connection `nth` sends to, with its flow label. Only what is given to the kernel has one.
+    pub(crate) fn labelled(&self, addr: SocketAddr, nth: u64) -> SocketAddr {
+        self.labels.map_or(addr, |labels| labels.put_on(addr, nth))
     }
 
     pub(crate) fn header(&self, flow: u32, sequence: u64, intended_ns: u64) -> Header {

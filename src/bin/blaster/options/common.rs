@@ -205,6 +205,13 @@ impl CommonOptions {
                 return Err(Contradiction::AddressOfOtherFamily(option, other));
             }
         }
+        let is_looked_up = self.targets.iter().all(|target| !target.targets().is_empty());
+        if let Some(label) = self.packets.flow_label
+            && is_looked_up
+            && self.destinations().all(Target::is_ipv4)
+        {
+            return Err(Contradiction::FlowLabelWithoutIpv6(label.to_string()));
+        }
         if self.each_once.is_some() && matches!(self.duration, Some(Length::For(_))) {
             return Err(Contradiction::RoundsForATime);
         }

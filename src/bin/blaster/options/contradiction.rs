@@ -28,6 +28,8 @@ pub(crate) enum Contradiction {
     SourceOfOtherFamily(String, String),
     #[error("{0} is for names, and {1} is of the other address family; leave one of them out")]
     AddressOfOtherFamily(&'static str, String),
+    #[error("--flow-label {0} is for IPv6, and no target has an IPv6 address; leave it out")]
+    FlowLabelWithoutIpv6(String),
     #[error("--each-once ends when each destination was visited; --duration can only be forever")]
     RoundsForATime,
     #[error("--find-max and --steps need an end; --duration can't be forever")]

@@ -70,6 +70,11 @@ pub(crate) fn packets(load: &Load) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(load.dscp.map(|dscp| format!("DSCP {}", Dscp::of_class(dscp << 2))));
     words.extend(load.ttl.map(|ttl| format!("TTL {ttl}")));
+    words.extend(load.flow_label.as_ref().map(|label| match label.as_str() {
+        "random" => "random flow labels".into(),
+        "0x0" => "no flow label".into(),
+        label => format!("flow label {label}"),
+    }));
     if load.dont_fragment {
         words.push("never fragmented".into());
     }

@@ -138,7 +138,7 @@ impl Line<'_> {
                     continue;
                 }
             };
-            match local_end::connect(socket.as_fd(), peer) {
+            match local_end::connect(socket.as_fd(), plan.traffic.labelled(peer, id.into())) {
                 Ok(true) => self.made.push((id, Ok(socket))),
                 Ok(false) => {
                     let until = Instant::now() + plan.traffic.timeout();

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{self, Shutdown, sockopt};
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
+use crate::model::flow_label;
 use crate::model::packet_options::PacketOptions;
 use crate::model::source::SourceNotLocal;
 use crate::workers::socket_options::{self, SocketOptionError};
@@ -58,7 +59,12 @@ pub(super) fn bind(local: SocketAddr) -> io::Result<OwnedFd> {
 /// Begins to connect. Returns whether the connection is there: over loopback it is there at once. Else the socket becomes
 /// writable, and then [`connected`] tells.
 pub(super) fn connect(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<bool> {
-    match net::connect(socket, &peer) {
+    // rustix takes the flow label in the order of this host; std, and so a SocketAddr, has it in that of the network
+    let to = match peer {
+        SocketAddr::V6(v6) => flow_label::with_flow_info(peer, u32::from_be(v6.flowinfo())),
+        SocketAddr::V4(_) => peer,
+    };
+    match net::connect(socket, &to) {
         Ok(()) => connected(socket, peer).map(|()| true),
         Err(Errno::INPROGRESS) => Ok(false),
         Err(error) => Err(error.into()),

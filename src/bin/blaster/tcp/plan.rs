@@ -50,6 +50,12 @@ impl Plan {
         (peer, self.traffic.source_of(id, peer))
     }
 
+    /// Which of all connections that is: number `life` of those of connection `id`.
+    pub(crate) fn number_of(&self, id: u32, life: u32) -> u64 {
+        let lives = if self.traffic.visits.is_some() { 0 } else { u64::from(life) };
+        u64::from(id) + lives * u64::from(self.extent.flows)
+    }
+
     /// Notes the outcome of a message of connection `id`, or of a connection that was not established, for those who watch
     /// the run.
     pub(crate) fn note_latest(&self, id: u32, class: Class, sent_ns: u64) {

@@ -175,6 +175,7 @@ mod tests {
             packets: PacketOptions::default(),
             sizes: Sizes::Fixed(64),
             bodies: Bodies::new(),
+            labels: None,
             timeout_ns: TIMEOUT_NS,
         };
         let extent = Extent {

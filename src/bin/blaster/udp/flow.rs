@@ -119,6 +119,11 @@ impl Flow {
         self.size_bytes
     }
 
+    /// The address that a datagram goes to, with the flow's label.
+    pub(crate) fn labelled(&self, plan: &Plan, peer: SocketAddr) -> SocketAddr {
+        plan.traffic.labelled(peer, self.id.into())
+    }
+
     pub(crate) fn waiting(&self) -> u32 {
         self.sent_log.waiting()
     }

@@ -1,12 +1,13 @@
-//! The socket options of `--dscp`, `--ttl`, `--dont-fragment`, `--interface` and `--mark`.
+//! The socket options of `--dscp`, `--ttl`, `--flow-label`, `--dont-fragment`, `--interface` and `--mark`.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use tubular_echo::kernel::addr::Domain;
 use tubular_echo::kernel::sys::{self, IntOption};
 
+use crate::model::flow_label::FlowLabel;
 use crate::model::packet_options::PacketOptions;
 
 /// The kernel refused an option.
@@ -44,11 +45,39 @@ pub(crate) fn set(
     if let Some(ttl) = options.ttl {
         sys::set_option(socket, hops, ttl.into()).map_err(failed(format!("--ttl {ttl}"), "leave it out"))?;
     }
+    if let (Some(label), Domain::Ipv6) = (options.flow_label, Domain::of(peer)) {
+        let (option, value) = match label {
+            FlowLabel::Fixed(0) => (IntOption::AUTO_FLOW_LABEL, 0),
+            _ => (IntOption::FLOW_LABEL_OF_ADDRESS, 1),
+        };
+        sys::set_option(socket, option, value)
+            .map_err(failed(format!("--flow-label {label}"), "leave it out"))?;
+    }
     if options.dont_fragment {
         sys::set_option(socket, discover, IntOption::MTU_DISCOVER_ALWAYS)
             .map_err(failed("--dont-fragment".into(), "leave it out"))?;
     }
     Ok(())
+}
+
+/// Tries whether the kernel accepts flow labels. It refuses all that nobody holds, as long as a program of this network
+/// namespace holds one for itself alone. This sends nothing.
+pub(crate) fn check_flow_label(options: &PacketOptions) -> Result<(), SocketOptionError> {
+    let Some(label) = options.flow_label else { return Ok(()) };
+    let peer = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
+    let tried = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        sys::set_option(socket.as_fd(), IntOption::FLOW_LABEL_OF_ADDRESS, 1)?;
+        label.labels(0).map_or(Ok(()), |labels| socket.connect(labels.put_on(peer, 0)))
+    });
+    match tried {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(failed(
+            format!("--flow-label {label}"),
+            "another program holds a label for itself alone (`cat /proc/net/ip6_flowlabel` shows it): end it and wait a \
+             minute, or leave --flow-label out",
+        )(error)),
+        // what else is wrong is no fault of labels, and the sockets of the run tell it
+        _ => Ok(()),
+    }
 }
 
 /// Sets the options that choose a route. A socket that asks the kernel for its way needs them, too.

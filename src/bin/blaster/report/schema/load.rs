@@ -72,6 +72,9 @@ pub(crate) struct Load {
     /// As in `--ttl`.
     #[serde(default)]
     pub(crate) ttl: Option<u8>,
+    /// As in `--flow-label`: `random`, or a hexadecimal number.
+    #[serde(default)]
+    pub(crate) flow_label: Option<String>,
     /// As in `--dont-fragment`.
     #[serde(default)]
     pub(crate) dont_fragment: bool,

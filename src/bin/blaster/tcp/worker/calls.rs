@@ -74,9 +74,10 @@ impl Worker {
     fn dial(&mut self, place: u32) -> io::Result<bool> {
         let connection = &self.connections[place as usize];
         let (peer, local) = (connection.peer, connection.local);
-        let packets = &self.account.plan.traffic.packets;
-        let socket = Arc::new(local_end::socket(peer, local, packets)?);
-        let is_there = local_end::connect(socket.as_fd(), peer)?;
+        let plan = &self.account.plan;
+        let socket = Arc::new(local_end::socket(peer, local, &plan.traffic.packets)?);
+        let nth = plan.number_of(connection.id, connection.link.life);
+        let is_there = local_end::connect(socket.as_fd(), plan.traffic.labelled(peer, nth))?;
         self.register(place, &socket).map_err(io::Error::other)?;
         Ok(is_there)
     }

@@ -35,6 +35,7 @@ fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
         packets: PacketOptions::default(),
         sizes: Sizes::Fixed(64),
         bodies: Bodies::new(),
+        labels: None,
         timeout_ns: TIMEOUT_NS,
     };
     let extent = Extent {

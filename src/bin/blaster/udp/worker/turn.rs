@@ -6,8 +6,9 @@ use std::time::Duration;
 use tubular_echo::kernel::ring::{Completion, Errno, File, ReceivedPart, Token, Wait};
 use tubular_echo::kernel::{addr, cmsg, sys};
 
-use super::{OP_RECEIVE, OP_SEND, Progress, Receiving, SlotTrain, Worker};
+use super::{OP_RECEIVE, OP_SEND, OpenFlow, Progress, Receiving, SlotTrain, Worker};
 use crate::model::counts::Class;
+use crate::model::flow_label;
 use crate::model::pacer::Pause;
 use crate::model::reply_headers::ReceivedHeaders;
 use crate::model::results::IcmpReport;
@@ -40,8 +41,10 @@ impl Worker {
     /// Submits the send of a slot.
     fn submit(&mut self, slot: u32) {
         let sent = &mut self.sending.trains[slot as usize];
-        sent.icmp_reports = self.flows[sent.flow as usize].icmp_reports;
-        let datagram = self.sending.slots.address(slot, sent.train.peer, sent.train.bytes);
+        let OpenFlow { flow, icmp_reports, .. } = &self.flows[sent.flow as usize];
+        sent.icmp_reports = *icmp_reports;
+        let to = flow.labelled(&self.plan, sent.train.peer);
+        let datagram = self.sending.slots.address(slot, to, sent.train.bytes);
         self.ring.send_to(File(sent.flow), datagram, Token::new(OP_SEND, 0, slot));
     }
 
@@ -204,14 +207,16 @@ impl Worker {
         let open = &mut self.flows[flow as usize];
         while let Ok(Some(error)) = sys::next_icmp_error(open.socket.as_fd(), &mut quoted) {
             let quote = &quoted[..error.quoted_bytes];
+            // the kernel tells the flow label, too
+            let destination = flow_label::with_flow_info(error.destination, 0);
             open.icmp_reports += 1;
-            if open.flow.unreachable(&self.plan, error.destination, quote, &mut self.results) {
+            if open.flow.unreachable(&self.plan, destination, quote, &mut self.results) {
                 self.progress.counts.damaged += 1;
                 self.schedule.note_error(flow, self.clock.now_ns());
             }
             self.results.note_icmp_report(IcmpReport {
-                from: error.report.offender.unwrap_or(error.destination.ip()),
-                about: error.destination,
+                from: error.report.offender.unwrap_or(destination.ip()),
+                about: destination,
                 icmp_type: error.report.icmp_type,
                 icmp_code: error.report.icmp_code,
             });
