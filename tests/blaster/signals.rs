@@ -1,10 +1,11 @@
 //! Signals: a run ends early, with a full report.
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use crate::misbehaving::{Conduct, UdpServer};
 use crate::support::sys::Pidfd;
 use crate::{BLASTER, number, parse, signal, stderr};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 #[test]
 fn a_signal_ends_it_early_with_a_full_report() {

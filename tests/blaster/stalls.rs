@@ -1,10 +1,11 @@
 //! Stalls, of the server and of blaster itself: neither can hide.
 
-use crate::misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
-use crate::{BLASTER, counts, number, parse, report, signal};
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use crate::misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
+use crate::{BLASTER, counts, number, parse, report, signal};
 
 /// Coordinated omission: a stall of the server must show in the percentiles of all datagrams that were due during it,
 /// not only of the one that met it.

@@ -1,8 +1,9 @@
 //! What the screen and a log show while a run lasts.
 
+use std::process::Command;
+
 use crate::misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use crate::{BLASTER, blaster, parse, stderr};
-use std::process::Command;
 
 /// The output of a terminal while blaster runs; `redirect` is the target of standard error.
 fn on_a_terminal(server: &UdpServer, flags: &str, redirect: &str) -> String {

@@ -23,8 +23,8 @@ pub(super) enum Receiving {
     Off,
     /// Nothing is in flight. The last receive found no bytes, or a splice has taken what there was.
     WouldBlock,
-    /// Nothing is in flight. A splice brought nothing. Why, a receive tells: there may be the end, or urgent data.
-    Unsaid,
+    /// Nothing is in flight. A splice brought nothing. The next receive tells why: the end of the stream, or urgent data.
+    Unexplained,
     /// A multishot receive is armed.
     Multishot,
     /// One receive that does not wait.
@@ -38,7 +38,7 @@ pub(super) enum Receiving {
 impl Receiving {
     /// Nothing is in flight.
     fn is_idle(self) -> bool {
-        matches!(self, Self::Off | Self::WouldBlock | Self::Unsaid)
+        matches!(self, Self::Off | Self::WouldBlock | Self::Unexplained)
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) struct InLists {
     pub(super) awaits_spill: bool,
 }
 
-/// What the end of a receive has come to.
+/// The outcome of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Done,
@@ -254,7 +254,7 @@ impl Connection {
     /// A splice has brought bytes, or nothing. True if they may stay in their pages.
     pub(super) fn spliced(&mut self, result: Result<u32, Errno>, counters: &Traffic) -> bool {
         assert!(self.receiving.is_idle(), "a receive in flight could be overtaken");
-        self.receiving = Receiving::Unsaid;
+        self.receiving = Receiving::Unexplained;
         match result {
             // the end of the stream, or urgent data
             Ok(0) => false,

@@ -95,7 +95,7 @@ impl Accepting {
         stops
     }
 
-    /// Nobody is left to be accepted, for good.
+    /// No more connections are accepted, for good.
     fn leave(&mut self) -> Leaves {
         match *self {
             Self::Armed => {

@@ -162,8 +162,8 @@ impl Groups {
     }
 
     /// The datagrams of the group are sent one after the other: the message for the first one.
-    pub(super) fn send_single_accept(&mut self, first: u16, egress: Egress) -> Message {
-        self.entries[usize::from(first)].progress.send_single_accept(egress);
+    pub(super) fn send_one_by_one(&mut self, first: u16, egress: Egress) -> Message {
+        self.entries[usize::from(first)].progress.send_one_by_one(egress);
         self.datagram(first, 0, egress)
     }
 

@@ -70,7 +70,7 @@ impl Progress {
     }
 
     /// The datagrams go out one after the other, from the first on.
-    pub(super) fn send_single_accept(&mut self, egress: Egress) {
+    pub(super) fn send_one_by_one(&mut self, egress: Egress) {
         debug_assert!(
             matches!(self, Self::AwaitsSplit) || *self == Self::Whole(egress),
             "{self:?} does not begin to leave one by one"
@@ -168,7 +168,7 @@ mod tests {
         step(&[Gathering], Whole(EGRESS), |progress| progress.send_whole(EGRESS));
         step(&[AwaitsSplit], Split { egress: EGRESS, left: 3 }, |progress| progress.send_split(EGRESS, 3));
         let first = OneByOne { egress: EGRESS, number: 0 };
-        step(&[AwaitsSplit, Whole(EGRESS)], first, |progress| progress.send_single_accept(EGRESS));
+        step(&[AwaitsSplit, Whole(EGRESS)], first, |progress| progress.send_one_by_one(EGRESS));
         step(&[Gathering, AwaitsSplit], Free, Progress::drop_unsent);
     }
 
@@ -176,7 +176,7 @@ mod tests {
     fn a_train_that_is_refused_keeps_its_way_out() {
         let begins = |state: Progress, egress| {
             let mut progress = state;
-            catch_unwind(AssertUnwindSafe(|| progress.send_single_accept(egress))).is_ok()
+            catch_unwind(AssertUnwindSafe(|| progress.send_one_by_one(egress))).is_ok()
         };
         assert!(begins(Progress::AwaitsSplit, OTHER), "it had none before");
         assert!(!begins(Progress::Whole(EGRESS), OTHER), "others wait for the file that refused it");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn single_accept_each_number_has_its_turn() {
+    fn one_by_one_each_number_has_its_turn() {
         let mut progress = Progress::OneByOne { egress: EGRESS, number: 0 };
         for number in 1..4 {
             assert_eq!(progress.complete(4), Next::Datagram { egress: EGRESS, number });
@@ -235,8 +235,8 @@ mod tests {
     fn datagrams_are_counted_by_message_and_by_what_is_left() {
         let whole = Progress::Whole(EGRESS);
         assert_eq!((whole.datagrams_per_message(5), whole.left_with_message(5)), (5, 5));
-        let single_accept = Progress::OneByOne { egress: EGRESS, number: 3 };
-        assert_eq!((single_accept.datagrams_per_message(5), single_accept.left_with_message(5)), (1, 2));
+        let one_by_one = Progress::OneByOne { egress: EGRESS, number: 3 };
+        assert_eq!((one_by_one.datagrams_per_message(5), one_by_one.left_with_message(5)), (1, 2));
         assert_eq!(Progress::Split { egress: EGRESS, left: 3 }.datagrams_per_message(5), 1);
         assert_eq!(Progress::AwaitsSplit.left_with_message(5), 5);
     }

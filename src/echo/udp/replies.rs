@@ -120,7 +120,7 @@ impl Replies {
                 self.gso_refusals.remember(flow.peer.ip(), sys::now());
                 if patience.is_some() {
                     // others of its flow wait behind it, so its datagrams go first
-                    let message = socket.groups.send_single_accept(id.first, egress);
+                    let message = socket.groups.send_one_by_one(id.first, egress);
                     self.backlogs.precede(egress.file, QueuedReply { token, message, flow });
                 } else {
                     socket.groups.await_split(id.first);
@@ -292,7 +292,7 @@ impl Replies {
             if self.backlogs.has(egress.file) {
                 // one after the other, which takes no slots: a train that waits must not keep them from others
                 self.split.pop();
-                let message = socket.groups.send_single_accept(id.first, egress);
+                let message = socket.groups.send_one_by_one(id.first, egress);
                 let flow = socket.groups.group(id.first).flow;
                 let token = self.operations.send_group(id);
                 self.backlogs.push(egress.file, QueuedReply { token, message, flow });

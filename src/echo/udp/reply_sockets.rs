@@ -38,8 +38,9 @@ use crate::policy::pairs::Pairs;
 use crate::policy::rate::{Ahead, Rate};
 use crate::values::ports::Ports;
 
-/// New sockets that may be opened at once: those of so long. A worker that did not run for a while finds all datagrams that
-/// came meanwhile, but a turn brings no more of them than a socket has buffers, so other flows don't wait for long.
+/// So many new sockets may be opened at once as the rate allows in this time. A worker that did not run for a while finds
+/// all datagrams that came meanwhile. A turn brings no more of them than a socket has buffers, so other flows don't wait
+/// for long.
 const BURST: Duration = Duration::from_millis(100);
 
 /// How many reply sockets a worker has, and how fast it opens them.

@@ -20,11 +20,11 @@ use crate::policy::gso_refusals::GsoRefusals;
 use crate::policy::refuse::Admission;
 use crate::sockets::listening::{AtExit, Listening};
 
-/// Buffers of all sockets of a worker, 64 MiB of them: the memory that peers can have it use.
+/// Buffers of all sockets of a worker: 64 MiB, the most memory that peers can make it use.
 const BUFFERS: usize = 1024;
-/// Buffers of each socket, at the most: what one turn can receive.
+/// The most buffers of a socket: what one turn can receive.
 const BUFFERS_MAX: usize = 128;
-/// Buffers of each socket, at the least.
+/// The fewest buffers of a socket.
 const BUFFERS_MIN: usize = 16;
 
 /// How many buffers each of so many sockets has.
