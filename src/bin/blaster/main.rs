@@ -91,8 +91,8 @@ mod report {
     #[cfg(test)]
     pub(crate) mod sample; // a report for tests
     pub(crate) mod schema; // the JSON
-    mod server;
-    pub(crate) mod whole; // of many runs, those that are whole // counts of both ends → where datagrams were lost
+    mod server; // counts of both ends → where datagrams were lost
+    pub(crate) mod whole; // of many runs, those that a report shows whole
 }
 
 /// Standard output, standard error, signals.
