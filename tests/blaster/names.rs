@@ -160,7 +160,7 @@ fn a_name_does_not_get_past_the_guard() {
 fn addresses_that_can_not_be_reached_are_left_out_and_told() {
     private_network(|| {
         let records = [("echo.example.net", addresses(&["127.0.0.1", "192.0.2.1", "2001:db8::1", "::1"]))];
-        let hosts = format!("{HOSTS}192.0.2.1 alone.example\n");
+        let hosts = format!("{HOSTS}192.0.2.1 alone.example\n127.0.0.1 link.example\nfe80::1 link.example\n");
         let names = Names::new(&hosts, "timeout:1", &records);
         let _servers = ["127.0.0.1:7", "[::1]:7"].map(|addr| UdpServer::new(addr, Conduct::Good));
         for addr in ["127.0.0.1:7", "[::1]:7"] {
@@ -194,6 +194,9 @@ fn addresses_that_can_not_be_reached_are_left_out_and_told() {
                 assert!(told.contains(words), "{told}");
             }
         }
+        // a link-local address without its interface
+        let (found, _) = report(&names, "udp link.example:7 --count 20");
+        assert_eq!(found["load"]["names"][0]["left_out"], json!([without("fe80::1", "no_route")]));
         // where no address has a route, the error is that of an address
         let output = run(&names, "udp echo.example.net:7 --count 1 --quiet --interface nosuch");
         assert!(stderr(&output).contains("`ip link` shows the interfaces"), "{}", stderr(&output));

@@ -19,9 +19,16 @@ impl RouteError {
     /// Whether it is a lack of a route, or of the whole address family.
     pub(crate) fn is_no_route(&self) -> bool {
         let Self::Refused(error) = self else { return false };
+        // EINVAL: a link-local address without its interface
         matches!(
             error.raw_os_error(),
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+            Some(
+                libc::ENETUNREACH
+                    | libc::EHOSTUNREACH
+                    | libc::EADDRNOTAVAIL
+                    | libc::EAFNOSUPPORT
+                    | libc::EINVAL
+            )
         )
     }
 }
