@@ -28,6 +28,8 @@ pub struct Packet {
     /// The ports; 0 where there are none.
     pub from_port: u16,
     pub to_port: u16,
+    /// Whether the sender ends the connection by it; no others than TCP.
+    pub is_fin: bool,
     /// From the IP header on.
     pub bytes: usize,
 }
@@ -82,6 +84,7 @@ fn parse(frame: &[u8]) -> Option<Packet> {
                 protocol: packet[9].into(),
                 from_port: 0,
                 to_port: 0,
+                is_fin: false,
                 bytes: word(2)?.into(),
             };
             (found, usize::from(packet[0] & 15) * 4)
@@ -102,6 +105,7 @@ fn parse(frame: &[u8]) -> Option<Packet> {
                 protocol: packet[6].into(),
                 from_port: 0,
                 to_port: 0,
+                is_fin: false,
                 bytes: usize::from(word(4)?) + 40,
             };
             (found, 40)
@@ -110,6 +114,9 @@ fn parse(frame: &[u8]) -> Option<Packet> {
     };
     if matches!(found.protocol, libc::IPPROTO_UDP | libc::IPPROTO_TCP) {
         (found.from_port, found.to_port) = (word(header)?, word(header + 2)?);
+    }
+    if found.protocol == libc::IPPROTO_TCP {
+        found.is_fin = packet.get(header + 13)? & 1 != 0;
     }
     Some(found)
 }
