@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use crate::support::netns::ip;
-use crate::support::{Server, private_network};
+use crate::support::{Server, private_network, side_by_side};
 use crate::{blaster, number, parse, stderr};
 
 /// The report of a run that ends with `status`.
@@ -45,14 +45,15 @@ fn the_dead_one_of_four_udp_servers_is_named_in_every_mode() {
     let _silent = UdpSocket::bind(format!("{network}.3:{port}")).unwrap();
     let targets: Vec<String> = (1..=4).map(|last| format!("{network}.{last}:{port}")).collect();
     let targets = targets.join(" ");
-    for flags in [
+    let flags = [
         "--flows 8 --in-flight 2 --count 200",
         "--flows 8 --rate 1k --count 200",
         "--flows 4 --mode flood --count 200",
         "--flows 3 --spray --rate 1k --count 400",
         "--flows 3 --threads 2 --spray --rate 1k --count 400 --gso 4",
         "--flows 8 --threads 3 --rate 1k --count 200 --gso 2",
-    ] {
+    ];
+    side_by_side(flags, |flags| {
         let found = report_of(&format!("udp {targets} {flags} --timeout 300ms --linger 3s"), 0);
         let destinations = &found["destinations"];
         assert_eq!(
@@ -65,7 +66,7 @@ fn the_dead_one_of_four_udp_servers_is_named_in_every_mode() {
         assert!(number(&fault["sent"]) > 0 && fault["sent"] == fault["lost"], "{flags}: {fault}");
         assert_eq!(fault["lost"], found["totals"]["lost"], "{flags}: all losses are there");
         assert_eq!(destinations["only_faults"], false, "{flags}");
-    }
+    });
     // the table names it, and a condition finds it
     let output =
         blaster(&format!("udp {targets} --flows 8 --rate 1k --count 200 --timeout 300ms --fail-if silent>0"));

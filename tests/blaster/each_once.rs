@@ -14,7 +14,7 @@ use tubular_echo::kernel::sys::Protocol;
 use crate::support::netns::{ip, setting};
 use crate::support::registry::register_pid;
 use crate::support::steer::{Binding, Dispatcher};
-use crate::support::{Launch, Server, private_network};
+use crate::support::{Launch, Server, private_network, side_by_side};
 use crate::{BLASTER, blaster, number, parse, signal, stderr};
 
 const PORT: u16 = 1234;
@@ -145,10 +145,10 @@ fn wrong_target(is_ipv4: bool) -> (&'static str, [&'static str; 3]) {
 fn silent_misdirected_and_corrupted_destinations_are_named() {
     private_network(|| {
         let (server, _dispatcher) = server(&RIGHT, PORT);
-        for is_ipv4 in [true, false] {
+        side_by_side([true, false], |is_ipv4| {
             wrong_udp_servers(is_ipv4);
             let (target, [misdirected, silent, corrupted]) = wrong_target(is_ipv4);
-            for times in [1, 3] {
+            side_by_side([1, 3], |times| {
                 let flags = format!("udp {target} --each-once={times} --rate 2k --timeout 2s");
                 let found = report_of(&flags, 0);
                 let destinations = &found["destinations"];
@@ -163,8 +163,8 @@ fn silent_misdirected_and_corrupted_destinations_are_named() {
                 let wanted = [("sent", 128), ("ok", 94), ("corrupted", 1), ("misdirected", 32), ("lost", 1)];
                 assert_eq!(counts(&found), wanted.map(|(name, count)| (name, count * times)), "{flags}");
                 assert_eq!(destinations["faults"][2]["sent"], times);
-            }
-        }
+            });
+        });
         server.stop();
     });
 }
@@ -175,13 +175,15 @@ fn silent_misdirected_and_corrupted_destinations_are_named() {
 fn the_table_the_page_and_the_exit_status_say_the_same() {
     private_network(|| {
         let (server, _dispatcher) = server(&RIGHT, PORT);
-        let page = std::env::temp_dir().join(format!("each-once-{}.html", std::process::id()));
-        for is_ipv4 in [true, false] {
+        side_by_side([true, false], |is_ipv4| {
             wrong_udp_servers(is_ipv4);
             let (target, [misdirected, silent, corrupted]) = wrong_target(is_ipv4);
-            let flags = format!("udp {target} --each-once --rate 2k --timeout 2s --html {}", page.display());
-            for (conditions, status) in [("silent>0", 3), ("silent>1,silent>0.8%", 0), ("silent>=0.78%", 3)] {
-                let output = blaster(&format!("{flags} --fail-if {conditions}"));
+            let flags = format!("udp {target} --each-once --rate 2k --timeout 2s");
+            let cases = [("silent>0", 3), ("silent>1,silent>0.8%", 0), ("silent>=0.78%", 3)];
+            side_by_side(cases.into_iter().enumerate(), |(case, (conditions, status))| {
+                let page = format!("each-once-{}-{is_ipv4}-{case}.html", std::process::id());
+                let page = std::env::temp_dir().join(page);
+                let output = blaster(&format!("{flags} --fail-if {conditions} --html {}", page.display()));
                 assert_eq!(output.status.code(), Some(status), "{conditions}");
                 let table = String::from_utf8(output.stdout).unwrap();
                 let html = std::fs::read_to_string(&page).unwrap();
@@ -193,9 +195,9 @@ fn the_table_the_page_and_the_exit_status_say_the_same() {
                     assert!(table.contains(&format!("\n  {line}\n")), "{line}: {table}");
                     assert!(html.contains(&line), "{line}: {html}");
                 }
-            }
-        }
-        std::fs::remove_file(&page).unwrap();
+                std::fs::remove_file(&page).unwrap();
+            });
+        });
         server.stop();
     });
 }
@@ -248,18 +250,19 @@ fn a_16_all_ports_and_a_sample_of_a_64() {
     private_network(|| {
         let (server, _dispatcher) = server(&["127.128.0.0/9", "2001:db8::/64"], 0);
         let udp = [
-            ("127.200.0.0/16:1234 --source 127.0.0.4", 65_536, None),
-            // on one host, the server must bind each port at each address: flows have an address of their own
-            ("127.200.0.7:1-65535 --source 127.0.0.5", 65_535, None),
+            ("127.200.0.0/16:1234 --source 127.0.0.4 --rate 8k", 65_536, None),
+            // on one host, the server must bind each port at each address: flows have an address of their own, and the
+            // server makes a socket for each
+            ("127.200.0.7:1-65535 --source 127.0.0.5 --rate 5k", 65_535, None),
             (
-                "[2001:db8::/64]:any --source ::1",
+                "[2001:db8::/64]:any --source ::1 --rate 5k",
                 65_536,
                 Some("65,536 of about 2^80 destinations, one drawn"),
             ),
         ];
         let mut all = 0;
         for (target, size, sample) in udp {
-            let found = report_of(&format!("udp {target} --each-once --rate 8k --timeout 5s --threads 2"), 0);
+            let found = report_of(&format!("udp {target} --each-once --timeout 5s --threads 2"), 0);
             assert_eq!(counts(&found), [("sent", size), ("ok", size)], "{target}");
             let destinations = &found["destinations"];
             assert_eq!(

@@ -31,6 +31,7 @@ use std::time::Duration;
 use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
 use support::blaster::{CLASSES, counts_beside_sent, expect_documented};
+use support::side_by_side;
 use support::sys::{Confinement, Denied, confine};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
@@ -96,10 +97,10 @@ fn a_good_server_shows_nothing_but_ok() {
 
 #[test]
 fn each_tenth_lost() {
-    for flags in ["--flows 100 --linger 3s", "--flows 7 --rate 5k --linger 3s"] {
+    side_by_side(["--flows 100 --linger 3s", "--flows 7 --rate 5k --linger 3s"], |flags| {
         let found = thousand(Conduct::Loses, flags);
         assert_eq!(counts(&found), [("sent", 1_000), ("ok", 900), ("lost", 100)], "{flags}");
-    }
+    });
 }
 
 #[test]
@@ -338,7 +339,6 @@ fn a_train_that_the_mtu_does_not_carry_has_a_cure() {
 
 #[test]
 fn exit_status_of_conditions() {
-    let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
     let table = [
         ("loss>9%", 3),
         ("loss>10%", 0),
@@ -352,13 +352,14 @@ fn exit_status_of_conditions() {
         // a closed loop has no schedule to miss, and a count that was not measured has not passed
         ("slip_p99>1h", 3),
     ];
-    for (conditions, status) in table {
+    side_by_side(table, |(conditions, status)| {
+        let server = UdpServer::new("127.0.0.1:0", Conduct::Loses);
         let flags = format!("udp {} --flows 10 --count 10 --timeout 1s --linger 1s", server.addr);
         let output = blaster(&format!("{flags} --fail-if {conditions}"));
         assert_eq!(output.status.code(), Some(status), "{conditions}: {}", stderr(&output));
         let table = String::from_utf8(output.stdout).unwrap();
         assert_eq!(table.contains("FAILED"), status == 3, "{conditions}: {table}");
-    }
+    });
 }
 
 #[test]

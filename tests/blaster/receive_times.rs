@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::misbehaving::{Conduct, UdpServer};
+use crate::support::side_by_side;
 use crate::{BLASTER, blaster, counts, number, parse, report, signal};
 
 /// A run in which blaster stands still for a second, with about ten replies on their way. They come within a tenth of
@@ -44,12 +45,13 @@ fn late_reading_is_no_latency() {
 
 #[test]
 fn each_right_reply_has_its_receive_time_in_trains_too() {
-    for bind in ["127.0.0.1:0", "[::1]:0"] {
+    let flags =
+        ["--rate 5k", "--gso 16 --rate 5k", "--gso 16 --gro off", "--in-flight 4", "--spray --rate 1k"];
+    side_by_side(["127.0.0.1:0", "[::1]:0"], |bind| {
         let server = UdpServer::new(bind, Conduct::Loses);
-        for flags in
-            ["--rate 5k", "--gso 16 --rate 5k", "--gso 16 --gro off", "--in-flight 4", "--spray --rate 1k"]
-        {
-            let flags = format!("--receive-time kernel {flags} --flows 4 --count 800 --timeout 1s");
+        side_by_side(flags, |flags| {
+            // a closed loop waits for each loss
+            let flags = format!("--receive-time kernel {flags} --flows 4 --count 800 --timeout 100ms");
             let found = report(&format!("udp {} {flags}", server.addr));
             let generator = &found["generator"];
             let right = number(&found["totals"]["ok"]) + number(&found["totals"]["late"]);
@@ -58,8 +60,8 @@ fn each_right_reply_has_its_receive_time_in_trains_too() {
             // the kernel may need a moment to begin with it
             assert!(stamped > 0, "{bind} {flags}: {generator}");
             assert_eq!(generator["clock_steps"], 0, "nobody sets it");
-        }
-    }
+        });
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::sys;
+use crate::support::{side_by_side, sys};
 use crate::{BLASTER, blaster, number, parse, report, signal, stderr};
 
 const MS: u64 = 1_000_000;
@@ -261,13 +261,14 @@ fn a_pause_leaves_nothing_out() {
     let lines: Vec<String> = (0..1_000).map(|number| format!("{}ms 64", number * 2)).collect();
     let file = TextFile::new("pause", &lines.join("\n"));
     let replay = format!("--replay {}", file.path());
-    for flags in [
+    let schedules = [
         "--rate 500 --duration 2s",
         "--burst 50/100ms --duration 2s",
         "--rate 200..800:2s",
         "--rate 500 --gaps poisson --seed 3 --duration 2s",
         &replay,
-    ] {
+    ];
+    side_by_side(schedules, |flags| {
         let watcher = Watcher::new();
         let flags = format!("udp {} --timeout 5s {flags} --json - --quiet", watcher.target);
         let child =
@@ -287,7 +288,7 @@ fn a_pause_leaves_nothing_out() {
             report["generator"]["slip"]
         );
         assert!(flags.contains("poisson") || sent == 1_000, "{flags}: {sent}");
-    }
+    });
 }
 
 #[test]

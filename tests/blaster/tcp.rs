@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::misbehaving::{TcpConduct, tcp_server};
 use crate::support::netns::setting;
 use crate::support::sys::Pidfd;
-use crate::support::{Server, private_network};
+use crate::support::{Server, private_network, side_by_side};
 use crate::{BLASTER, counts, number, parse, stderr};
 
 /// Longer than any of these runs takes, however busy the machine is.
@@ -62,7 +62,7 @@ const ENDS: [&str; 2] = ["--duration 700ms", "--count 3000"];
 fn a_server_that_never_answers_fails_the_run() {
     for conduct in [TcpConduct::Silent, TcpConduct::Deaf] {
         let addr = tcp_server("127.0.0.1:0", conduct);
-        for (mode, end) in MODES.into_iter().flat_map(|mode| ENDS.map(|end| (mode, end))) {
+        side_by_side(MODES.into_iter().flat_map(|mode| ENDS.map(|end| (mode, end))), |(mode, end)| {
             let flags = format!("tcp {addr} --mode {mode} {end} --connections 3 --threads 2 --timeout 200ms");
             let found = fails(&flags, "nothing came back");
             let totals = &found["totals"];
@@ -71,7 +71,7 @@ fn a_server_that_never_answers_fails_the_run() {
             let connections = &found["connections"];
             assert_eq!(connections["broken"], 0, "{flags}: {connections}");
             assert_eq!(connections["stuck"], connections["established"], "{flags}: {connections}");
-        }
+        });
     }
 }
 

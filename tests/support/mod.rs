@@ -97,6 +97,17 @@ pub fn private_network(body: impl FnOnce() + Send + 'static) {
     });
 }
 
+/// Runs an action for each of these cases at the same time, on threads of their own in the same network. For cases that
+/// mostly wait, so that a test takes as long as its longest case.
+pub fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, action: impl Fn(T) + Sync) {
+    let action = &action;
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || action(case));
+        }
+    });
+}
+
 /// Waits for a condition by polling it. Returns how long it took.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
