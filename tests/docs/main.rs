@@ -14,6 +14,7 @@
 mod support;
 
 mod execute;
+mod figures;
 mod markdown;
 mod messages;
 mod names;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     complaints.extend(documents.iter().filter_map(Document::wrong_contents));
     complaints.extend(names::complaints(&documents));
     complaints.extend(names::runbooks());
+    complaints.extend(figures::complaints(&documents));
     complaints.extend(messages::complaints());
     for complaint in &complaints {
         println!("{complaint}");

@@ -25,6 +25,17 @@ pub struct Document {
     prose: Vec<String>,
 }
 
+/// A table. Its cells are without the spaces around them.
+pub struct Table {
+    /// The line of its header, counted from 1.
+    pub line: usize,
+    /// The comment in the line before it, if there is one.
+    pub comment: String,
+    pub columns: Vec<String>,
+    /// Each with its line.
+    pub rows: Vec<(usize, Vec<String>)>,
+}
+
 /// A fenced block.
 pub struct Block {
     /// The line where it begins, counted from 1.
@@ -84,7 +95,10 @@ impl Block {
 
 impl Document {
     pub fn read(path: &str) -> Self {
-        let text = fs::read_to_string(format!("{ROOT}/{path}")).expect("a document");
+        Self::parse(path, &fs::read_to_string(format!("{ROOT}/{path}")).expect("a document"))
+    }
+
+    pub fn parse(path: &str, text: &str) -> Self {
         let (mut blocks, mut prose) = (Vec::new(), Vec::new());
         let mut lines = text.lines().enumerate();
         let mut before = "";
@@ -213,8 +227,35 @@ impl Document {
         })
     }
 
+    pub fn tables(&self) -> Vec<Table> {
+        let cells = |line: &str| -> Vec<String> {
+            let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
+            inner.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        let mut tables: Vec<Table> = Vec::new();
+        let (mut before, mut open) = ("", false);
+        for (number, line) in self.prose.iter().enumerate() {
+            if !line.starts_with('|') {
+                open = false;
+                before = if line.trim().is_empty() { before } else { line.trim() };
+                continue;
+            }
+            match tables.last_mut() {
+                Some(_) if open && line.starts_with("|--") => {}
+                Some(table) if open => table.rows.push((number + 1, cells(line))),
+                _ => {
+                    let comment = before.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
+                    let comment = comment.unwrap_or_default().to_owned();
+                    tables.push(Table { line: number + 1, comment, columns: cells(line), rows: Vec::new() });
+                }
+            }
+            (before, open) = ("", true);
+        }
+        tables
+    }
+
     /// The paragraphs, each joined into one line, with the number of its first line, counted from 1.
-    fn paragraphs(&self) -> Vec<(usize, String)> {
+    pub fn paragraphs(&self) -> Vec<(usize, String)> {
         let mut paragraphs: Vec<(usize, String)> = Vec::new();
         let mut open = false;
         for (number, line) in self.prose.iter().enumerate() {
