@@ -32,13 +32,26 @@ use misbehaving::{Conduct, TcpConduct, UdpServer, tcp_server};
 use serde_json::Value;
 use support::blaster::{CLASSES, counts_beside_sent, expect_documented};
 use support::side_by_side;
-use support::sys::{Confinement, Denied, confine};
+use support::sys::{Confinement, Denied, confine, is_root};
 
 const BLASTER: &str = env!("CARGO_BIN_EXE_blaster");
 
 /// Runs blaster to its end. `flags` are separated by spaces.
 fn blaster(flags: &str) -> Output {
     Command::new(BLASTER).args(flags.split_whitespace()).output().unwrap()
+}
+
+/// The report of a run that other processes do not hold up, if root makes it: one that must keep its times.
+fn punctual_report(flags: &str) -> Value {
+    let words = format!("{flags} --json - --quiet");
+    let mut command = if is_root() {
+        let mut command = Command::new("chrt");
+        command.args(["--rr", "1", BLASTER]);
+        command
+    } else {
+        Command::new(BLASTER)
+    };
+    parse(&command.args(words.split_whitespace()).output().unwrap())
 }
 
 fn stderr(output: &Output) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{side_by_side, sys};
-use crate::{BLASTER, blaster, number, parse, report, signal, stderr};
+use crate::{BLASTER, blaster, number, parse, punctual_report, signal, stderr};
 
 const MS: u64 = 1_000_000;
 
@@ -81,7 +81,7 @@ impl Watcher {
 /// The report of a run, and what came of it.
 fn run(flags: &str) -> (Value, Vec<Seen>) {
     let watcher = Watcher::new();
-    let report = report(&format!("udp {} --timeout 5s {flags}", watcher.target));
+    let report = punctual_report(&format!("udp {} --timeout 5s {flags}", watcher.target));
     let seen = watcher.end();
     assert_eq!(report["totals"]["ok"], report["totals"]["sent"], "{flags}: {}", report["totals"]);
     let sent = number(&report["totals"]["sent"]) + number(&report["warmup"]["sent"]);

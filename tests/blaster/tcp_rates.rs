@@ -16,7 +16,8 @@ use crate::schedules::TextFile;
 use crate::support::blaster::expect_documented;
 use crate::support::netns::setting;
 use crate::support::private_network;
-use crate::{assert_balanced, blaster, counts, number, report, stderr};
+use crate::support::sys::go_ahead_of_others;
+use crate::{assert_balanced, blaster, counts, number, punctual_report, report, stderr};
 
 const MS: u64 = 1_000_000;
 const MODES: [&str; 2] = ["open", "connect"];
@@ -45,6 +46,7 @@ impl Watcher {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         thread::spawn(move || {
+            go_ahead_of_others(); // it notes when messages come
             for (connection, stream) in (0..).zip(listener.incoming()) {
                 let (stream, noted) = (stream.unwrap(), Arc::clone(&noted));
                 thread::spawn(move || serve(stream, connection, size_of, &noted));
@@ -84,7 +86,7 @@ fn serve(
 
 /// The report of a run against `watcher`, and what came of it.
 fn run(watcher: &Watcher, flags: &str) -> (Value, Vec<Seen>) {
-    let report = report(&format!("tcp {} --timeout 5s {flags}", watcher.addr));
+    let report = punctual_report(&format!("tcp {} --timeout 5s {flags}", watcher.addr));
     let seen = watcher.take();
     assert_eq!(report["totals"]["ok"], report["totals"]["sent"], "{flags}: {}", report["totals"]);
     assert_eq!(number(&report["totals"]["sent"]), seen.len() as u64, "{flags}");
