@@ -110,6 +110,7 @@ pub mod policy {
 
 /// Lines for people.
 pub mod console {
+    pub mod help; // a -h that fits a screen
     pub mod printer; // a thread that waits for readers, so that no other has to
     pub mod terminal; // colors
 }

@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::check::CheckOptions;
+use crate::console::help;
 use crate::health::HealthOptions;
 use crate::service::budget::WORKERS_MAX;
 use crate::service::config::{ServerConfig, Steer, Workers};
@@ -273,8 +274,26 @@ fn variable(long: &str) -> String {
 /// The definition of the command line, where each option may come from its variable in the environment.
 pub fn command() -> clap::Command {
     let health = |health: clap::Command| health.mut_args(with_variable);
-    Options::command().mut_args(with_variable).mut_subcommand("health", health)
+    let command = Options::command().mut_args(with_variable).mut_subcommand("health", health);
+    help::shorten(command, &TYPED)
 }
+
+/// The options that people type, and that -h shows.
+const TYPED: [&str; 13] = [
+    "listen",
+    "tcp",
+    "udp",
+    "workers",
+    "pin",
+    "busy-poll",
+    "max-connections",
+    "public",
+    "stats-interval",
+    "metrics",
+    "label",
+    "drain-timeout",
+    "fd-store",
+];
 
 fn with_variable(arg: Arg) -> Arg {
     let Some(variable) = arg.get_long().map(variable) else { return arg };

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     complaints.extend(documents.iter().filter_map(Document::wrong_contents));
     complaints.extend(names::complaints(&documents));
     complaints.extend(names::runbooks());
+    complaints.extend(names::short_help());
     complaints.extend(figures::complaints(&documents));
     complaints.extend(messages::complaints());
     for complaint in &complaints {

@@ -22,7 +22,8 @@ const FOR_DEVELOPERS: [&str; 8] =
     ["expect", "unreachable", "assert", "assert_eq", "assert_ne", "debug_assert", "debug_assert_eq", "panic"];
 
 /// Files whose texts are not messages, by the beginnings of their paths.
-const NO_MESSAGES: [&str; 12] = [
+const NO_MESSAGES: [&str; 13] = [
+    "src/console/help",                   // the end of -h
     "src/bin/blaster/show",               // reports, and the screen while a run lasts
     "src/bin/blaster/judge/objective",    // the reasons in the report of a search
     "src/bin/blaster/model/summary",      // destinations in reports

@@ -139,23 +139,53 @@ fn words_like_flags(text: &str) -> impl Iterator<Item = String> + '_ {
     words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned)
 }
 
-/// The flags of both programs, from their own help.
-fn flags() -> BTreeSet<String> {
+/// The programs with their commands.
+fn commands() -> [(&'static str, &'static [&'static str]); 7] {
     let server = env!("CARGO_BIN_EXE_tubular-echo");
     let blaster = env!("CARGO_BIN_EXE_blaster");
-    let commands: [(&str, &[&str]); 6] = [
+    [
         (server, &[]),
         (server, &["check"]),
         (server, &["health"]),
         (blaster, &[]),
         (blaster, &["udp"]),
         (blaster, &["tcp"]),
-    ];
-    let mut flags = BTreeSet::new();
-    for (program, words) in commands {
-        let help = Command::new(program).args(words).arg("--help").output().expect("ask for help");
-        assert!(help.status.success(), "{program} {words:?} --help: {help:?}");
-        flags.extend(words_like_flags(&String::from_utf8_lossy(&help.stdout)));
+        (blaster, &["report"]),
+    ]
+}
+
+fn help(program: &str, words: &[&str], flag: &str) -> String {
+    let help = Command::new(program).args(words).arg(flag).output().expect("ask for help");
+    assert!(help.status.success(), "{program} {words:?} {flag}: {help:?}");
+    String::from_utf8_lossy(&help.stdout).into_owned()
+}
+
+/// The flags of both programs, from their own help.
+fn flags() -> BTreeSet<String> {
+    let helps = commands().map(|(program, words)| help(program, words, "--help"));
+    helps.iter().flat_map(|help| words_like_flags(help)).collect()
+}
+
+/// What `-h` shows fits a screen, and names all options.
+pub fn short_help() -> Vec<String> {
+    /// A terminal of that height on a small display.
+    const LINES_MAX: usize = 60;
+    let mut complaints = Vec::new();
+    for (program, words) in commands() {
+        let (short, long) = (help(program, words, "-h"), help(program, words, "--help"));
+        let lines = short.lines().count();
+        if lines > LINES_MAX {
+            complaints.push(format!("{program} {words:?} -h has {lines} lines of {LINES_MAX}"));
+        }
+        let named: BTreeSet<_> = words_like_flags(&short).collect();
+        // the manual comes after the options
+        let options = long.lines().take_while(|line| !["TARGETS", "Examples:"].contains(line));
+        let options = options.filter(|line| line.trim_start().starts_with('-'));
+        for option in options.filter_map(|line| words_like_flags(line).next()) {
+            if !named.contains(&option) {
+                complaints.push(format!("{program} {words:?} -h does not name {option}"));
+            }
+        }
     }
-    flags
+    complaints
 }

@@ -59,7 +59,7 @@ mod model {
     pub(crate) mod watchlist;
 }
 // these modules expect the library's modules here
-use tubular_echo::{check, health, kernel, policy, service, sockets, values};
+use tubular_echo::{check, console, health, kernel, policy, service, sockets, values};
 
 mod input;
 

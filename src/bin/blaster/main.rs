@@ -157,7 +157,6 @@ mod model {
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::console::streams::message;
@@ -209,7 +208,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let options = match Options::try_parse() {
+    let options = match Options::read() {
         Ok(options) => options,
         Err(error) if is_help(&error) => error.exit(),
         Err(error) => return misused(&one_line(&error)),

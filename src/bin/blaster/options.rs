@@ -11,7 +11,8 @@ mod udp;
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tubular_echo::console::help;
 
 pub(crate) use self::common::CommonOptions;
 pub(crate) use self::contradiction::Contradiction;
@@ -34,6 +35,43 @@ use crate::tcp::plan::Mode;
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The options that people type, and that -h shows.
+const TYPED: [&str; 19] = [
+    "mode",
+    "rate",
+    "in-flight",
+    "flows",
+    "connections",
+    "spray",
+    "each-once",
+    "size",
+    "source",
+    "find-max",
+    "duration",
+    "count",
+    "timeout",
+    "threads",
+    "allow-public",
+    "json",
+    "html",
+    "fail-if",
+    "quiet",
+];
+
+/// The definition of the command line.
+pub(crate) fn command() -> clap::Command {
+    ["udp", "tcp"].iter().fold(Options::command(), |command, name| {
+        command.mut_subcommand(name, |load| help::shorten(load, &TYPED))
+    })
+}
+
+impl Options {
+    /// Reads the command line.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command().try_get_matches()?)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,13 +169,11 @@ impl LoadOptions {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Options::command().debug_assert();
+        command().debug_assert();
     }
 
     /// The letters that wrk, iperf3, hey, vegeta and fortio use for the same, where they agree.

@@ -5,5 +5,5 @@ mod maker;
 
 #[test]
 fn pages_tell_every_option() {
-    maker::make(<crate::options::Options as clap::CommandFactory>::command());
+    maker::make(crate::options::command());
 }
