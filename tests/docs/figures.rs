@@ -1,4 +1,4 @@
-//! Figures of documents that come from the reports in benches/results, the bars of the bench, and versions.
+//! Figures of documents that come from the reports in benches/results, the bars of the bench, and versions of programs.
 //!
 //! A comment before a table names the reports of its columns, and a comment in each line names the rows of the bench:
 //!
@@ -244,6 +244,74 @@ fn prose(document: &Document) -> Vec<(usize, String)> {
             let mut measured = cells.filter_map(|cell| cell.split([' ', '/']).next());
             if !measured.any(|measured| is_rounded(written, measured)) {
                 wrong.push((line, format!("no report that is linked here has the figure {written}")));
+            }
+        }
+    }
+    wrong
+}
+
+/// The versions of a program that a file of the repository declares, by the name that documents give it.
+fn declared() -> Vec<(String, String)> {
+    let read = |path: &str| fs::read_to_string(format!("{ROOT}/{path}")).expect("a file of the repository");
+    let quoted =
+        |line: &str, key: &str| Some(line.strip_prefix(key)?.trim_matches([' ', '=', '"']).to_owned());
+    let mut declared = Vec::new();
+    let manifest = read("Cargo.toml");
+    let rust = manifest.lines().find_map(|line| quoted(line, "rust-version"));
+    declared.push(("rust".to_owned(), rust.expect("the oldest Rust")));
+    let (lock, mut name) = (read("Cargo.lock"), String::new());
+    for line in lock.lines() {
+        if let Some(found) = quoted(line, "name") {
+            name = found;
+        } else if let Some(version) = quoted(line, "version")
+            && manifest.lines().any(|line| line.starts_with(&format!("{name} = ")))
+        {
+            declared.push((name.clone(), version));
+        }
+    }
+    declared
+}
+
+/// Versions behind the names of crates that we use and of Rust (`tokio-uring 0.5`) that are not those of Cargo.lock and
+/// Cargo.toml, and Debian's kernels that are not those of ci/kernels.
+pub fn versions(documents: &[Document]) -> Vec<String> {
+    let declared = declared();
+    let script = fs::read_to_string(format!("{ROOT}/ci/kernels")).expect("ci/kernels");
+    let kernels = script.lines().find_map(|line| line.split_once("|| set -- ")).expect("its kernels").1;
+    let kernels = kernels.replace(' ', " and ");
+    let mut wrong = Vec::new();
+    for document in documents.iter().filter(|document| document.path != "CHANGELOG.md") {
+        for (line, paragraph) in document.paragraphs() {
+            if paragraph.contains("`ci/kernels`")
+                && paragraph.contains("Debian's")
+                && !paragraph.contains(&kernels)
+            {
+                wrong.push(format!("{}:{line}: ci/kernels takes {kernels}", document.path));
+            }
+            // a link counts by its text
+            let links = paragraph.split("](").enumerate().map(|(part, text)| match text.split_once(')') {
+                Some((_, rest)) if part > 0 => rest,
+                _ => text,
+            });
+            let text = links.collect::<Vec<_>>().concat();
+            let words: Vec<&str> = text
+                .split(' ')
+                .map(|word| word.trim_matches(['`', '[', ']', '(', ')', ',', '.', ':', ';', '*']))
+                .collect();
+            for pair in words.windows(2) {
+                let is_version =
+                    pair[1].contains('.') && pair[1].split('.').all(|part| part.parse::<u32>().is_ok());
+                let name = pair[0].to_lowercase();
+                let known: Vec<_> = declared.iter().filter(|(other, _)| *other == name).collect();
+                let is_right = |(_, version): &&(String, String)| {
+                    version == pair[1] || version.starts_with(&format!("{}.", pair[1]))
+                };
+                if is_version && !known.is_empty() && !known.iter().any(is_right) {
+                    wrong.push(format!(
+                        "{}:{line}: {} {}, but declared is {known:?}",
+                        document.path, pair[0], pair[1]
+                    ));
+                }
             }
         }
     }

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     complaints.extend(names::runbooks());
     complaints.extend(names::short_help());
     complaints.extend(figures::complaints(&documents));
+    complaints.extend(figures::versions(&documents));
     complaints.extend(messages::complaints());
     for complaint in &complaints {
         println!("{complaint}");
