@@ -87,9 +87,12 @@ pub struct Receipt {
     pub traffic_class: Option<u8>,
     /// As in [`Ancillary`].
     pub hops: Option<u8>,
+    /// The size of its largest fragment as a packet (`IP_RECVFRAGSIZE`, `IPV6_RECVFRAGSIZE`, Linux 4.13), if that was asked
+    /// for. `None`: it came whole.
+    pub fragment_bytes: Option<u32>,
 }
 
-/// Finds the GRO size, the receive times, the traffic class and the hop limit in `control`. A malformed length ends the scan.
+/// Finds what a client wants to know in `control`. A malformed length ends the scan.
 pub fn decode_receipt(control: &[u8]) -> Receipt {
     const SCM_TIMESTAMPING: i32 = libc::SO_TIMESTAMPING;
     let mut found = Receipt::default();
@@ -105,6 +108,9 @@ pub fn decode_receipt(control: &[u8]) -> Receipt {
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => found.traffic_class = class_of_int(data),
             (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
                 found.hops = byte_of_int(data);
+            }
+            (libc::SOL_IP, libc::IP_RECVFRAGSIZE) | (libc::SOL_IPV6, libc::IPV6_RECVFRAGSIZE) => {
+                found.fragment_bytes = data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
             }
             _ => {}
         }
@@ -153,16 +159,50 @@ pub struct NetworkError {
 /// Finds an ICMP error (`IP_RECVERR`, `IPV6_RECVERR`) in `control`. Errors of the local host's own making
 /// are none.
 pub fn decode_error(control: &[u8]) -> Option<NetworkError> {
+    match decode_queued_error(control)? {
+        QueuedError::Network(error, _) => Some(error),
+        QueuedError::Local(_) => None,
+    }
+}
+
+/// An error in a socket's error queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueuedError {
+    /// By ICMP, and the number that came with it: the MTU, if a packet was too large.
+    Network(NetworkError, u32),
+    /// Of the local host.
+    Local(LocalError),
+}
+
+/// Why the local host did not send a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalError {
+    /// The errno of the send.
+    pub errno: i32,
+    /// The largest packet that it would send, if this one was too large (`EMSGSIZE`).
+    pub mtu: u32,
+}
+
+/// Finds an error by ICMP or of the local host in `control`.
+pub fn decode_queued_error(control: &[u8]) -> Option<QueuedError> {
+    // struct sock_extended_err:
     // u32 ee_errno; u8 ee_origin, ee_type, ee_code, ee_pad; u32 ee_info, ee_data; then the offender
+    const INFO_AT: usize = 8;
     const OFFENDER_AT: usize = size_of::<libc::sock_extended_err>();
     let mut rest = control;
     while let Some(Message { level, kind, data, rest: next }) = Message::first_of(rest) {
         if matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
             let errno = u32::from_ne_bytes(*data.first_chunk()?) as i32;
             let [origin, icmp_type, icmp_code] = *data.get(4..)?.first_chunk()?;
-            let by_icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
             let offender = addr::decode(data.get(OFFENDER_AT..)?).map(|offender| offender.ip());
-            return by_icmp.then_some(NetworkError { errno, icmp_type, icmp_code, offender });
+            let info = u32::from_ne_bytes(*data.get(INFO_AT..)?.first_chunk()?);
+            return match origin {
+                libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+                    Some(QueuedError::Network(NetworkError { errno, icmp_type, icmp_code, offender }, info))
+                }
+                libc::SO_EE_ORIGIN_LOCAL => Some(QueuedError::Local(LocalError { errno, mtu: info })),
+                _ => None,
+            };
         }
         rest = next;
     }
@@ -358,11 +398,24 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_fragment_is_read_in_both_families() {
+        for (level, kind) in
+            [(libc::SOL_IP, libc::IP_RECVFRAGSIZE), (libc::SOL_IPV6, libc::IPV6_RECVFRAGSIZE)]
+        {
+            let control = message(level, kind, &1_396_i32.to_ne_bytes());
+            assert_eq!(decode_receipt(&control).fragment_bytes, Some(1_396));
+            assert_eq!(decode_receipt(&message(level, kind, &[1, 2])).fragment_bytes, None);
+        }
+        assert_eq!(decode_receipt(&[]).fragment_bytes, None);
+    }
+
+    #[test]
     fn an_icmp_error_is_read_and_a_local_one_is_none() {
         let error = |origin| {
             let mut data = (libc::ECONNREFUSED as u32).to_ne_bytes().to_vec();
             data.extend([origin, 3, 1, 0]);
-            data.extend([0; 8]);
+            data.extend(1_400_u32.to_ne_bytes());
+            data.extend([0; 4]);
             data.extend(addr::RawAddr::from("192.0.2.9:0".parse::<SocketAddr>().unwrap()).as_bytes());
             message(libc::SOL_IP, libc::IP_RECVERR, &data)
         };
@@ -374,6 +427,11 @@ mod tests {
         };
         assert_eq!(decode_error(&error(libc::SO_EE_ORIGIN_ICMP)), Some(wanted));
         assert_eq!(decode_error(&error(libc::SO_EE_ORIGIN_LOCAL)), None);
+        let local = QueuedError::Local(LocalError { errno: libc::ECONNREFUSED, mtu: 1_400 });
+        assert_eq!(decode_queued_error(&error(libc::SO_EE_ORIGIN_LOCAL)), Some(local));
+        let by_icmp = QueuedError::Network(wanted, 1_400);
+        assert_eq!(decode_queued_error(&error(libc::SO_EE_ORIGIN_ICMP)), Some(by_icmp));
+        assert_eq!(decode_queued_error(&error(libc::SO_EE_ORIGIN_TIMESTAMPING)), None);
         assert_eq!(decode_error(&message(libc::SOL_IP, libc::IP_RECVERR, &[0; 8])), None);
         assert_eq!(decode_error(&[]), None);
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `sys::sockets` | make, bind, connect and name sockets; send, and end a stream |
 //! | `sys::options` | socket options, behind one getter and one setter |
+//! | `sys::datagrams` | receive a datagram, and what the kernel tells of it |
 //! | `sys::queues` | what waits in a socket's queues, and what was dropped there |
 //! | `sys::groups` | which socket of a group receives |
 //! | `sys::descriptors` | eventfds, write, wait; descriptors that were passed, a table of one's own |
@@ -18,6 +19,7 @@
 //! neither has the call, or has it for 1,024 processors at the most.
 
 mod clock;
+mod datagrams;
 mod descriptors;
 mod groups;
 mod host;
@@ -30,9 +32,10 @@ mod signals;
 mod sockets;
 
 pub use self::clock::{now, process_cpu_time, sleep, thread_cpu_time, wake_punctually};
+pub use self::datagrams::{Received, receive_datagram};
 pub use self::descriptors::{
-    eventfd, is_path_only, own_descriptors, renumber, set_nonblocking, take_passed, wait_writable, wake,
-    write,
+    eventfd, is_path_only, own_descriptors, renumber, set_nonblocking, take_passed, wait_readable,
+    wait_writable, wake, write,
 };
 pub use self::groups::{receive_by_hash, receive_by_processor};
 pub use self::host::{
@@ -43,8 +46,8 @@ pub use self::options::{IntOption, cookie, option, set_option};
 pub use self::pipes::{pipe, read, splice};
 pub use self::processors::{pin_thread, processors};
 pub use self::queues::{
-    IcmpError, accept_queue_len, accept_queue_max, drop_incoming, next_icmp_error, receive_queue_bytes,
-    send_queue_bytes, socket_drops,
+    IcmpError, SocketError, accept_queue_len, accept_queue_max, drop_incoming, next_error, next_icmp_error,
+    receive_queue_bytes, send_queue_bytes, socket_drops,
 };
 pub use self::secrets::secret_words;
 pub use self::signals::EndSignals;

@@ -117,6 +117,11 @@ fn receipt(control: &[u8]) -> Receipt {
             let class = data.get(..4).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
             wanted.traffic_class = class.map(|class| class.rem_euclid(256) as u8);
         }
+        if [(libc::SOL_IP, libc::IP_RECVFRAGSIZE), (libc::SOL_IPV6, libc::IPV6_RECVFRAGSIZE)]
+            .contains(&(level, kind))
+        {
+            wanted.fragment_bytes = data.get(..4).map(|bytes| u32::from_ne_bytes(bytes.try_into().unwrap()));
+        }
         if (level, kind) == (libc::SOL_SOCKET, libc::SO_TIMESTAMPING) {
             let word = |nth: usize| {
                 data.chunks_exact(8).nth(nth).map(|word| i64::from_ne_bytes(word.try_into().unwrap()))

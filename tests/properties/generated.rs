@@ -27,6 +27,8 @@ fn control_message() -> impl Strategy<Value = Vec<u8>> {
         (libc::SOL_IP, libc::IP_RECVERR),
         (libc::SOL_IPV6, libc::IPV6_RECVERR),
         (libc::SOL_IP, libc::IP_TTL),
+        (libc::SOL_IP, libc::IP_RECVFRAGSIZE),
+        (libc::SOL_IPV6, libc::IPV6_RECVFRAGSIZE),
         (libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
     ]);
     let families = select(vec![0, libc::AF_INET as u16, libc::AF_INET6 as u16]);
@@ -144,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn conditions(text in "((actual_|slip_)?(p50|p99.9|max|loss|sent|rate|p98)[<>]=? ?[0-9.]{1,6}(%|k|ms|us|s)?,?){1,3}") {
+    fn conditions(text in "((actual_|slip_)?(p50|p99.9|max|loss|sent|rate|mtu|p98)[<>]=? ?[0-9.]{1,6}(%|k|ms|us|s)?,?){1,3}") {
         crate::conditions::check(text.as_bytes());
     }
 

@@ -36,6 +36,16 @@ pub fn wait_writable(file: BorrowedFd<'_>, timeout: Duration) -> bool {
     nix::poll::poll(&mut [PollFd::new(file, PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0)
 }
 
+/// Waits until something can be read from one of these, or an error waits there, but for `timeout` at the most (poll(2)).
+/// The timeout is rounded up to whole milliseconds.
+pub fn wait_readable(files: &[BorrowedFd<'_>], timeout: Duration) {
+    let rounded = Duration::from_millis(timeout.as_nanos().div_ceil(1_000_000) as u64);
+    let timeout = PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX);
+    let mut all: Vec<PollFd<'_>> = files.iter().map(|file| PollFd::new(*file, PollFlags::POLLIN)).collect();
+    // a signal ends it early; its caller looks again
+    let _ = nix::poll::poll(&mut all, timeout);
+}
+
 /// Gives a descriptor another number, the first free one from `least` on (fcntl(2), `F_DUPFD_CLOEXEC`). Errors: `EMFILE`
 /// and, if `least` is not below the limit of open files, `EINVAL`.
 pub fn renumber(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {

@@ -44,6 +44,14 @@ impl IntOption {
     pub const MTU_DISCOVER_V4: Self = Self(libc::SOL_IP, libc::IP_MTU_DISCOVER);
     /// The same, IPv6 (ipv6(7)).
     pub const MTU_DISCOVER_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER);
+    /// The MTU of the path that a connected socket sends on, as this host believes, IPv4 (ip(7)).
+    pub const MTU_V4: Self = Self(libc::SOL_IP, libc::IP_MTU);
+    /// The same, IPv6 (ipv6(7)).
+    pub const MTU_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_MTU);
+    /// The size of the largest fragment with each datagram that came in fragments, IPv4 (Linux 4.13).
+    pub const RECEIVE_FRAGMENT_SIZE_V4: Self = Self(libc::SOL_IP, libc::IP_RECVFRAGSIZE);
+    /// The same, IPv6.
+    pub const RECEIVE_FRAGMENT_SIZE_V6: Self = Self(libc::SOL_IPV6, libc::IPV6_RECVFRAGSIZE);
     /// The TOS of what is sent, IPv4: DSCP and ECN.
     pub const TOS_V4: Self = Self(libc::SOL_IP, libc::IP_TOS);
     /// The traffic class of what is sent, IPv6.
@@ -109,6 +117,8 @@ impl IntOption {
     pub const MTU_DISCOVER_NEVER: i32 = libc::IP_PMTUDISC_DONT;
     /// For both families: what is larger than the path MTU is refused, and routers must not cut it (IPv4: DF).
     pub const MTU_DISCOVER_ALWAYS: i32 = libc::IP_PMTUDISC_DO;
+    /// The same, but only what is larger than the interface's MTU is refused: for a search of the path MTU.
+    pub const MTU_DISCOVER_PROBE: i32 = libc::IP_PMTUDISC_PROBE;
 }
 
 /// setsockopt(2) with an int.

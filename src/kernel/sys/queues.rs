@@ -1,15 +1,14 @@
 //! What waits in a socket's queues, and what was dropped there.
 
-#![allow(unsafe_code)] // recvmsg(2) from the error queue
-
 use std::io;
-use std::mem::{offset_of, zeroed};
+use std::mem::offset_of;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
+use super::datagrams;
 use super::options;
-use crate::kernel::cmsg::{self, NetworkError};
-use crate::kernel::{addr, seam};
+use crate::kernel::cmsg::{self, NetworkError, QueuedError};
+use crate::kernel::seam;
 
 /// Lets nothing new into the socket's receive queue or accept queue; what is queued stays
 /// (`SO_ATTACH_FILTER`, socket(7), with a program that keeps zero bytes of anything).
@@ -98,31 +97,32 @@ pub struct IcmpError {
 /// Takes the oldest error out of the socket's error queue; what is quoted of the datagram's payload goes
 /// to `quoted`. `None`: the queue is empty. Errors that did not come by ICMP are skipped.
 pub fn next_icmp_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Result<Option<IcmpError>> {
-    loop {
-        let mut name = [0_u8; addr::SOCKADDR_V6_BYTES];
-        let mut control = [0_u8; cmsg::CONTROL_IN_BYTES];
-        let mut part = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
-        // SAFETY: msghdr is plain data
-        let mut header: libc::msghdr = unsafe { zeroed() };
-        header.msg_name = name.as_mut_ptr().cast();
-        header.msg_namelen = name.len() as u32;
-        header.msg_iov = &raw mut part;
-        header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = control.len() as _;
-        // SAFETY: recvmsg(2) writes to the buffers that the header names, within the lengths it gives
-        let received = unsafe {
-            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
-        };
-        if received < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
-        }
-        let report = cmsg::decode_error(&control[..control.len().min(header.msg_controllen as usize)]);
-        let destination = addr::decode(&name[..name.len().min(header.msg_namelen as usize)]);
-        if let (Some(report), Some(destination)) = (report, destination) {
-            let quoted_bytes = quoted.len().min(received as usize);
+    while let Some(SocketError { error, destination, quoted_bytes }) = next_error(socket, quoted)? {
+        if let QueuedError::Network(report, _) = error {
             return Ok(Some(IcmpError { report, destination, quoted_bytes }));
         }
     }
+    Ok(None)
+}
+
+/// An error from a socket's error queue, by ICMP or of the local host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketError {
+    /// What it says.
+    pub error: QueuedError,
+    /// As in [`IcmpError`].
+    pub destination: SocketAddr,
+    /// As in [`IcmpError`].
+    pub quoted_bytes: usize,
+}
+
+/// The same as [`next_icmp_error`], with those of the local host.
+pub fn next_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Result<Option<SocketError>> {
+    while let Some(message) = datagrams::receive(socket, libc::MSG_ERRQUEUE, quoted)? {
+        let error = cmsg::decode_queued_error(message.control());
+        if let (Some(error), Some(destination)) = (error, message.name()) {
+            return Ok(Some(SocketError { error, destination, quoted_bytes: message.bytes }));
+        }
+    }
+    Ok(None)
 }
