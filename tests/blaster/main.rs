@@ -9,6 +9,7 @@ mod monitor;
 mod names;
 mod other_servers;
 mod packets;
+mod path_mtu;
 mod receive_times;
 mod reports;
 mod schedules;

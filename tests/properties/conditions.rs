@@ -20,6 +20,7 @@ fn is_condition(text: &str) -> bool {
             quantity::duration_or_zero(value).is_ok()
         }
         _ if name == "rate" => value.parse::<Rate>().is_ok(),
+        _ if name == "mtu" => quantity::count(value).is_ok(),
         "sent" | "ok" | "corrupted" | "truncated" | "misdirected" | "late" | "lost" | "loss"
         | "unreachable" | "duplicated" | "reordered" | "crossed" | "unattributed" | "send_failures"
         | "own_drops"

@@ -37,6 +37,16 @@ pub fn try_forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<()>
 /// Sends an ICMP error of this type and code to a socket at `to`. The error claims that a datagram from `to` to `peer`
 /// caused it (RFC 792, RFC 4443). Needs root.
 pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
+    forge_icmp_error(to, peer, kind, code, 1_500);
+}
+
+/// The same for a datagram that is too large, with this MTU.
+pub fn forge_too_large(to: SocketAddr, peer: SocketAddr, mtu: u16) {
+    let (kind, code) = if to.is_ipv4() { (3, 4) } else { (2, 0) };
+    forge_icmp_error(to, peer, kind, code, mtu);
+}
+
+fn forge_icmp_error(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8, mtu: u16) {
     const UDP: u8 = 17;
     const HOPS: u8 = 64;
     // the quoted datagram: an IP header, and a UDP header with ports, length and no checksum
@@ -54,7 +64,8 @@ pub fn forge_icmp(to: SocketAddr, peer: SocketAddr, kind: u8, code: u8) {
     }
     about.extend([to.port(), peer.port(), 8, 0].map(u16::to_be_bytes).concat());
     // the rest of the ICMP header holds an MTU, or the position of an error
-    let mut packet = vec![kind, code, 0, 0, 0, 0, 0x05, 0xdc];
+    let mut packet = vec![kind, code, 0, 0, 0, 0];
+    packet.extend(mtu.to_be_bytes());
     packet.extend(about);
     let protocol = if to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
     let socket = UdpSocket::from(plain_raw_socket(to, protocol).expect("a raw socket"));

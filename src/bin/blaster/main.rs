@@ -6,6 +6,7 @@
 //! ```text
 //! a run        options ─► run::session ─► udp or tcp (on workers::threads) ─► model::results ─► report::compile
 //! a datagram   udp::schedule (who sends) ─► udp::flow (compose) ─► udp::worker (send) ─► udp::flow (judge)
+//! a path MTU   options ─► run::mtu ─► mtu_flows (sockets) ─► judge::mtu_search ─► report::mtu ─► show::mtu
 //! a message    tcp::connection ─► tcp::echo (judge)
 //! a report     report::schema ─► judge::{warnings, fail_if} ─► run::outputs ─► show::{text, page}, report::hdr
 //! ```
@@ -31,6 +32,7 @@ mod run {
     mod lines; // files that grow while a run lasts
     pub(crate) mod lookup; // names → addresses
     pub(crate) mod monitor; // --jsonl, --csv, --metrics
+    pub(crate) mod mtu; // blaster mtu
     pub(crate) mod outputs; // the table and all files
     mod server_metrics; // the server's counters, over HTTP
     pub(crate) mod session; // one run: options → report
@@ -44,6 +46,7 @@ mod show {
     pub(crate) mod compare; // several reports side by side
     #[cfg(test)]
     mod extremes; // reports with extreme numbers
+    pub(crate) mod mtu; // path MTUs
     pub(crate) mod page; // --html
     pub(crate) mod paint; // colors, and lines that fit the terminal
     pub(crate) mod places; // destinations and sources with faults
@@ -60,6 +63,9 @@ mod options;
 // the text of --help after the options
 mod manual;
 
+// flows of few datagrams, whose sizes matter: mtu_flows::flow
+mod mtu_flows;
+
 // flows of datagrams on the library's ring: udp::{worker, schedule, socket, flow, error, plan}
 mod udp;
 
@@ -72,6 +78,7 @@ mod judge {
     pub(crate) mod budget; // --search-runs and --search-time: how many more runs?
     pub(crate) mod causes; // why did no right reply come?
     pub(crate) mod fail_if; // --fail-if
+    pub(crate) mod mtu_search; // blaster mtu: the next sizes, the answer
     pub(crate) mod objective; // --loss and --p99: whose fault is a miss?
     pub(crate) mod search; // --find-max: the next rate, the answer
     pub(crate) mod warnings; // was blaster the bottleneck?
@@ -86,6 +93,7 @@ mod report {
     mod json_schema; // docs/blaster-report.schema.json
     pub(crate) mod merge; // reports → report
     pub(crate) mod metrics; // --metrics
+    pub(crate) mod mtu; // path MTUs
     pub(crate) mod names; // the names among the targets
     pub(crate) mod replies; // the headers of replies
     #[cfg(test)]
@@ -163,7 +171,7 @@ use crate::console::streams::message;
 use crate::console::{interruptible, signals, streams};
 use crate::judge::causes;
 use crate::model::units::count;
-use crate::options::{Command, LoadOptions, Options, ReportOptions};
+use crate::options::{Command, LoadOptions, MtuOptions, Options, ReportOptions};
 use crate::report::merge::MergeError;
 use crate::report::schema::{Document, NamedRun, Report, Series};
 use crate::report::{merge, schema};
@@ -171,7 +179,7 @@ use crate::run::lookup::LookupError;
 use crate::run::outputs::{OutputError, Outputs};
 use crate::run::session::{LoadError, Session};
 use crate::run::steps;
-use crate::show::{compare, progress, text};
+use crate::show::{compare, mtu, progress, text};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +224,7 @@ fn run() -> ExitCode {
     let outcome = match options.command {
         Command::Udp(udp) => measure(LoadOptions::Udp(udp)),
         Command::Tcp(tcp) => measure(LoadOptions::Tcp(tcp)),
+        Command::Mtu(mtu) => find_mtu(mtu),
         Command::Report(options) => show(&options),
     };
     match outcome {
@@ -312,7 +321,15 @@ fn measure(mut load: LoadOptions) -> Result<Outcome, Failure> {
 /// with --quiet. Returns whether there was none.
 fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
     interruptible::begin_report();
-    let mut errors = outputs.write(document);
+    let errors = outputs.write(document);
+    print(outputs, errors, table, || match document {
+        Document::Run(report) => text::render(report, &outputs.paint()),
+        Document::Series(series) => compare::render(series, &outputs.paint()),
+    })
+}
+
+/// Prints the table and the errors, and after an error even with --quiet all that is known. Returns whether there was none.
+fn print(outputs: &Outputs, mut errors: Vec<OutputError>, table: &str, all: impl FnOnce() -> String) -> bool {
     if outputs.is_for_terminal() {
         progress::wait_until_cleared();
     }
@@ -322,12 +339,36 @@ fn write(outputs: &mut Outputs, document: &Document, table: &str) -> bool {
         message(&error.to_string());
     }
     if !errors.is_empty() {
-        outputs.rescue(&match document {
-            Document::Run(report) => text::render(report, &outputs.paint()),
-            Document::Series(series) => compare::render(series, &outputs.paint()),
-        });
+        outputs.rescue(&all());
     }
     errors.is_empty()
+}
+
+/// `blaster mtu`.
+fn find_mtu(mut options: MtuOptions) -> Result<Outcome, Failure> {
+    run::mtu::prepare(&mut options)?;
+    let mut outputs = Outputs::open(&options.outputs()).map_err(|error| {
+        // the signal ended the wait for a reader of a FIFO
+        if signals::stop().is_asked() { LoadError::Stopped.into() } else { Failure::from(error) }
+    })?;
+    let report = run::mtu::find(&options, &outputs)?;
+    interruptible::begin_report();
+    let errors = outputs.write_json(&report).into_iter().collect();
+    let table = mtu::render(&report, &outputs.paint());
+    if !print(&outputs, errors, &table, || table.clone()) {
+        return Ok(Outcome::Unwritten);
+    }
+    Ok(if report.fail_if.iter().any(|condition| condition.failed) {
+        Outcome::ConditionHolds
+    } else if report.ended_early {
+        Outcome::EndedEarly
+    } else if let Some(path) = report.paths.iter().find(|path| path.mtu.is_none()) {
+        Outcome::Unanswered(mtu::unanswered(path))
+    } else if !report.paths.iter().all(|path| path.settled) {
+        Outcome::Unconfirmed
+    } else {
+        Outcome::Done
+    })
 }
 
 /// The name of a single run on the screen.

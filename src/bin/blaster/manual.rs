@@ -79,6 +79,24 @@ SEARCH
   Connections that are refused or not established in time are misses of --loss. If the
   rate is not kept because all --connections are taken, that is blaster's limit.
 
+PATH MTU
+  blaster mtu TARGET finds the largest packet that gets to an echo server, and whose
+  reply comes back, in one piece. It sends with DF, whatever this host believes of the
+  path: the smallest size and the largest, then sizes that ICMP messages tell, usual
+  ones, and the sizes between, eight at a time. A size without a reply is tried three
+  times, the one above the answer at least eight times, in turns with the answer, since
+  a lost datagram is no limit. The answer tells the limit:
+    this host's interface       the path behind it may carry more
+    a router                    it tells this MTU by ICMP
+    a wrong ICMP message        it tells another MTU, or none
+    a black hole                larger packets, or their replies, vanish
+    the way back                replies come in fragments
+    the server                  larger datagrams come back shorter or changed
+  To tell the ways apart, it sends one size more that may be fragmented: if its reply
+  comes, the way there has the limit. Routers may choose paths by the source port: each
+  of --flows is searched, after the first one with few datagrams. The first line tells
+  how many it sends at most, and in what time. TCP is not searched.
+
 OUTCOMES
   Each datagram (TCP: message) that was sent is in exactly one class:
     ok            every byte as sent, from the address and port that it was sent
@@ -139,6 +157,7 @@ CONDITIONS for --fail-if, separated by commas
   rate<N                right replies per second
   found<N               the highest rate that --find-max found; it also holds if
                         that is not confirmed
+  mtu<N                 of blaster mtu: the smallest path MTU in bytes
   Comparisons: > >= < <=. A latency that could not be measured fails its
   condition.
 
@@ -169,11 +188,12 @@ SIGNALS
 EXIT STATUS
   0  done
   1  could not run, or a report could not be written, or not one right reply came,
-     or (TCP) no connection was served to the end; standard error says which
+     or (TCP) no connection was served to the end, or (mtu) a flow got nothing back;
+     standard error says which
   2  bad command line
   3  a condition of --fail-if holds
   4  a signal ended it early; the report covers the time until then
-  5  the answer of --find-max is not confirmed
+  5  the answer of --find-max or of blaster mtu is not confirmed
 
 EXAMPLES
   blaster udp 127.0.0.1:1234 -r 50k -d 5s
@@ -183,6 +203,7 @@ EXAMPLES
   blaster udp [::1]:1234 --mode flood --gso 32 --size 1200 --json report.json
   blaster udp 127.0.0.1:1234 --rate 10k..200k:60s --html ramp.html
   blaster udp 127.0.0.1:1234 --find-max --loss 0.1% --p99 500us
+  blaster mtu 192.0.2.7:7 --fail-if 'mtu<1500'
   blaster report --merge host-*.json --fail-if 'loss>0.1%'
   blaster tcp 127.0.0.1:1234 --connections 64 --size 16k
   blaster tcp 127.0.0.1:1234 --mode connect --find-max --p99 20ms --connections 256

@@ -2,6 +2,7 @@
 
 mod common;
 mod contradiction;
+mod mtu;
 mod outputs;
 mod rates; // --rate, --steps, --find-max
 mod schedule; // --gaps, --burst, --replay
@@ -16,6 +17,7 @@ use tubular_echo::console::help;
 
 pub(crate) use self::common::CommonOptions;
 pub(crate) use self::contradiction::Contradiction;
+pub(crate) use self::mtu::MtuOptions;
 pub(crate) use self::outputs::{OutputOptions, ReportOptions};
 pub(crate) use self::rates::RateOptions;
 pub(crate) use self::tcp::TcpOptions;
@@ -82,6 +84,9 @@ pub(crate) enum Command {
     /// Load a TCP echo path with connections
     #[command(after_long_help = MANUAL)]
     Tcp(TcpOptions),
+    /// Find the path MTU to an echo server: the largest packet that gets there, and whose reply comes back, whole
+    #[command(after_long_help = MANUAL)]
+    Mtu(MtuOptions),
     /// Show reports of --json: one, several side by side, or those of several machines as one
     #[command(after_long_help = MANUAL)]
     Report(ReportOptions),
@@ -192,7 +197,7 @@ mod tests {
         let words = ["blaster", "udp", "127.0.0.1:7"].into_iter().chain(flags.split_whitespace());
         match Options::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Udp(udp) => udp.check().map(|()| udp).map_err(|error| error.to_string()),
-            Command::Tcp(_) | Command::Report(_) => unreachable!("udp was asked for"),
+            Command::Tcp(_) | Command::Mtu(_) | Command::Report(_) => unreachable!("udp was asked for"),
         }
     }
 
@@ -200,7 +205,7 @@ mod tests {
         let words = ["blaster", "tcp", "127.0.0.1:7"].into_iter().chain(flags.split_whitespace());
         match Options::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Tcp(tcp) => tcp.check().map(|()| tcp).map_err(|error| error.to_string()),
-            Command::Udp(_) | Command::Report(_) => unreachable!("tcp was asked for"),
+            Command::Udp(_) | Command::Mtu(_) | Command::Report(_) => unreachable!("tcp was asked for"),
         }
     }
 

@@ -4,7 +4,7 @@ mod error;
 mod flow;
 pub(crate) mod plan;
 mod schedule;
-mod socket;
+pub(crate) mod socket;
 mod worker;
 
 use std::sync::Arc;

@@ -38,7 +38,7 @@ const FURTHER_COUNTS: [&str; 13] = [
 
 /// The names of `lost`, and of what is no count and no percentile, in the error of an unknown name.
 const LOST_NAMES: &str = "lost (or loss)";
-const OTHER_NAMES: &str = "the same with actual_, slip_ or reading_ before them, rate, found";
+const OTHER_NAMES: &str = "the same with actual_, slip_ or reading_ before them, rate, found, mtu";
 
 /// The start of a latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ enum Measure {
     Rate,
     /// The answer of `--find-max`, which belongs to no single run.
     SearchResult,
+    /// The result of `blaster mtu`, in bytes.
+    PathMtu,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,16 @@ impl Conditions {
         all.map(|condition| condition.judge(condition.measure.of(report))).collect()
     }
 
+    /// The first condition that is not about the path MTU.
+    pub(crate) fn not_of_mtu(&self) -> Option<String> {
+        self.0.iter().find(|condition| condition.measure != Measure::PathMtu).map(ToString::to_string)
+    }
+
+    /// Checks the conditions on the smallest path MTU. `None`: nothing came back on one of the paths.
+    pub(crate) fn judge_mtu(&self, mtu: Option<u32>) -> Vec<ConditionResult> {
+        self.0.iter().map(|condition| condition.judge(mtu.map(f64::from))).collect()
+    }
+
     /// Checks the conditions on the answer of a search; 0: no rate met the objective. `None`: there was no search, or no
     /// answer is confirmed.
     pub(crate) fn judge_found(&self, per_s: Option<f64>) -> Vec<ConditionResult> {
@@ -132,6 +144,8 @@ impl FromStr for Condition {
                     }
                     None => (Measure::Count(name), quantity::count(value).ok().map(|count| count as f64)),
                 }
+            } else if name == "mtu" {
+                (Measure::PathMtu, quantity::count(value).ok().map(|count| count as f64))
             } else if name == "rate" || name == "found" {
                 let measure = if name == "rate" { Measure::Rate } else { Measure::SearchResult };
                 (measure, value.parse::<quantity::Rate>().ok().map(quantity::Rate::per_s))
@@ -149,7 +163,7 @@ impl FromStr for Condition {
             Measure::Count(_) => "whole number, or a percentage",
             Measure::Share(_) => "percentage of at least 0",
             Measure::Latency(..) => "duration, as in 500us or 1ms",
-            Measure::Rate | Measure::SearchResult => "number",
+            Measure::Rate | Measure::SearchResult | Measure::PathMtu => "number",
         }))?;
         Ok(Self { text: text.into(), measure, comparison, value })
     }
@@ -179,7 +193,9 @@ impl Condition {
     fn words(&self, measured: Option<f64>) -> String {
         match (self.measure, measured) {
             (_, None) => "not measured".into(),
-            (Measure::Count(_) | Measure::Rate | Measure::SearchResult, Some(value)) => format!("{value:.0}"),
+            (Measure::Count(_) | Measure::Rate | Measure::SearchResult | Measure::PathMtu, Some(value)) => {
+                format!("{value:.0}")
+            }
             (Measure::Share(_), Some(value)) => format!("{}%", units::percentage(value)),
             (Measure::Latency(..), Some(ns)) => units::duration(ns as u64),
         }
@@ -204,7 +220,7 @@ impl Measure {
             Self::Share(name) if totals.counts.sent > 0 => {
                 count(report, name).map(|count| count as f64 * 100.0 / totals.counts.sent as f64)
             }
-            Self::Share(_) | Self::SearchResult => None,
+            Self::Share(_) | Self::SearchResult | Self::PathMtu => None,
             Self::Rate => Some(totals.ok_per_s),
             Self::Latency(from, percentile) => {
                 let percentiles = match from {
@@ -281,6 +297,7 @@ mod tests {
             "other_dscp>0",
             "other_ecn>1%",
             "ttl_min<60",
+            "mtu<1500",
         ] {
             text.parse::<Condition>().unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -335,7 +352,7 @@ mod tests {
         let mut report = report(Counts::default());
         report.latency.from_intended = None;
         // UDP has no connections
-        for text in ["p99>1h", "loss>50%", "broken>5", "other_dscp>0", "ttl_min<1"] {
+        for text in ["p99>1h", "loss>50%", "broken>5", "other_dscp>0", "ttl_min<1", "mtu<1500"] {
             assert!(text.parse::<Conditions>().unwrap().judge(&report)[0].failed, "{text}");
         }
     }

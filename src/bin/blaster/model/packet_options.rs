@@ -26,7 +26,8 @@ pub(crate) struct PacketOptions {
     #[arg(long, value_name = "random|LABEL", help_heading = "Packets")]
     pub(crate) flow_label: Option<FlowLabel>,
 
-    /// Send nothing in fragments: no router may fragment it, and this host refuses what is larger than the path MTU
+    /// Send nothing in fragments: no router may fragment it, and this host refuses what is larger than the path MTU, which
+    /// `blaster mtu` finds
     #[arg(long, help_heading = "Packets")]
     pub(crate) dont_fragment: bool,
 

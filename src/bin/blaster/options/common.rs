@@ -23,6 +23,26 @@ use crate::report::names::NamedHost;
 /// The rate of --each-once, unless --rate sets one.
 pub(super) const EACH_ONCE_PER_S: u64 = 1_000;
 
+/// Checks that `--source`, `-4` or `-6`, and the targets are of one family.
+pub(super) fn check_families(
+    source: Option<&Source>,
+    family: Option<Domain>,
+    targets: &[&Target],
+) -> Result<(), Contradiction> {
+    if let Some(source) = source
+        && let Some(other) = targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
+    {
+        return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
+    }
+    let Some(family) = family else { return Ok(()) };
+    let is_other = |is_ipv4| is_ipv4 != (family == Domain::Ipv4);
+    let source = source.filter(|source| is_other(source.is_ipv4()));
+    let target = targets.iter().find(|target| is_other(target.is_ipv4()));
+    let other = source.map(|source| format!("--source {source}")).or(target.map(ToString::to_string));
+    let option = if family == Domain::Ipv4 { "-4" } else { "-6" };
+    other.map_or(Ok(()), |other| Err(Contradiction::AddressOfOtherFamily(option, other)))
+}
+
 /// The options of both protocols.
 // one field for each option
 #[derive(Clone, Debug, Args)]
@@ -190,21 +210,7 @@ impl CommonOptions {
 
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
-        if let Some(source) = &self.source
-            && let Some(other) = self.destinations().find(|target| target.is_ipv4() != source.is_ipv4())
-        {
-            return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
-        }
-        if let Some(family) = self.family() {
-            let is_other = |is_ipv4| is_ipv4 != (family == Domain::Ipv4);
-            let source = self.source.as_ref().filter(|source| is_other(source.is_ipv4()));
-            let target = self.destinations().find(|target| is_other(target.is_ipv4()));
-            let other = source.map(|source| format!("--source {source}")).or(target.map(ToString::to_string));
-            if let Some(other) = other {
-                let option = if self.ipv4 { "-4" } else { "-6" };
-                return Err(Contradiction::AddressOfOtherFamily(option, other));
-            }
-        }
+        check_families(self.source.as_ref(), self.family(), &self.destinations().collect::<Vec<_>>())?;
         let is_looked_up = self.targets.iter().all(|target| !target.targets().is_empty());
         if let Some(label) = self.packets.flow_label
             && is_looked_up

@@ -34,6 +34,10 @@ pub(crate) enum Contradiction {
     RoundsForATime,
     #[error("--find-max and --steps need an end; --duration can't be forever")]
     SearchForever,
+    #[error("{0:?} is nothing that blaster mtu measures: use mtu, as in 'mtu<1500'")]
+    NotOfMtu(String),
+    #[error("{paths} paths are more than blaster mtu searches: {most} (use fewer targets or --flows)")]
+    TooManyPaths { paths: u64, most: u64 },
     #[error("--count 0 measures nothing")]
     CountOfNothing,
     #[error("--each-once={0} is more than {max} visits of each destination", max = visits::TIMES_MAX)]

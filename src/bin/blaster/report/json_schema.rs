@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::report::interval_line::IntervalLine;
+use crate::report::mtu::MtuReport;
 use crate::report::schema::{Report, Series};
 
 /// The file, and the command that renews it.
@@ -18,11 +19,12 @@ fn schema() -> Value {
         generator.subschema_for::<Report>(),
         generator.subschema_for::<Series>(),
         generator.subschema_for::<IntervalLine>(),
+        generator.subschema_for::<MtuReport>(),
     ];
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What blaster writes as JSON",
-        "description": "A report of one run (--json), several runs (--json with --steps or --find-max), or a line of --jsonl. Times are in \
+        "description": "A report of one run (--json), several runs (--json with --steps or --find-max), a line of --jsonl, or the result of blaster mtu (its --json). Times are in \
             nanoseconds, and their names end in _ns. Counts are of datagrams (TCP: of messages). Within a version, fields \
             are only added.",
         "oneOf": documents,

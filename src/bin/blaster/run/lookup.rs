@@ -12,6 +12,7 @@ use crate::console::interruptible;
 use crate::console::streams::message;
 use crate::model::given_target::GivenTarget;
 use crate::model::host_name::HostName;
+use crate::model::metrics_url::MetricsUrl;
 use crate::model::packet_options::PacketOptions;
 use crate::model::source::Source;
 use crate::model::target::TargetError;
@@ -78,6 +79,20 @@ fn kind(family: Option<Domain>) -> &'static str {
     }
 }
 
+/// The names to look up, and what they are wanted for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) targets: &'a mut [GivenTarget],
+    /// As in `--server-metrics`.
+    pub(crate) url: Option<&'a mut MetricsUrl>,
+    pub(crate) family: Option<Domain>,
+    pub(crate) source: Option<&'a Source>,
+    pub(crate) packets: &'a PacketOptions,
+    pub(crate) allow_public: bool,
+    pub(crate) quiet: bool,
+    /// What follows the addresses, as in "looked up once".
+    pub(crate) once: &'static str,
+}
+
 /// Looks up all names of the options, and tells their addresses. Returns whether there were names.
 pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
     let once = match (load.common().is_endless(), load.rates().has_steps()) {
@@ -86,11 +101,28 @@ pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
         _ => "",
     };
     let common = load.common_mut();
-    let url = common.server_metrics.as_ref().and_then(|url| url.target().name()).cloned();
+    let has_name = common.server_metrics.as_ref().is_some_and(|url| url.target().name().is_some());
+    let family = common.family();
+    common.names = look_up_all(Wanted {
+        targets: &mut common.targets,
+        url: common.server_metrics.as_mut(),
+        family,
+        source: common.source.as_ref(),
+        packets: &common.packets,
+        allow_public: common.allow_public,
+        quiet: common.outputs.quiet,
+        once,
+    })?;
+    Ok(!common.names.is_empty() || has_name)
+}
+
+/// Looks up the names, and tells their addresses. Returns those of the targets.
+pub(crate) fn look_up_all(wanted: Wanted<'_>) -> Result<Vec<NamedHost>, LookupError> {
+    let Wanted { targets, mut url, quiet, once, .. } = wanted;
+    let name_of_url = url.as_ref().and_then(|url| url.target().name()).cloned();
     let hosts: BTreeSet<HostName> =
-        common.targets.iter().filter_map(GivenTarget::name).cloned().chain(url.clone()).collect();
+        targets.iter().filter_map(GivenTarget::name).cloned().chain(name_of_url).collect();
     let mut names = Vec::new();
-    let quiet = common.outputs.quiet;
     let tell = |named: &NamedHost| {
         if !quiet {
             message(&format!("{}{once}", named.words()));
@@ -100,23 +132,23 @@ pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
         if IS_STATIC {
             return Err(LookupError::Static(host));
         }
-        let found = addresses(&host, common.family(), quiet)?;
-        if let Some(url) = common.server_metrics.as_mut().filter(|url| url.target().name() == Some(&host)) {
+        let found = addresses(&host, wanted.family, quiet)?;
+        if let Some(url) = url.as_mut().filter(|url| url.target().name() == Some(&host)) {
             url.find(&found);
         }
-        if !common.targets.iter().any(|target| target.name() == Some(&host)) {
+        if !targets.iter().any(|target| target.name() == Some(&host)) {
             // the first that answers is asked
             tell(&named_host(&host, &found, Vec::new()));
             continue;
         }
-        let (usable, mut left_out) = of_source(&host, found, common.source.as_ref())?;
-        for target in common.targets.iter_mut().filter(|target| target.name() == Some(&host)) {
+        let (usable, mut left_out) = of_source(&host, found, wanted.source)?;
+        for target in targets.iter_mut().filter(|target| target.name() == Some(&host)) {
             target.find(&usable);
             // before anything depends on the routes of this moment
-            target.check_allowed(common.allow_public)?;
+            target.check_allowed(wanted.allow_public)?;
         }
-        let (reachable, unrouted) = with_route(usable, &common.packets);
-        for target in common.targets.iter_mut().filter(|target| target.name() == Some(&host)) {
+        let (reachable, unrouted) = with_route(usable, wanted.packets);
+        for target in targets.iter_mut().filter(|target| target.name() == Some(&host)) {
             target.find(&reachable);
         }
         left_out.extend(left_out_as(LeftOutReason::NoRoute, &unrouted));
@@ -124,8 +156,7 @@ pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
         tell(&named);
         names.push(named);
     }
-    common.names = names;
-    Ok(!common.names.is_empty() || url.is_some())
+    Ok(names)
 }
 
 /// All addresses of a host, in an order that does not depend on its name servers: the same seed makes the same choices.

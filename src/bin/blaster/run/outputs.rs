@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tubular_echo::console::terminal;
 
 use crate::console::interruptible;
@@ -116,15 +117,18 @@ impl Outputs {
         }
     }
 
+    /// Writes the file of --json, and returns the error.
+    pub(crate) fn write_json(&mut self, document: &impl Serialize) -> Option<OutputError> {
+        let json = self.json.as_mut()?;
+        let mut text = serde_json::to_vec_pretty(document).expect("every field can be written as JSON");
+        text.push(b'\n');
+        json.write(&text).err()
+    }
+
     /// Writes the files, as many as can be written, and returns the errors.
     pub(crate) fn write(&mut self, document: &Document) -> Vec<OutputError> {
-        let mut errors = Vec::new();
-        if let Some(json) = &mut self.json {
-            let mut text = serde_json::to_vec_pretty(&*whole::summed_up(document))
-                .expect("every field can be written as JSON");
-            text.push(b'\n');
-            errors.extend(json.write(&text).err());
-        }
+        let mut errors: Vec<OutputError> =
+            self.write_json(&*whole::summed_up(document)).into_iter().collect();
         if let Some(hdr) = &mut self.hdr {
             errors.extend(hdr.write(&hdr::log(document)).err());
         }

@@ -199,7 +199,7 @@ fn check(load: &LoadOptions) -> Result<(), LoadError> {
     allowed.transpose().map(drop).map_err(LoadError::MetricsTarget)
 }
 
-fn not_found(error: LookupError) -> LoadError {
+pub(super) fn not_found(error: LookupError) -> LoadError {
     match error {
         LookupError::Stopped => LoadError::Stopped,
         LookupError::Target(error) => error.into(),
@@ -470,7 +470,7 @@ fn name(mode: impl clap::ValueEnum) -> String {
 
 /// The addresses in this host's networks that no host has (getifaddrs(3)). If the interfaces can't be listed, the kernel
 /// still refuses datagrams to them.
-fn no_host_addresses() -> NoHostAddresses {
+pub(super) fn no_host_addresses() -> NoHostAddresses {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     NoHostAddresses::of(interfaces.filter_map(|interface| {
         let (address, mask) = (interface.address?, interface.netmask?);
@@ -479,7 +479,7 @@ fn no_host_addresses() -> NoHostAddresses {
 }
 
 /// This host, as far as the kernel describes it.
-fn host() -> Host {
+pub(super) fn host() -> Host {
     // the report has no model if this file has none
     let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

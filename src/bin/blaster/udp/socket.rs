@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use tubular_echo::kernel::sys::{self, IntOption, Protocol};
 
 use crate::model::local_limits::RECEIVE_BUFFER_BYTES;
+use crate::model::packet_options::PacketOptions;
 use crate::model::source::SourceNotLocal;
 use crate::udp::error::UdpError;
 use crate::udp::flow::Flow;
@@ -51,8 +52,8 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
         // there may be no way to the first of many destinations
         None if plan.traffic.visits.is_some() => any(peer),
         // sprayed destinations may need different local addresses
-        None if plan.traffic.targets.spray() => local_addr(peer, plan).map(|_| any(peer))?,
-        None => local_addr(peer, plan)?,
+        None if plan.traffic.targets.spray() => local_addr(peer, &plan.traffic.packets).map(|_| any(peer))?,
+        None => local_addr(peer, &plan.traffic.packets)?,
     };
     let socket = sys::socket(Protocol::Udp, peer).map_err(failed("opening a socket"))?;
     let fd = socket.as_fd();
@@ -88,8 +89,7 @@ fn open_once(flow: &Flow, plan: &Plan, gro: bool) -> Result<OpenSocket, UdpError
 
 /// The local address, with port 0, that the routing table chooses for `peer`. The kernel need not choose again for each
 /// datagram of a socket that is bound to it. This sends nothing.
-fn local_addr(peer: SocketAddr, plan: &Plan) -> Result<SocketAddr, UdpError> {
-    let packets = &plan.traffic.packets;
+pub(crate) fn local_addr(peer: SocketAddr, packets: &PacketOptions) -> Result<SocketAddr, UdpError> {
     let refused = |error: io::Error| match error.raw_os_error() {
         _ if is_out_of_ports(&error) => UdpError::NoPort { peer, error },
         // connect(2): a broadcast address, and the socket has no SO_BROADCAST
@@ -103,12 +103,12 @@ fn local_addr(peer: SocketAddr, plan: &Plan) -> Result<SocketAddr, UdpError> {
 }
 
 /// Whether the kernel has no free port: bind(2) and connect(2) report that differently.
-fn is_out_of_ports(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EAGAIN))
 }
 
 /// Asks for a large receive buffer, above the host's limit if blaster has the privilege. Returns its real size.
-fn enlarge(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn enlarge(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if sys::set_option(socket, IntOption::RECEIVE_BUFFER_FORCE, RECEIVE_BUFFER_BYTES).is_err() {
         sys::set_option(socket, IntOption::RECEIVE_BUFFER, RECEIVE_BUFFER_BYTES)?;
     }

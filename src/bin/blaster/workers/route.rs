@@ -35,12 +35,17 @@ impl RouteError {
 
 /// The local address, with port 0, that the kernel chooses for `peer`. This sends nothing.
 pub(crate) fn local_addr(peer: SocketAddr, packets: &PacketOptions) -> Result<SocketAddr, RouteError> {
+    let mut local = connected(peer, packets)?.local_addr()?;
+    local.set_port(0);
+    Ok(local)
+}
+
+/// A socket that is connected to `peer`, to ask the kernel for the route. This sends nothing.
+pub(crate) fn connected(peer: SocketAddr, packets: &PacketOptions) -> Result<UdpSocket, RouteError> {
     let socket = UdpSocket::bind(any(peer))?;
     socket_options::set_route(socket.as_fd(), packets)?;
     socket.connect(peer)?;
-    let mut local = socket.local_addr()?;
-    local.set_port(0);
-    Ok(local)
+    Ok(socket)
 }
 
 /// The wildcard address of the family of `peer`, with port 0.
