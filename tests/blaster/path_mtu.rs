@@ -438,14 +438,15 @@ fn what_this_host_refuses_is_told() {
 fn no_packet_of_a_search_is_a_fragment() {
     private_network(|| {
         ip("link set lo mtu 9000");
-        for bind in ["127.0.0.1:0", "[::1]:0"] {
+        for (bind, flags, label) in [("127.0.0.1:0", "", 0), ("[::1]:0", "--flow-label 0x12345", 0x12345)] {
             let server = UdpServer::new(bind, Conduct::Good);
             let capture = Capture::start();
-            let (found, _) = find(&server.addr.to_string(), "-f 3 --dscp EF --ttl 9", 0);
+            let (found, _) = find(&server.addr.to_string(), &format!("-f 3 --dscp EF --ttl 9 {flags}"), 0);
             assert_eq!((&found["mtu"], &found["load"]["dscp"]), (&json!(9_000), &json!(46)));
             let packets = capture.packets_to(server.addr.port());
             assert!(packets.len() >= 6, "{packets:?}");
             for packet in packets {
+                assert_eq!(packet.flow_label, label, "{packet:?}");
                 assert!(packet.dont_fragment && !packet.is_fragment, "{packet:?}");
                 assert_eq!((packet.class & !3, packet.ttl), (46 << 2, 9), "{packet:?}");
             }
@@ -459,6 +460,7 @@ fn what_it_refuses() {
         ("192.88.99.1:7", "is public: only addresses that the Internet does not reach"),
         ("-4 [::1]:7", "[::1]:7"),
         ("224.0.0.1:7", "which are never loaded"),
+        ("127.0.0.1:7 --flow-label random", "--flow-label random"),
         ("127.0.0.1:7 --source ::1", "--source ::1 can't reach 127.0.0.1:7"),
         (
             "127.0.0.1:7 -f 257",

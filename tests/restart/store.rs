@@ -19,7 +19,7 @@ use crate::support::unit::{Unit, run, succeeded};
 use crate::support::{rig, until};
 
 /// The longest time that an unoptimised process on a busy machine may make a datagram wait.
-const GAP_MAX: Duration = Duration::from_millis(150);
+const GAP_MAX: Duration = Duration::from_millis(300);
 
 const STORE: &str = "FileDescriptorStoreMax=64\nRestart=on-failure";
 

@@ -14,6 +14,7 @@ use tubular_echo::kernel::cmsg::QueuedError;
 use tubular_echo::kernel::sys::{self, IntOption, Protocol, Received};
 
 use crate::judge::mtu_search::{Event, Probe, Search, headers};
+use crate::model::flow_label;
 use crate::model::icmp;
 use crate::model::packet_options::PacketOptions;
 use crate::model::payload::{self, Bodies, Content, Header};
@@ -52,6 +53,7 @@ struct Sent {
 
 pub(crate) struct Flow {
     number: u32,
+    /// With the flow label of `--flow-label`.
     peer: SocketAddr,
     local: SocketAddr,
     socket: UdpSocket,
@@ -146,8 +148,9 @@ impl Flow {
         &self.socket
     }
 
+    /// Without a flow label, as addresses of replies are.
     pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
+        flow_label::with_flow_info(self.peer, 0)
     }
 
     pub(crate) fn search(&self) -> &Search {
@@ -337,7 +340,7 @@ impl Flow {
         let header = self.header(wanted, at, at_ns);
         let event = match wanted.bodies.judge(&header, self.payload_bytes(probe), reply) {
             Content::Foreign => return,
-            _ if received.from != self.peer => {
+            _ if received.from != self.peer() => {
                 self.error = Some(format!(
                     "a reply came from {}, another source than the one addressed",
                     received.from

@@ -43,6 +43,21 @@ pub(super) fn check_families(
     other.map_or(Ok(()), |other| Err(Contradiction::AddressOfOtherFamily(option, other)))
 }
 
+/// Checks that `--flow-label` has a target of IPv6, as soon as all names were looked up.
+pub(super) fn check_flow_label(
+    packets: &PacketOptions,
+    targets: &[GivenTarget],
+) -> Result<(), Contradiction> {
+    let is_ipv4 =
+        |target: &GivenTarget| !target.targets().is_empty() && target.targets().iter().all(Target::is_ipv4);
+    match packets.flow_label {
+        Some(label) if targets.iter().all(is_ipv4) => {
+            Err(Contradiction::FlowLabelWithoutIpv6(label.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The options of both protocols.
 // one field for each option
 #[derive(Clone, Debug, Args)]
@@ -211,13 +226,7 @@ impl CommonOptions {
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         check_families(self.source.as_ref(), self.family(), &self.destinations().collect::<Vec<_>>())?;
-        let is_looked_up = self.targets.iter().all(|target| !target.targets().is_empty());
-        if let Some(label) = self.packets.flow_label
-            && is_looked_up
-            && self.destinations().all(Target::is_ipv4)
-        {
-            return Err(Contradiction::FlowLabelWithoutIpv6(label.to_string()));
-        }
+        check_flow_label(&self.packets, &self.targets)?;
         if self.each_once.is_some() && matches!(self.duration, Some(Length::For(_))) {
             return Err(Contradiction::RoundsForATime);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tubular_echo::kernel::addr::Domain;
 
-use super::common::check_families;
+use super::common::{check_families, check_flow_label};
 use super::contradiction::Contradiction;
 use super::outputs::OutputOptions;
 use crate::judge::fail_if::Conditions;
@@ -90,6 +90,7 @@ impl MtuOptions {
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         check_families(self.source.as_ref(), self.family(), &self.destinations().collect::<Vec<_>>())?;
+        check_flow_label(&self.packets, &self.targets)?;
         if let Some(other) = self.report.fail_if.as_ref().and_then(Conditions::not_of_mtu) {
             return Err(Contradiction::NotOfMtu(other));
         }

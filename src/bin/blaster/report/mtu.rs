@@ -60,6 +60,8 @@ pub(crate) struct MtuLoad {
     pub(crate) dscp: Option<u8>,
     /// As in `--ttl`.
     pub(crate) ttl: Option<u8>,
+    /// As in `--flow-label`.
+    pub(crate) flow_label: Option<String>,
     /// As in `--interface`.
     pub(crate) interface: Option<String>,
     /// As in `--mark`.

@@ -19,6 +19,8 @@ use crate::run::lookup;
 use crate::run::outputs::Outputs;
 use crate::run::session::{self, LoadError};
 use crate::show::mtu;
+use crate::udp::UdpError;
+use crate::workers::socket_options;
 
 /// Checks the options, looks up their names, and listens to signals.
 pub(crate) fn prepare(options: &mut MtuOptions) -> Result<(), LoadError> {
@@ -57,6 +59,8 @@ pub(crate) fn find(options: &MtuOptions, outputs: &Outputs) -> Result<MtuReport,
         packets: PacketOptions { dont_fragment: false, ..options.packets.clone() },
         timeout: options.timeout,
     };
+    socket_options::check_flow_label(&wanted.packets).map_err(UdpError::from)?;
+    let labels = wanted.packets.flow_label.and_then(|label| label.labels(seed));
     let load = load(options, seed, wanted.run_id);
     let bounds =
         mtu::announcement(options.paths(), options.paths() * u64::from(DATAGRAMS_MAX), longest(options));
@@ -64,6 +68,7 @@ pub(crate) fn find(options: &MtuOptions, outputs: &Outputs) -> Result<MtuReport,
     outputs.print(&format!("{}\n", paint.wrap(&bounds)));
     let open = |number: u32, peer: SocketAddr, search| {
         let source = options.source.as_ref().map(|source| source.of_flow(seed, number, peer, &no_hosts));
+        let peer = labels.map_or(peer, |labels| labels.put_on(peer, number.into()));
         Flow::open(number, peer, source, search, &wanted.packets)
     };
     let (start, started_at) = (Instant::now(), SystemTime::now());
@@ -105,6 +110,7 @@ fn load(options: &MtuOptions, seed: u64, run_id: u64) -> MtuLoad {
         source: options.source.as_ref().map(ToString::to_string),
         dscp: packets.dscp.map(Dscp::number),
         ttl: packets.ttl,
+        flow_label: packets.flow_label.as_ref().map(ToString::to_string),
         interface: packets.interface.map(|name| name.0.to_string()),
         mark: packets.mark,
         timeout_ns: options.timeout.as_nanos() as u64,
