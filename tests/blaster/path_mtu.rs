@@ -441,7 +441,8 @@ fn no_packet_of_a_search_is_a_fragment() {
         for (bind, flags, label) in [("127.0.0.1:0", "", 0), ("[::1]:0", "--flow-label 0x12345", 0x12345)] {
             let server = UdpServer::new(bind, Conduct::Good);
             let capture = Capture::start();
-            let (found, _) = find(&server.addr.to_string(), &format!("-f 3 --dscp EF --ttl 9 {flags}"), 0);
+            let (found, told) = find(&server.addr.to_string(), &format!("-f 3 --dscp EF --ttl 9 {flags}"), 0);
+            assert_eq!(told.contains("flow label 0x12345"), label != 0, "{told}");
             assert_eq!((&found["mtu"], &found["load"]["dscp"]), (&json!(9_000), &json!(46)));
             let packets = capture.packets_to(server.addr.port());
             assert!(packets.len() >= 6, "{packets:?}");

@@ -146,6 +146,26 @@ fn too_much_of_it() {
 /// The same errors in blaster.
 #[test]
 #[ignore = "needs root"]
+fn a_link_local_target_of_blaster() {
+    private_network(|| {
+        ip("address add fe80::1/64 dev lo nodad");
+        let _server = Launch::new(&["--listen", "[fe80::1%lo]:1234"]).ready();
+        for command in ["udp --count 10", "tcp --count 10", "mtu --flows 1"] {
+            let run = |target: &str| blaster(&format!("{command} {target} --quiet"));
+            let output = run("[fe80::1]:1234");
+            let text = stderr(&output);
+            let words = "a link-local address needs its interface: say it as in [fe80::1%eth0]:1234, or --interface eth0";
+            assert!(output.status.code() == Some(2) && text.contains(words), "{command}: {text}");
+            for cured in ["[fe80::1%lo]:1234", "[fe80::1]:1234 --interface lo"] {
+                let output = run(cured);
+                assert!(output.status.success(), "{command} {cured}: {}", stderr(&output));
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn blaster_that_can_not_run() {
     private_network(|| {
         let server = Launch::new(&["--listen", "0.0.0.0:1234", "--workers", "2"]).ready();

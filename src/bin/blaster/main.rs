@@ -373,7 +373,7 @@ fn find_mtu(mut options: MtuOptions) -> Result<Outcome, Failure> {
 
 /// The name of a single run on the screen.
 fn targets(load: &LoadOptions) -> String {
-    load.common().targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    load.common().destination.given.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// `blaster report`.

@@ -2,6 +2,7 @@
 
 mod common;
 mod contradiction;
+mod destination; // targets, --source, the guard
 mod mtu;
 mod outputs;
 mod rates; // --rate, --steps, --find-max
@@ -17,6 +18,7 @@ use tubular_echo::console::help;
 
 pub(crate) use self::common::CommonOptions;
 pub(crate) use self::contradiction::Contradiction;
+pub(crate) use self::destination::DestinationOptions;
 pub(crate) use self::mtu::MtuOptions;
 pub(crate) use self::outputs::{OutputOptions, ReportOptions};
 pub(crate) use self::rates::RateOptions;

@@ -132,7 +132,7 @@ fn own_drops(report: &Report) -> Option<String> {
 /// Replies with another DSCP than their requests. Who changed it is not known.
 fn other_headers(report: &Report) -> Option<String> {
     let replies = report.replies.as_ref()?;
-    let sent = report.load.dscp.filter(|_| replies.other_dscp > 0)?;
+    let sent = report.load.packets.dscp.filter(|_| replies.other_dscp > 0)?;
     let others: Vec<_> =
         replies.dscp.iter().filter(|came| came.dscp != sent).map(|came| &*came.name).collect();
     Some(format!(

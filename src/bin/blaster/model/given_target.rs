@@ -54,6 +54,17 @@ impl GivenTarget {
         }
     }
 
+    /// Gives link-local addresses that lack their interface this one.
+    pub(crate) fn put_on_interface(&mut self, index: u32) {
+        let targets = match self {
+            Self::Addresses(target) => slice::from_mut(target),
+            Self::Name(named) => &mut named.found,
+        };
+        for target in targets {
+            target.put_on_interface(index);
+        }
+    }
+
     /// Refuses multicast, broadcast and the like, and without `--allow-public` also public addresses.
     pub(crate) fn check_allowed(&self, allow_public: bool) -> Result<(), TargetError> {
         self.targets().iter().try_for_each(|target| {

@@ -42,6 +42,24 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    /// Datagrams or messages of 64 bytes to these targets, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(targets: Targets, seed: u64, timeout_ns: u64) -> Self {
+        Self {
+            run_id: 0xfeed,
+            seed,
+            targets,
+            source: None,
+            visits: None,
+            watchlist: None,
+            packets: PacketOptions::default(),
+            labels: None,
+            sizes: Sizes::Fixed(64),
+            bodies: Bodies::new(),
+            timeout_ns,
+        }
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_nanos(self.timeout_ns)
     }

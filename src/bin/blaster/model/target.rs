@@ -130,6 +130,18 @@ impl Target {
         Self { net, scope_id, ports: Ports { min: 0, max: 0 } }
     }
 
+    /// Whether it has link-local addresses, and no interface that they belong to.
+    pub(crate) fn lacks_interface(&self) -> bool {
+        matches!(self.net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local()) && self.scope_id == 0
+    }
+
+    /// Link-local addresses that lack their interface get this one.
+    pub(crate) fn put_on_interface(&mut self, index: u32) {
+        if self.lacks_interface() {
+            self.scope_id = index;
+        }
+    }
+
     pub(crate) fn net(&self) -> IpNet {
         self.net
     }

@@ -244,20 +244,20 @@ impl Flow {
         if probe.may_fragment {
             self.allow_fragments();
         }
-        let mut outcome = Ok(());
+        let (mut outcome, mut mtu) = (Ok(()), None);
         for _ in 0..SENDS_MAX {
             outcome = self.socket.send_to(datagram, self.peer).map(drop);
             let Err(error) = &outcome else { break };
-            let refused = self.read_errors();
-            if error.raw_os_error() == Some(libc::EMSGSIZE) && refused.is_some() {
-                return Err(SendError::TooLarge { mtu: refused });
+            mtu = self.read_errors();
+            if error.raw_os_error() == Some(libc::EMSGSIZE) && mtu.is_some() {
+                break;
             }
         }
         if probe.may_fragment {
             self.forbid_fragments();
         }
         outcome.map_err(|error| match error.raw_os_error() {
-            Some(libc::EMSGSIZE) => SendError::TooLarge { mtu: None },
+            Some(libc::EMSGSIZE) => SendError::TooLarge { mtu },
             _ => SendError::Other(error),
         })
     }

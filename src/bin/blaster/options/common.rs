@@ -5,79 +5,25 @@ use std::time::Duration;
 
 use clap::Args;
 
-use tubular_echo::kernel::addr::Domain;
 use tubular_echo::sockets::listen_addr::ListenAddr;
 
 use super::contradiction::Contradiction;
+use super::destination::DestinationOptions;
 use super::outputs::OutputOptions;
 use crate::judge::search::Plan;
-use crate::model::given_target::GivenTarget;
 use crate::model::metrics_url::MetricsUrl;
-use crate::model::packet_options::PacketOptions;
 use crate::model::quantity::{self, Length, Sizes};
-use crate::model::source::Source;
-use crate::model::target::Target;
 use crate::model::visits;
-use crate::report::names::NamedHost;
 
 /// The rate of --each-once, unless --rate sets one.
 pub(super) const EACH_ONCE_PER_S: u64 = 1_000;
-
-/// Checks that `--source`, `-4` or `-6`, and the targets are of one family.
-pub(super) fn check_families(
-    source: Option<&Source>,
-    family: Option<Domain>,
-    targets: &[&Target],
-) -> Result<(), Contradiction> {
-    if let Some(source) = source
-        && let Some(other) = targets.iter().find(|target| target.is_ipv4() != source.is_ipv4())
-    {
-        return Err(Contradiction::SourceOfOtherFamily(source.to_string(), other.to_string()));
-    }
-    let Some(family) = family else { return Ok(()) };
-    let is_other = |is_ipv4| is_ipv4 != (family == Domain::Ipv4);
-    let source = source.filter(|source| is_other(source.is_ipv4()));
-    let target = targets.iter().find(|target| is_other(target.is_ipv4()));
-    let other = source.map(|source| format!("--source {source}")).or(target.map(ToString::to_string));
-    let option = if family == Domain::Ipv4 { "-4" } else { "-6" };
-    other.map_or(Ok(()), |other| Err(Contradiction::AddressOfOtherFamily(option, other)))
-}
-
-/// Checks that `--flow-label` has a target of IPv6, as soon as all names were looked up.
-pub(super) fn check_flow_label(
-    packets: &PacketOptions,
-    targets: &[GivenTarget],
-) -> Result<(), Contradiction> {
-    let is_ipv4 =
-        |target: &GivenTarget| !target.targets().is_empty() && target.targets().iter().all(Target::is_ipv4);
-    match packets.flow_label {
-        Some(label) if targets.iter().all(is_ipv4) => {
-            Err(Contradiction::FlowLabelWithoutIpv6(label.to_string()))
-        }
-        _ => Ok(()),
-    }
-}
 
 /// The options of both protocols.
 // one field for each option
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonOptions {
-    /// The destination: ADDR:PORT, NAME:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any. A name stands for all its
-    /// addresses
-    #[arg(required = true, value_name = "TARGET")]
-    pub(crate) targets: Vec<GivenTarget>,
-
-    /// The names among the targets, when they have been looked up.
-    #[arg(skip)]
-    pub(crate) names: Vec<NamedHost>,
-
-    /// Take only the IPv4 addresses of names
-    #[arg(long, short = '4', help_heading = "Load")]
-    pub(crate) ipv4: bool,
-
-    /// Take only the IPv6 addresses of names
-    #[arg(long, short = '6', help_heading = "Load", conflicts_with = "ipv4")]
-    pub(crate) ipv6: bool,
+    #[command(flatten)]
+    pub(crate) destination: DestinationOptions,
 
     /// Visit each address and port of the targets once (or N times, as in --each-once=3), in an order that spreads over
     /// all of them, at --rate. The report names those that are silent or wrong. Of more than 262,144, a sample of 65,536
@@ -102,11 +48,6 @@ pub(crate) struct CommonOptions {
     /// (drawn from the list) [default: 64; TCP mode stream: 16384]
     #[arg(long, short, value_name = "BYTES", help_heading = "Load")]
     pub(crate) size: Option<Sizes>,
-
-    /// Send from this local address. With a prefix, each flow or connection draws an address of it: a server or a
-    /// firewall sees many clients. All addresses must belong to this host [default: by the routing table]
-    #[arg(long, value_name = "ADDR[/LENGTH]", help_heading = "Load")]
-    pub(crate) source: Option<Source>,
 
     /// How long to measure; forever: until a signal comes, with --each-once round after round [default: 10s; with --count:
     /// until it is reached]
@@ -143,10 +84,6 @@ pub(crate) struct CommonOptions {
     #[arg(long, value_name = "http://HOST:PORT/metrics", help_heading = "Report")]
     pub(crate) server_metrics: Option<MetricsUrl>,
 
-    /// Load public addresses too. Do this only to hosts that are yours
-    #[arg(long, help_heading = "Run")]
-    pub(crate) allow_public: bool,
-
     /// Print a line on standard error at each interval of this length while it runs, for logs. With --jsonl or --csv, the
     /// lines go there [default with these: 1s]
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, help_heading = "Report")]
@@ -166,9 +103,6 @@ pub(crate) struct CommonOptions {
     pub(crate) metrics: Option<ListenAddr>,
 
     #[command(flatten)]
-    pub(crate) packets: PacketOptions,
-
-    #[command(flatten)]
     pub(crate) outputs: OutputOptions,
 }
 
@@ -183,20 +117,6 @@ impl CommonOptions {
         // with missing replies, the counters of the server are awaited as long as the replies
         let waits = if self.server_metrics.is_some() { 2 } else { 1 };
         self.warmup + self.search_duration() + self.linger() * waits
-    }
-
-    /// All targets but names that were not looked up yet.
-    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Target> {
-        self.targets.iter().flat_map(GivenTarget::targets)
-    }
-
-    /// The only family that names are looked up for.
-    pub(crate) fn family(&self) -> Option<Domain> {
-        match (self.ipv4, self.ipv6) {
-            (true, _) => Some(Domain::Ipv4),
-            (_, true) => Some(Domain::Ipv6),
-            _ => None,
-        }
     }
 
     /// Whether only a signal ends the run.
@@ -225,8 +145,7 @@ impl CommonOptions {
 
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
-        check_families(self.source.as_ref(), self.family(), &self.destinations().collect::<Vec<_>>())?;
-        check_flow_label(&self.packets, &self.targets)?;
+        self.destination.check()?;
         if self.each_once.is_some() && matches!(self.duration, Some(Length::For(_))) {
             return Err(Contradiction::RoundsForATime);
         }

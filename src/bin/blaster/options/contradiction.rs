@@ -30,6 +30,11 @@ pub(crate) enum Contradiction {
     AddressOfOtherFamily(&'static str, String),
     #[error("--flow-label {0} is for IPv6, and no target has an IPv6 address; leave it out")]
     FlowLabelWithoutIpv6(String),
+    #[error(
+        "target {0}: a link-local address needs its interface: say it as in [fe80::1%eth0]:1234, or --interface eth0 \
+         (`ip -6 address` shows it)"
+    )]
+    LinkLocalWithoutInterface(String),
     #[error("--each-once ends when each destination was visited; --duration can only be forever")]
     RoundsForATime,
     #[error("--find-max and --steps need an end; --duration can't be forever")]

@@ -4,18 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tubular_echo::kernel::addr::Domain;
 
-use super::common::{check_families, check_flow_label};
 use super::contradiction::Contradiction;
+use super::destination::DestinationOptions;
 use super::outputs::OutputOptions;
 use crate::judge::fail_if::Conditions;
-use crate::model::given_target::GivenTarget;
-use crate::model::packet_options::PacketOptions;
 use crate::model::quantity;
-use crate::model::source::Source;
-use crate::model::target::Target;
-use crate::report::names::NamedHost;
 
 /// The most paths that are searched.
 const PATHS_MAX: u64 = 256;
@@ -25,21 +19,8 @@ const PATHS_MAX: u64 = 256;
 #[derive(Clone, Debug, Args)]
 #[command(mut_arg("dont_fragment", |argument| argument.hide(true)))]
 pub(crate) struct MtuOptions {
-    /// The echo server: ADDR:PORT, NAME:PORT, PREFIX:PORT, PREFIX:LOW-HIGH or PREFIX:any. A name stands for all its addresses
-    #[arg(required = true, value_name = "TARGET")]
-    pub(crate) targets: Vec<GivenTarget>,
-
-    /// The names among the targets, when they have been looked up.
-    #[arg(skip)]
-    pub(crate) names: Vec<NamedHost>,
-
-    /// Take only the IPv4 addresses of names
-    #[arg(long, short = '4', help_heading = "Search")]
-    pub(crate) ipv4: bool,
-
-    /// Take only the IPv6 addresses of names
-    #[arg(long, short = '6', help_heading = "Search", conflicts_with = "ipv4")]
-    pub(crate) ipv6: bool,
+    #[command(flatten)]
+    pub(crate) destination: DestinationOptions,
 
     /// Flows to each target; each is a socket with its own port. Routers with several paths choose by address and port,
     /// so several flows may find several paths
@@ -50,21 +31,9 @@ pub(crate) struct MtuOptions {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = quantity::duration, help_heading = "Search")]
     pub(crate) timeout: Duration,
 
-    /// Send from this local address. With a prefix, each flow draws an address of it. All addresses must belong to this
-    /// host [default: by the routing table]
-    #[arg(long, value_name = "ADDR[/LENGTH]", help_heading = "Search")]
-    pub(crate) source: Option<Source>,
-
     /// The seed of random choices; the same seed makes the same choices [default: random]
     #[arg(long, value_name = "N", help_heading = "Search")]
     pub(crate) seed: Option<u64>,
-
-    /// Send to public addresses too. Do this only to hosts that are yours
-    #[arg(long, help_heading = "Search")]
-    pub(crate) allow_public: bool,
-
-    #[command(flatten)]
-    pub(crate) packets: PacketOptions,
 
     #[command(flatten)]
     pub(crate) report: MtuOutputOptions,
@@ -89,8 +58,7 @@ pub(crate) struct MtuOutputOptions {
 impl MtuOptions {
     /// Checks that the options go together.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
-        check_families(self.source.as_ref(), self.family(), &self.destinations().collect::<Vec<_>>())?;
-        check_flow_label(&self.packets, &self.targets)?;
+        self.destination.check()?;
         if let Some(other) = self.report.fail_if.as_ref().and_then(Conditions::not_of_mtu) {
             return Err(Contradiction::NotOfMtu(other));
         }
@@ -102,21 +70,7 @@ impl MtuOptions {
 
     /// How many paths are searched.
     pub(crate) fn paths(&self) -> u64 {
-        self.destinations().count() as u64 * u64::from(self.flows)
-    }
-
-    /// All targets but names that were not looked up yet.
-    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Target> {
-        self.targets.iter().flat_map(GivenTarget::targets)
-    }
-
-    /// The only family that names are looked up for.
-    pub(crate) fn family(&self) -> Option<Domain> {
-        match (self.ipv4, self.ipv6) {
-            (true, _) => Some(Domain::Ipv4),
-            (_, true) => Some(Domain::Ipv6),
-            _ => None,
-        }
+        self.destination.targets().count() as u64 * u64::from(self.flows)
     }
 
     /// The outputs that this command has.

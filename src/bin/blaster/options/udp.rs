@@ -122,7 +122,7 @@ impl UdpOptions {
             return Err(Contradiction::TooManyInFlight(in_flight));
         }
         let size = self.sizes().max_bytes();
-        let most = if self.common.destinations().any(Target::is_ipv4) { 65_507 } else { 65_527 };
+        let most = if self.common.destination.targets().any(Target::is_ipv4) { 65_507 } else { 65_527 };
         if size > most {
             return Err(Contradiction::TooLargeForV4 { size });
         }

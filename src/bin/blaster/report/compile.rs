@@ -129,8 +129,8 @@ fn generator(results: &Results, load: &Load) -> Generator {
 
 /// `None`: the run did not ask for headers.
 fn replies(results: &Results, load: &Load) -> Option<Replies> {
-    let is_asked = load.protocol == "udp" && (load.dscp.is_some() || load.ttl.is_some());
-    is_asked.then(|| Replies::new(load.dscp.unwrap_or(0), &results.reply_headers))
+    let is_asked = load.protocol == "udp" && (load.packets.dscp.is_some() || load.packets.ttl.is_some());
+    is_asked.then(|| Replies::new(load.packets.dscp.unwrap_or(0), &results.reply_headers))
 }
 
 fn icmp_errors(results: &Results) -> Vec<IcmpErrors> {

@@ -106,8 +106,8 @@ fn check_same_load(one: &NamedRun, other: &NamedRun) -> Result<(), MergeError> {
             ("gaps", load.gaps.clone().unwrap_or("even".into())),
             ("burst", format!("{:?}", load.burst)),
             ("replay", format!("{}", load.replay.is_some())),
-            ("dscp", format!("{:?}", load.dscp)),
-            ("ttl", format!("{:?}", load.ttl)),
+            ("dscp", format!("{:?}", load.packets.dscp)),
+            ("ttl", format!("{:?}", load.packets.ttl)),
             ("don't fragment", load.dont_fragment.to_string()),
         ]
     };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::report::names::NamedHost;
-use crate::report::schema::{ConditionResult, Host, VERSION, command_line};
+use crate::report::schema::{ConditionResult, Host, PacketLoad, VERSION, command_line};
 
 /// The name of the format.
 pub(crate) const SCHEMA: &str = "blaster-mtu";
@@ -56,16 +56,8 @@ pub(crate) struct MtuLoad {
     pub(crate) flows: u32,
     /// As in `--source`.
     pub(crate) source: Option<String>,
-    /// As in `--dscp`, as a number.
-    pub(crate) dscp: Option<u8>,
-    /// As in `--ttl`.
-    pub(crate) ttl: Option<u8>,
-    /// As in `--flow-label`.
-    pub(crate) flow_label: Option<String>,
-    /// As in `--interface`.
-    pub(crate) interface: Option<String>,
-    /// As in `--mark`.
-    pub(crate) mark: Option<u32>,
+    #[serde(flatten)]
+    pub(crate) packets: PacketLoad,
     /// The longest wait for a reply.
     pub(crate) timeout_ns: u64,
 }

@@ -116,7 +116,7 @@ mod tests {
             results.reply_headers.note(headers);
         }
         let mut facts = facts();
-        facts.load.dscp = sent;
+        facts.load.packets.dscp = sent;
         Report::new(facts, &results)
     }
 

@@ -31,7 +31,7 @@ pub(crate) use self::generator::Generator;
 pub(crate) use self::hosts::{Host, distinct_hosts};
 pub(crate) use self::intervals::Interval;
 pub(crate) use self::latency::Latencies;
-pub(crate) use self::load::{BurstLoad, Load, ReplayLoad};
+pub(crate) use self::load::{BurstLoad, Load, PacketLoad, ReplayLoad};
 pub(crate) use self::places::{FAULTS_MAX, FaultyPlaces, Outage, Outages, Places};
 #[cfg(test)]
 pub(crate) use self::read::parse;

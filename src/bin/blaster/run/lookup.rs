@@ -16,7 +16,7 @@ use crate::model::metrics_url::MetricsUrl;
 use crate::model::packet_options::PacketOptions;
 use crate::model::source::Source;
 use crate::model::target::TargetError;
-use crate::options::LoadOptions;
+use crate::options::{DestinationOptions, LoadOptions};
 use crate::report::names::{LeftOutAddress, LeftOutReason, NamedHost};
 use crate::workers::route;
 
@@ -79,20 +79,6 @@ fn kind(family: Option<Domain>) -> &'static str {
     }
 }
 
-/// The names to look up, and what they are wanted for.
-pub(crate) struct Wanted<'a> {
-    pub(crate) targets: &'a mut [GivenTarget],
-    /// As in `--server-metrics`.
-    pub(crate) url: Option<&'a mut MetricsUrl>,
-    pub(crate) family: Option<Domain>,
-    pub(crate) source: Option<&'a Source>,
-    pub(crate) packets: &'a PacketOptions,
-    pub(crate) allow_public: bool,
-    pub(crate) quiet: bool,
-    /// What follows the addresses, as in "looked up once".
-    pub(crate) once: &'static str,
-}
-
 /// Looks up all names of the options, and tells their addresses. Returns whether there were names.
 pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
     let once = match (load.common().is_endless(), load.rates().has_steps()) {
@@ -102,27 +88,23 @@ pub(crate) fn look_up(load: &mut LoadOptions) -> Result<bool, LookupError> {
     };
     let common = load.common_mut();
     let has_name = common.server_metrics.as_ref().is_some_and(|url| url.target().name().is_some());
-    let family = common.family();
-    common.names = look_up_all(Wanted {
-        targets: &mut common.targets,
-        url: common.server_metrics.as_mut(),
-        family,
-        source: common.source.as_ref(),
-        packets: &common.packets,
-        allow_public: common.allow_public,
-        quiet: common.outputs.quiet,
-        once,
-    })?;
-    Ok(!common.names.is_empty() || has_name)
+    look_up_all(&mut common.destination, common.server_metrics.as_mut(), common.outputs.quiet, once)?;
+    Ok(!common.destination.names.is_empty() || has_name)
 }
 
-/// Looks up the names, and tells their addresses. Returns those of the targets.
-pub(crate) fn look_up_all(wanted: Wanted<'_>) -> Result<Vec<NamedHost>, LookupError> {
-    let Wanted { targets, mut url, quiet, once, .. } = wanted;
+/// Looks up the names of the targets and of `--server-metrics`, and tells their addresses; `once` follows them, as in
+/// "looked up once".
+pub(crate) fn look_up_all(
+    destination: &mut DestinationOptions,
+    mut url: Option<&mut MetricsUrl>,
+    quiet: bool,
+    once: &str,
+) -> Result<(), LookupError> {
+    let family = destination.family();
+    let DestinationOptions { given: targets, names, source, allow_public, packets, .. } = destination;
     let name_of_url = url.as_ref().and_then(|url| url.target().name()).cloned();
     let hosts: BTreeSet<HostName> =
         targets.iter().filter_map(GivenTarget::name).cloned().chain(name_of_url).collect();
-    let mut names = Vec::new();
     let tell = |named: &NamedHost| {
         if !quiet {
             message(&format!("{}{once}", named.words()));
@@ -132,7 +114,7 @@ pub(crate) fn look_up_all(wanted: Wanted<'_>) -> Result<Vec<NamedHost>, LookupEr
         if IS_STATIC {
             return Err(LookupError::Static(host));
         }
-        let found = addresses(&host, wanted.family, quiet)?;
+        let found = addresses(&host, family, quiet)?;
         if let Some(url) = url.as_mut().filter(|url| url.target().name() == Some(&host)) {
             url.find(&found);
         }
@@ -141,13 +123,13 @@ pub(crate) fn look_up_all(wanted: Wanted<'_>) -> Result<Vec<NamedHost>, LookupEr
             tell(&named_host(&host, &found, Vec::new()));
             continue;
         }
-        let (usable, mut left_out) = of_source(&host, found, wanted.source)?;
+        let (usable, mut left_out) = of_source(&host, found, source.as_ref())?;
         for target in targets.iter_mut().filter(|target| target.name() == Some(&host)) {
             target.find(&usable);
             // before anything depends on the routes of this moment
-            target.check_allowed(wanted.allow_public)?;
+            target.check_allowed(*allow_public)?;
         }
-        let (reachable, unrouted) = with_route(usable, wanted.packets);
+        let (reachable, unrouted) = with_route(usable, packets);
         for target in targets.iter_mut().filter(|target| target.name() == Some(&host)) {
             target.find(&reachable);
         }
@@ -156,7 +138,7 @@ pub(crate) fn look_up_all(wanted: Wanted<'_>) -> Result<Vec<NamedHost>, LookupEr
         tell(&named);
         names.push(named);
     }
-    Ok(names)
+    Ok(())
 }
 
 /// All addresses of a host, in an order that does not depend on its name servers: the same seed makes the same choices.

@@ -7,7 +7,6 @@ use rand::random;
 
 use crate::console::signals;
 use crate::judge::mtu_search::{DATAGRAMS_MAX, ROUNDS_MAX, Search};
-use crate::model::dscp::Dscp;
 use crate::model::packet_options::PacketOptions;
 use crate::model::payload::Bodies;
 use crate::model::target::Target;
@@ -24,39 +23,32 @@ use crate::workers::socket_options;
 
 /// Checks the options, looks up their names, and listens to signals.
 pub(crate) fn prepare(options: &mut MtuOptions) -> Result<(), LoadError> {
-    options.check()?;
-    for target in &options.targets {
-        target.check_allowed(options.allow_public)?;
-    }
+    check(options)?;
+    options.destination.check_allowed()?;
     signals::listen().map_err(LoadError::Signals)?;
-    let family = options.family();
-    let names = lookup::look_up_all(lookup::Wanted {
-        targets: &mut options.targets,
-        url: None,
-        family,
-        source: options.source.as_ref(),
-        packets: &options.packets,
-        allow_public: options.allow_public,
-        quiet: options.report.quiet,
-        once: "",
-    });
-    options.names = names.map_err(session::not_found)?;
+    lookup::look_up_all(&mut options.destination, None, options.report.quiet, "")
+        .map_err(session::not_found)?;
     // a name has as many targets as addresses
+    check(options)
+}
+
+fn check(options: &mut MtuOptions) -> Result<(), LoadError> {
+    options.destination.put_on_interface();
     Ok(options.check()?)
 }
 
 /// Searches all paths: the first flow to each target, then the others, which need fewer datagrams.
 pub(crate) fn find(options: &MtuOptions, outputs: &Outputs) -> Result<MtuReport, LoadError> {
-    let seed = options.seed.unwrap_or_else(|| random::<u64>() >> 11);
+    let seed = session::seed(options.seed);
     let no_hosts = session::no_host_addresses();
-    let all: Vec<Target> = options.destinations().cloned().collect();
+    let all: Vec<Target> = options.destination.targets().cloned().collect();
     let first = all.len() as u32;
     let targets = Targets::new(all, seed, false)?.without(no_hosts.clone())?;
     let wanted = Wanted {
         run_id: random(),
         bodies: Bodies::new(),
         // the search sets its own
-        packets: PacketOptions { dont_fragment: false, ..options.packets.clone() },
+        packets: PacketOptions { dont_fragment: false, ..options.destination.packets.clone() },
         timeout: options.timeout,
     };
     socket_options::check_flow_label(&wanted.packets).map_err(UdpError::from)?;
@@ -67,7 +59,8 @@ pub(crate) fn find(options: &MtuOptions, outputs: &Outputs) -> Result<MtuReport,
     let paint = outputs.paint();
     outputs.print(&format!("{}\n", paint.wrap(&bounds)));
     let open = |number: u32, peer: SocketAddr, search| {
-        let source = options.source.as_ref().map(|source| source.of_flow(seed, number, peer, &no_hosts));
+        let source =
+            options.destination.source.as_ref().map(|source| source.of_flow(seed, number, peer, &no_hosts));
         let peer = labels.map_or(peer, |labels| labels.put_on(peer, number.into()));
         Flow::open(number, peer, source, search, &wanted.packets)
     };
@@ -100,19 +93,14 @@ pub(crate) fn find(options: &MtuOptions, outputs: &Outputs) -> Result<MtuReport,
 }
 
 fn load(options: &MtuOptions, seed: u64, run_id: u64) -> MtuLoad {
-    let packets = &options.packets;
     MtuLoad {
-        targets: options.targets.iter().map(ToString::to_string).collect(),
-        names: options.names.clone(),
+        targets: options.destination.given.iter().map(ToString::to_string).collect(),
+        names: options.destination.names.clone(),
         run_id: format!("{run_id:016x}"),
         seed: seed.to_string(),
         flows: options.flows,
-        source: options.source.as_ref().map(ToString::to_string),
-        dscp: packets.dscp.map(Dscp::number),
-        ttl: packets.ttl,
-        flow_label: packets.flow_label.as_ref().map(ToString::to_string),
-        interface: packets.interface.map(|name| name.0.to_string()),
-        mark: packets.mark,
+        source: options.destination.source.as_ref().map(ToString::to_string),
+        packets: session::packet_load(&options.destination.packets),
         timeout_ns: options.timeout.as_nanos() as u64,
     }
 }

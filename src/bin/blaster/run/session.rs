@@ -15,6 +15,7 @@ use crate::judge::{causes, warnings};
 use crate::model::dscp::Dscp;
 use crate::model::local_limits::LOCAL_PORTS_USED_UP;
 use crate::model::no_hosts::NoHostAddresses;
+use crate::model::packet_options::PacketOptions;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
 use crate::model::quantity::Sizes;
@@ -31,7 +32,9 @@ use crate::options::{
     CommonOptions, Contradiction, LoadOptions, RateOptions, Switch, TcpOptions, UdpMode, UdpOptions,
 };
 use crate::report::compile::{RunFacts, Scope};
-use crate::report::schema::{self, BurstLoad, FAULTS_MAX, Host, Load, Outage, Outages, ReplayLoad, Report};
+use crate::report::schema::{
+    self, BurstLoad, FAULTS_MAX, Host, Load, Outage, Outages, PacketLoad, ReplayLoad, Report,
+};
 use crate::run::lookup::{self, LookupError};
 use crate::run::monitor::{Monitor, MonitorError, ObservedRun};
 use crate::run::server_metrics::{ServerMetricsError, WatchedServer};
@@ -117,9 +120,7 @@ impl Session {
     /// Runs `load`; `name` is its name on the screen. The report has its warnings; `--fail-if` is not applied yet.
     pub(crate) fn run(&self, load: &LoadOptions, name: &str) -> Result<Report, LoadError> {
         let common = load.common();
-        // a seed below 2^53 is a number that every reader of JSON reads exactly
-        let seed = common.seed.unwrap_or_else(|| random::<u64>() >> 11);
-        let identity = Identity { run_id: random(), seed };
+        let identity = Identity { run_id: random(), seed: seed(common.seed) };
         let stop = signals::stop();
         let watched = Watched {
             name,
@@ -189,13 +190,13 @@ impl Session {
 }
 
 /// Checks the options, and the addresses that are known.
-fn check(load: &LoadOptions) -> Result<(), LoadError> {
+fn check(load: &mut LoadOptions) -> Result<(), LoadError> {
+    load.common_mut().destination.put_on_interface();
     load.check()?;
     let common = load.common();
-    for target in &common.targets {
-        target.check_allowed(common.allow_public)?;
-    }
-    let allowed = common.server_metrics.as_ref().map(|url| url.check_allowed(common.allow_public));
+    common.destination.check_allowed()?;
+    let allow_public = common.destination.allow_public;
+    let allowed = common.server_metrics.as_ref().map(|url| url.check_allowed(allow_public));
     allowed.transpose().map(drop).map_err(LoadError::MetricsTarget)
 }
 
@@ -264,8 +265,8 @@ fn watch_server(load: &LoadOptions) -> Result<Option<WatchedServer<'_>>, LoadErr
     let Some(url) = &common.server_metrics else { return Ok(None) };
     let sockets = Sockets {
         protocol: protocol(load),
-        ipv4: common.destinations().any(Target::is_ipv4),
-        ipv6: !common.destinations().all(Target::is_ipv4),
+        ipv4: common.destination.targets().any(Target::is_ipv4),
+        ipv6: !common.destination.targets().all(Target::is_ipv4),
     };
     Ok(Some(WatchedServer::begin(url, sockets)?))
 }
@@ -365,7 +366,7 @@ fn traffic(
 ) -> Result<Traffic, TargetError> {
     let no_hosts = no_host_addresses();
     let spray = udp.is_some_and(|udp| udp.spray);
-    let all: Vec<Target> = common.destinations().cloned().collect();
+    let all: Vec<Target> = common.destination.targets().cloned().collect();
     let mut targets = Targets::new(all.clone(), identity.seed, spray)?.without(no_hosts.clone())?;
     if udp.is_some() && common.each_once.is_some() {
         targets = targets.of_one_family()?;
@@ -378,16 +379,18 @@ fn traffic(
         sources: udp.and_then(|udp| udp.flows).map(|_| udp.map_or(0, |udp| udp.flows(1))),
         seed: identity.seed,
     });
-    let visits = wish.map(|wish| Visits::new(&all, common.source.as_ref(), &no_hosts, wish)).transpose()?;
+    let visits = wish
+        .map(|wish| Visits::new(&all, common.destination.source.as_ref(), &no_hosts, wish))
+        .transpose()?;
     Ok(Traffic {
         run_id: identity.run_id,
         seed: identity.seed,
         targets,
-        source: common.source.clone(),
+        source: common.destination.source.clone(),
         visits,
         watchlist: None,
-        packets: common.packets.clone(),
-        labels: common.packets.flow_label.and_then(|label| label.labels(identity.seed)),
+        packets: common.destination.packets.clone(),
+        labels: common.destination.packets.flow_label.and_then(|label| label.labels(identity.seed)),
         sizes,
         bodies: Bodies::new(),
         timeout_ns: common.timeout.as_nanos() as u64,
@@ -397,8 +400,8 @@ fn traffic(
 /// What the report needs to know of the destinations and sources.
 fn scope(common: &CommonOptions, traffic: &Traffic) -> Scope {
     Scope {
-        nets: common.destinations().map(Target::net).collect(),
-        source: common.source.as_ref().map(Source::net),
+        nets: common.destination.targets().map(Target::net).collect(),
+        source: common.destination.source.as_ref().map(Source::net),
         planned: traffic.visits.as_ref().map(|visits| visits.destinations().len() as u64),
         sample: traffic.visits.as_ref().and_then(|visits| Some(visits.sample()?.words(visits))),
     }
@@ -439,9 +442,9 @@ fn load_header(
             every_ns: burst.every.map(|every| every.as_nanos() as u64),
         }),
         replay: schedule.replay.as_deref().map(replay_load),
-        targets: common.targets.iter().map(ToString::to_string).collect(),
-        names: common.names.clone(),
-        source: common.source.as_ref().map(ToString::to_string),
+        targets: common.destination.given.iter().map(ToString::to_string).collect(),
+        names: common.destination.names.clone(),
+        source: common.destination.source.as_ref().map(ToString::to_string),
         run_ids: vec![format!("{:016x}", identity.run_id)],
         seed: Some(identity.seed),
         size: sizes.to_string(),
@@ -453,19 +456,31 @@ fn load_header(
         count: common.count,
         each_once: common.each_once,
         is_endless: common.is_endless(),
-        dscp: common.packets.dscp.map(Dscp::number),
-        flow_label: common.packets.flow_label.as_ref().map(ToString::to_string),
-        ttl: common.packets.ttl,
-        dont_fragment: common.packets.dont_fragment,
-        interface: common.packets.interface.map(|name| name.0.to_string()),
-        mark: common.packets.mark,
+        packets: packet_load(&common.destination.packets),
+        dont_fragment: common.destination.packets.dont_fragment,
         ..Load::default()
+    }
+}
+
+/// The part of a report's load that is about packets.
+pub(super) fn packet_load(packets: &PacketOptions) -> PacketLoad {
+    PacketLoad {
+        dscp: packets.dscp.map(Dscp::number),
+        ttl: packets.ttl,
+        flow_label: packets.flow_label.as_ref().map(ToString::to_string),
+        interface: packets.interface.map(|name| name.0.to_string()),
+        mark: packets.mark,
     }
 }
 
 /// The name of a mode on the command line.
 fn name(mode: impl clap::ValueEnum) -> String {
     mode.to_possible_value().map_or(String::new(), |value| value.get_name().into())
+}
+
+/// The seed of a run. One that is drawn is below 2^53, so that every reader of JSON reads it exactly.
+pub(super) fn seed(wanted: Option<u64>) -> u64 {
+    wanted.unwrap_or_else(|| random::<u64>() >> 11)
 }
 
 /// The addresses in this host's networks that no host has (getifaddrs(3)). If the interfaces can't be listed, the kernel

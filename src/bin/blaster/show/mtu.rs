@@ -5,10 +5,10 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::model::dscp::Dscp;
 use crate::model::units::{self, count, counted};
 use crate::report::mtu::{Limit, MtuLoad, MtuReport, PathMtu, ToldMtu, Tries, Way};
 use crate::show::paint::Paint;
+use crate::show::places;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200), and the least packet that every link of IPv4 carries (RFC 791).
 const LEAST_V6: u32 = 1280;
@@ -56,10 +56,7 @@ fn heading(load: &MtuLoad) -> String {
         words[1].push_str(" each");
     }
     words.extend(load.source.as_ref().map(|source| format!("from {source}")));
-    words.extend(load.dscp.map(|dscp| format!("DSCP {}", Dscp::of_class(dscp << 2))));
-    words.extend(load.ttl.map(|ttl| format!("TTL {ttl}")));
-    words.extend(load.interface.as_ref().map(|name| format!("by {name}")));
-    words.extend(load.mark.map(|mark| format!("mark {mark:#x}")));
+    words.extend(places::headers(&load.packets));
     words.push(format!("seed {}", load.seed));
     words.join(", ")
 }

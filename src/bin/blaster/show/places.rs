@@ -5,7 +5,7 @@ use std::fmt;
 use crate::model::counts::Fault;
 use crate::model::dscp::Dscp;
 use crate::model::units::{count, duration, rate};
-use crate::report::schema::{FaultyPlaces, Load, Outage, Outages, Places, Report};
+use crate::report::schema::{FaultyPlaces, Load, Outage, Outages, PacketLoad, Places, Report};
 
 impl fmt::Display for FaultyPlaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +67,13 @@ fn schedule(load: &Load) -> String {
 
 /// The options of headers and ways that a load has.
 pub(crate) fn packets(load: &Load) -> Vec<String> {
+    let mut words = headers(&load.packets);
+    words.extend(load.dont_fragment.then(|| "never fragmented".into()));
+    words
+}
+
+/// The same without --dont-fragment.
+pub(crate) fn headers(load: &PacketLoad) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(load.dscp.map(|dscp| format!("DSCP {}", Dscp::of_class(dscp << 2))));
     words.extend(load.ttl.map(|ttl| format!("TTL {ttl}")));
@@ -75,9 +82,6 @@ pub(crate) fn packets(load: &Load) -> Vec<String> {
         "0x0" => "no flow label".into(),
         label => format!("flow label {label}"),
     }));
-    if load.dont_fragment {
-        words.push("never fragmented".into());
-    }
     words.extend(load.interface.as_ref().map(|name| format!("by {name}")));
     words.extend(load.mark.map(|mark| format!("mark {mark:#x}")));
     words

@@ -27,7 +27,7 @@ pub(crate) fn lines(report: &Report) -> Vec<Line> {
 }
 
 fn dscp(report: &Report, replies: &Replies) -> Vec<Line> {
-    let sent = report.load.dscp.unwrap_or(0);
+    let sent = report.load.packets.dscp.unwrap_or(0);
     let line = |came: &crate::report::replies::DscpCount| Line {
         name: "reply DSCP",
         count: came.count,

@@ -152,10 +152,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::packet_options::PacketOptions;
-    use crate::model::payload::Bodies;
     use crate::model::plan::{Extent, Traffic};
-    use crate::model::quantity::{Rate, Sizes};
+    use crate::model::quantity::Rate;
     use crate::model::recording::Recording;
     use crate::model::targets::Targets;
     use crate::model::timetable::{Gaps, Timetable};
@@ -165,19 +163,8 @@ mod tests {
 
     /// The schedule of worker 0 in a run of 10 µs, or of a count.
     fn schedule(timetable: Option<Timetable>, workers: u32, count: Option<u64>) -> Schedule {
-        let traffic = Traffic {
-            run_id: 1,
-            seed: 1,
-            targets: Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap(),
-            source: None,
-            visits: None,
-            watchlist: None,
-            packets: PacketOptions::default(),
-            sizes: Sizes::Fixed(64),
-            bodies: Bodies::new(),
-            labels: None,
-            timeout_ns: TIMEOUT_NS,
-        };
+        let targets = Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap();
+        let traffic = Traffic::sample(targets, 1, TIMEOUT_NS);
         let extent = Extent {
             flows: 4,
             workers,

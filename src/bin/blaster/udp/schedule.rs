@@ -218,10 +218,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::packet_options::PacketOptions;
-    use crate::model::payload::Bodies;
     use crate::model::plan::{Extent, Traffic};
-    use crate::model::quantity::{Rate, Sizes};
+    use crate::model::quantity::Rate;
     use crate::model::targets::Targets;
     use crate::model::timetable::{Gaps, Timetable};
     use crate::udp::plan::ReceiveTime;
@@ -229,19 +227,8 @@ mod tests {
     const TIMEOUT_NS: u64 = 1_000;
 
     fn schedule(mode: Mode, train: u32, flows: u32, count: Option<u64>) -> Schedule {
-        let traffic = Traffic {
-            run_id: 1,
-            seed: 1,
-            targets: Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap(),
-            source: None,
-            visits: None,
-            watchlist: None,
-            packets: PacketOptions::default(),
-            sizes: Sizes::Fixed(64),
-            bodies: Bodies::new(),
-            labels: None,
-            timeout_ns: TIMEOUT_NS,
-        };
+        let targets = Targets::new(vec!["127.0.0.1:7".parse().unwrap()], 1, false).unwrap();
+        let traffic = Traffic::sample(targets, 1, TIMEOUT_NS);
         let extent = Extent {
             flows,
             workers: 1,

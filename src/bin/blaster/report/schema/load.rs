@@ -66,6 +66,25 @@ pub(crate) struct Load {
     /// As in `--source`.
     #[serde(default)]
     pub(crate) source: Option<String>,
+    #[serde(flatten)]
+    pub(crate) packets: PacketLoad,
+    /// As in `--dont-fragment`.
+    #[serde(default)]
+    pub(crate) dont_fragment: bool,
+    /// A reply after this time is late.
+    pub(crate) timeout_ns: u64,
+    /// The time before the measurement.
+    pub(crate) warmup_ns: u64,
+    /// As in `--duration`.
+    pub(crate) duration_ns: Option<u64>,
+    /// As in `--count`.
+    pub(crate) count: Option<u64>,
+}
+
+/// The headers of packets, and their way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct PacketLoad {
     /// As in `--dscp`, as a number.
     #[serde(default)]
     pub(crate) dscp: Option<u8>,
@@ -75,23 +94,12 @@ pub(crate) struct Load {
     /// As in `--flow-label`: `random`, or a hexadecimal number.
     #[serde(default)]
     pub(crate) flow_label: Option<String>,
-    /// As in `--dont-fragment`.
-    #[serde(default)]
-    pub(crate) dont_fragment: bool,
     /// As in `--interface`.
     #[serde(default)]
     pub(crate) interface: Option<String>,
     /// As in `--mark`.
     #[serde(default)]
     pub(crate) mark: Option<u32>,
-    /// A reply after this time is late.
-    pub(crate) timeout_ns: u64,
-    /// The time before the measurement.
-    pub(crate) warmup_ns: u64,
-    /// As in `--duration`.
-    pub(crate) duration_ns: Option<u64>,
-    /// As in `--count`.
-    pub(crate) count: Option<u64>,
 }
 
 impl Load {

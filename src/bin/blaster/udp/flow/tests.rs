@@ -6,10 +6,9 @@ use tubular_echo::kernel::cmsg::ReceiveTimes;
 
 use super::*;
 use crate::model::counts::{Counts, Tally};
-use crate::model::packet_options::PacketOptions;
 use crate::model::payload::Bodies;
 use crate::model::plan::{Extent, Traffic};
-use crate::model::quantity::{Rate, Sizes};
+use crate::model::quantity::Rate;
 use crate::model::receive_clock::{Reading, ReceiveClock};
 use crate::model::targets::Targets;
 use crate::udp::plan::{Mode, ReceiveTime};
@@ -25,19 +24,7 @@ struct Bench {
 
 fn bench_with(target: &str, spray: bool, train: u32) -> Bench {
     let targets = Targets::new(vec![target.parse().unwrap()], 9, spray).unwrap();
-    let traffic = Traffic {
-        run_id: 0xfeed,
-        seed: 9,
-        targets,
-        source: None,
-        visits: None,
-        watchlist: None,
-        packets: PacketOptions::default(),
-        sizes: Sizes::Fixed(64),
-        bodies: Bodies::new(),
-        labels: None,
-        timeout_ns: TIMEOUT_NS,
-    };
+    let traffic = Traffic::sample(targets, 9, TIMEOUT_NS);
     let extent = Extent {
         flows: 4,
         workers: 1,
