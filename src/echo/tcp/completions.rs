@@ -64,7 +64,7 @@ impl Tcp {
         }
         connection.unsent.push(part);
         if connection.unsent.is_spilled() {
-            self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
+            self.spill.spill(file, connection, &mut self.buffers.provided, traffic);
         }
     }
 
@@ -74,7 +74,7 @@ impl Tcp {
         self.table.mark_dirty(file);
         let connection = &mut self.table[file];
         let traffic = &counters[connection.domain];
-        let spills = match connection.sent(completion.result()) {
+        let stalls = match connection.sent(completion.result()) {
             Ok(bytes) => {
                 traffic.tcp_bytes_out.add(bytes.into());
                 match connection.unsent.sent(bytes) {
@@ -86,8 +86,7 @@ impl Tcp {
                         self.buffers.provided.recycle(part);
                         false
                     }
-                    // not all was sent: the rest is spilled, unless it is already
-                    None => !connection.unsent.is_spilled(),
+                    None => true,
                 }
             }
             Err(StreamSend::Stalled) => true,
@@ -97,8 +96,9 @@ impl Tcp {
             }
             Err(StreamSend::Reset) => false,
         };
-        if spills {
-            self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
+        if stalls {
+            connection.unsent.stalls(self.turn);
+            self.spill.spill(file, connection, &mut self.buffers.provided, traffic);
         }
     }
 

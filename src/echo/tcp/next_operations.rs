@@ -76,7 +76,7 @@ impl Tcp {
             let connection = &mut self.table[file];
             if std::mem::take(&mut connection.in_lists.awaits_spill) {
                 let traffic = &counters[connection.domain];
-                self.spill.spill(file, connection, &mut self.buffers.provided, self.turn, traffic);
+                self.spill.spill(file, connection, &mut self.buffers.provided, traffic);
                 self.drive(file, ring, counters);
             }
         }
@@ -158,6 +158,7 @@ impl Tcp {
         let traffic = &counters[connection.domain];
         let received = splicer.fill(file, ring, &spill.arena, *turn);
         let mut stays = connection.spliced(received, traffic);
+        let mut stalls = false;
         while stays && !splicer.is_empty() {
             connection.begin_send();
             match connection.sent(splicer.pour(file, ring)) {
@@ -167,14 +168,18 @@ impl Tcp {
                 }
                 Err(policy) => {
                     stays = false;
+                    stalls = policy != StreamSend::Reset;
                     if policy == StreamSend::Again {
                         retries.push_back(file);
                     }
-                    traffic.tcp_stalls.add((policy != StreamSend::Reset).into());
+                    traffic.tcp_stalls.add(stalls.into());
                 }
             }
         }
-        let emptied = splicer.empty(&mut spill.arena, |chunk| connection.unsent.keep(chunk, *turn));
+        let emptied = splicer.empty(&mut spill.arena, |chunk| connection.unsent.keep(chunk));
+        if stalls && emptied.is_ok() {
+            connection.unsent.stalls(*turn);
+        }
         if emptied.is_err() {
             connection.close(Cause::Error);
         }

@@ -38,7 +38,6 @@ impl Spill {
         file: File,
         connection: &mut Connection,
         buffers: &mut BufferRing,
-        turn: u64,
         counters: &Traffic,
     ) {
         while let Some((part, done)) = connection.unsent.next_part() {
@@ -53,7 +52,7 @@ impl Spill {
             if !connection.unsent.is_spilled() {
                 counters.tcp_stalls.add(1);
             }
-            if let Some(part) = connection.unsent.spilled(chunk, turn) {
+            if let Some(part) = connection.unsent.spilled(chunk) {
                 buffers.recycle(part);
             }
         }
@@ -95,11 +94,12 @@ impl Spill {
         if is_closing {
             return None;
         }
-        let stalled = table
-            .iter()
-            .filter(|(_, connection)| connection.unsent.is_spilled() && connection.phase().echoes());
-        let longest = stalled.min_by_key(|(_, connection)| connection.unsent.spilled_in_turn());
-        let file = longest.map(|(file, _)| file)?;
+        let stalled = table.iter().filter_map(|(file, connection)| {
+            let holds_room = connection.unsent.is_spilled() && connection.phase().echoes();
+            connection.unsent.stalled_since_turn().filter(|_| holds_room).map(|turn| (turn, file))
+        });
+        let longest = stalled.min_by_key(|(turn, _)| *turn);
+        let file = longest.map(|(_, file)| file)?;
         let connection = &mut table[file];
         connection.close(Cause::Stalled);
         self.given_up = Some((file, connection.generation));

@@ -37,8 +37,8 @@ pub(super) struct Unsent {
     parts: VecDeque<ReceivedPart>,
     /// Bytes of the first part that are sent or spilled.
     part_bytes_done: u32,
-    /// The turn in which the first of the chunks was filled.
-    spilled_in_turn: u64,
+    /// The turn since which its peer has kept some of it waiting.
+    stalled_since_turn: Option<u64>,
 }
 
 impl Unsent {
@@ -46,14 +46,21 @@ impl Unsent {
         self.chunks.is_empty() && self.parts.is_empty()
     }
 
-    /// Some of it is spilled: its peer does not read.
+    /// Some of it is spilled.
     pub(super) fn is_spilled(&self) -> bool {
         !self.chunks.is_empty()
     }
 
-    /// The turn since which some of it is spilled; only if [`Self::is_spilled`].
-    pub(super) fn spilled_in_turn(&self) -> u64 {
-        self.spilled_in_turn
+    /// The turn since which its peer has kept some of it waiting. What is spilled but was never tried to be sent has no
+    /// such turn: a short message that was spliced is copied although its peer reads.
+    pub(super) fn stalled_since_turn(&self) -> Option<u64> {
+        self.stalled_since_turn
+    }
+
+    /// A send found too little room, in this turn.
+    pub(super) fn stalls(&mut self, turn: u64) {
+        assert!(!self.is_empty(), "nothing waits");
+        self.stalled_since_turn.get_or_insert(turn);
     }
 
     /// Adds what was received last.
@@ -62,12 +69,9 @@ impl Unsent {
         self.parts.push_back(part);
     }
 
-    /// Adds what was received last, if it is spilled already, in this turn.
-    pub(super) fn keep(&mut self, chunk: Chunk, turn: u64) {
+    /// Adds what was received last, if it is spilled already.
+    pub(super) fn keep(&mut self, chunk: Chunk) {
         assert!(self.parts.is_empty(), "what was received before has to be sent before");
-        if self.chunks.is_empty() {
-            self.spilled_in_turn = turn;
-        }
         self.chunks.push_back(chunk);
     }
 
@@ -91,18 +95,23 @@ impl Unsent {
                 return None;
             }
             self.chunk_bytes_done = 0;
-            self.chunks.pop_front().map(Sent::Chunk)
+            let sent = self.chunks.pop_front();
+            if self.chunks.is_empty() {
+                self.stalled_since_turn = None;
+            }
+            sent.map(Sent::Chunk)
         } else {
-            self.skip(bytes).map(Sent::Part)
+            let sent = self.skip(bytes);
+            if sent.is_some() {
+                self.stalled_since_turn = None;
+            }
+            sent.map(Sent::Part)
         }
     }
 
-    /// What [`Self::next_part`] says was copied to `chunk` as far as that holds it, in this turn. Returns the part if
-    /// that was the rest of it.
-    pub(super) fn spilled(&mut self, chunk: Chunk, turn: u64) -> Option<ReceivedPart> {
-        if self.chunks.is_empty() {
-            self.spilled_in_turn = turn;
-        }
+    /// What [`Self::next_part`] says was copied to `chunk` as far as that holds it. Returns the part if that was the rest
+    /// of it.
+    pub(super) fn spilled(&mut self, chunk: Chunk) -> Option<ReceivedPart> {
         let bytes = chunk.bytes();
         self.chunks.push_back(chunk);
         self.skip(bytes)
@@ -219,10 +228,10 @@ pub(super) mod tests {
         }
 
         /// Spills as much as there is room for.
-        fn spill(&mut self, turn: u64) {
+        fn spill(&mut self) {
             while let Some((part, done)) = self.unsent.next_part() {
                 let Some(chunk) = self.arena.keep(&self.buffers.bytes(part)[done as usize..]) else { return };
-                if let Some(part) = self.unsent.spilled(chunk, turn) {
+                if let Some(part) = self.unsent.spilled(chunk) {
                     self.buffers.recycle(part);
                 }
             }
@@ -246,11 +255,8 @@ pub(super) mod tests {
             }
             let mut sent = Vec::new();
             source.send(first, &mut sent);
-            for turn in 1.. {
-                if source.unsent.is_empty() {
-                    break;
-                }
-                source.spill(turn);
+            while !source.unsent.is_empty() {
+                source.spill();
                 source.send(each, &mut sent);
             }
             assert_eq!(sent, bytes, "{first} bytes, then {each} at a time");
@@ -262,24 +268,41 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_spill_is_as_old_as_the_first_chunk_that_is_left() {
+    fn a_stall_is_as_old_as_the_first_send_that_came_short_until_all_that_was_spilled_is_sent() {
         let mut source = Source::new();
         source.receive(&[1; 40]);
-        assert!(!source.unsent.is_spilled() && !source.unsent.is_empty());
-        source.spill(5);
-        assert!(source.unsent.is_spilled() && source.unsent.next_part().is_none());
-        assert_eq!(source.unsent.spilled_in_turn(), 5);
         let mut sent = Vec::new();
+        source.send(2, &mut sent);
+        source.unsent.stalls(5);
+        source.spill();
+        assert!(source.unsent.is_spilled() && source.unsent.next_part().is_none());
+        assert_eq!(source.unsent.stalled_since_turn(), Some(5));
         source.send(16, &mut sent);
         source.receive(&[2; 10]);
-        source.spill(6);
-        assert_eq!(source.unsent.spilled_in_turn(), 5, "its peer has not caught up");
+        source.unsent.stalls(6);
+        source.spill();
+        assert_eq!(source.unsent.stalled_since_turn(), Some(5), "its peer has not caught up");
+        while source.unsent.is_spilled() {
+            source.send(100, &mut sent);
+        }
+        assert_eq!(source.unsent.stalled_since_turn(), None);
         while !source.unsent.is_empty() {
             source.send(100, &mut sent);
         }
         source.receive(&[3; 10]);
-        source.spill(9);
-        assert_eq!(source.unsent.spilled_in_turn(), 9);
+        source.send(3, &mut sent);
+        source.unsent.stalls(9);
+        source.send(7, &mut sent);
+        assert_eq!(source.unsent.stalled_since_turn(), None, "what was not spilled is sent as well");
+    }
+
+    #[test]
+    fn who_was_never_tried_has_not_kept_anything_waiting() {
+        let mut source = Source::new();
+        source.unsent.keep(source.arena.keep(&[1; 16]).unwrap());
+        assert!(source.unsent.is_spilled());
+        assert_eq!(source.unsent.stalled_since_turn(), None);
+        assert!(panic::catch_unwind(|| Unsent::default().stalls(1)).is_err(), "nothing waits");
     }
 
     #[test]
@@ -293,7 +316,7 @@ pub(super) mod tests {
         assert!(refused(&|source| assert!(source.unsent.sent(21).is_some())), "a part has so many");
         assert!(
             refused(&|source| {
-                source.spill(1);
+                source.spill();
                 let _ = source.unsent.sent(17);
             }),
             "a chunk has so many"
@@ -309,7 +332,7 @@ pub(super) mod tests {
             refused(&|source| {
                 let chunk = source.arena.keep(&[1; 16]).unwrap();
                 let _ = source.unsent.sent(10);
-                let _ = source.unsent.spilled(chunk, 1);
+                let _ = source.unsent.spilled(chunk);
             }),
             "so many are not left to spill"
         );
@@ -320,7 +343,7 @@ pub(super) mod tests {
         let mut source = Source::new();
         source.receive(&[1; 40]);
         source.receive(&[2; 40]);
-        source.spill(1);
+        source.spill();
         let (chunks, parts) = std::mem::take(&mut source.unsent).into_parts();
         assert_eq!(
             (chunks.len(), parts.len()),

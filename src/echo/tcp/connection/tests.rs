@@ -44,7 +44,7 @@ fn unsent(spilled: bool) -> Unsent {
     let mut unsent = crate::echo::tcp::unsent::tests::received(&[1; 20]);
     if spilled {
         let chunk = Arena::new(1, 16).unwrap().keep(&[1; 16]).unwrap();
-        assert!(unsent.spilled(chunk, 1).is_none());
+        assert!(unsent.spilled(chunk).is_none());
     }
     unsent
 }
