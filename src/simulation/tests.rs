@@ -137,14 +137,29 @@ fn config(scene: &Scene, listening: &[Listening]) -> WorkerConfig {
     }
 }
 
+/// The seed of the only world, if it is given.
+fn only_seed() -> Option<u64> {
+    seed_of("SIMULATION_SEED")
+}
+
+/// The seed of the first world; the others follow it. A random one, unless it is given, as it is where a change is judged.
+fn first_seed() -> u64 {
+    only_seed().or_else(|| seed_of("SIMULATION_FIRST_SEED")).unwrap_or_else(random)
+}
+
+fn seed_of(variable: &str) -> Option<u64> {
+    let seed = std::env::var(variable).ok()?;
+    Some(seed.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
 #[test]
 fn whatever_the_kernel_does_nothing_is_lost_uncounted() {
-    if let Ok(seed) = std::env::var("SIMULATION_SEED") {
-        let Outcome { steps, splices } = run(seed.parse().expect("SIMULATION_SEED is a number"));
+    if let Some(seed) = only_seed() {
+        let Outcome { steps, splices } = run(seed);
         println!("{steps} steps, {splices} splices");
         return;
     }
-    let first: u64 = random();
+    let first = first_seed();
     let (steps, splices, worlds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -212,7 +227,7 @@ fn trial(seed: u64, make: impl FnOnce(&mut Kernel)) -> Result<(), WholeBuffers> 
 #[test]
 fn the_trial_trusts_no_kernel_that_is_out_of_order_whatever_else_it_does() {
     const WORLDS: u64 = 300;
-    let first: u64 = std::env::var("SIMULATION_SEED").map_or_else(|_| random(), |seed| seed.parse().unwrap());
+    let first = first_seed();
     let mut trusted = 0;
     for seed in (0..WORLDS).map(|number| first.wrapping_add(number)) {
         println!("SIMULATION_SEED={seed}");
@@ -256,7 +271,7 @@ fn said(cause: &(dyn std::any::Any + Send)) -> &str {
 #[test]
 fn completions_out_of_order_are_found_by_the_trial_and_fatal_without_it() {
     const WORLDS_MAX: u64 = 2000;
-    let first: u64 = std::env::var("SIMULATION_SEED").map_or_else(|_| random(), |seed| seed.parse().unwrap());
+    let first = first_seed();
     let late = |order| {
         move |kernel: &mut Kernel| {
             kernel.order = order;

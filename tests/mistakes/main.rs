@@ -184,7 +184,7 @@ impl Workshop {
             .args(target)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.build);
-        for name in ["CARGO_MANIFEST_DIR", "SIMULATION_SEED", "SERVER_UNDER_TEST"] {
+        for name in ["CARGO_MANIFEST_DIR", "SIMULATION_SEED", "SIMULATION_FIRST_SEED", "SERVER_UNDER_TEST"] {
             command.env_remove(name);
         }
         command
