@@ -6,7 +6,7 @@
 //! serve   the peers: echo servers as small and as good as they can be written
 //! senders blaster beside other programs that send datagrams
 //! spread  how load spreads over processors: `steer`, `mice`, `threads`
-//! kernel  the system calls beneath all of them; the only file with `unsafe`
+//! kernel  the system calls beneath all of them; the only room with `unsafe`
 //! steering  the tests' dispatcher, for rows about wildcard ports
 //! ```
 //!
