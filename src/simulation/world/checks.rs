@@ -114,27 +114,6 @@ impl World {
         let (now, books) = (Snapshot::of([&*self.counters]), self.udp.books);
         let (silent, unanswered) = self.udp.settle();
         let rates = now.udp_refused_prefix_rate + now.udp_refused_reply_rate;
-        let lost = now.udp_refused_reflector_port
-            + now.udp_refused_hop_limit
-            + now.udp_refused_system_port
-            + now.udp_refused_bad_source
-            + now.udp_refused_bad_destination
-            + now.udp_refused_own_pair
-            + now.udp_refused_own_port
-            + rates
-            + now.udp_reply_sockets_limited
-            + now.udp_reply_port_privileged
-            + now.udp_reply_port_taken
-            + now.udp_reply_port_excepted
-            + now.udp_reply_address_missing
-            + now.udp_reply_socket_forbidden
-            + now.udp_reply_socket_no_files
-            + now.udp_reply_socket_no_memory
-            + now.udp_reply_socket_errors
-            + now.udp_send_unreachable
-            + now.udp_send_forbidden
-            + now.udp_send_bad_source
-            + now.udp_send_errors;
         let reply_sockets = now.udp_reply_sockets_limited
             + now.udp_reply_port_privileged
             + now.udp_reply_port_taken
@@ -144,6 +123,19 @@ impl World {
             + now.udp_reply_socket_no_files
             + now.udp_reply_socket_no_memory
             + now.udp_reply_socket_errors;
+        let lost = now.udp_refused_reflector_port
+            + now.udp_refused_hop_limit
+            + now.udp_refused_system_port
+            + now.udp_refused_bad_source
+            + now.udp_refused_bad_destination
+            + now.udp_refused_own_pair
+            + now.udp_refused_own_port
+            + rates
+            + reply_sockets
+            + now.udp_send_unreachable
+            + now.udp_send_forbidden
+            + now.udp_send_bad_source
+            + now.udp_send_errors;
         assert_eq!(now.udp_datagrams_in, books.delivered, "datagrams received");
         assert_eq!(now.udp_datagrams_out, books.echoed, "datagrams sent");
         assert_eq!(now.udp_bytes_out, books.echoed_bytes, "bytes of datagrams sent");

@@ -9,6 +9,7 @@ use crate::model::units::{self, count, counted};
 use crate::report::mtu::{Limit, MtuLoad, MtuReport, PathMtu, ToldMtu, Tries, Way};
 use crate::show::paint::Paint;
 use crate::show::places;
+use crate::show::text;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200), and the least packet that every link of IPv4 carries (RFC 791).
 const LEAST_V6: u32 = 1280;
@@ -40,13 +41,7 @@ pub(crate) fn render(report: &MtuReport, paint: &Paint) -> String {
     let sent: u64 = report.paths.iter().map(|path| u64::from(path.sent)).sum();
     let took = format!("{} in {}", counted(sent, "datagram"), units::duration(report.elapsed_ns));
     let _ = writeln!(out, "\n{}", paint.wrap(&took));
-    for warning in &report.warnings {
-        let _ = writeln!(out, "{}", paint.marked("!", warning));
-    }
-    for condition in &report.fail_if {
-        let text = format!("--fail-if '{}': {}", condition.condition, condition.measured);
-        let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
-    }
+    text::ending(&report.warnings, &report.fail_if, paint, &mut out);
     out
 }
 

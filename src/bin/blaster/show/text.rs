@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::model::counts::Class;
 use crate::model::latency::Percentiles;
 use crate::model::units::{bandwidth, count, counted, duration, percent, rate};
-use crate::report::schema::Report;
+use crate::report::schema::{ConditionResult, Report};
 use crate::show::columns::{Column, fitting};
 use crate::show::paint::Paint;
 use crate::show::places;
@@ -35,14 +35,19 @@ pub(crate) fn render(report: &Report, paint: &Paint) -> String {
     for example in &report.examples {
         let _ = writeln!(out, "{}", paint.wrap(&example.to_string()));
     }
-    for warning in &report.warnings {
+    ending(&report.warnings, &report.fail_if, paint, &mut out);
+    out
+}
+
+/// What a reader must know, and whether the conditions were kept.
+pub(super) fn ending(warnings: &[String], conditions: &[ConditionResult], paint: &Paint, out: &mut String) {
+    for warning in warnings {
         let _ = writeln!(out, "{}", paint.marked("!", warning));
     }
-    for condition in &report.fail_if {
+    for condition in conditions {
         let text = format!("--fail-if '{}': {}", condition.condition, condition.measured);
         let _ = writeln!(out, "{}", paint.condition(condition.failed, &text));
     }
-    out
 }
 
 fn heading(report: &Report, paint: &Paint, out: &mut String) {
