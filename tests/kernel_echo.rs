@@ -147,6 +147,8 @@ fn over_ipv6_a_route_with_an_mtu_is_the_cure() {
         let _dispatcher = steer(&server);
         for target in [SERVER[1], STEERED[1]].map(parsed) {
             let client = client(&clients, 1);
+            // alone: a datagram that waits for a neighbour's link address may be overtaken
+            client.echo(target, &[100], 1);
             client.send(target, &[0; 1233]);
             client.echo(target, &(0..=1232).collect::<Vec<_>>(), 8);
             client.expect_nothing_for(Duration::from_millis(50));

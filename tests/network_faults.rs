@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use support::blaster::Report;
-use support::netns::{Netns, ip, setting, tc};
+use support::netns::{Netns, ip, receive_on, setting, tc};
 use support::random::payload;
 use support::relay::{Mischief, Relay, Rule};
 use support::server::parse_counters;
@@ -69,8 +69,12 @@ fn wait_for_route(address: &str) {
     });
 }
 
+/// A cable that keeps the order: one processor receives on each side. Without that, the kernel gives what comes to the
+/// processor on which its sender ran, and when the scheduler moves the sender, the next datagram may overtake the last one.
 fn veth(clients: &Netns) {
     Netns::cable("near", "far", clients);
+    receive_on("near", &[0]);
+    clients.run(|| receive_on("far", &[0]));
 }
 
 fn start() -> Server {

@@ -19,6 +19,7 @@ use crate::load::{Result, Sample};
 use crate::spread;
 use rows::{Bar, Metric, ROWS, Row, Side};
 use run::Cores;
+use scale::Place;
 use server::Available;
 
 /// Others may use so many cores before a pair counts as disturbed.
@@ -45,9 +46,17 @@ pub(crate) struct Options {
     /// One short run of everything: nothing is judged but that every reply was right
     #[arg(long)]
     pub(crate) short: bool,
-    /// Measure how servers grow with the number of their workers instead: 1, 2, 4 … of them on half of the processors
-    #[arg(long, conflicts_with = "compare")]
-    scale: bool,
+    /// Measure how servers grow with the number of their workers instead
+    #[arg(
+        long,
+        conflicts_with = "compare",
+        value_enum,
+        value_name = "WHERE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "apart"
+    )]
+    scale: Option<scale::Place>,
     /// Print the rows and leave
     #[arg(long)]
     list: bool,
@@ -92,15 +101,17 @@ enum Verdict {
 
 /// Runs the rows; whether none of them missed its bar or failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    if options.scale {
-        return scale::run(options);
+    if let Some(place) = options.scale {
+        return scale::run(options, place);
     }
     // the table binds this thread to a part of them
     let processors = kernel::cores()?;
     let passed = run_table(options)?;
     if options.short && options.rows.is_empty() && options.compare.is_none() && !options.list {
         println!();
-        return Ok(scale::run(options)? && spread::short(&processors)? && passed);
+        let one_row = Options { rows: vec!["scale-udp".into()], ..options.clone() };
+        let scales = scale::run(options, Place::Apart)? && scale::run(&one_row, Place::Together)?;
+        return Ok(scales && spread::short(&processors)? && passed);
     }
     Ok(passed)
 }

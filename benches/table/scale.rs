@@ -1,8 +1,9 @@
-//! How servers grow: 1, 2, 4, 8 … workers on as many processors, and as many clients on the other half of them. Each
-//! client is a process of its own on a processor of its own, has flows of its own, and verifies every reply. So the load
-//! grows with the workers.
+//! How servers grow: 1, 2, 4, 8 … workers on as many processors, with a client each. Each client is a process of its
+//! own on a processor of its own, has flows of its own, and verifies every reply. So the load grows with the workers.
 //!
-//! Where only one processor is left for the server, two workers share it: that shows what a second worker costs.
+//! Apart, the server has one half of the processors, and the clients have the other one. Where only one processor is left
+//! for the server, two workers share it: that shows what a second worker costs. Together, each worker shares its processor
+//! with a client: that shows twice as many workers on the same machine, and four for each processor, too.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -57,8 +58,18 @@ enum Kind {
     Peer,
 }
 
+/// Where the clients run.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+pub(super) enum Place {
+    /// The server has half of the processors: 1, 2, 4 … workers; two if it has only one processor
+    Apart,
+    /// The server and the clients share all processors: 1, 2, 4 … workers, and four for each processor
+    Together,
+}
+
 /// The processors of the server and of the clients.
 struct Halves {
+    place: Place,
     server: Vec<usize>,
     clients: Vec<usize>,
 }
@@ -86,9 +97,9 @@ struct Figure {
 }
 
 /// Runs all works with all numbers of workers; whether no bar was missed.
-pub(super) fn run(options: &Options) -> Result<bool> {
+pub(super) fn run(options: &Options, place: Place) -> Result<bool> {
     kernel::raise_open_files()?;
-    let halves = Halves::of(&kernel::cores()?);
+    let halves = Halves::of(&kernel::cores()?, place);
     let available = Available::look()?;
     let named =
         |work: &&Work| options.rows.is_empty() || options.rows.iter().any(|word| work.name.contains(word));
@@ -127,25 +138,37 @@ fn names() -> String {
 }
 
 impl Halves {
-    /// The first half for the server; a single processor is for both.
-    fn of(processors: &[usize]) -> Self {
-        let (server, clients) = processors.split_at(processors.len().div_ceil(2));
+    /// Apart, the first half is for the server. A single processor is for both.
+    fn of(processors: &[usize], place: Place) -> Self {
+        let (server, clients) = match place {
+            Place::Apart => processors.split_at(processors.len().div_ceil(2)),
+            Place::Together => (processors, processors),
+        };
         let clients = if clients.is_empty() { server } else { clients };
-        Self { server: server.into(), clients: clients.into() }
+        Self { place, server: server.into(), clients: clients.into() }
     }
 
     fn told(&self) -> String {
-        format!(
-            "{} of this machine's processors are for the server, {} for its clients.",
-            self.server.len(),
-            self.clients.len()
-        )
+        match self.place {
+            Place::Apart => format!(
+                "{} of this machine's processors are for the server, {} for its clients.",
+                self.server.len(),
+                self.clients.len()
+            ),
+            Place::Together => format!(
+                "Server and clients share this machine's {} processors: the first worker and the first client have the \
+                 first one, and so on.",
+                self.server.len()
+            ),
+        }
     }
 
-    /// Numbers of workers: powers of two, and two where there is only one processor for them.
+    /// Numbers of workers: powers of two, and more than there are processors for them.
     fn workers(&self) -> Vec<usize> {
-        let most = self.server.len().max(2);
-        std::iter::successors(Some(1), |workers| Some(2 * workers)).take_while(|&n| n <= most).collect()
+        let processors = self.server.len();
+        let most = if self.place == Place::Apart { processors.max(2) } else { processors };
+        let powers = std::iter::successors(Some(1), |workers| Some(2 * workers)).take_while(|&n| n <= most);
+        powers.chain((self.place == Place::Together).then_some(4 * processors)).collect()
     }
 
     fn lines(&self, work: Work, available: &Available) -> Vec<Line> {
@@ -322,16 +345,15 @@ fn verdicts(lines: &[Line], halves: &Halves) -> Vec<(String, Verdict)> {
         }
     }
     if halves.server.len() < WORKERS_JUDGED {
-        let text = format!(
-            "The bar of {WORKERS_JUDGED} workers is not judged: it takes {} processors.",
-            2 * WORKERS_JUDGED
-        );
+        let processors = if halves.place == Place::Apart { 2 * WORKERS_JUDGED } else { WORKERS_JUDGED };
+        let text =
+            format!("The bar of {WORKERS_JUDGED} workers is not judged: it takes {processors} processors.");
         verdicts.push((text, Verdict::Reported));
     }
     verdicts
 }
 
-/// Writes `DATE-COMMIT-scale.md` and, with every run, `DATE-COMMIT-scale.json`.
+/// Writes `DATE-COMMIT-scale.md`, or `…-scale-together.md`, and the same with every run as JSON.
 fn write(
     options: &Options,
     lines: &[Line],
@@ -341,7 +363,7 @@ fn write(
     let machine = Machine::look()?;
     let mut text = format!(
         "# Workers and processors, measured on {}\n\n{}. {} As many clients as workers, while there are processors, \
-         each on a processor of its own; loopback. Each figure is the median of the rounds, a ratio the median of the \
+         each on another processor; loopback. Each figure is the median of the rounds, a ratio the median of the \
          rounds' ratios. The efficiency is the rate, divided by that of one worker and by the processors.\n\n`{}`\n\n\
          | row | work | server | processors | clients | echoes/s | efficiency | CPU per echo | CPU ÷ 1's | |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
@@ -361,7 +383,8 @@ fn write(
         writeln!(text, "* {verdict}")?;
     }
     let raw = json!({ "machine": machine, "lines": lines });
-    let path = machine.file(&options.results, "-scale")?;
+    let name = if halves.place == Place::Apart { "-scale" } else { "-scale-together" };
+    let path = machine.file(&options.results, name)?;
     std::fs::write(path.with_extension("json"), serde_json::to_string(&raw)? + "\n")?;
     std::fs::write(&path, text)?;
     Ok(path.display().to_string())
