@@ -13,7 +13,7 @@ use support::steered::Family::{V4, V6};
 use support::steered::{FREE_PORTS, PORT, Steered, User};
 use support::tcp::{connect, echo};
 use support::udp::UdpClient;
-use support::{Server, private_network};
+use support::{Server, private_network, until};
 
 /// Every received datagram was answered, or a counter says why not.
 fn accounted(end: &End) {
@@ -170,10 +170,12 @@ fn datagrams_of_ever_new_sources_to_ever_new_ports_take_no_more_memory() {
             ask(family, DATAGRAMS, 8);
         }
         let grown = resident_kib(&steered.server).saturating_sub(before);
-        let open = sockets() - sockets_before;
-        println!("{before} KiB, {grown} more after {} datagrams; {open} sockets", 2 * DATAGRAMS);
+        println!("{before} KiB, {grown} more after {} datagrams", 2 * DATAGRAMS);
         assert!(grown <= GROWN_KIB_MAX, "{grown} KiB more");
-        assert!(open <= REPLY_SOCKETS + 2, "{open} sockets, {REPLY_SOCKETS} for replies at the most");
+        // the kernel may put off the end of a closed socket for a moment
+        until("there are no more sockets than one for each address and those for replies", || {
+            sockets() - sockets_before <= REPLY_SOCKETS + 2
+        });
         let end = steered.server.stop();
         assert!(end.counter("udp_reply_sockets_made") > DATAGRAMS as u64, "no new ports were asked");
         accounted(&end);
